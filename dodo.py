@@ -1,0 +1,10 @@
+"""doit's entry: `doit convert model=DIR seq=512`. Reads the variables of the command line and hands over to tasks/."""
+
+from llmconv.frontend import doit_tasks, install
+
+DOIT_CONFIG = install()
+
+
+def task_llmconv():
+    """the whole graph of a conversion"""
+    yield from doit_tasks()

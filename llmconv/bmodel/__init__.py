@@ -1,0 +1,1 @@
+"""The .bmodel file: read it, write it, combine several into one."""

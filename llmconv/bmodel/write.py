@@ -1,0 +1,229 @@
+"""Write a .bmodel in one pass; combine several into one, with other names and coefficients where wanted.
+
+No part is ever held in memory: blobs stream from their file, or from a generator, into the result. Blobs of equal content are
+stored once. Same nets, same order, same fields as `model_tool --combine` gives; only `time` and the blobs' order are ours.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO
+
+from ..errors import ConvertError
+from .flatbuffer import Encoder, find
+from .read import BModel
+from .schema import ALIGN, HEADER, MAGIC
+
+CHUNK = 4 << 20
+SHA256_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A blob that lies in a file: `size` bytes at `offset`. `sha256` (hex) if it is known; it is checked when the blob is read."""
+
+    path: Path
+    offset: int
+    size: int
+    sha256: str | None = None
+
+    def chunks(self) -> Iterator[bytes]:
+        """The bytes, a few MiB at a time."""
+        with self.path.open("rb", buffering=0) as file:
+            file.seek(self.offset)
+            left = self.size
+            while left and (chunk := file.read(min(left, CHUNK))):
+                left -= len(chunk)
+                yield chunk
+
+
+@dataclass(frozen=True)
+class Produced:
+    """A blob that is computed: `produce()` gives its `size` bytes in pieces (anything with a buffer). `sha256` if it is known."""
+
+    size: int
+    produce: Callable[[], Iterable[bytes]]
+    sha256: str | None = None
+
+    def chunks(self) -> Iterable[bytes]:
+        """The bytes, as they are made."""
+        return self.produce()
+
+
+@dataclass(frozen=True)
+class Part:
+    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its own.
+
+    The coefficients must have the size of those they replace, since the commands and the locations of the weights stay.
+    """
+
+    path: Path
+    name: str | None = None
+    coefficients: Produced | Piece | None = None
+
+
+def combine(parts: Sequence[Part | Path], out: Path, seconds: int) -> None:
+    """Combine .bmodel files into `out`.
+
+    Nets come in the order of the parts. Nets of one name become stages of one net, at the first one's place. The kernel module is
+    the first part's, neuron size and device number are the largest. seconds: the file's time, since the epoch; it is written in UTC.
+    Raises ConvertError if a part is damaged, or if the parts do not belong together.
+    """
+    parts = [part if isinstance(part, Part) else Part(Path(part)) for part in parts]
+    if not parts:
+        raise ConvertError(f"nothing to combine into {out}")
+    model: dict = {}
+    for part in parts:
+        tree = _load(part)
+        if not model:
+            model = {**tree, "net": [], "time": time.asctime(time.gmtime(seconds)) + "\n"}
+        for field in ("type", "chip", "version", "bmodel_type"):
+            if tree.get(field, 0) != model.get(field, 0):
+                raise ConvertError(
+                    f"{part.path} cannot be combined with {parts[0].path}",
+                    f"its {field} is {tree.get(field, 0)}, the other's {model.get(field, 0)}",
+                )
+        for net in tree["net"]:
+            _add_net(model["net"], net, part.path)
+        for field in ("neuron_size", "device_num"):
+            model[field] = max(model.get(field, 0), tree.get(field, 0))
+    write(out, model)
+
+
+def _load(part: Part) -> dict:
+    """The part's tree, with Pieces for its Binary values and the wanted changes made."""
+    bmodel = BModel.read(part.path)
+    for _, holder, key in find("Binary", "Model", bmodel.tree):
+        start, size = holder[key]
+        code = holder.get("check_code", b"") if isinstance(holder, dict) and not holder.get("encrypt_mode") else b""
+        known = code.hex() if len(code) == SHA256_BYTES else None
+        holder[key] = Piece(bmodel.path, bmodel.base + start, size, known)
+    if part.name is None and part.coefficients is None:
+        return bmodel.tree
+    if len(bmodel.nets) != 1 or len(bmodel.nets[0].stages) != 1:
+        raise ConvertError(f"{part.path} cannot be stamped", f"it has {len(bmodel.nets)} nets, and one with one stage is needed")
+    net = bmodel.tree["net"][0]
+    if part.name is not None:
+        net["name"] = part.name
+    if part.coefficients is not None:
+        memory = net["parameter"][0].get("coeff_mem", {})
+        own = memory.get("binary_coeff")
+        if own is None or own.size != part.coefficients.size:
+            raise ConvertError(
+                f"{part.path} cannot be stamped",
+                f"its coefficients have {own.size if own else 0} bytes, the new ones {part.coefficients.size}",
+            )
+        memory["binary_coeff"] = part.coefficients
+        memory["check_code"] = bytes(SHA256_BYTES)  # write() fills it in
+    return bmodel.tree
+
+
+def _add_net(nets: list[dict], net: dict, path: Path) -> None:
+    """Add a net, or its stages to the net of that name; which must then differ in an input's shape, and in nothing else."""
+    same = next((other for other in nets if other["name"] == net["name"]), None)
+    if same is None:
+        nets.append({**net, "parameter": list(net.get("parameter", ()))})
+        return
+    for what, of in (("address mode", "addr_mode"), ("place in a cascade", "cascade")):
+        if net.get(of, 0) != same.get(of, 0):
+            raise ConvertError(f"net {net['name']} of {path} cannot be a stage", f"its {what} differs from the first stage's")
+    for stage in net.get("parameter", ()):
+        for other in same["parameter"]:
+            if _signature(stage) != _signature(other):
+                raise ConvertError(f"net {net['name']} of {path} cannot be a stage", "its tensors or its dynamic mark differ")
+            if _shapes(stage) == _shapes(other):
+                raise ConvertError(f"net {net['name']} of {path} cannot be a stage", "another one has the same input shapes")
+        same["parameter"].append(stage)
+
+
+def _signature(stage: Mapping) -> list:
+    """What the stages of a net have in common."""
+    fields = {"name": "", "data_type": 0, "scale": 1.0}
+    tensors = [*stage["input_tensor"], *stage["output_tensor"]]
+    described = [[tensor.get(field, default) for field, default in fields.items()] for tensor in tensors]
+    return [stage.get("is_dynamic", 0), len(stage["input_tensor"]), described]
+
+
+def _shapes(stage: Mapping) -> list:
+    return [[shape.get("dim", []) for shape in tensor.get("shape", ())] for tensor in stage["input_tensor"]]
+
+
+def write(out: Path, model: dict) -> None:
+    """Write the tree of a Model (schema.SCHEMA) whose Binary values are Pieces or Produced.
+
+    In the tree they are replaced by their (start, size), and the check codes beside them by their sha256. A file that could
+    not be finished is deleted.
+    """
+    places = [(where, holder, key, holder[key]) for where, holder, key in find("Binary", "Model", model)]
+    for _, holder, key, _ in places:
+        holder[key] = (0, 0)
+    used = HEADER.size + len(Encoder().encode("Model", model))
+    base = used + -used % ALIGN
+    try:
+        with out.open("wb") as file:
+            file.seek(base)
+            blobs = _Blobs(file, base)
+            for where, holder, key, blob in places:
+                start, digest = blobs.put(blob, where)
+                holder[key] = (start, blob.size)
+                if "check_code" in holder:
+                    holder["check_code"] = digest
+            file.truncate(base + blobs.end)
+            file.seek(0)
+            file.write(HEADER.pack(MAGIC, HEADER.size, base - HEADER.size, blobs.end, *[0] * 11))
+            file.write(Encoder().encode("Model", model))
+    except BaseException as error:
+        out.unlink(missing_ok=True)
+        if isinstance(error, OSError):
+            raise ConvertError(f"cannot write {out}", error.strerror or str(error)) from None
+        raise
+
+
+class _Blobs:
+    """The section of blobs that is being written. `end` is its size so far."""
+
+    def __init__(self, file: BinaryIO, base: int):
+        self._file, self._base, self.end = file, base, 0
+        self._starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
+        self._known: dict[Piece | Produced, bytes] = {}
+
+    def put(self, blob: Piece | Produced, where: str) -> tuple[int, bytes]:
+        """Store a blob unless an equal one is there; returns its start and its sha256."""
+        digest = self._known.get(blob) or self._digest(blob)
+        if digest is None or (blob.size, digest) not in self._starts:
+            found = self._copy(blob, where)
+            if digest and found != digest:
+                raise ConvertError(f"{where} is damaged", f"its sha256 should be {digest.hex()} and is {found.hex()}")
+            digest = found
+        self._known[blob] = digest
+        return self._starts[blob.size, digest], digest
+
+    def _digest(self, blob: Piece | Produced) -> bytes | None:
+        """The blob's sha256 if it is told or cheap to learn."""
+        if blob.sha256:
+            return bytes.fromhex(blob.sha256)
+        if isinstance(blob, Piece) and blob.size <= CHUNK:
+            return hashlib.sha256(b"".join(blob.chunks())).digest()
+        return None
+
+    def _copy(self, blob: Piece | Produced, where: str) -> bytes:
+        """Append the blob, and take it back if it turns out to be there already; returns its sha256."""
+        sha256, size = hashlib.sha256(), 0
+        self._file.seek(self._base + self.end)
+        for chunk in blob.chunks():
+            size += memoryview(chunk).nbytes
+            sha256.update(chunk)
+            self._file.write(chunk)
+        if size != blob.size:
+            raise ConvertError(f"{where} is damaged", f"{blob.size} bytes are expected and there are {size}")
+        digest = sha256.digest()
+        if (size, digest) not in self._starts:
+            padding = -size % ALIGN
+            self._file.write(bytes(padding))  # explicitly: a blob that was taken back may lie here
+            self._starts[size, digest] = self.end
+            self.end += size + padding
+        return digest

@@ -1,0 +1,47 @@
+"""The weight file of one net: an uncompressed npz, written tensor by tensor (the compiler aborts on compressed ones)."""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.recipe import evaluate, shape
+from llmconv.numeric import to_bf16
+
+CHUNK = 32 << 20  # bytes of source rows read at a time
+
+
+def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
+    """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
+
+    dtype f32 gives float32; bf16 gives the raw bits as uint16.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        for weight in weights:
+            as_bits = weight["dtype"] == "bf16"
+            header = {"descr": "<u2" if as_bits else "<f4", "fortran_order": False, "shape": shape(weight["recipe"], checkpoint)}
+            with archive.open(weight["name"] + ".npy", "w", force_zip64=True) as f:
+                npy.write_array_header_1_0(f, header)
+                for part in _parts(weight["recipe"], checkpoint, as_bits):
+                    f.write(np.ascontiguousarray(part).data)
+
+
+def _parts(recipe: list, checkpoint: Checkpoint, as_bits: bool) -> Iterator[np.ndarray]:
+    if recipe[0] != "tensor":
+        values = evaluate(recipe, checkpoint)
+        yield to_bf16(values) if as_bits else values
+        return
+    info = checkpoint.info(recipe[1])
+    rows = max(1, CHUNK // max(1, info.nbytes // max(1, info.shape[0]))) if info.shape else 1
+    for first in range(0, info.shape[0] if info.shape else 1, rows):
+        chunk = slice(first, first + rows) if info.shape else None
+        if as_bits and info.dtype == "BF16":
+            yield checkpoint.raw(info.name, chunk)
+        else:
+            values = checkpoint.float32(info.name, chunk)
+            yield to_bf16(values) if as_bits else values

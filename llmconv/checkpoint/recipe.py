@@ -1,0 +1,73 @@
+"""Recipes: how a net's weight is made from the checkpoint's tensors, as plain nested tuples.
+
+    ("tensor", name)                  a tensor as it is
+    ("transpose", r)                  the two last axes swapped: HF stores linear weights [N, K], MatMul wants [K, N]
+    ("rows", r, first, last)          part of a fused tensor, along its first axis
+    ("add", r, number)                e.g. +1 for zero-centred norms
+    ("rope", part, parameters, S)     cos or sin table [S, 1, dim] (llmconv.checkpoint.rope)
+
+A recipe is JSON: it is part of a net's key, and a worker evaluates it next to the compiler. To add an operation, add a function
+to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+from llmconv.checkpoint import rope
+from llmconv.checkpoint.files import Checkpoint
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def names(recipe: tuple | list) -> Iterator[str]:
+    """The checkpoint tensors that a recipe reads."""
+    if recipe[0] == "tensor":
+        yield recipe[1]
+    else:
+        for part in recipe[1:]:
+            if isinstance(part, (tuple, list)) and part and isinstance(part[0], str) and part[0] in EVALUATE:
+                yield from names(part)
+
+
+def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The shape of the result, from the checkpoint's headers alone. Raises InputError for a missing tensor."""
+    kind = recipe[0]
+    if kind == "tensor":
+        return checkpoint.info(recipe[1]).shape
+    if kind == "rope":
+        return (recipe[3], 1, recipe[2]["dim"])
+    inner = shape(recipe[1], checkpoint)
+    if kind == "transpose":
+        return (*inner[:-2], inner[-1], inner[-2])
+    if kind == "rows":
+        return (recipe[3] - recipe[2], *inner[1:])
+    return inner
+
+
+def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
+    import numpy as np
+
+    return np.swapaxes(evaluate(inner, checkpoint), -1, -2)
+
+
+def _rows(checkpoint: Checkpoint, inner: list, first: int, last: int) -> np.ndarray:
+    if inner[0] == "tensor":
+        return checkpoint.float32(inner[1], slice(first, last))
+    return evaluate(inner, checkpoint)[first:last]
+
+
+EVALUATE: dict[str, Callable[..., Any]] = {
+    "tensor": lambda checkpoint, name: checkpoint.float32(name),
+    "transpose": _transpose,
+    "rows": _rows,
+    "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
+    "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
+}
+
+
+def evaluate(recipe: tuple | list, checkpoint: Checkpoint) -> np.ndarray:
+    """The weight's values, float32."""
+    return EVALUATE[recipe[0]](checkpoint, *recipe[1:])

@@ -1,0 +1,190 @@
+"""The command line: arguments to a Job, a Job to the engine. The only place that prints usage and decides the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmconv import __version__
+from llmconv.errors import ConvertError, InputError
+from llmconv.options import OPTIONS, Option
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted."""
+    return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
+
+
+def convert_main(argv: Sequence[str] | None = None) -> int:
+    """`llm_convert ...`: the vendor's command line, for `llmconv convert`."""
+    return main(["convert", *(sys.argv[1:] if argv is None else argv)])
+
+
+def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
+    """Run a command; every error becomes one line and an exit code."""
+    args = parser.parse_args(argv)
+    args.argv = argv
+    try:
+        return args.run(args)
+    except ConvertError as error:
+        if getattr(args, "debug", False):
+            traceback.print_exc()
+        print(f"ERROR: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="llmconv", description="make for LLM-to-chip builds: a HuggingFace checkpoint to a .bmodel")
+    parser.add_argument("-V", "--version", action=_Version)
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    convert = commands.add_parser("convert", help="convert a checkpoint", description="Convert a checkpoint to a .bmodel.")
+    _add_options(convert)
+    convert.add_argument("-V", "--version", action=_Version)
+    convert.add_argument("--task", action="append", default=[], metavar="NAME", help="build only this task, e.g. compile:block_0 (repeatable)")
+    convert.set_defaults(run=_convert)
+
+    verify = commands.add_parser("verify", help="prove a .bmodel on the chip simulator", description="Run the nets on the chip simulator against the model's own maths.")
+    verify.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
+    verify.add_argument("--nets", default="", metavar="A,B", help="these nets only")
+    verify.add_argument("--full", action="store_true", help="every net and a generation, however long it takes")
+    verify.add_argument("--debug", action="store_true", help="show tracebacks")
+    verify.set_defaults(run=_verify)
+
+    why = commands.add_parser("why", help="why a net would be rebuilt", description="Say why tasks would run, or what they were built from.")
+    why.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
+    why.add_argument("net", nargs="?", metavar="NET", help="a net or a task, e.g. block_0 or merge")
+    why.set_defaults(run=_why)
+
+    gc = commands.add_parser("gc", help="trim the cache that all output directories share")
+    gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size (default 20G)")
+    gc.set_defaults(run=_gc)
+
+    doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
+    doctor.set_defaults(run=_doctor)
+
+    demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
+    demo.add_argument("dir", nargs="?", type=Path, default=Path("demo"), help="where to (default ./demo)")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+def _add_options(parser: argparse.ArgumentParser) -> None:
+    groups: dict[str, Any] = {}
+    for option in OPTIONS:
+        if option.group not in groups:
+            groups[option.group] = parser.add_argument_group(option.group)
+        names = [*option.flags, f"--{option.name}"]
+        if "_" in option.name:
+            names.append(f"--{option.name.replace('_', '-')}")
+        kind: dict[str, Any] = {"action": "store_const", "const": "1"} if option.kind == "flag" else {"metavar": _metavar(option)}
+        groups[option.group].add_argument(*names, dest=option.name, default=None, help=_help(option), **kind)
+
+
+def _metavar(option: Option) -> str:
+    return {"int": "N", "path": "DIR", "choice": "X", "size": "SIZE"}.get(option.kind, "X")
+
+
+def _help(option: Option) -> str:
+    text = option.help
+    if option.choices:
+        text += f" ({', '.join(option.choices)})"
+    if option.kind not in ("flag", "path", "size") and option.default not in (None, ""):
+        text += f" [{option.default}]"
+    return text + (" (not in this version yet)" if option.later else "")
+
+
+class _Version(argparse.Action):
+    """-V: the versions of everything that a result depends on."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, nargs=0, help="print versions", **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        from llmconv import toolchain
+
+        found = toolchain.find()
+        print(f"llmconv {__version__}")
+        print(f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)")
+        for name in ("transformers", "torch"):
+            try:
+                print(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                print(f"{name} is not installed")
+        parser.exit(0)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {o.name: getattr(args, o.name) for o in OPTIONS if getattr(args, o.name) is not None}
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from llmconv import frontend
+    from llmconv.job import Job
+
+    given = _given(args)
+    job = Job.create(given)
+    if given.get("dry_run"):
+        from llmconv.dryrun import dry_run
+
+        print(dry_run(job))
+        return 0
+    if given.get("out_dir") is None:
+        print(f"Info: --out_dir not set, using '{job.out_dir}'")
+    words = " ".join(shlex.quote(a) for a in args.argv if not a.startswith("--task"))
+    return frontend.run(job, given, args.task or ["convert"], f"llmconv {words} --task {{task}}")
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from llmconv.verify import verify
+
+    nets = [n for n in args.nets.split(",") if n]
+    return 0 if verify(args.out, nets=nets or None, full=args.full) else 1
+
+
+def _why(args: argparse.Namespace) -> int:
+    from llmconv.explaining import why
+
+    print(why(args.out, args.net))
+    return 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from llmconv import engine
+    from llmconv.options import amount
+    from llmconv.summary import size
+    from llmconv.toolchain import cache_dir
+
+    limit = amount(args.max_size)
+    if limit is None:
+        raise InputError(f"--max-size {args.max_size}", "an amount such as 20G is expected")
+    freed, kept = engine.gc(cache_dir() / "actions", limit)
+    print(f"freed {size(freed)}, kept {size(kept)} in {cache_dir() / 'actions'}")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from llmconv.toolchain import doctor
+
+    checks = doctor.check()
+    print(doctor.report(checks))
+    return 0 if all(c.ok for c in checks) else 1
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from llmconv.demo import demo
+
+    return demo(args.dir)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

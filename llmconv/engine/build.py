@@ -1,0 +1,278 @@
+"""One run: examines tasks as they become ready, starts what fits, records what ends, and reports."""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections import deque
+from dataclasses import replace
+from typing import Any
+
+from llmconv.errors import ConvertError
+
+from . import events, machine, outputs, preflight, scheduler
+from .decide import Decider, Decision, pairs
+from .failure import Failure, from_death, from_exception
+from .graph import Graph, Node
+from .interrupt import Handlers, Interrupted
+from .lock import Lock
+from .options import RunOptions
+from .perform import perform
+from .plain import run_plain
+from .pool import Death, Pool, Result
+from .state import State
+
+HEARTBEAT = 60.0  # seconds
+
+
+class Build:
+    """The run of a graph. Create it and call `run` once; everything but `_thread` happens in the calling thread."""
+
+    def __init__(self, graph: Graph, options: RunOptions, listeners: list[events.Listener]):
+        self.graph, self.options = graph, options
+        self.listeners = list(listeners)
+        self.run_id = os.urandom(4).hex()
+        self.jobs = options.jobs or machine.cores()
+        self.scheduler = scheduler.Scheduler(self.jobs, options.memory or machine.memory())
+        self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        self.missing = {name: len(node.deps) for name, node in graph.nodes.items()}
+        self.ready = deque(name for name, count in self.missing.items() if not count)
+        self.decisions: dict[str, Decision] = {}
+        self.running: dict[str, float] = {}  # task -> when it started
+        self.threads: set[threading.Thread] = set()
+        self.retried: set[str] = set()
+        self.settled: set[str] = set()  # done, failed or blocked
+        self.total = sum(node.action is not None for node in graph.nodes.values())
+        self.counts = dict.fromkeys(("built", "cached", "unchanged", "failed"), 0)
+        self.status = 0
+        self.stopping = False  # start nothing more
+        self.cancelled = False  # what runs is not wanted either
+        self.checked = False  # the preflight check comes before the first start
+
+    # ------------------------------------------------------------------ the run
+
+    def run(self) -> int:
+        """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot start."""
+        begin = time.monotonic()
+        interrupted = ""
+        with Lock(self.options.state_dir) as lock, Handlers(self.results):
+            log = events.Log(self.options.state_dir)
+            self.listeners.append(log)
+            self.state = State(self.options.state_dir)
+            self.decider = Decider(self.state, self.options)
+            self.pool = Pool(self.options.state_dir, lock.worker_fd, self.results)
+            try:
+                self._start(lock)
+                interrupted = self._loop()
+            except BaseException:
+                self.status = 1
+                raise
+            finally:
+                self._cancel()
+                self.state.close()
+                seconds, left = time.monotonic() - begin, len(self._unsettled())
+                self._tell(
+                    events.RunFinished(self.status, **self.counts, left=left, seconds=seconds, interrupted=interrupted)
+                )
+                log.close()
+        return self.status
+
+    def _tell(self, event: events.Event) -> None:
+        for listener in self.listeners:
+            listener(event)
+
+    def _start(self, lock: Lock) -> None:
+        out = self.options.state_dir.parent
+        self._tell(events.RunStarted(self.total, self.jobs, self.scheduler.memory, str(out)))
+        if self.state.note:
+            self._tell(events.Note(self.state.note))
+        folders = {os.path.dirname(path) for path in self.graph.producers}
+        outputs.sweep(folders, out if lock.unclean else None)
+        self.priorities = scheduler.priorities(
+            self.graph, lambda name: self.decider.expected_seconds(self.graph.nodes[name])
+        )
+
+    def _loop(self) -> str:
+        """Until nothing runs and nothing can start. Returns the name of the signal that ended it, or ""."""
+        beat = time.monotonic() + HEARTBEAT
+        while True:
+            self._examine()
+            self._launch()
+            if not self.running:
+                return ""
+            try:
+                batch = [self.results.get(timeout=max(0.0, beat - time.monotonic()))]
+            except queue.Empty:
+                beat += HEARTBEAT
+                self._beat()
+                continue
+            while not self.results.empty():  # what ended together is committed together
+                batch.append(self.results.get())
+            signals = [message for message in batch if isinstance(message, Interrupted)]
+            self.stopping = self.stopping or bool(signals)
+            self._collect([message for message in batch if not isinstance(message, Interrupted)])
+            if signals:
+                self.status = 130
+                return signals[0].name
+
+    def _beat(self) -> None:
+        now = time.monotonic()
+        running = tuple((name, now - start) for name, start in self.running.items())
+        self._tell(events.Heartbeat(running, sum(self.counts.values()), self.total))
+
+    def _cancel(self) -> None:
+        """Ends everything that still runs and removes what it staged."""
+        self.stopping = self.cancelled = True
+        self.pool.stop()
+        for thread in list(self.threads):
+            thread.join(2.0)  # local actions are short; one that is not is left to end with the process
+        for name in self.running:
+            for _, staged in pairs(self.graph.nodes[name], self.run_id):
+                outputs.remove(staged)
+                outputs.remove(staged + ".old")
+
+    def _unsettled(self) -> list[Node]:
+        return [node for name, node in self.graph.nodes.items() if name not in self.settled and node.action]
+
+    # ------------------------------------------------------------------ starting
+
+    def _examine(self) -> None:
+        """Settles or puts in line every task whose dependencies are done."""
+        while self.ready and not self.stopping:
+            name = self.ready.popleft()
+            node = self.graph.nodes[name]
+            if node.action is None and not node.plain:
+                self._done(name)
+                continue
+            try:
+                decision = self.decider.decide(node)
+            except (ConvertError, OSError) as error:
+                self._failed(name, from_exception(error))
+                continue
+            if decision.reason:
+                self.decisions[name] = decision
+                self._queue(node)
+            else:
+                self.counts["unchanged"] += 1
+                self._tell(events.TaskUnchanged(name))
+                self._done(name)
+
+    def _queue(self, node: Node, alone: bool = False) -> None:
+        cpu = node.action.need.cpu if node.action else 1
+        memory = self.decider.expected_memory(node)
+        self.scheduler.add(node.name, self.priorities[node.name], cpu, memory, alone)
+
+    def _launch(self) -> None:
+        while not self.stopping:
+            name = self.scheduler.take()
+            if name is None:
+                return
+            if not self.checked:
+                preflight.check(self._unsettled(), self.decider.expected_memory)
+                self.checked = True
+            self.state.undo([name])  # while its outputs are being replaced it is not done
+            self._begin(self.graph.nodes[name])
+
+    def _begin(self, node: Node) -> None:
+        name, decision, slot = node.name, self.decisions[node.name], 0
+        self.running[name] = time.monotonic()
+        if node.action is None:
+            self._in_thread(run_plain, node.task)
+        else:
+            job = self.decider.job(node, decision, self.run_id)
+            if job.fetch or job.local:
+                self._in_thread(perform, job, lambda: self.cancelled)
+            else:
+                slot = self.pool.start(job)
+        how = "cache" if decision.fetch else "run"
+        memory, seconds = self.decider.expected_memory(node), self.decider.expected_seconds(node)
+        self._tell(events.TaskStarted(name, decision.reason, how, slot, memory, seconds))
+
+    def _in_thread(self, function: Any, *args: Any) -> None:
+        thread = threading.Thread(target=self._thread, args=(function, args), daemon=True)
+        self.threads.add(thread)
+        thread.start()
+
+    def _thread(self, function: Any, args: tuple) -> None:
+        self.results.put(Result(function(*args)))
+        self.threads.discard(threading.current_thread())
+
+    # ------------------------------------------------------------------ ending
+
+    def _collect(self, batch: list[Any]) -> None:
+        """Records what ended: first durably, then in this run."""
+        finished: list[tuple[Node, dict]] = []
+        for message in batch:
+            if isinstance(message, Death):
+                self.pool.died(message.worker)
+                if message.worker.job in self.running:
+                    self._unsuccessful(
+                        message.worker.job, from_death(message.returncode, str(message.worker.log))
+                    )
+                continue
+            answer = message.answer
+            self.pool.finished(answer)
+            if "failure" in answer:
+                self._unsuccessful(answer["name"], Failure(**answer["failure"]))
+            elif answer.get("missed"):
+                self._missed(answer["name"])
+            else:
+                finished.append((self.graph.nodes[answer["name"]], answer))
+        rows = [self.decider.row(node, self.decisions[node.name], answer) for node, answer in finished if node.action]
+        self.state.save(rows)
+        for node, answer in finished:
+            self._succeeded(node, answer)
+
+    def _succeeded(self, node: Node, answer: dict) -> None:
+        name, decision = node.name, self.decisions[node.name]
+        seconds = self._ended(name)
+        if node.action:
+            self.decider.produced(node, answer["targets"])
+            how = "cached" if decision.fetch else "built"
+            self.counts[how] += 1
+            cpu, peak, values = answer["cpu"], answer["peak_rss"], answer["values"]
+            self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values))
+            if answer["note"]:
+                self._tell(events.Note(f"{name}: {answer['note']}"))
+        self._done(name)
+
+    def _ended(self, name: str) -> float:
+        self.scheduler.release(name)
+        return time.monotonic() - self.running.pop(name)
+
+    def _missed(self, name: str) -> None:
+        """The cache's entry was damaged (and is gone now): the task has to run after all."""
+        self._ended(name)
+        self._tell(events.Note(f"{name}: its entry in the action cache was damaged and has been removed"))
+        self.decisions[name] = replace(self.decisions[name], fetch=False)
+        self._queue(self.graph.nodes[name])
+
+    def _unsuccessful(self, name: str, failure: Failure) -> None:
+        self._ended(name)
+        if failure.killed and name not in self.retried and not self.stopping:
+            self.retried.add(name)
+            self._tell(events.TaskRetried(name, failure))
+            self._queue(self.graph.nodes[name], alone=True)
+        else:
+            self._failed(name, failure)
+
+    def _failed(self, name: str, failure: Failure) -> None:
+        self.counts["failed"] += 1
+        self.status = max(self.status, failure.exit_code)
+        self.settled.add(name)
+        self.stopping = self.stopping or not self.options.continue_
+        self._tell(events.TaskFailed(name, failure, self.options.repeat(name) if self.options.repeat else ""))
+        if self.options.continue_:
+            for user in self.graph.after([name]) - self.settled:
+                self.settled.add(user)
+                if self.graph.nodes[user].action:
+                    self._tell(events.TaskBlocked(user, name))
+
+    def _done(self, name: str) -> None:
+        self.settled.add(name)
+        for user in self.graph.nodes[name].users:
+            self.missing[user] -= 1
+            if not self.missing[user]:
+                self.ready.append(user)

@@ -1,0 +1,189 @@
+"""The action cache: key -> outputs, shared by all output directories.
+
+<root>/<k[:2]>/<key>/ holds meta.json and the outputs as 0, 1, ... (files or directories). An entry appears by one
+rename, is verified by digest whenever it is used, and its meta.json's mtime says when that was last.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import shutil
+import stat
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Callable
+
+from . import files, outputs
+
+_FICLONE = 0x40049409
+ABANDONED = 86400.0  # seconds: an entry that is this long in the making belongs to a build that was killed
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A cached result. digests: of the outputs by position; values: what the action returned; seconds, cpu, peak_rss:
+    what it took when it ran."""
+
+    path: Path
+    digests: tuple[str, ...]
+    values: dict
+    seconds: float
+    cpu: float
+    peak_rss: int
+
+    def output(self, position: int) -> Path:
+        """Where the output is in the cache; not to be written."""
+        return self.path / str(position)
+
+
+@dataclass(frozen=True)
+class Swept:
+    """What gc did, in bytes and entries."""
+
+    removed_bytes: int
+    removed: int
+    kept_bytes: int
+    kept: int
+
+
+class Cache:
+    """The cache below `root`. Several processes may use it at once."""
+
+    def __init__(self, root: Path):
+        self.root = root
+
+    def _path(self, key: str) -> Path:
+        return self.root / key[:2] / key
+
+    def find(self, key: str) -> Entry | None:
+        """The entry for a key, unverified; None where there is none or its description is unreadable."""
+        path = self._path(key)
+        try:
+            meta = json.loads((path / "meta.json").read_text())
+            return Entry(
+                path, tuple(meta["digests"]), meta["values"], meta["seconds"], meta["cpu"], meta["peak_rss"]
+            )
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def store(self, key: str, paths: list[str], meta: dict) -> None:
+        """Adds an entry; `paths` are the outputs (synced), meta has digests, values, seconds, cpu, peak_rss.
+
+        OSError when the cache cannot be written: the caller's result is none the worse for it.
+        """
+        if self.find(key):
+            return
+        fresh = self.root / "new" / uuid.uuid4().hex
+        fresh.mkdir(parents=True)
+        try:
+            for position, path in enumerate(paths):
+                materialise(path, str(fresh / str(position)))
+            (fresh / "meta.json").write_text(json.dumps(meta))
+            path = self._path(key)
+            path.parent.mkdir(exist_ok=True)
+            outputs.remove(str(path))  # unreadable, else find() had found it
+            os.rename(fresh, path)
+        except OSError as error:
+            shutil.rmtree(fresh, ignore_errors=True)
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):  # another build was faster
+                raise
+
+    def fetch(self, key: str, staged: list[str], stopped: Callable[[], bool] = lambda: False) -> Entry | None:
+        """Puts an entry's outputs at `staged`; None when it is absent or damaged (then it is removed).
+
+        stopped: asked between outputs; OSError of the *destination* (no space, ...) is raised.
+        """
+        entry = self.find(key)
+        if entry is None or len(entry.digests) != len(staged):
+            return None
+        for position, (path, digest) in enumerate(zip(staged, entry.digests)):
+            if stopped():
+                raise InterruptedError("stopped")
+            source = str(entry.output(position))
+            if not os.path.exists(source):
+                self.discard(key)
+                return None
+            materialise(source, path)
+            if files.digest(path) != digest:
+                outputs.remove(path)
+                self.discard(key)
+                return None
+        try:
+            os.utime(entry.path / "meta.json")
+        except OSError:
+            pass
+        return entry
+
+    def discard(self, key: str) -> None:
+        """Removes an entry."""
+        shutil.rmtree(self._path(key), ignore_errors=True)
+
+
+def materialise(source: str, target: str) -> None:
+    """Makes `target` from `source` (file or directory) by reflink, by hard link (then read-only) or by copy."""
+    if not os.path.isdir(source):
+        _materialise_file(source, target)
+        return
+    os.mkdir(target)
+    for name in files.tree(source):
+        path = os.path.join(target, name)
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        _materialise_file(os.path.join(source, name), path)
+
+
+def _materialise_file(source: str, target: str) -> None:
+    if _reflink(source, target):
+        return
+    try:
+        os.link(source, target)
+        # one inode with two names: an edit through one would change the other
+        os.chmod(target, stat.S_IMODE(os.stat(target).st_mode) & ~0o222)
+        return
+    except OSError as error:
+        if error.errno not in (errno.EXDEV, errno.EPERM, errno.EMLINK, errno.EOPNOTSUPP, errno.ENOSYS):
+            raise
+        outputs.remove(target)
+    shutil.copyfile(source, target)
+    if os.access(source, os.X_OK):
+        os.chmod(target, 0o755)
+
+
+def _reflink(source: str, target: str) -> bool:
+    with open(source, "rb") as old, open(target, "wb") as new:
+        try:
+            fcntl.ioctl(new.fileno(), _FICLONE, old.fileno())
+            return True
+        except OSError:
+            pass
+    os.unlink(target)
+    return False
+
+
+def gc(root: Path, max_size: int) -> Swept:
+    """Keeps the entries that were used last, as far as they fit into `max_size` bytes, and removes the others."""
+    root.mkdir(parents=True, exist_ok=True)
+    with open(root / "gc.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for path in (root / "new").glob("*"):
+            if time.time() - path.stat().st_mtime > ABANDONED:
+                shutil.rmtree(path, ignore_errors=True)
+        entries = []
+        for path in root.glob("??/*"):
+            try:
+                entries.append(((path / "meta.json").stat().st_mtime, files.size(str(path)), path))
+            except OSError:
+                entries.append((0.0, 0, path))  # without a description nobody can use it
+        entries.sort(reverse=True, key=lambda entry: entry[0])
+        kept = removed = kept_bytes = removed_bytes = 0
+        for used, size, path in entries:
+            if used and kept_bytes + size <= max_size:
+                kept, kept_bytes = kept + 1, kept_bytes + size
+            else:
+                shutil.rmtree(path, ignore_errors=True)
+                removed, removed_bytes = removed + 1, removed_bytes + size
+        return Swept(removed_bytes, removed, kept_bytes, kept)

@@ -1,0 +1,117 @@
+"""What to do with a task whose dependencies are done, and what to remember when it has been done."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import Any
+
+from . import keys, outputs, scheduler
+from .cache import Cache
+from .graph import Node
+from .judge import judge
+from .options import RunOptions
+from .perform import Job
+from .state import Row, State
+
+DEFAULT_SECONDS = 1.0  # for a task of which nothing is known
+
+
+@dataclass(frozen=True)
+class Decision:
+    """reason: why the task is not up to date, "" if it is; key and its document; fetch: the cache has its outputs."""
+
+    reason: str
+    key: str = ""
+    document: str = ""
+    fetch: bool = False
+
+
+class Decider:
+    """Keys, state and cache of one run."""
+
+    def __init__(self, state: State, options: RunOptions):
+        self.state = state
+        self._force = options.force
+        self._cache = Cache(options.cache) if options.cache else None
+        self._inputs = keys.Inputs(state.known_digest, state.remember_digest)
+
+    def decide(self, node: Node) -> Decision:
+        """ConvertError if an input cannot be read."""
+        action = node.action
+        if action is None:
+            return Decision("a plain doit task")  # without key and state: it runs always
+        text = keys.document(action, self._inputs)
+        key = keys.key_of(text)
+        row = self.state.rows.get(node.name)
+        verdict = judge(action, row, key, text)
+        if not verdict.reason and not self._force:
+            if verdict.stamps is not None:
+                row = self._restamp(row, verdict.stamps)
+            self.produced(node, row.targets)
+            return Decision("")
+        fetch = bool(self._cache and action.cacheable and not self._force and self._cache.find(key))
+        return Decision(verdict.reason or "forced", key, text, fetch)
+
+    def _restamp(self, row: Row, stamps: tuple[Any, ...]) -> Row:
+        """The targets were touched or copied but hold the same: remembered, so as not to read them next time."""
+        targets = [{**target, "stamp": stamp} for target, stamp in zip(row.targets, stamps)]
+        row = replace(row, targets_text=keys.canonical(targets))
+        self.state.save([row])
+        return row
+
+    def produced(self, node: Node, targets: list[dict]) -> None:
+        """The task's targets are in place; targets: [{"stamp", "digest"}]."""
+        for path, target in zip(node.action.targets, targets):
+            self._inputs.produced(path, target["digest"], target["stamp"])
+
+    def job(self, node: Node, decision: Decision, run_id: str) -> Job:
+        """The work of a task, as it goes to a worker."""
+        action = node.action
+        use_cache = self._cache is not None and action.cacheable
+        return Job(
+            name=node.name,
+            call=action.call,
+            args=dict(action.args),
+            pairs=pairs(node, run_id),
+            inputs=self._inputs.witness(action),
+            key=decision.key,
+            cache=str(self._cache.root) if use_cache else "",
+            fetch=decision.fetch,
+            local=action.local,
+        )
+
+    def row(self, node: Node, decision: Decision, answer: dict) -> Row:
+        """The record of a success; answer: of perform.perform."""
+        return Row(
+            name=node.name,
+            done=True,
+            key=decision.key,
+            fields_text=decision.document,
+            targets_text=keys.canonical(answer["targets"]),
+            values_text=keys.canonical(answer["values"]),
+            seconds=answer["seconds"],
+            cpu=answer["cpu"],
+            peak_rss=answer["peak_rss"],
+            estimate=node.action.need.memory,
+            finished=time.time(),
+        )
+
+    def expected_seconds(self, node: Node) -> float:
+        """From the last time, else from the task's own estimate."""
+        row = self.state.rows.get(node.name)
+        if row is not None:
+            return row.seconds
+        return node.action.need.seconds or DEFAULT_SECONDS if node.action else 0.0
+
+    def expected_memory(self, node: Node) -> int:
+        """Bytes to reserve."""
+        if node.action is None:
+            return 0
+        row, need = self.state.rows.get(node.name), node.action.need.memory
+        return scheduler.expected_memory(need, row.peak_rss, row.estimate) if row is not None else need
+
+
+def pairs(node: Node, run_id: str) -> list[tuple[str, str]]:
+    """(target, where it is staged) for every target."""
+    return [(path, outputs.staged(path, run_id)) for path in (node.action.targets if node.action else ())]

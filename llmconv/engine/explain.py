@@ -1,0 +1,126 @@
+"""What a run would do and why, without running anything, without a lock, without writing."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any, Mapping, Sequence
+
+from llmconv.errors import InputError
+
+from . import keys, scheduler
+from .cache import Cache
+from .graph import Graph, Node, load
+from .judge import describe, judge
+from .options import RunOptions
+from .state import Row, read_state
+from .task import Need
+
+
+@dataclass(frozen=True)
+class Item:
+    """What a run would do with one task.
+
+    action: "unchanged", "cached" (taken from the action cache), "run", or "maybe": it runs unless the tasks before it
+    turn out to write what they wrote before. reason: why it is not unchanged, one line. changes: (field, before, after)
+    of its key. fields: the key's document, None where it depends on what is not built yet. need: with the memory that
+    would be reserved and the expected seconds. row: what was built last, or None.
+    """
+
+    name: str
+    action: str
+    reason: str
+    changes: tuple[tuple[str, Any, Any], ...]
+    fields: dict[str, Any] | None
+    need: Need
+    row: Row | None
+
+
+def plan(
+    tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions
+) -> list[Item]:
+    """An Item for every selected task and all it depends on, dependencies first. Errors as for engine.run."""
+    explainer = Explainer(load(tasks, selected), options)
+    return [explainer.item(name) for name, node in explainer.graph.nodes.items() if node.action]
+
+
+def why(tasks: Sequence[dict] | Mapping[str, Any], name: str, options: RunOptions) -> Item:
+    """The Item of one task: why it would be built again, or (unchanged) what it was built from."""
+    graph = load(tasks, [name])
+    if graph.nodes[name].action is None:
+        raise InputError(f"{name} is a group of tasks", try_="Name one of its tasks.")
+    return Explainer(graph, options).item(name)
+
+
+class Explainer:
+    """Walks a graph in order, pretending that what the cache has is there already."""
+
+    def __init__(self, graph: Graph, options: RunOptions):
+        self.graph, self.options = graph, options
+        self._rows = read_state(options.state_dir)
+        self._cache = Cache(options.cache) if options.cache else None
+        self._inputs = keys.Inputs(lambda identity: None, lambda identity, digest: None)
+        self._items: dict[str, Item] = {}
+        self._unsure: set[str] = set()  # tasks whose targets' content is not known before they have run
+        self._order = iter(graph.nodes)
+
+    def item(self, name: str) -> Item:
+        """What a run would do with this task. ConvertError for an input that cannot be read."""
+        while name not in self._items:
+            node = self.graph.nodes[next(self._order)]
+            self._items[node.name] = self._explain(node)
+        return self._items[name]
+
+    def _explain(self, node: Node) -> Item:
+        row = self._rows.get(node.name)
+        if node.action is None:
+            unsure = any(dep in self._unsure for dep in node.deps)
+            return self._item(node, "run" if unsure or node.plain else "unchanged", "", None, row)
+        before = [dep for dep in node.deps if dep in self._unsure and self._feeds(dep, node)]
+        if before:
+            self._unsure.add(node.name)
+            action, reason = self._undecided(node, row, before)
+            return self._item(node, action, reason, None, row)
+        text = keys.document(node.action, self._inputs)
+        key = keys.key_of(text)
+        verdict = judge(node.action, row, key, text)
+        if not verdict.reason and not self.options.force:
+            self._produced(node, [target["digest"] for target in row.targets])
+            return self._item(node, "unchanged", "", text, row)
+        reason = verdict.reason or "forced"
+        entry = self._cache.find(key) if self._cache and node.action.cacheable and not self.options.force else None
+        if entry is not None:
+            self._produced(node, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
+            return self._item(node, "cached", reason, text, row)
+        self._unsure.add(node.name)
+        return self._item(node, "run", reason, text, row)
+
+    def _feeds(self, dep: str, node: Node) -> bool:
+        """Whether a target of `dep` is in the key of `node` (and not only an order between them)."""
+        action = node.action
+        inputs = (*action.file_dep, *(path for path, _ in action.picks))
+        return any(self.graph.producers.get(path, ("",))[0] == dep for path in inputs)
+
+    def _undecided(self, node: Node, row: Row | None, before: list[str]) -> tuple[str, str]:
+        first = before[0] if len(before) == 1 else f"{before[0]} and {len(before) - 1} more"
+        if row is None:
+            return "run", "not built yet"
+        known = {"call": node.action.call, "code": node.action.code, "key": node.action.key}
+        old = {name: row.fields.get(name) for name in known}
+        changes = keys.differences(old, json.loads(keys.canonical(known)))
+        if changes:
+            return "run", describe(changes)
+        return "maybe", f"depends on {first}"
+
+    def _produced(self, node: Node, digests: list[str], places: list[str] | None = None) -> None:
+        for position, (path, digest) in enumerate(zip(node.action.targets, digests)):
+            self._inputs.produced(path, digest, place=places[position] if places else None)
+
+    def _item(self, node: Node, action: str, reason: str, text: str | None, row: Row | None) -> Item:
+        fields = json.loads(text) if text else None
+        changes = keys.differences(row.fields, fields) if row and fields and action != "unchanged" else []
+        need = node.action.need if node.action else Need(0, 0)
+        if row and node.action:
+            memory = scheduler.expected_memory(need.memory, row.peak_rss, row.estimate)
+            need = Need(need.cpu, memory, need.disk, row.seconds)
+        return Item(node.name, action, reason, tuple(changes), fields, need, row)

@@ -1,0 +1,136 @@
+"""The tasks of a run and their order, taken from doit's task objects."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass, field
+from typing import Any, Iterable, Mapping, Sequence
+
+from doit.control import TaskControl
+from doit.exceptions import InvalidCommand, InvalidDodoFile, InvalidTask
+from doit.loader import load_tasks
+from doit.task import Task, dict_to_task
+
+from llmconv.errors import ConvertError, InputError
+
+from .task import Action
+
+
+@dataclass
+class Node:
+    """One task: `deps` come before it, `users` after it. action is None for groups and for tasks of plain doit."""
+
+    name: str
+    action: Action | None
+    task: Task
+    deps: list[str] = field(default_factory=list)
+    users: list[str] = field(default_factory=list)
+
+    @property
+    def plain(self) -> bool:
+        """Whether this is an ordinary doit task with actions of its own."""
+        return self.action is None and bool(self.task._actions)
+
+
+@dataclass
+class Graph:
+    """nodes: by name, dependencies first. producers: target path -> (task name, position among its targets)."""
+
+    nodes: dict[str, Node]
+    producers: dict[str, tuple[str, int]]
+
+    def after(self, names: Iterable[str]) -> set[str]:
+        """Everything that depends on `names`, directly or not."""
+        found: set[str] = set()
+        todo = list(names)
+        while todo:
+            for user in self.nodes[todo.pop()].users:
+                if user not in found:
+                    found.add(user)
+                    todo.append(user)
+        return found
+
+
+def from_doit(tasks: Mapping[str, Task], selected: Iterable[str]) -> Graph:
+    """The graph of the selected tasks and all they depend on; InvalidDodoFile for a cycle."""
+    nodes: dict[str, Node] = {}
+    state: dict[str, int] = {}  # 1: dependencies are being visited, 2: done
+    for root in selected:
+        stack = [root]
+        while stack:
+            name = stack[-1]
+            if state.get(name) == 2:
+                stack.pop()
+                continue
+            task = tasks[name]
+            deps = list(dict.fromkeys([*task.task_dep, *task.setup_tasks]))
+            if state.get(name) == 1:
+                stack.pop()
+                state[name] = 2
+                nodes[name] = _node(task, deps)
+                continue
+            state[name] = 1
+            for dep in reversed(deps):
+                if state.get(dep) == 1:
+                    raise InvalidDodoFile(f"tasks depend on each other in a circle: {name} and {dep}")
+                if dep not in state:
+                    stack.append(dep)
+    for node in nodes.values():
+        for dep in node.deps:
+            nodes[dep].users.append(node.name)
+    producers = {
+        path: (node.name, position)
+        for node in nodes.values()
+        if node.action
+        for position, path in enumerate(node.action.targets)
+    }
+    return Graph(nodes, producers)
+
+
+def _node(task: Task, deps: list[str]) -> Node:
+    if task.loader:
+        raise InvalidTask(f"{task.name}: delayed creation of tasks does not work with llmconv's engine")
+    action = (task.meta or {}).get("action")
+    if action is not None and action.call is None:
+        action = None
+    return Node(task.name, action, task, deps)
+
+
+def load(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str] | None) -> Graph:
+    """The graph of task dicts (see task.task) or of a namespace with task_* functions; selected None or []: all.
+
+    InputError for a name that does not exist, ConvertError for tasks that cannot be (cycles, two with one target).
+    """
+    try:
+        made = load_tasks(dict(tasks)) if isinstance(tasks, Mapping) else _from_dicts(tasks)
+        control = TaskControl(made)
+        control.process(list(selected) if selected else None)
+        return from_doit(control.tasks, control.selected_tasks)
+    except InvalidCommand as error:
+        wanted = error.not_found
+        near = difflib.get_close_matches(str(wanted), [task.name for task in made], n=1)
+        raise InputError(
+            f"there is no task {wanted}", try_=f"Did you mean {near[0]}?" if near else "See the list of tasks."
+        ) from None
+    except (InvalidTask, InvalidDodoFile) as error:
+        raise ConvertError("the tasks do not make a graph", str(error)) from None
+
+
+def _from_dicts(dicts: Sequence[dict]) -> list[Task]:
+    """doit tasks, plus a group for every basename; the name of a subtask is basename:name."""
+    made: list[Task] = []
+    groups: dict[str, Task] = {}
+    for given in dicts:
+        fields = dict(given)
+        basename, name = fields.pop("basename", None), fields.pop("name", None)
+        if basename and name:
+            full = f"{basename}:{name}"
+            if basename not in groups:
+                groups[basename] = Task(basename, None, has_subtask=True)
+                made.append(groups[basename])
+            groups[basename].task_dep.append(full)
+            made.append(dict_to_task({**fields, "name": full}))
+            made[-1].subtask_of = basename
+        else:
+            made.append(dict_to_task({**fields, "name": name or basename}))
+    return made

@@ -1,0 +1,66 @@
+"""One build per output directory, and no worker of an earlier run left in it."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from llmconv.errors import ConvertError
+
+GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
+
+
+class Lock:
+    """Holds <state_dir>/lock. `unclean` says that the previous holder died without releasing it.
+
+    A second lock, workers.lock, is shared by this process and its workers and inherited through `worker_fd`. The next run
+    waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
+    """
+
+    def __init__(self, state_dir: Path):
+        self._dir = state_dir
+        self._fd = -1
+        self.worker_fd = -1
+        self.unclean = False
+
+    def __enter__(self) -> Lock:
+        self._dir.mkdir(parents=True, exist_ok=True)
+        self._fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
+            os.close(self._fd)
+            raise ConvertError(
+                f"{self._dir.parent} is being built by pid {holder}",
+                "one build at a time may write to an output directory",
+                "Wait for it, or choose another output directory.",
+            ) from None
+        self.unclean = bool(os.pread(self._fd, 32, 0).strip())
+        os.ftruncate(self._fd, 0)
+        os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        self._wait_for_workers()
+        return self
+
+    def _wait_for_workers(self) -> None:
+        self.worker_fd = os.open(self._dir / "workers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        end = time.monotonic() + GRACE
+        while True:
+            try:
+                fcntl.flock(self.worker_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if time.monotonic() > end:
+                    raise ConvertError(
+                        f"a worker of an earlier run still holds {self._dir / 'workers'}",
+                        try_="End it (see `fuser` or `lsof` of that file) and run the same command again.",
+                    ) from None
+                time.sleep(0.02)
+        fcntl.flock(self.worker_fd, fcntl.LOCK_SH)
+
+    def __exit__(self, *_: object) -> None:
+        os.ftruncate(self._fd, 0)  # an empty file says that the run ended in order
+        os.close(self.worker_fd)
+        os.close(self._fd)

@@ -1,0 +1,31 @@
+"""How a run behaves; nothing here may influence what is built."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Callable, Sequence
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Options of one run.
+
+    state_dir: where state.db, lock, events.jsonl, trace.json and the workers' logs live (<out>/.llmconv).
+    jobs: tasks at a time; 0 means one per usable core. memory: bytes for all running tasks; None means 80% of what is
+    available. continue_: after a failure go on with whatever does not depend on it. cache: root of the action cache,
+    None for no cache. progress: "auto" or "plain" print one line per task, "none" prints nothing (give `listeners`).
+    force: build even what is up to date, and take nothing from the cache. debug: print tracebacks of failed actions.
+    repeat: makes the command that repeats one task, shown with its failure. listeners: called with every event.
+    """
+
+    state_dir: Path
+    jobs: int = 0
+    memory: int | None = None
+    continue_: bool = False
+    cache: Path | None = None
+    progress: str = "auto"
+    force: bool = False
+    debug: bool = False
+    repeat: Callable[[str], str] | None = None
+    listeners: Sequence[Callable[[Any], None]] = ()

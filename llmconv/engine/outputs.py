@@ -1,0 +1,91 @@
+"""Outputs that are whole or absent: written beside the target, synced, then renamed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import Iterable
+
+from llmconv.errors import ConvertError
+
+from . import files
+
+_STAGED = re.compile(r"\.part\.[0-9a-f]{8}(\.old)?$")
+
+
+def staged(target: str, run_id: str) -> str:
+    """Where the action writes `target`; run_id: 8 hex digits."""
+    return f"{target}.part.{run_id}"
+
+
+def prepare(pairs: Iterable[tuple[str, str]]) -> None:
+    """Makes the targets' directories and removes what an earlier attempt of this run staged. pairs: (target, staged)."""
+    for target, temporary in pairs:
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        remove(temporary)
+
+
+def seal(temporary: str, target: str) -> dict:
+    """Syncs a staged output and returns {"stamp", "digest"} of it; ConvertError if the action did not write it."""
+    if not os.path.lexists(temporary):
+        raise ConvertError(f"the action did not write {target}")
+    files.sync(temporary)
+    return {"stamp": files.stamp(temporary), "digest": files.digest(temporary)}
+
+
+def publish(pairs: Iterable[tuple[str, str]]) -> None:
+    """Renames staged outputs to their targets and makes the new names durable. pairs: (target, staged)."""
+    folders = dict.fromkeys(os.path.dirname(target) for target, _ in pairs)
+    for target, temporary in pairs:
+        _replace(temporary, target)
+    for folder in folders:
+        files._sync_one(folder)
+
+
+def _replace(temporary: str, target: str) -> None:
+    if not os.path.isdir(temporary) and not os.path.isdir(target):
+        os.replace(temporary, target)
+        return
+    # a directory cannot be renamed over another: the old one steps aside first
+    old = f"{temporary}.old"
+    remove(old)
+    if os.path.lexists(target):
+        os.rename(target, old)
+    os.rename(temporary, target)
+    remove(old)
+
+
+def remove(path: str) -> None:
+    """Removes a file or a directory, if it is there."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path)
+        return
+    try:
+        os.unlink(path)
+    except FileNotFoundError:
+        pass
+
+
+def sweep(folders: Iterable[str], whole: Path | None = None) -> int:
+    """Removes staged outputs of killed runs from `folders` (and everywhere below `whole`); returns how many.
+
+    Only under the lock: otherwise these may be the outputs of a running build.
+    """
+    places = set(folders)
+    if whole is not None:
+        # staged directories are not entered: they go as one
+        for folder, names, _ in os.walk(whole):
+            places.add(folder)
+            names[:] = [name for name in names if not _STAGED.search(name)]
+    count = 0
+    for folder in places:
+        try:
+            leftovers = [name for name in os.listdir(folder) if _STAGED.search(name)]
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+        for name in leftovers:
+            remove(os.path.join(folder, name))
+            count += 1
+    return count

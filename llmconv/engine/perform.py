@@ -1,0 +1,183 @@
+"""Does one job: runs an action, or fetches its outputs from the cache, and puts them in place.
+
+Runs in a worker process or in a thread of the main process; speaks plain dicts, because it may be at the far end of a
+pipe.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import os
+import time
+from contextvars import copy_context
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Callable
+
+from llmconv.errors import ConvertError
+
+from . import child, files, outputs
+from .cache import Cache
+from .failure import from_exception
+
+
+@dataclass(frozen=True)
+class Job:
+    """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
+    when the key was computed. cache: root of the action cache, or "". fetch: take the outputs from the cache. local: runs in
+    the main process, whose memory says nothing about the action."""
+
+    name: str
+    call: str
+    args: dict[str, Any]
+    pairs: list[tuple[str, str]]
+    inputs: list[tuple[str, Any, str]]
+    key: str
+    cache: str = ""
+    fetch: bool = False
+    local: bool = False
+
+    def to_json(self) -> str:
+        """One line."""
+        return json.dumps(asdict(self), default=_plain)
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    raise TypeError(f"{value!r} cannot be an argument of an action: it is not JSON")
+
+
+def perform(job: Job, stopped: Callable[[], bool] = lambda: False) -> dict:
+    """Runs a job; never raises. Returns a dict with `name` and either
+
+    failure (a Failure as a dict), or missed=True (to be fetched, but the cache has no sound entry any more), or
+    targets [{"stamp", "digest"}], values, seconds, cpu (seconds), peak_rss (bytes), note (a remark or "").
+    """
+    meter = child.Meter()
+    try:
+        return copy_context().run(_perform, job, meter, stopped)
+    except BaseException as error:  # whatever an action raises is that task's failure, not the engine's
+        for _, staged in job.pairs:
+            _try_remove(staged)
+        place = job.pairs[0][1] if job.pairs else ""
+        killed = any(usage.signal == 9 for usage in meter.usages)
+        return {"name": job.name, "failure": from_exception(error, place, killed).to_dict()}
+
+
+def _perform(job: Job, meter: child.Meter, stopped: Callable[[], bool]) -> dict:
+    child.METER.set(meter)
+    outputs.prepare(job.pairs)
+    result = _fetch(job, stopped) if job.fetch else _act(job, meter)
+    if stopped():
+        raise InterruptedError("stopped")
+    if not result.get("missed"):
+        outputs.publish(job.pairs)
+    return {"name": job.name, **result}
+
+
+def _act(job: Job, meter: child.Meter) -> dict:
+    function = resolve(job.call)
+    if not job.local:
+        reset_peak()
+    start, cpu = time.monotonic(), time.process_time()
+    values = function(**job.args, out={target: staged for target, staged in job.pairs}) or {}
+    seconds, cpu = time.monotonic() - start, time.process_time() - cpu
+    check_inputs(job.inputs)
+    sealed = [outputs.seal(staged, target) for target, staged in job.pairs]
+    result = {
+        "targets": sealed,
+        "values": values,
+        "seconds": seconds,
+        "cpu": cpu + sum(usage.cpu for usage in meter.usages),
+        "peak_rss": max([0 if job.local else peak(), *(usage.peak_rss for usage in meter.usages)]),
+        "note": "",
+    }
+    json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
+    if job.cache:
+        meta = {name: result[name] for name in ("values", "seconds", "cpu", "peak_rss")}
+        meta["digests"] = [item["digest"] for item in sealed]
+        try:
+            Cache(Path(job.cache)).store(job.key, [staged for _, staged in job.pairs], meta)
+        except OSError as error:
+            result["note"] = f"not kept in the cache: {error}"
+    return result
+
+
+def _fetch(job: Job, stopped: Callable[[], bool]) -> dict:
+    entry = Cache(Path(job.cache)).fetch(job.key, [staged for _, staged in job.pairs], stopped)
+    if entry is None:
+        for _, staged in job.pairs:
+            outputs.remove(staged)
+        return {"missed": True}
+    sealed = []
+    for (_, staged), digest in zip(job.pairs, entry.digests):
+        files.sync(staged)  # the cache's copy need not have been
+        sealed.append({"stamp": files.stamp(staged), "digest": digest})
+    return {
+        "targets": sealed,
+        "values": entry.values,
+        "seconds": entry.seconds,
+        "cpu": entry.cpu,
+        "peak_rss": entry.peak_rss,
+        "note": "",
+    }
+
+
+def resolve(call: str) -> Callable[..., dict | None]:
+    """The function behind "package.module:function"."""
+    module, _, name = call.partition(":")
+    return getattr(importlib.import_module(module), name)
+
+
+def check_inputs(inputs: list[tuple[str, Any, str]]) -> None:
+    """ConvertError if an input is not what it was when the key was computed."""
+    for path, expected, kind in inputs:
+        try:
+            now = files.identity(path) if kind == "identity" else files.stamp(path)
+        except OSError:
+            now = None
+        if now is None or (list(now) != list(expected) if kind == "identity" else now != expected):
+            raise ConvertError(
+                f"input {path} changed during the build",
+                "the output could hold both old and new data",
+                "Leave it alone and run the same command again.",
+            )
+
+
+def reset_peak() -> None:
+    """Makes the kernel count this process's peak memory anew (Linux; elsewhere the peak is that of its whole life)."""
+    try:
+        with open("/proc/self/clear_refs", "w", encoding="ascii") as file:
+            file.write("5")
+    except OSError:
+        pass
+
+
+def peak() -> int:
+    """Peak resident memory of this process in bytes since reset_peak, or 0."""
+    return _status("VmHWM")
+
+
+def resident() -> int:
+    """Resident memory of this process in bytes, or 0."""
+    return _status("VmRSS")
+
+
+def _status(name: str) -> int:
+    try:
+        with open("/proc/self/status", encoding="ascii", errors="replace") as file:
+            for line in file:
+                if line.startswith(name + ":"):
+                    return int(line.split()[1]) << 10
+    except OSError:
+        pass
+    return 0
+
+
+def _try_remove(path: str) -> None:
+    try:
+        outputs.remove(path)
+    except OSError:
+        pass

@@ -1,0 +1,172 @@
+"""The worker processes: started when needed, watched, killed as whole groups."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import select
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from .perform import Job
+
+HUGE = 1 << 30  # bytes: a worker that keeps more than this after a job is replaced, or idle workers eat the budget
+
+_START = "import sys; sys.path[:] = {path!r}; from llmconv.engine.worker import main; main()"
+
+
+@dataclass(frozen=True)
+class Result:
+    """A job's answer, see perform.perform."""
+
+    answer: dict
+
+
+@dataclass(frozen=True)
+class Death:
+    """A worker died; returncode as in subprocess. Which job it had is in `worker.job`, which the main thread keeps."""
+
+    worker: Worker
+    returncode: int
+
+
+class Worker:
+    """One worker process and the thread that listens to it."""
+
+    def __init__(self, number: int, log: Path, lock_fd: int, results: queue.SimpleQueue[Any]):
+        self.number = number
+        self.log = log
+        self.job: str | None = None  # read and written by the main thread only
+        self._results = results
+        program = _START.format(path=[path or os.getcwd() for path in sys.path])
+        with open(log, "ab") as output:
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", program, "llmconv-worker", str(lock_fd)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=output,
+                pass_fds=[lock_fd],
+                start_new_session=True,
+                # hash order must not find its way into outputs
+                env={**os.environ, "PYTHONHASHSEED": "0"},
+            )
+        self._listener = threading.Thread(target=self._listen, daemon=True)
+        self._listener.start()
+
+    def send(self, job: Job) -> None:
+        """Hands a job over; a worker that is already dead is noticed by the listener."""
+        self.job = job.name
+        try:
+            self.process.stdin.write(job.to_json().encode() + b"\n")
+            self.process.stdin.flush()
+        except BrokenPipeError:
+            pass
+
+    def kill(self) -> None:
+        """Kills the worker and all it started. The group's number stays taken until the listener has reaped it."""
+        try:
+            os.killpg(self.process.pid, signal.SIGKILL)
+        except ProcessLookupError:
+            pass
+
+    def _listen(self) -> None:
+        try:
+            for line in self._lines():
+                self._results.put(Result(json.loads(line)))
+        except ValueError:
+            pass  # half a line: it died while answering
+        os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
+        self.kill()  # its compilers may live on; only after this may the process number be given back
+        self._results.put(Death(self, self.process.wait()))
+
+    def wait(self) -> None:
+        """Until it is dead and its group has been killed."""
+        self._listener.join()
+
+    def _lines(self):
+        """The answers, until the worker is dead: the pipe's end alone would not do, a forked child may hold it open."""
+        pipe = self.process.stdout.fileno()
+        poll = select.poll()
+        poll.register(pipe, select.POLLIN)
+        death = _pidfd(self.process.pid)
+        if death >= 0:
+            poll.register(death, select.POLLIN)
+        buffer = b""
+        try:
+            while True:
+                ready = dict(poll.poll())
+                if pipe in ready:
+                    data = os.read(pipe, 1 << 20)
+                    if not data:
+                        break
+                    *lines, buffer = (buffer + data).split(b"\n")
+                    yield from lines
+                elif death in ready:
+                    break
+        finally:
+            if death >= 0:
+                os.close(death)
+
+
+def _pidfd(pid: int) -> int:
+    try:
+        return os.pidfd_open(pid)
+    except (AttributeError, OSError):
+        return -1
+
+
+class Pool:
+    """Starts workers as jobs come, and keeps them for the next. All methods are for the main thread."""
+
+    def __init__(self, state_dir: Path, lock_fd: int, results: queue.SimpleQueue[Any]):
+        self._dir = state_dir / "workers"
+        self._lock_fd = lock_fd
+        self._results = results
+        self._workers: list[Worker] = []
+        shutil.rmtree(self._dir, ignore_errors=True)  # the logs of an earlier run
+
+    def start(self, job: Job) -> int:
+        """Gives the job to an idle worker or to a new one; returns the worker's number (from 1)."""
+        worker = next((worker for worker in self._workers if worker.job is None), None)
+        if worker is None:
+            worker = self._add()
+        worker.send(job)
+        return worker.number
+
+    def _add(self) -> Worker:
+        taken = {worker.number for worker in self._workers}
+        number = next(number for number in range(1, len(taken) + 2) if number not in taken)
+        self._dir.mkdir(parents=True, exist_ok=True)
+        worker = Worker(number, self._dir / f"{number}.log", self._lock_fd, self._results)
+        self._workers.append(worker)
+        return worker
+
+    def finished(self, answer: dict) -> None:
+        """To be called with every Result: its worker is free again."""
+        for worker in self._workers:
+            if worker.job == answer["name"]:
+                worker.job = None
+                if answer.get("resident", 0) > HUGE:
+                    self._workers.remove(worker)
+                    worker.process.stdin.close()  # it ends by itself
+                return
+
+    def died(self, worker: Worker) -> None:
+        """To be called with every Death."""
+        if worker in self._workers:
+            self._workers.remove(worker)
+
+    def stop(self) -> None:
+        """Kills all workers with everything that they started, and waits until they are gone."""
+        for worker in self._workers:
+            worker.kill()
+        for worker in self._workers:
+            worker.wait()
+        self._workers.clear()

@@ -1,0 +1,171 @@
+"""The two ways in: `run` for llmconv's own command, and `install`, which puts the engine into plain `doit`."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import replace
+from typing import Any, Callable, Mapping, Sequence
+
+import doit.cmd_base
+import doit.cmd_run
+from doit.exceptions import InvalidCommand
+from doit.reporter import ConsoleReporter
+from doit.runner import Runner
+
+from llmconv.errors import ConvertError
+
+from . import events, explain
+from .build import Build
+from .console import Plain
+from .graph import from_doit, load
+from .lock import Lock
+from .options import RunOptions
+from .reporters import DoitReporter
+from .state import State, read_state
+
+# the names that doit looks up when a command runs; replaced by `install`
+REPLACED = (
+    (doit.cmd_run, "Runner"),
+    (doit.cmd_run, "MRunner"),
+    (doit.cmd_run, "MThreadRunner"),
+    (doit.cmd_base, "Dependency"),
+)
+
+
+def run(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions) -> int:
+    """Builds the selected tasks (all, if none is named) and what they depend on.
+
+    Returns 0, 1 or 2 after failures, 130 after a signal. Failures have been reported then; what keeps the build from
+    starting at all (unknown task, second build in the directory, no space) is raised as a ConvertError.
+    """
+    return Build(load(tasks, selected), options, _listeners(options)).run()
+
+
+def _listeners(options: RunOptions) -> list[events.Listener]:
+    plain = [] if options.progress == "none" else [Plain(debug=options.debug)]
+    return [*plain, *options.listeners]
+
+
+def install(options_source: Callable[[], RunOptions]) -> Callable[[], None]:
+    """Makes plain `doit` use this engine's runner, state and lock; to be called by dodo.py when it is loaded.
+
+    options_source is asked when a command needs it, so doit's variables have been read by then. doit's -n, --continue
+    and -a win over it. Returns a function that undoes this (for tests).
+    """
+
+    class EngineRunner(_Runner):
+        source = staticmethod(options_source)
+
+    class EngineDependency(_Dependency):
+        source = staticmethod(options_source)
+
+    old = [getattr(module, name) for module, name in REPLACED]
+    for module, name in REPLACED:
+        setattr(module, name, EngineDependency if name == "Dependency" else EngineRunner)
+
+    def undo() -> None:
+        for (module, name), value in zip(REPLACED, old):
+            setattr(module, name, value)
+
+    return undo
+
+
+class _Runner(Runner):
+    """Stands for doit's three runners (their constructors differ in num_process only)."""
+
+    source: Callable[[], RunOptions]
+
+    def __init__(self, dep_manager, reporter, continue_=False, always_execute=False, stream=None, num_process=0):
+        super().__init__(dep_manager, reporter, continue_, always_execute, stream)
+        self.num_process = num_process
+
+    @staticmethod
+    def available() -> bool:
+        """doit asks this of MRunner."""
+        return True
+
+    def run_all(self, task_dispatcher) -> int:
+        """Called by doit's `run` command; returns the exit code."""
+        try:
+            options = self.source()
+            options = replace(
+                options,
+                jobs=self.num_process or options.jobs,
+                continue_=self.continue_ or options.continue_,
+                force=self.always_execute or options.force,
+            )
+            graph = from_doit(task_dispatcher.tasks, task_dispatcher.selected_tasks)
+            if type(self.reporter) is ConsoleReporter:
+                listeners = _listeners(options)
+            else:  # -r json and the like: doit's format, by doit's class
+                listeners = [DoitReporter(self.reporter, graph), *options.listeners]
+            return Build(graph, options, listeners).run()
+        except ConvertError as error:
+            sys.stderr.write(f"ERROR: {error}\n")
+            return error.exit_code
+
+
+class _Dependency:
+    """Stands for doit.dependency.Dependency: `doit list -s`, `info` and `forget` see the engine's state.
+
+    No file is opened before it is asked for, so `doit list` leaves nothing behind.
+    """
+
+    source: Callable[[], RunOptions]
+
+    def __init__(self, *_: Any, **__: Any):
+        self.name = "llmconv state"
+        self._judge: explain.Explainer | None = None
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def get_status(self, task, tasks_dict, get_log: bool = False):
+        """doit's DependencyStatus for a task."""
+        status = doit.dependency.DependencyStatus(get_log)
+        try:
+            if self._judge is None:
+                names = list(tasks_dict)
+                self._judge = explain.Explainer(from_doit(tasks_dict, names), self.source())
+            item = self._judge.item(task.name)
+        except ConvertError as error:
+            status.status, status.error_reason = "error", str(error)
+            return status
+        if item.action != "unchanged":
+            status.status = "run"
+            status.reasons["uptodate_false"].append((item.reason, (), {}))
+        return status
+
+    def get_values(self, task_name: str) -> dict:
+        """What the task's action returned when it last succeeded."""
+        row = read_state(self.source().state_dir).get(task_name)
+        return row.values if row else {}
+
+    def get_value(self, task_id: str, key_name: str) -> Any:
+        """One of get_values."""
+        return self.get_values(task_id)[key_name]
+
+    def get_result(self, task_name: str) -> None:
+        """doit's results of actions do not exist here."""
+
+    def status_is_ignore(self, task) -> bool:
+        """Nothing is ever ignored."""
+        return False
+
+    def ignore(self, task) -> None:
+        """An ignored task would make a half .bmodel look whole."""
+        raise InvalidCommand("`ignore` does not work with llmconv: every net is needed")
+
+    def remove(self, task_id: str) -> None:
+        """For `doit forget TASK`."""
+        self._change(lambda state: state.forget([task_id]))
+
+    def remove_all(self) -> None:
+        """For `doit forget --all`."""
+        self._change(lambda state: state.forget(list(state.rows)))
+
+    def _change(self, change: Callable[[State], None]) -> None:
+        with Lock(self.source().state_dir):
+            state = State(self.source().state_dir)
+            change(state)
+            state.close()

@@ -1,0 +1,107 @@
+"""What a task is: a doit task dict that carries an Action, the engine's own description of the work."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Mapping, Sequence
+
+MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Need:
+    """What a task is expected to take: cpu slots, bytes of memory, bytes of new disk space, seconds (0: unknown)."""
+
+    cpu: int = 1
+    memory: int = 256 * MIB
+    disk: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Action:
+    """The work of one task. All paths are absolute strings; see `task` for the meaning of the fields."""
+
+    call: str | None
+    args: Mapping[str, Any] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()
+    file_dep: tuple[str, ...] = ()
+    watch: tuple[str, ...] = ()
+    picks: tuple[tuple[str, tuple[str, ...]], ...] = ()
+    reads: tuple[str, ...] = ()
+    key: Mapping[str, Any] = field(default_factory=dict)
+    code: str = ""
+    need: Need = Need()
+    cacheable: bool = True
+    local: bool = False
+
+    def __call__(self) -> bool:
+        """doit calls this only when its own runner got the task: that would build without state, lock or budget."""
+        raise RuntimeError("this task runs on llmconv's engine only: dodo.py has to call llmconv.engine.install()")
+
+
+def task(
+    name: str | None,
+    call: str | None,
+    args: Mapping[str, Any] | None = None,
+    *,
+    targets: Sequence[str | Path] = (),
+    file_dep: Sequence[str | Path] = (),
+    watch: Sequence[str | Path] = (),
+    picks: Sequence[tuple[str | Path, Sequence[str]]] = (),
+    reads: Sequence[str | Path] = (),
+    key: Mapping[str, Any] | None = None,
+    code: str = "",
+    task_dep: Sequence[str] = (),
+    basename: str | None = None,
+    need: Need = Need(),
+    cacheable: bool = True,
+    local: bool = False,
+    doc: str = "",
+) -> dict[str, Any]:
+    """A doit task dict.
+
+    call: "package.module:function", run in a worker process as function(**args, out=out), where out maps each target
+    path (str) to the path to write instead (a file or a directory); it returns a JSON-able dict of values or None. With
+    `local` it runs in a thread of the main process: for very cheap pure Python only. None: a group.
+    args: JSON-able; paths in it do not count. What counts for the task's key: call, code (version of the code behind
+    call), key (every option that determines the output), file_dep (content), picks (named entries of JSON files),
+    watch (the stat identity of big files). `reads` are files that the action reads and whose content is covered by
+    picks: they do not count, but a change while llmconv runs fails the task, as it does for all other inputs.
+    need: see Need. cacheable=False keeps the outputs out of the action cache.
+    """
+    action = Action(
+        call=call,
+        args=dict(args or {}),
+        targets=_paths(targets),
+        file_dep=_paths(file_dep),
+        watch=_paths(watch),
+        picks=tuple((os.path.abspath(path), tuple(names)) for path, names in picks),
+        reads=_paths(reads),
+        key=dict(key or {}),
+        code=code,
+        need=need,
+        cacheable=cacheable,
+        local=local,
+    )
+    inputs = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
+    result: dict[str, Any] = {
+        "actions": [] if call is None else [action],
+        "file_dep": list(inputs),  # doit derives the order of tasks from these
+        "targets": list(action.targets),
+        "task_dep": list(task_dep),
+        "doc": doc or None,
+        "meta": {"action": action},
+    }
+    if name is not None:  # doit refuses the field, even empty, on a task that a function returns
+        result["name"] = name
+    if basename is not None:
+        result["basename"] = basename
+    return result
+
+
+def _paths(paths: Sequence[str | Path]) -> tuple[str, ...]:
+    # doit matches targets with file_dep by string, so all paths take one form here
+    return tuple(os.path.abspath(path) for path in paths)

@@ -1,0 +1,54 @@
+"""A worker process: does one job after the other, told by JSON lines on stdin, answering by JSON lines on stdout.
+
+It leads its own session and process group; compilers that it starts stay in that group. When the pipe from the main
+process ends, however that came about, the whole group is killed. Imports little: every worker pays for it.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+from typing import BinaryIO
+
+from .perform import Job, perform, resident
+
+
+def main() -> None:
+    """Serves until stdin ends. argv: [..., number of the lock file's descriptor]."""
+    os.set_inheritable(int(sys.argv[-1]), False)  # the lock is held by this process alone, not by its compilers
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
+    requests, answers = _own_pipes()
+    faulthandler.enable()
+    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
+    threading.Thread(target=_watch, args=(requests, jobs), daemon=True).start()
+    while True:
+        job = json.loads(jobs.get())
+        result = perform(Job(**job))
+        result["resident"] = resident()
+        try:
+            answers.write(json.dumps(result).encode() + b"\n")
+            answers.flush()
+        except BrokenPipeError:
+            os.killpg(0, signal.SIGKILL)
+
+
+def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
+    """Moves the protocol away from descriptors 0 and 1, so that neither an action's print nor a compiler meets it."""
+    requests = os.fdopen(os.dup(0), "rb")
+    answers = os.fdopen(os.dup(1), "wb")
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    os.dup2(2, 1)  # stderr is the worker's log
+    return requests, answers
+
+
+def _watch(requests: BinaryIO, jobs: queue.SimpleQueue[bytes]) -> None:
+    for line in requests:
+        jobs.put(line)
+    os.killpg(0, signal.SIGKILL)  # nobody is left to want a result: no compiler may outlive llmconv

@@ -1,0 +1,37 @@
+"""What llmconv says when something is wrong: one sentence with what, why and what to do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class ConvertError(Exception):
+    """A failure that a user can act on.
+
+    what: what is wrong and where (option, tensor, file); why: the rule or the cause; try_: what to do about it.
+    `str()` joins them to one line; `exit_code` is what the command line returns.
+    """
+
+    exit_code = 1
+
+    def __init__(self, what: str, why: str = "", try_: str = ""):
+        super().__init__(what, why, try_)
+        self.what, self.why, self.try_ = what, why, try_
+
+    def __str__(self) -> str:
+        head = f"{self.what}: {self.why}" if self.why else self.what
+        return f"{head.rstrip('.')}. {self.try_}" if self.try_ else head
+
+
+class InputError(ConvertError):
+    """Wrong usage or input, known before any work starts."""
+
+    exit_code = 2
+
+
+class ToolError(ConvertError):
+    """A program that llmconv runs (compiler, simulator) failed; `log` is its full output, where there is one."""
+
+    def __init__(self, what: str, why: str = "", try_: str = "", log: Path | None = None):
+        super().__init__(what, why, try_)
+        self.log = log

@@ -1,0 +1,35 @@
+"""Model families: every module of this package declares one, and its `model_types` register it.
+
+To add a family, add a file; see "Adding a family" in the README.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from functools import lru_cache
+
+from llmconv.errors import InputError
+from llmconv.families.family import Family
+
+
+@lru_cache(maxsize=1)
+def families() -> dict[str, Family]:
+    """model_type -> Family, from every module of this package that defines `family`."""
+    table: dict[str, Family] = {}
+    for module in pkgutil.iter_modules(__path__):
+        found = getattr(importlib.import_module(f"{__name__}.{module.name}"), "family", None)
+        if isinstance(found, Family):
+            table |= dict.fromkeys(found.model_types, found)
+    return table
+
+
+def family_of(model_type: str) -> Family:
+    """The family of a config.json's model_type. Raises InputError with the near misses for one that llmconv does not know."""
+    table = families()
+    if model_type in table:
+        return table[model_type]
+    near = difflib.get_close_matches(model_type, table, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise InputError(f"model_type {model_type!r} is not supported", f"llmconv {'knows'} {', '.join(sorted(table))}", f"Convert a model of one of these families.{hint}")

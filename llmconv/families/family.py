@@ -1,0 +1,21 @@
+"""What a family declares."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmconv.blocks.decoder import Decoder
+
+
+@dataclass(frozen=True)
+class Family:
+    """A model family: the model_types of config.json that it serves, its decoder's knobs, and tensors to leave alone.
+
+    reference: name of the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
+    unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
+    """
+
+    model_types: tuple[str, ...]
+    decoder: Decoder
+    reference: str | None = None
+    unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)

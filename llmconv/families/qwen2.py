@@ -1,0 +1,6 @@
+"""Qwen2 and Qwen2.5: Llama's block with biases on q, k and v."""
+
+from llmconv.blocks.decoder import Decoder
+from llmconv.families.family import Family
+
+family = Family(model_types=("qwen2",), decoder=Decoder(attention_bias=True))

@@ -1,0 +1,94 @@
+"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llmconv.errors import InputError
+from llmconv.options import CHIPS, parse
+
+
+@dataclass(frozen=True)
+class Job:
+    """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
+    llmconv.plan.resolve settles them for a checkpoint. Options of the build itself (jobs, memory, ...) are not part of a Job."""
+
+    model_path: Path
+    seq_length: int
+    out_dir: Path
+    quantize: str = "auto"
+    q_group_size: int = 64
+    symmetric: bool = False
+    chip: str = "bm1684x"
+    num_device: int = 1
+    distribute_strategy: str = "tp"
+    num_core: int = 0
+    batch: int = 1
+    max_input_length: int = 0
+    max_prefill_kv_length: int = 0
+    use_block_with_kv: bool = False
+    share_prompt: bool = False
+    use_history_kv: bool = False
+    chunk_length: int = 0
+    max_pixels: str = ""
+    lora_max_rank: int = 0
+    do_sample: bool = False
+    embedding_disk: bool = False
+    dynamic: bool = False
+    only_mlir: bool = False
+    debug: bool = False
+
+    @classmethod
+    def create(cls, given: Mapping[str, Any]) -> Job:
+        """A Job from options as they were typed (names of the document or doit's short ones; strings or values).
+
+        Raises InputError for anything that no checkpoint could make right.
+        """
+        values = parse(given)
+        if values["model_path"] is None:
+            raise InputError("no model is given", "a conversion needs a checkpoint", "Say model=DIR (doit) or -m DIR (llmconv).")
+        if values["seq_length"] is None:
+            raise InputError("no sequence length is given", "it sizes the KV cache", "Say seq=512 (doit) or -s 512 (llmconv).")
+        if values.pop("rvti"):
+            raise InputError(f"rvti with chip {values['chip']}", "RVTI exists on bm1690e alone", "Leave rvti out.")
+        values["model_path"] = Path(os.path.abspath(os.path.expanduser(values["model_path"])))
+        if values["out_dir"] is None:
+            values["out_dir"] = f"{values['model_path'].name.lower()}_{values['chip']}_{values['quantize']}"
+        values["out_dir"] = Path(os.path.abspath(os.path.expanduser(values["out_dir"])))
+        job = cls(**{f.name: values[f.name] for f in fields(cls)})
+        job._check()
+        return job
+
+    def _check(self) -> None:
+        if self.seq_length <= 0:
+            raise InputError(f"seq_length {self.seq_length}", "it must be positive", "Say e.g. 512.")
+        if not 0 <= self.max_input_length <= self.seq_length:
+            raise InputError(
+                f"max_input_length {self.max_input_length} with seq_length {self.seq_length}",
+                "a prompt cannot be longer than the sequence",
+                f"Use a value from 1 to {self.seq_length}, or 0 for {self.seq_length}.",
+            )
+        cores = CHIPS[self.chip]
+        if not 0 <= self.num_core <= cores:
+            raise InputError(f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all.")
+        if self.q_group_size < 0 or (self.q_group_size == 0 and self.quantize.startswith("w4")):
+            raise InputError(f"q_group_size {self.q_group_size} with quantize {self.quantize}", "4-bit weights need a positive group", "Use 64.")
+        if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
+            raise InputError(f"out_dir {self.out_dir} lies inside the model directory", "the checkpoint must stay as it is", "Choose a directory outside it with -o (out=).")
+
+    @property
+    def model_name(self) -> str:
+        return self.model_path.name.lower()
+
+    @property
+    def half(self) -> str:
+        """Half-precision type of the tensors between nets: f16 iff the (resolved) quantisation is one of f16, w8f16, w4f16."""
+        return "bf16" if "bf16" in self.quantize else "f16"
+
+    @property
+    def weight_bits(self) -> int:
+        return {"w4": 4, "w8": 8}.get(self.quantize[:2], 16)

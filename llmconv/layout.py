@@ -1,0 +1,58 @@
+"""Where things lie in an output directory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of one output directory. What users want lies at the top; `.llmconv` holds what the build needs to go on."""
+
+    out: Path
+
+    @property
+    def state(self) -> Path:
+        return self.out / ".llmconv"
+
+    @property
+    def config(self) -> Path:
+        return self.out / "config"
+
+    @property
+    def manifest(self) -> Path:
+        return self.out / "manifest.json"
+
+    @property
+    def verified(self) -> Path:
+        return self.out / "verify.json"
+
+    @property
+    def toolchain(self) -> Path:
+        return self.state / "toolchain.json"
+
+    def bmodel(self, folder: str) -> Path:
+        return self.out / f"{folder}.bmodel"
+
+    def mlir(self, net: str) -> Path:
+        return self.out / "mlir" / f"{net}.mlir"
+
+    def weights(self, net: str) -> Path:
+        return self.out / "mlir" / f"{net}.weights.json"
+
+    def log(self, net: str) -> Path:
+        return self.out / "logs" / f"{net}.log"
+
+    def net(self, net: str) -> Path:
+        return self.state / "nets" / f"{net}.bmodel"
+
+    def facts(self, net: str) -> Path:
+        """What compiling a net took and gave, as JSON; also of the merged file, under the name "merged"."""
+        return self.state / "nets" / f"{net}.json"
+
+    def scratch(self, net: str) -> Path:
+        return self.state / "scratch" / net
+
+    def digests(self, shard: str) -> Path:
+        return self.state / "checkpoint" / f"{shard}.json"

@@ -1,0 +1,135 @@
+"""The options: one table that both front ends, the help text and the checks read.
+
+Names, short flags and defaults are those of the vendor's llm_convert.py document; `variable` is the short name on the doit side.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmconv.errors import InputError
+
+QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
+CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # chip -> cores
+
+
+@dataclass(frozen=True)
+class Option:
+    """kind: str, int, flag, path, size (bytes, with K/M/G) or one of `choices`. `later`: the work that will bring it."""
+
+    name: str
+    kind: str
+    default: Any
+    help: str
+    group: str
+    flags: tuple[str, ...] = ()
+    variable: str = ""
+    choices: tuple[str, ...] = ()
+    later: str = ""
+
+
+_HISTORY = "prefill with KV history"
+OPTIONS = (
+    Option("model_path", "path", None, "directory of the HuggingFace checkpoint", "required", ("-m",), "model"),
+    Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
+    Option("quantize", "choice", "auto", "weights: auto follows the checkpoint, else bf16", "quantisation", ("-q",), choices=QUANTIZE),
+    Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),
+    Option("symmetric", "flag", False, "symmetric quantisation: zero points at the middle", "quantisation"),
+    Option("chip", "choice", "bm1684x", "target chip", "target", ("-c", "--processor"), choices=tuple(CHIPS)),
+    Option("num_device", "int", 1, "devices that share the model", "target", later="several devices"),
+    Option("distribute_strategy", "choice", "tp", "how devices share it", "target", choices=("tp", "pp"), later="several devices"),
+    Option("num_core", "int", 0, "cores to use; 0: all of the chip's", "target"),
+    Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",), later="batched decoding"),
+    Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
+    Option("max_prefill_kv_length", "int", 0, "history that a prefill can take; 0: seq_length", "sequence", later=_HISTORY),
+    Option("use_block_with_kv", "flag", False, "prefill takes KV history", "sequence", later=_HISTORY),
+    Option("share_prompt", "flag", False, "a prompt shared by many conversations", "sequence", later=_HISTORY),
+    Option("use_history_kv", "flag", False, "prefill with history in the vendor's newer scheme", "sequence", later=_HISTORY),
+    Option("chunk_length", "int", 0, "decode stages of growing KV length", "sequence", later=_HISTORY),
+    Option("max_pixels", "str", "", "W,H of the largest image", "vision", later="vision models"),
+    Option("lora_max_rank", "int", 0, "room for LoRA adapters of this rank; 0: none", "other nets", later="LoRA"),
+    Option("do_sample", "flag", False, "logits and sampling heads instead of the greedy token", "other nets", later="sampling heads"),
+    Option("embedding_disk", "flag", False, "embedding table as a file for the CPU", "other nets", later="the embedding on disk"),
+    Option("dynamic", "flag", False, "prefill at any length up to the maximum", "sequence", later="dynamic prefill"),
+    Option("rvti", "flag", False, "for bm1690e alone", "target"),
+    Option("out_dir", "path", None, "output directory; default ./<model>_<chip>_<quantize>", "flow", ("-o",), "out"),
+    Option("only_mlir", "flag", False, "write every net's MLIR and stop", "flow"),
+    Option("again", "flag", False, "go on where a build stopped (which is what happens anyway)", "flow"),
+    Option("debug", "flag", False, "keep intermediate files and show tracebacks", "flow"),
+    Option("dry_run", "flag", False, "check everything, print the plan, write nothing", "flow"),
+    Option("jobs", "int", 0, "tasks at once; 0: one per core", "build", ("-n",)),
+    Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: most of what is free", "build"),
+    Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
+    Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
+)
+
+BY_NAME = {o.name: o for o in OPTIONS}
+ALIASES = {alias: o.name for o in OPTIONS for alias in (o.name, o.variable) if alias} | {"processor": "chip"}
+
+_TRUE, _FALSE = {"1", "true", "yes", "on", ""}, {"0", "false", "no", "off"}
+_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+
+
+def parse(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option with its typed value: what is given (strings or values), else the default.
+
+    Raises InputError for an unknown name (with the near miss), a value that does not parse, and an option of later work.
+    """
+    values = {o.name: o.default for o in OPTIONS}
+    for key, raw in given.items():
+        if raw is None:
+            continue
+        name = ALIASES.get(key.lstrip("-").replace("-", "_"))
+        if name is None:
+            near = difflib.get_close_matches(key, ALIASES, n=1)
+            raise InputError(f"unknown option {key!r}", "llmconv takes no such option", f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them.")
+        option = BY_NAME[name]
+        value = _value(option, raw)
+        if option.later and value != option.default:
+            raise InputError(f"{name}={raw}", f"{option.later} is not in this version of llmconv yet", f"Leave {name} out.")
+        values[name] = value
+    return values
+
+
+def _value(option: Option, raw: Any) -> Any:
+    text = str(raw).strip()
+
+    def bad(rule: str) -> InputError:
+        near = difflib.get_close_matches(text, option.choices, n=1)
+        return InputError(f"{option.name}={raw}", rule, f"Did you mean {near[0]}?" if near else "")
+
+    if option.kind == "flag":
+        if text.lower() in _TRUE:
+            return True
+        if text.lower() in _FALSE:
+            return False
+        raise bad("a switch takes 1 or 0")
+    if option.kind == "int":
+        try:
+            return int(text)
+        except ValueError:
+            raise bad("a whole number is expected") from None
+    if option.kind == "size":
+        value = amount(text)
+        if value is None:
+            raise bad("an amount of memory such as 8G is expected")
+        return value
+    if option.kind == "choice" and text not in option.choices:
+        raise bad(f"one of {', '.join(option.choices)} is expected")
+    if option.kind == "path" and not text:
+        raise bad("a path is expected")
+    return text
+
+
+def amount(text: str) -> int | None:
+    """Bytes of "8G", "500M", "8GiB" or "1000"; None when it is no amount."""
+    number, unit = text.strip().lower().rstrip("ib"), ""
+    if number and number[-1] in "kmgt":
+        number, unit = number[:-1], number[-1]
+    try:
+        return int(float(number) * _UNITS[unit])
+    except (ValueError, OverflowError):
+        return None

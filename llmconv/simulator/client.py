@@ -1,0 +1,202 @@
+"""Run the nets of a .bmodel on the chip simulator, from Python, with NumPy arrays."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..bmodel.read import IO, BModel
+from ..errors import ConvertError, ToolError
+from .child import receive, send
+from .library import CMODELS, link
+from .log import reason
+
+if TYPE_CHECKING:
+    import numpy as np
+
+MiB = 1 << 20
+
+
+@dataclass(frozen=True)
+class NetInfo:
+    """A net as the runtime sees it. inputs and outputs are those of the first stage; every stage's are in `shapes`.
+
+    shapes: by stage, (the inputs' shapes, the outputs' shapes), in the order of inputs and outputs.
+    """
+
+    inputs: tuple[IO, ...]
+    outputs: tuple[IO, ...]
+    dynamic: bool
+    stages: int
+    core_num: int
+    addr_mode: str
+    shapes: tuple[tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]], ...]
+
+
+class Simulator:
+    """A simulated chip with one .bmodel loaded, in a process of its own; use it in a `with` statement.
+
+    bmodel: the file; chip: "bm1684x", "bm1688" or "cv186x", which must be the file's; root: the compiler's folder (TPUC_ROOT);
+    memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched costs anything);
+    log: where the libraries' output goes (by default it is thrown away, and only an error quotes its end).
+
+    Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the simulator.
+    The process dies with the thread that made it.
+    """
+
+    def __init__(self, bmodel: Path, chip: str, root: Path, memory_bytes: int | None = None, log: Path | None = None):
+        self.bmodel = Path(bmodel).resolve()
+        self.nets: dict[str, NetInfo] = {}
+        size = memory_bytes or memory_needed(_check(self.bmodel, chip))
+        self._folder = Path(tempfile.mkdtemp(prefix="llmconv-simulator-"))
+        self._keeps_log = log is not None
+        self.log = Path(log).resolve() if log else self._folder / "log"
+        self._log_start = 0
+        try:
+            link(root, chip.upper(), self._folder)
+            self._start(size)
+            for net in self._ask("loading")[0]["nets"]:
+                self.nets[net["name"]] = _net_info(net)
+        except BaseException:
+            self.close(at_once=True)
+            raise
+
+    def __enter__(self) -> Simulator:
+        return self
+
+    def __exit__(self, kind, *_) -> None:
+        self.close(at_once=kind is not None)
+
+    def _start(self, memory_bytes: int) -> None:
+        """Start the child with two pipes; its other output goes to the log."""
+        environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+        package_root = str(Path(__file__).resolve().parents[2])
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
+        environment["CMODEL_GLOBAL_MEM_SIZE"] = hex(memory_bytes)  # decimal numbers are misread
+        child_read, write = os.pipe()
+        read, child_write = os.pipe()
+        self._requests, self._replies = os.fdopen(write, "wb"), os.fdopen(read, "rb")
+        command = [sys.executable, "-m", __package__ + ".child"]
+        command += [str(child_read), str(child_write), str(os.getpid()), str(self._folder), str(self.bmodel)]
+        try:
+            with self.log.open("ab") as log:
+                self._log_start = log.tell()
+                self._process = subprocess.Popen(
+                    command, cwd=self._folder, env=environment, pass_fds=(child_read, child_write),
+                    stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                )  # fmt: skip
+        finally:
+            os.close(child_read)
+            os.close(child_write)
+
+    def run(self, net: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer type.
+
+        inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a uint16
+        array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage, or, in a dynamic net,
+        of the same rank and no larger than a stage's; a dynamic net's outputs come in their true shapes.
+        """
+        from . import arrays
+
+        if net not in self.nets:
+            raise ToolError(f"{self.bmodel} has no net {net!r}", f"it has {', '.join(self.nets)}")
+        info = self.nets[net]
+        buffers, shapes = arrays.pack(net, info, inputs)
+        self._log_start = self.log.stat().st_size
+        try:
+            send(self._requests, {"net": net, "shapes": shapes}, buffers)
+        except BrokenPipeError:
+            pass  # it has died: the answer says of what
+        reply, outputs = self._ask(f"running net {net}")
+        return arrays.unpack(info, reply["shapes"], outputs)
+
+    def _ask(self, doing: str) -> tuple[dict, list[bytearray]]:
+        """The child's next message. ToolError if it refuses or has died."""
+        reply = receive(self._replies)
+        if reply and "error" not in reply[0]:
+            return reply
+        if reply:
+            what = reply[0]["error"]
+        else:
+            code = self._process.wait()
+            what = f"it died of {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+        said = reason(self.log, self._log_start)
+        raise ToolError(
+            f"the chip simulator failed while {doing} of {self.bmodel}",
+            f"{what}{': ' if said else ''}{said}",
+            log=self.log if self._keeps_log else None,
+        )
+
+    def close(self, at_once: bool = False) -> None:
+        """End the child (at_once: without waiting for it to finish) and delete its folder. May be called twice."""
+        process = getattr(self, "_process", None)
+        if process:
+            for pipe in (self._requests, self._replies):
+                try:
+                    pipe.close()
+                except OSError:
+                    pass
+            if at_once:
+                process.kill()
+            try:
+                process.wait(timeout=10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+
+def memory_needed(bmodel: BModel) -> int:
+    """Bytes of device memory that the nets of a file may take together, with a margin.
+
+    Coefficients that nets share are loaded once. Beyond them: what the nets keep for inputs, outputs and intermediate tensors,
+    and the instructions, which lie in the file too.
+    """
+    stages = [stage for net in bmodel.nets for stage in net.stages]
+    coefficients = {stage.coeff: stage.coeff.size for stage in stages}
+    tensors = sum(stage.io_bytes for stage in stages) + max((stage.context_bytes for stage in stages), default=0)
+    commands = {blob: blob.size for stage in stages for group in stage.commands for blob in (group.bdc, group.gdma)}
+    needed = sum(coefficients.values()) + 2 * tensors + sum(commands.values()) + 1024 * MiB
+    return math.ceil(needed / (256 * MiB)) * 256 * MiB
+
+
+def _check(path: Path, chip: str) -> BModel:
+    """Read the file and say what cannot work before anything is started."""
+    try:
+        bmodel = BModel.read(path)
+    except ConvertError as error:
+        raise ToolError(error.what, error.why, error.try_) from None
+    if bmodel.chip != chip.upper():
+        raise ToolError(f"{path} is for {bmodel.chip}", f"it cannot run on a simulated {chip.upper()}")
+    if bmodel.chip not in CMODELS:
+        raise ToolError(f"{path} is for {bmodel.chip}", f"there are simulators for {', '.join(CMODELS)}")
+    if bmodel.device_num > 1:
+        raise ToolError(f"{path} is for {bmodel.device_num} devices", "the simulator has one")
+    return bmodel
+
+
+def _net_info(net: dict) -> NetInfo:
+    def first(stages: list) -> tuple[IO, ...]:
+        return tuple(IO(name, dtype, tuple(shape)) for name, dtype, shape in stages[0])
+
+    def shapes(stage: list) -> tuple[tuple[int, ...], ...]:
+        return tuple(tuple(shape) for _, _, shape in stage)
+
+    return NetInfo(
+        first(net["inputs"]),
+        first(net["outputs"]),
+        net["dynamic"],
+        len(net["inputs"]),
+        net["core_num"],
+        net["addr_mode"],
+        tuple((shapes(ins), shapes(outs)) for ins, outs in zip(net["inputs"], net["outputs"])),
+    )

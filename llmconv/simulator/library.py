@@ -1,0 +1,177 @@
+"""The vendor's runtime (libbmrt) on top of its chip simulator, by ctypes. Only for the child process: see child.py.
+
+The runtime finds its parts by fixed names: libbmlib.so.0 by linking and libcmodel.so by dlopen, both through RUNPATH=$ORIGIN.
+Which chip is simulated depends on what those names lead to, so a private folder of symlinks chooses the chip, and the
+compiler's own folder is left alone. This works because the loader takes $ORIGIN from the symlink's path, and only as long as
+LD_LIBRARY_PATH, which goes first, is unset.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
+from pathlib import Path
+
+from ..bmodel.schema import ADDR_MODES, DTYPES
+
+CMODELS = {"BM1684X": "libcmodel_bm1684x.so", "BM1688": "libcmodel_bm1688.so", "CV186X": "libcmodel_bm1688.so"}
+
+MAX_DIMS = 8
+
+
+class Shape(ctypes.Structure):
+    """bm_shape_t."""
+
+    _fields_ = [("count", c_int), ("dims", c_int * MAX_DIMS)]
+
+    @classmethod
+    def of(cls, dims) -> Shape:
+        return cls(len(dims), (c_int * MAX_DIMS)(*dims))
+
+    def list(self) -> list[int]:
+        return self.dims[: self.count]
+
+
+class Memory(ctypes.Structure):
+    """bm_device_mem_t."""
+
+    _fields_ = [("address", c_uint64), ("reserved", c_uint32), ("dmabuf_fd", c_int), ("flags", c_uint32), ("size", c_uint32)]
+
+
+class StageInfo(ctypes.Structure):
+    """bm_stage_info_t."""
+
+    _fields_ = [
+        ("input_shapes", POINTER(Shape)),
+        ("output_shapes", POINTER(Shape)),
+        ("input_memories", POINTER(Memory)),
+        ("output_memories", POINTER(Memory)),
+    ]
+
+
+class NetInfo(ctypes.Structure):
+    """bm_net_info_t."""
+
+    _fields_ = [
+        ("name", c_char_p),
+        ("dynamic", c_bool),
+        ("input_count", c_int),
+        ("input_names", POINTER(c_char_p)),
+        ("input_dtypes", POINTER(c_int)),
+        ("input_scales", POINTER(c_float)),
+        ("output_count", c_int),
+        ("output_names", POINTER(c_char_p)),
+        ("output_dtypes", POINTER(c_int)),
+        ("output_scales", POINTER(c_float)),
+        ("stage_count", c_int),
+        ("stages", POINTER(StageInfo)),
+        ("max_input_bytes", POINTER(c_size_t)),
+        ("max_output_bytes", POINTER(c_size_t)),
+        ("input_zero_points", POINTER(c_int)),
+        ("output_zero_points", POINTER(c_int)),
+        ("input_devices", POINTER(c_int)),
+        ("output_devices", POINTER(c_int)),
+        ("core_count", c_int),
+        ("addr_mode", c_int32),
+    ]
+
+
+_NULL_OR_HANDLE = c_void_p
+_PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
+    "bmrt_create": (_NULL_OR_HANDLE, (c_void_p,)),
+    "bmrt_load_bmodel": (c_bool, (c_void_p, c_char_p)),
+    "bmrt_get_network_number": (c_int, (c_void_p,)),
+    "bmrt_get_network_name": (c_char_p, (c_void_p, c_int)),
+    "bmrt_get_network_info": (POINTER(NetInfo), (c_void_p, c_char_p)),
+    "bmrt_launch_data": (
+        c_bool,
+        (c_void_p, c_char_p, POINTER(c_void_p), POINTER(Shape), c_int, POINTER(c_void_p), POINTER(Shape), c_int, c_bool),
+    ),
+}
+
+
+def link(root: Path, chip: str, folder: Path) -> None:
+    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`."""
+    library = Path(root).resolve() / "lib"
+    for name, target in (
+        ("libbmrt.so.1.0", "libbmrt.so.1.0"),
+        ("libbmlib.so.0", "libbmlib_bm1684x.so.0"),  # the driver's stand-in; the same one serves all three chips
+        ("libcmodel.so", CMODELS[chip]),
+        ("libcpuop.so", "libcpuop.so"),
+        ("libomp.so.5", "third_party/libomp.so.5"),
+    ):
+        (folder / name).symlink_to(library / target)
+
+
+class Runtime:
+    """A chip with one .bmodel loaded. OSError if a library does not load, RuntimeError if the runtime refuses the file.
+
+    There is one chip per process. The libraries print to file descriptors 1 and 2, and on some faults they assert, which ends
+    the process. They crash in their exit handlers unless everything was released: leave by os._exit.
+    """
+
+    def __init__(self, folder: Path, bmodel: Path):
+        driver = ctypes.CDLL(str(folder / "libbmlib.so.0"))
+        self._library = ctypes.CDLL(str(folder / "libbmrt.so.1.0"))
+        for name, (result, arguments) in _PROTOTYPES.items():
+            function = getattr(self._library, name)
+            function.restype, function.argtypes = result, arguments
+        driver.bm_dev_request.argtypes = [POINTER(c_void_p), c_int]
+        device = c_void_p()
+        if driver.bm_dev_request(ctypes.byref(device), 0):
+            raise RuntimeError("the simulated chip does not start")
+        self._runtime = self._library.bmrt_create(device)
+        if not self._runtime or not self._library.bmrt_load_bmodel(self._runtime, os.fsencode(bmodel)):
+            raise RuntimeError("the runtime refuses the file")
+
+    def nets(self) -> list[dict]:
+        """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and outputs."""
+        names = [
+            self._library.bmrt_get_network_name(self._runtime, number)
+            for number in range(self._library.bmrt_get_network_number(self._runtime))
+        ]
+        return [_describe(self._info(name)) for name in names]
+
+    def _info(self, name: bytes) -> NetInfo:
+        return self._library.bmrt_get_network_info(self._runtime, name).contents
+
+    def launch(self, net: str, inputs: list[bytearray], shapes: list[list[int]]) -> tuple[list[bytearray], list[list[int]]]:
+        """Run a net on raw inputs in its own order and dtypes; returns the outputs' bytes and their true shapes.
+
+        The output buffers are as large as the largest stage's outputs: a dynamic net fills only their beginnings.
+        """
+        info = self._info(net.encode())
+        outputs = [bytearray(info.max_output_bytes[number]) for number in range(info.output_count)]
+        out_shapes = (Shape * len(outputs))()
+        in_shapes = (Shape * len(inputs))(*map(Shape.of, shapes))
+        done = self._library.bmrt_launch_data(
+            self._runtime, net.encode(), _addresses(inputs), in_shapes, len(inputs), _addresses(outputs), out_shapes,
+            len(outputs), True,
+        )  # fmt: skip
+        if not done:
+            raise RuntimeError(f"the runtime could not run net {net}")
+        return outputs, [shape.list() for shape in out_shapes]
+
+
+def _addresses(buffers: list[bytearray]):
+    """A C array of the buffers' addresses (an empty buffer still needs one byte to have an address)."""
+    held = [(ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else ctypes.c_char() for buffer in buffers]
+    array = (c_void_p * len(held))(*map(ctypes.addressof, held))
+    array.held = held  # keeps the buffers where they are
+    return array
+
+
+def _describe(info: NetInfo) -> dict:
+    def tensors(count: int, names, dtypes, shapes) -> list[list]:
+        return [[names[n].decode(), DTYPES[dtypes[n]], shapes[n].list()] for n in range(count)]
+
+    stages = [info.stages[number] for number in range(info.stage_count)]
+    return {
+        "name": info.name.decode(),
+        "dynamic": info.dynamic,
+        "core_num": info.core_count,
+        "addr_mode": ADDR_MODES[info.addr_mode],
+        "inputs": [tensors(info.input_count, info.input_names, info.input_dtypes, stage.input_shapes) for stage in stages],
+        "outputs": [tensors(info.output_count, info.output_names, info.output_dtypes, stage.output_shapes) for stage in stages],
+    }

@@ -1,0 +1,132 @@
+"""Find the compiler: tpu_mlir's native half, wherever it is on this machine."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import re
+import subprocess
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import InputError, ToolError
+from . import digests
+from .pinned import FOLDER, GLIBC
+from .shadow import shadow
+
+
+@dataclass(frozen=True)
+class Toolchain:
+    """A compiler that runs. root: the folder with bin/ and lib/; digest: sha256 (hex) over what determines a net's bytes."""
+
+    root: Path
+    version: str
+    digest: str
+
+
+def cache_dir(env: Mapping[str, str] | None = None) -> Path:
+    """The per-user cache: $LLMCONV_CACHE, else $XDG_CACHE_HOME/llmconv, else ~/.cache/llmconv."""
+    env = os.environ if env is None else env
+    if env.get("LLMCONV_CACHE"):
+        return Path(env["LLMCONV_CACHE"]).expanduser().absolute()
+    xdg = env.get("XDG_CACHE_HOME", "")
+    base = Path(xdg) if xdg.startswith("/") else Path(env.get("HOME") or os.path.expanduser("~")) / ".cache"
+    return base.absolute() / "llmconv"
+
+
+def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Toolchain | None:
+    """The compiler to use, or None when it has to be fetched.
+
+    Order: $TPUC_ROOT (a wrong one is an InputError: the user named it), a tpu_mlir package of this Python (not imported),
+    the cache. An install that still holds the bundled glibc is used through a private shadow of it in the cache.
+    """
+    env = os.environ if env is None else env
+    cache = cache or cache_dir(env)
+    named = env.get("TPUC_ROOT", "").strip()
+    if named:
+        root = Path(named).expanduser().absolute()
+        problem = _problem(root)
+        if problem:
+            raise InputError(f"TPUC_ROOT={named}", problem, "Unset it to let llmconv fetch its own compiler, or name the folder that holds bin/tpuc-opt")
+        return _open(root, cache, f"TPUC_ROOT={named}")
+    installed = _installed()
+    if installed and not _problem(installed):
+        return _open(installed, cache, f"the installed tpu_mlir ({installed})")
+    return find_fetched(cache)
+
+
+def find_fetched(cache: Path) -> Toolchain | None:
+    """The compiler that an earlier fetch has put into `cache`, None when there is none or a part of it is missing."""
+    fetched = cache / FOLDER
+    if _problem(fetched):
+        return None
+    return _open(fetched, cache, f"the compiler in {fetched}", repair=f"Remove {fetched} and run again")
+
+
+def version_of(root: Path) -> str:
+    """The version that the install states ('1.30.2'), 'unknown' when it states none."""
+    if root.name.startswith("tpu_mlir-"):
+        return root.name.partition("-")[2]
+    for info in sorted(root.parent.glob("tpu_mlir-*.dist-info")):
+        return info.name[len("tpu_mlir-"):-len(".dist-info")]
+    return _version_in(root / "bin" / "tpuc-opt")
+
+
+def _version_in(binary: Path) -> str:
+    """The version that is compiled into the binary as 'v1.30.2-20260831'."""
+    import mmap
+
+    with open(binary, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+        found = re.search(rb"\0v(\d+\.\d+(?:\.\d+)?)-20\d{6}", data)
+    return found.group(1).decode() if found else "unknown"
+
+
+def _installed() -> Path | None:
+    """The folder of a tpu_mlir package that this Python could import; it is not imported."""
+    try:
+        spec = importlib.util.find_spec("tpu_mlir")
+    except (ImportError, ValueError):
+        return None
+    for place in (spec.submodule_search_locations or ()) if spec else ():
+        return Path(place)
+    return None
+
+
+def _problem(root: Path) -> str:
+    """Why `root` cannot be a compiler; '' when it looks like one."""
+    if not root.is_dir():
+        return "there is no such folder"
+    for part in ("bin/tpuc-opt", "bin/model_tool", "cross_toolchains/ppl_compile/bin/ppl-compile", "lib/libppl_host.so"):
+        path = root / part
+        if not path.is_file():
+            return f"{part} is missing"
+        if not part.startswith("lib/") and not os.access(path, os.X_OK):
+            return f"{part} may not be executed"
+    return ""
+
+
+def _open(root: Path, cache: Path, what: str, repair: str = "") -> Toolchain:
+    """Make a Toolchain of a folder that looks right: shadow its glibc if it has one, hash it, see that it runs (both once)."""
+    version = version_of(root)
+    if any((root / "lib" / "third_party" / name).exists() for name in GLIBC):
+        root = shadow(root, cache)
+    digest, seen_running = digests.recall(root, cache)
+    if not seen_running:
+        _try(root, what, repair)
+        digest = digests.remember(root, cache)
+    return Toolchain(root, version, digest)
+
+
+def _try(root: Path, what: str, repair: str) -> None:
+    """Run `tpuc-opt --version`; ToolError with the loader's own words when it does not run here."""
+    env = {k: v for k, v in os.environ.items() if not k.startswith("LD_")}
+    try:
+        done = subprocess.run([root / "bin" / "tpuc-opt", "--version"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                              stderr=subprocess.STDOUT, timeout=60)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise ToolError(f"{what} does not run", str(error), repair or "Run llmconv doctor") from None
+    if done.returncode:
+        words = done.stdout.decode("utf-8", "replace").strip().splitlines()
+        raise ToolError(f"{what} does not run", words[0] if words else f"tpuc-opt --version returned {done.returncode}",
+                        repair or "Run llmconv doctor")

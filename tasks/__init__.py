@@ -1,0 +1,24 @@
+"""The task graph of a conversion: one module per stage, each yields task dicts from the Plan. No logic lives here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmconv.layout import Layout
+from llmconv.plan import Plan
+
+from . import checkpoint, compile, export, manifest, merge, toolchain
+
+
+def all_tasks(plan: Plan) -> Iterator[dict]:
+    """Every task of `plan`, in the order in which one would draw them."""
+    layout = Layout(plan.job.out_dir)
+    for stage in (toolchain, checkpoint, export, compile, merge, manifest):
+        yield from stage.tasks(plan, layout)
+
+
+def frame() -> Iterator[dict]:
+    """The stages without a model: what `doit list` shows anywhere."""
+    from .shapes import single
+
+    yield single("convert", None, doc="convert a checkpoint to a .bmodel: doit convert model=DIR seq=512")

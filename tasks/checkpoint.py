@@ -1,0 +1,28 @@
+"""checkpoint:SHARD: digests of the tensors of each shard, so that a net is rebuilt when its own tensors change."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmconv.engine import Need, task
+from llmconv.layout import Layout
+from llmconv.plan import Plan
+
+from .shapes import head
+
+MB = 1 << 20
+
+
+def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
+    yield head("checkpoint", "digests of the checkpoint's tensors")
+    for shard in plan.checkpoint.shards:
+        yield task(
+            shard.name,
+            "llmconv.actions:digest_shard",
+            {"model": str(plan.job.model_path), "shard": shard.name},
+            basename="checkpoint",
+            targets=[layout.digests(shard.name)],
+            watch=[shard],
+            need=Need(memory=60 * MB),
+            doc=f"digests of the tensors in {shard.name}",
+        )

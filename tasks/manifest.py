@@ -1,0 +1,56 @@
+"""manifest: manifest.json, what was built from what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from llmconv.engine import Need
+from llmconv.job import Job
+from llmconv.layout import Layout
+from llmconv.plan import Plan
+
+from .shapes import single
+
+MB = 1 << 20
+
+
+def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
+    nets = [
+        {
+            "name": net.name,
+            "kind": net.kind,
+            "layer": net.layer,
+            "inputs": [asdict(io) for io in net.inputs],
+            "outputs": [asdict(io) for io in net.outputs],
+            "flags": net.flags.to_dict(),
+            "facts": str(layout.facts(net.name)),
+        }
+        for net in plan.nets
+    ]
+    digests = [layout.digests(shard.name) for shard in plan.checkpoint.shards]
+    job, bmodel = job_json(plan.job), layout.bmodel(plan.folder).name
+    yield single(
+        "manifest",
+        "llmconv.actions:write_manifest",
+        {
+            "job": job,
+            "bmodel": bmodel,
+            "merged": str(layout.facts("merged")),
+            "nets": nets,
+            "digests": [str(d) for d in digests],
+            "toolchain": str(layout.toolchain),
+            "notes": list(plan.notes),
+        },
+        targets=[layout.manifest],
+        file_dep=[layout.facts("merged"), layout.toolchain, *digests, *(layout.facts(n.name) for n in plan.nets)],
+        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
+        need=Need(memory=50 * MB),
+        cacheable=False,
+        doc="manifest.json: options, digests, sizes, times",
+    )
+
+
+def job_json(job: Job) -> dict:
+    """A Job's fields with paths as text."""
+    return {k: str(v) if hasattr(v, "parts") else v for k, v in asdict(job).items()}

@@ -1,0 +1,23 @@
+"""toolchain: the compiler is there, and known by its digest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmconv import toolchain
+from llmconv.layout import Layout
+from llmconv.plan import Plan
+
+from .shapes import single
+
+
+def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
+    found = toolchain.find()
+    yield single(
+        "toolchain",
+        "llmconv.actions:fetch_toolchain",
+        targets=[layout.toolchain],
+        key={"version": toolchain.VERSION, "digest": found.digest if found else None},
+        cacheable=False,
+        doc=f"tpu_mlir {toolchain.VERSION}: find or fetch the compiler",
+    )
