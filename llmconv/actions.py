@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from llmconv.nets import IO_CONFIG
+
 Out = Mapping[str, str]
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
@@ -44,11 +46,13 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
     return {"root": str(found.root), "version": found.version}
 
 
-def compile_net(net: str, model: str, mlir: str, weights: str, flags: dict[str, Any], scratch: str, log: str, keep: bool, out: Out) -> dict[str, Any]:
+def compile_net(net: str, model: str, mlir: str, weights: str, flags: dict[str, Any], addresses: str, scratch: str, log: str, keep: bool, out: Out) -> dict[str, Any]:
     """Compile one net: its weights go to an npz in `scratch`, tpuc-opt makes the .bmodel, scratch is deleted unless `keep`.
 
+    addresses: file of input and output addresses that a decode stage has to use, or "".
+
     Targets: the .bmodel, and a JSON file of facts for the manifest (cycles, seconds, CPU seconds, peak memory in bytes,
-    size and sha256 of the coefficients).
+    size and sha256 of the coefficients); for the first of several decode stages also its addresses.
     """
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
@@ -56,7 +60,7 @@ def compile_net(net: str, model: str, mlir: str, weights: str, flags: dict[str, 
     from llmconv.checkpoint import npz
     from llmconv.checkpoint.files import Checkpoint
 
-    target, facts = out
+    target, facts, *saved = out
     tools = toolchain.find() or toolchain.fetch()
     place = Path(scratch)
     shutil.rmtree(place, ignore_errors=True)
@@ -67,9 +71,15 @@ def compile_net(net: str, model: str, mlir: str, weights: str, flags: dict[str, 
         shutil.copyfile(mlir, source)
         recipes = json.loads(Path(weights).read_text(encoding="utf-8"))
         npz.write(source.parent / "weights.npz", recipes, Checkpoint.open(Path(model)))
+        run = place / "run"
+        run.mkdir()
+        if addresses:
+            shutil.copyfile(addresses, run / IO_CONFIG)
         jit = toolchain.cache_dir() / "ppl" / tools.version
-        result = toolchain.compile_mlir(tools, source, toolchain.CompileFlags(**flags), Path(out[target]), place / "run", Path(log), jit)
+        result = toolchain.compile_mlir(tools, source, toolchain.CompileFlags(**flags), Path(out[target]), run, Path(log), jit)
         normalise(Path(out[target]))
+        for path in saved:
+            shutil.copyfile(run / IO_CONFIG, out[path])
     finally:
         if not keep:
             shutil.rmtree(place, ignore_errors=True)
@@ -128,7 +138,15 @@ def write_manifest(job: dict[str, Any], bmodel: str, merged: str, nets: list[dic
     Path(out[target]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def copy_config(model: str, out: Out) -> None:
-    """Copy configuration and tokenizer files of the model directory."""
+def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
+    """Copy configuration and tokenizer files of the model directory; with `embedding`, the name of the token table, also
+    write that as embedding.bin: row-major [V, H], 2 bytes each in type `half`, little endian, no header."""
     (target,) = out
     shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
+    if embedding:
+        from llmconv.checkpoint.files import Checkpoint
+        from llmconv.checkpoint.npz import half_rows
+
+        with open(Path(out[target]) / "embedding.bin", "wb") as f:
+            for rows in half_rows(Checkpoint.open(Path(model)), embedding, half):
+                f.write(rows.data)

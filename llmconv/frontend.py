@@ -55,7 +55,13 @@ def doit_tasks() -> Iterator[dict]:
             parse(given)
             yield from tasks.frame()
             return
-        yield from tasks.all_tasks(plan(Job.create(given)))
+        job = Job.create(given)
+        if parse(given)["dry_run"]:
+            from llmconv.dryrun import dry_run
+
+            print(dry_run(job))
+            raise SystemExit(0)
+        yield from tasks.all_tasks(plan(job))
     except ConvertError as error:
         print(f"ERROR: {error}", file=sys.stderr)
         raise SystemExit(error.exit_code) from None

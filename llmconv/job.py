@@ -72,6 +72,11 @@ class Job:
                 "a prompt cannot be longer than the sequence",
                 f"Use a value from 1 to {self.seq_length}, or 0 for {self.seq_length}.",
             )
+        self._check_history()
+        if self.batch < 1:
+            raise InputError(f"batch {self.batch}", "at least one sequence is decoded", "Use 1 or more.")
+        if self.lora_max_rank < 0:
+            raise InputError(f"lora_max_rank {self.lora_max_rank}", "a rank is positive", "Use 0 for none.")
         cores = CHIPS[self.chip]
         if not 0 <= self.num_core <= cores:
             raise InputError(f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all.")
@@ -79,6 +84,30 @@ class Job:
             raise InputError(f"q_group_size {self.q_group_size} with quantize {self.quantize}", "4-bit weights need a positive group", "Use 64.")
         if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
             raise InputError(f"out_dir {self.out_dir} lies inside the model directory", "the checkpoint must stay as it is", "Choose a directory outside it with -o (out=).")
+
+    def _check_history(self) -> None:
+        """Rules of the two history schemes (spec, sections 1.2 and 8.2) that hold whatever the checkpoint is."""
+        seq, document = self.seq_length, self.use_block_with_kv or self.share_prompt
+        if document and self.use_history_kv:
+            raise InputError(
+                "use_history_kv together with use_block_with_kv or share_prompt",
+                "they are two schemes with different nets, and runtimes count nets",
+                "Choose one of them.",
+            )
+        if self.max_prefill_kv_length and not document:
+            raise InputError(f"max_prefill_kv_length {self.max_prefill_kv_length}", "there is no history without use_block_with_kv or share_prompt", "Add use_block_with_kv, or leave it out.")
+        if not 0 <= self.max_prefill_kv_length <= seq:
+            raise InputError(f"max_prefill_kv_length {self.max_prefill_kv_length} with seq_length {seq}", "the history is part of the sequence", f"Use at most {seq}.")
+        if document and self.max_input_length > seq // 2:
+            raise InputError(f"max_input_length {self.max_input_length} with history and seq_length {seq}", "a prefill with history takes at most half of the sequence", f"Use at most {seq // 2}.")
+        if self.use_history_kv and self.max_input_length:
+            raise InputError(f"max_input_length {self.max_input_length} with use_history_kv", "chunk_length sets the length of a prefill there", "Use chunk_length instead.")
+        if not 0 <= self.chunk_length <= seq // 2:
+            raise InputError(f"chunk_length {self.chunk_length} with seq_length {seq}", "a chunk is at most half of the sequence", f"Use a value from 1 to {seq // 2}.")
+        if (document or self.use_history_kv) and seq < 4:
+            raise InputError(f"seq_length {seq} with history", "there is no room for a prefill behind a history", "Use 4 or more.")
+        if self.batch > 1 and (document or self.use_history_kv or self.chunk_length):
+            raise InputError(f"batch {self.batch} with prefill history or decode stages", "batched decoding keeps its KV cache in another form", "Use batch 1.")
 
     @property
     def model_name(self) -> str:

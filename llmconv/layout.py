@@ -51,6 +51,10 @@ class Layout:
         """What compiling a net took and gave, as JSON; also of the merged file, under the name "merged"."""
         return self.state / "nets" / f"{net}.json"
 
+    def addresses(self, net: str) -> Path:
+        """Input and output addresses of a decode net, which its further stages use too."""
+        return self.state / "nets" / f"{net}.io.json"
+
     def scratch(self, net: str) -> Path:
         return self.state / "scratch" / net
 

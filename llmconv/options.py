@@ -31,7 +31,6 @@ class Option:
     later: str = ""
 
 
-_HISTORY = "prefill with KV history"
 OPTIONS = (
     Option("model_path", "path", None, "directory of the HuggingFace checkpoint", "required", ("-m",), "model"),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
@@ -42,18 +41,18 @@ OPTIONS = (
     Option("num_device", "int", 1, "devices that share the model", "target", later="several devices"),
     Option("distribute_strategy", "choice", "tp", "how devices share it", "target", choices=("tp", "pp"), later="several devices"),
     Option("num_core", "int", 0, "cores to use; 0: all of the chip's", "target"),
-    Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",), later="batched decoding"),
+    Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",)),
     Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
-    Option("max_prefill_kv_length", "int", 0, "history that a prefill can take; 0: seq_length", "sequence", later=_HISTORY),
-    Option("use_block_with_kv", "flag", False, "prefill takes KV history", "sequence", later=_HISTORY),
-    Option("share_prompt", "flag", False, "a prompt shared by many conversations", "sequence", later=_HISTORY),
-    Option("use_history_kv", "flag", False, "prefill with history in the vendor's newer scheme", "sequence", later=_HISTORY),
-    Option("chunk_length", "int", 0, "decode stages of growing KV length", "sequence", later=_HISTORY),
+    Option("max_prefill_kv_length", "int", 0, "history that a prefill can take; 0: seq_length", "sequence"),
+    Option("use_block_with_kv", "flag", False, "prefill takes KV history", "sequence"),
+    Option("share_prompt", "flag", False, "a prompt shared by many conversations", "sequence"),
+    Option("use_history_kv", "flag", False, "prefill with history in the vendor's newer scheme", "sequence"),
+    Option("chunk_length", "int", 0, "decode stages of growing KV length", "sequence"),
     Option("max_pixels", "str", "", "W,H of the largest image", "vision", later="vision models"),
-    Option("lora_max_rank", "int", 0, "room for LoRA adapters of this rank; 0: none", "other nets", later="LoRA"),
-    Option("do_sample", "flag", False, "logits and sampling heads instead of the greedy token", "other nets", later="sampling heads"),
-    Option("embedding_disk", "flag", False, "embedding table as a file for the CPU", "other nets", later="the embedding on disk"),
-    Option("dynamic", "flag", False, "prefill at any length up to the maximum", "sequence", later="dynamic prefill"),
+    Option("lora_max_rank", "int", 0, "room for LoRA adapters of this rank; 0: none", "other nets"),
+    Option("do_sample", "flag", False, "logits and sampling heads instead of the greedy token", "other nets"),
+    Option("embedding_disk", "flag", False, "embedding table as a file for the CPU", "other nets"),
+    Option("dynamic", "flag", False, "prefill at any length up to the maximum", "sequence"),
     Option("rvti", "flag", False, "for bm1690e alone", "target"),
     Option("out_dir", "path", None, "output directory; default ./<model>_<chip>_<quantize>", "flow", ("-o",), "out"),
     Option("only_mlir", "flag", False, "write every net's MLIR and stop", "flow"),

@@ -4,12 +4,8 @@ config.json and safetensors headers, writes nothing, runs nothing."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
-from llmconv.blocks import decoder, heads
-from llmconv.blocks.decoder import Step
 from llmconv.blocks.spec import Spec
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.config import Config
@@ -18,48 +14,8 @@ from llmconv.errors import InputError
 from llmconv.families import family_of
 from llmconv.families.family import Family
 from llmconv.job import Job
+from llmconv.nets import Net, decoder_nets
 from llmconv.options import CHIPS
-from llmconv.toolchain import CompileFlags
-from llmconv.top.graph import Graph
-from llmconv.top.text import render
-
-WEIGHT_FILE = "weights.npz"
-
-
-@dataclass(frozen=True)
-class IO:
-    """A tensor of a net's public contract with the runtimes: name, shape, dtype (bf16, f16, f32, i32)."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Net:
-    """One net: what it is called, what goes in and out, how it is compiled, and its graph."""
-
-    name: str
-    kind: str
-    layer: int | None
-    flags: CompileFlags
-    inputs: tuple[IO, ...]
-    outputs: tuple[IO, ...]
-    graph: Graph
-
-    @property
-    def mlir(self) -> str:
-        return render(self.graph, WEIGHT_FILE)
-
-    @property
-    def weights(self) -> list[dict[str, Any]]:
-        """JSON form of the graph's weights: name, shape, dtype, recipe."""
-        return [asdict(w) for w in self.graph.weights.values()]
-
-    @property
-    def tensors(self) -> list[str]:
-        """Names of the checkpoint's tensors that this net is made of."""
-        return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
 
 
 @dataclass(frozen=True)
@@ -75,11 +31,21 @@ class Plan:
     notes: tuple[str, ...]
 
     @property
+    def disk_tensors(self) -> list[str]:
+        """Tensors that are written as files for the CPU instead of being part of a net."""
+        return [f"{self.spec.path('embedding')}.weight"] if self.job.embedding_disk else []
+
+    @property
     def folder(self) -> str:
-        """Base name of the .bmodel: model, quantisation, length, chip, devices or cores, static."""
+        """Base name of the .bmodel: model, quantisation, length, chip, devices or cores, batch, static or dynamic."""
         job = self.job
         parts = f"{job.num_device}dev" if job.chip == "bm1684x" else f"{job.num_core}core"
-        return f"{job.model_name}_{job.quantize}_seq{job.seq_length}_{job.chip}_{parts}_static"
+        name = f"{job.model_name}_{job.quantize}_seq{job.seq_length}_{job.chip}_{parts}"
+        if job.batch > 1:
+            name += f"_{job.batch}b"
+        if job.use_history_kv:
+            name += "_history"
+        return f"{name}_{'dynamic' if job.dynamic else 'static'}"
 
 
 def plan(job: Job) -> Plan:
@@ -91,9 +57,10 @@ def plan(job: Job) -> Plan:
     spec.check(job.seq_length)
     _check_groups(job, spec)
     checkpoint = Checkpoint.open(job.model_path)
-    nets = tuple(_nets(job, spec))
-    _check_tensors(checkpoint, family, spec, nets)
-    return Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
+    nets = tuple(decoder_nets(job, spec))
+    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
+    _check_tensors(made)
+    return made
 
 
 def resolve(job: Job, config: Config) -> tuple[Job, list[str]]:
@@ -112,8 +79,26 @@ def resolve(job: Job, config: Config) -> tuple[Job, list[str]]:
     if dtype not in (None, half) and job.quantize != "auto":
         notes.append(f"the checkpoint is {dtype}: its weights are converted to {half}")
     group = job.q_group_size if quantize.startswith("w") else 0
-    job = replace(job, quantize=quantize, q_group_size=group, max_input_length=job.max_input_length or job.seq_length, num_core=job.num_core or CHIPS[job.chip])
-    return job, notes
+    job = replace(job, quantize=quantize, q_group_size=group, num_core=job.num_core or CHIPS[job.chip])
+    return _lengths(job, notes), notes
+
+
+def _lengths(job: Job, notes: list[str]) -> Job:
+    """Settle the lengths of prefill and history, and what follows from the history schemes (spec, section 1.2)."""
+    seq = job.seq_length
+    if job.use_history_kv:
+        chunk = job.chunk_length or seq // 4
+        if not job.chunk_length:
+            notes.append(f"chunk_length is not set, seq_length // 4 = {chunk} is used")
+        if not job.dynamic:
+            notes.append("use_history_kv compiles prefill with dynamic shapes")
+        return replace(job, chunk_length=chunk, max_input_length=chunk, dynamic=True)
+    if job.use_block_with_kv or job.share_prompt:
+        length = job.max_input_length or seq // 4
+        if not job.max_input_length:
+            notes.append(f"max_input_length is not set, seq_length // 4 = {length} is used")
+        return replace(job, use_block_with_kv=True, max_input_length=length, max_prefill_kv_length=job.max_prefill_kv_length or seq)
+    return replace(job, max_input_length=job.max_input_length or seq)
 
 
 def _check_groups(job: Job, spec: Spec) -> None:
@@ -131,59 +116,11 @@ def _check_groups(job: Job, spec: Spec) -> None:
             )
 
 
-def _nets(job: Job, spec: Spec) -> Iterator[Net]:
-    """The nets in the vendor's order: those that bring new coefficients first, then those that share them."""
-    head = _lm_head(job, spec)
-    yield _embedding(job, spec, "embedding", job.max_input_length)
-    if not spec.tied:
-        yield head
-    for layer in range(spec.layers):
-        yield _block(job, spec, f"block_cache_{layer}", layer, Step(1, job.seq_length, job.seq_length), decode=True)
-    yield _embedding(job, spec, "embedding_cache", 1)
-    if spec.tied:
-        yield head
-    for layer in range(spec.layers):
-        yield _block(job, spec, f"block_{layer}", layer, Step(job.max_input_length, job.seq_length), decode=False)
-
-
-def _flags(job: Job, mode: str, **more: Any) -> CompileFlags:
-    return CompileFlags(chip=job.chip, mode=mode.upper(), num_core=job.num_core, quant_input=True, **{"quant_output": True} | more)
-
-
-def _ios(graph: Graph, half: str, outputs: list[tuple[str, str]]) -> tuple[tuple[IO, ...], tuple[IO, ...]]:
-    """The public tensors: float inputs are half precision, ids i32; `outputs` gives (name, dtype) in order."""
-    ins = tuple(IO(v.name, v.shape, "i32" if v.dtype == "si32" else half) for v in graph.inputs)
-    return ins, tuple(IO(name, v.shape, dtype) for v, (name, dtype) in zip(graph.outputs, outputs, strict=True))
-
-
-def _table_dtype(job: Job) -> str:
-    """bf16 weights reach the compiler as raw bits: a large table is then never expanded to float32."""
-    return "bf16" if job.half == "bf16" else "f32"
-
-
-def _embedding(job: Job, spec: Spec, name: str, length: int) -> Net:
-    graph = heads.embedding(name, spec, length, _table_dtype(job))
-    ins, outs = _ios(graph, job.half, [(name, job.half)])
-    return Net(name, "embedding", None, _flags(job, job.half), ins, outs, graph)
-
-
-def _lm_head(job: Job, spec: Spec) -> Net:
-    graph = heads.lm_head(spec, _table_dtype(job))
-    ins, outs = _ios(graph, job.half, [("token_id", "i32")])
-    return Net("lm_head", "lm_head", None, _flags(job, job.half, quant_output=False), ins, outs, graph)
-
-
-def _block(job: Job, spec: Spec, name: str, layer: int, step: Step, decode: bool) -> Net:
-    graph = decoder.block(name, spec, layer, step, decode)
-    ins, outs = _ios(graph, job.half, [(n, job.half) for n in ("output_states", "k_cache", "v_cache")])
-    flags = _flags(job, job.quantize, addr_mode="io_alone" if decode else "basic", q_group_size=job.q_group_size, q_symmetric=job.symmetric)
-    return Net(name, "block_cache" if decode else "block", layer, flags, ins, outs, graph)
-
-
-def _check_tensors(checkpoint: Checkpoint, family: Family, spec: Spec, nets: tuple[Net, ...]) -> None:
+def _check_tensors(made: Plan) -> None:
     """Every tensor that the nets need is there in the right shape; every tensor that is there is used or known to be unused."""
-    used: set[str] = set()
-    for net in nets:
+    checkpoint, family, spec = made.checkpoint, made.family, made.spec
+    used = {checkpoint.info(name).name for name in made.disk_tensors}
+    for net in made.nets:
         for weight in net.graph.weights.values():
             found = recipe.shape(weight.recipe, checkpoint)
             used |= set(recipe.names(weight.recipe))

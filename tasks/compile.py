@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from math import prod
 
 from llmconv.engine import Need, task
+from llmconv.estimate import compile_memory, compile_seconds, scratch_bytes
 from llmconv.layout import Layout
-from llmconv.plan import Net, Plan
+from llmconv.plan import Plan
 
 from .shapes import head
-
-MB = 1 << 20
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -23,6 +21,8 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         ]
         picks = [(path, names) for path, names in picks if names]
         flags = net.flags.to_dict()
+        addresses = layout.addresses(net.stage_of) if net.stage_of else None
+        saved = [layout.addresses(net.name)] if net.flags.address_assign and not net.stage_of else []
         yield task(
             net.name,
             "llmconv.actions:compile_net",
@@ -32,24 +32,17 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
                 "mlir": str(layout.mlir(net.name)),
                 "weights": str(layout.weights(net.name)),
                 "flags": flags,
+                "addresses": str(addresses or ""),
                 "scratch": str(layout.scratch(net.name)),
                 "log": str(layout.log(net.name)),
                 "keep": plan.job.debug,
             },
             basename="compile",
-            targets=[layout.net(net.name), layout.facts(net.name)],
-            file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain],
+            targets=[layout.net(net.name), layout.facts(net.name), *saved],
+            file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([addresses] if addresses else [])],
             picks=picks,
             reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
             key={"flags": flags},
-            need=Need(memory=estimate(net)),
+            need=Need(memory=compile_memory(net), disk=scratch_bytes(net), seconds=compile_seconds(net)),
             doc=f"compile {net.name}",
         )
-
-
-def estimate(net: Net) -> int:
-    """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (7B block, bf16), 3 times
-    its bf16 tables, on top of a fixed part."""
-    tables = sum(2 * prod(w.shape) for w in net.graph.weights.values() if w.dtype == "bf16")
-    floats = sum(4 * prod(w.shape) for w in net.graph.weights.values() if w.dtype == "f32")
-    return 150 * MB + int(2.6 * floats) + 3 * tables

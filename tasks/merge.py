@@ -30,22 +30,30 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         cacheable=False,
         doc=f"combine {len(nets)} nets to {plan.folder}.bmodel",
     )
-    yield single(
-        "config",
-        "llmconv.actions:copy_config",
-        {"model": str(plan.job.model_path)},
-        targets=[layout.config],
-        file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),
-        key={"ignored": list(NOT_CONFIG)},
-        need=Need(memory=50 * MB),
-        cacheable=False,
-        doc="copy configuration and tokenizer",
-    )
+    yield _config(plan, layout)
     yield single(
         "convert",
         None,
         task_dep=["export"] if plan.job.only_mlir else ["merge", "config", "manifest"],
         doc="convert the checkpoint to a .bmodel (say model=DIR seq=512)",
+    )
+
+
+def _config(plan: Plan, layout: Layout) -> dict:
+    embedding = plan.disk_tensors[0] if plan.disk_tensors else ""
+    shards = [plan.checkpoint.tensors[n].file for n in plan.disk_tensors]
+    return single(
+        "config",
+        "llmconv.actions:copy_config",
+        {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half},
+        targets=[layout.config],
+        file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),
+        picks=[(layout.digests(shard.name), plan.disk_tensors) for shard in shards],
+        reads=shards,
+        key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]},
+        need=Need(memory=150 * MB),
+        cacheable=False,
+        doc="copy configuration and tokenizer",
     )
 
 

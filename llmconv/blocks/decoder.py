@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from llmconv.blocks.attention import MASK_WEIGHT, Step, Tokens, attention
+from llmconv.blocks.linear import linear, rms_norm
 from llmconv.blocks.spec import ACTIVATIONS, LLAMA, Spec, bias_roles
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
@@ -45,91 +47,9 @@ class Decoder:
         )
 
 
-@dataclass(frozen=True)
-class Step:
-    """How a block net runs: `length` new tokens behind `history` rows of KV cache, tables for `capacity` positions.
-
-    mask_history: whether the mask's columns start with the history's.
-    """
-
-    length: int
-    capacity: int
-    history: int = 0
-
-
-def tensor(path: str) -> tuple:
-    return ("tensor", path)
-
-
-def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value) -> Value:
-    """x [1, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias."""
-    k, n = spec.linear(role)
-    path = spec.path(role, layer)
-    bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), tensor(f"{path}.bias")) if role in spec.bias else g.none
-    weight = g.weight(f"{path}.weight", (k, n), ("transpose", tensor(f"{path}.weight")))
-    return g.MatMul(x, weight, bias, name=path)
-
-
-def rms_norm(g: Graph, spec: Spec, path: str, x: Value, name: str | None = None) -> Value:
-    """RMSNorm over the last axis; the operation is named after its weight unless `name` says otherwise."""
-    weight = g.weight(f"{path}.weight", (1,) * (len(x.shape) - 1) + (x.shape[-1],), tensor(f"{path}.weight"))
-    return g.RMSNorm(x, weight, eps=spec.eps, name=name or path)
-
-
-def rotate(g: Graph, spec: Spec, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
-    """Rotary embedding of q and k [1, L, heads, D] by rows of the cos and sin tables."""
-    rows = {}
-    for part in ("cos", "sin"):
-        table = g.weight(f"rotary_{part}.weight", (step.capacity, 1, spec.rope["dim"]), ("rope", part, dict(spec.rope), step.capacity))
-        rows[part] = g.Gather(table, positions, name=f"rotary_{part}")
-    return tuple(g.Rope(x, rows["sin"], rows["cos"], name=n) for x, n in ((q, "q_proj"), (k, "k_cache")))
-
-
-def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, positions: Value, mask: Value, cache: tuple[Value, Value] | None) -> tuple[Value, Value, Value]:
-    """Self-attention of x [1, L, H]; returns its output and the new rows of k and v, [1, L, KV, D] each, k after rope.
-
-    cache: history_k and history_v [1, history, KV, D], or None for a prefill without history.
-    """
-    projected = {}
-    for role in "qkv":
-        projected[role] = linear(g, spec, role, layer, x)
-    for role, name in (("q", None), ("k", None), ("v", "v_cache")):
-        heads = spec.heads if role == "q" else spec.kv_heads
-        shape = (1, step.length, heads, spec.head_dim)
-        # -1 lets a dynamic launch set the length; a decode step has length 1 for good
-        free = {"shape": (1, -1, heads, spec.head_dim)} if step.length > 1 or cache is None else {}
-        projected[role] = g.Reshape(projected[role], to=shape, **free, name=name or f"{spec.path(role, layer)}.reshape")
-    q, k, v = projected["q"], projected["k"], projected["v"]
-    if spec.qk_norm:
-        q = rms_norm(g, spec, spec.path("q_norm", layer), q)
-        k = rms_norm(g, spec, spec.path("k_norm", layer), k)
-    q, k = rotate(g, spec, step, positions, q, k)
-    keys, values = k, v
-    if cache is not None:
-        # only_merge: the address pass puts the new rows right behind the history, so nothing is copied
-        keys = g.Concat(cache[0], k, axis=1, only_merge=True, name=f"{spec.path('k', layer)}.concat")
-        values = g.Concat(cache[1], v, axis=1, only_merge=True, name=f"{spec.path('v', layer)}.concat")
-    out = g.FAttention(
-        q,
-        keys,
-        values,
-        mask,
-        g.none,
-        name=spec.names["layer"].format(i=layer) + "fattention",
-        scale=spec.head_dim**-0.5,
-        batch=1,
-        q_head=spec.heads,
-        kv_head=spec.kv_heads,
-        dim=spec.head_dim,
-        mq=step.length,
-        mk=step.history + step.length,
-    )
-    return linear(g, spec, "o", layer, out), k, v
-
-
 def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     """down(act(gate(x)) * up(x))."""
-    gate, up, down = (spec.path(r, layer) for r in ("gate", "up", "down"))
+    gate, up = spec.path("gate", layer), spec.path("up", layer)
     kind, attrs = ACTIVATIONS[spec.activation]
     hidden = linear(g, spec, "gate", layer, x)
     hidden = g.op(kind, hidden, **attrs, name=f"{gate}.{kind.lower()}")
@@ -137,26 +57,37 @@ def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     return linear(g, spec, "down", layer, hidden)
 
 
-def block(name: str, spec: Spec, layer: int, step: Step, decode: bool) -> Graph:
-    """One transformer block as a net: prefill (step.history 0), history prefill, or decode (length 1 behind the cache).
-
-    Inputs input_states [1, L, H], position_ids [1, L], attention_mask [1, 1, L, history + L], and with a cache
-    history_k and history_v [1, history, KV, D]. Outputs output_states, k_cache, v_cache. The last block ends with the final norm.
-    """
-    g = Graph(name)
-    x = g.input("input_states", (1, step.length, spec.hidden))
-    positions = g.input("position_ids", (1, step.length), "si32")
-    mask = g.input("attention_mask", (1, 1, step.length, step.history + step.length))
+def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
+    """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L], attention_mask
+    [B, 1, L, keys] (unless it is a constant tile), and history_k and history_v [B, history, KV, D]."""
+    x = g.input("input_states", (step.batch, step.length, spec.hidden))
+    positions = g.input("position_ids", (step.batch, step.length), "si32")
+    tile = {"name": MASK_WEIGHT, "shape": (step.mask_tile, step.mask_tile), "recipe": ("causal", step.mask_tile)}
+    constant = step.mask_tile and not step.decode
+    mask = None if constant else g.input("attention_mask", (step.batch, 1, step.length, step.keys))
     cache = None
-    if decode or step.history:
-        shape = (1, step.history, spec.kv_heads, spec.head_dim)
+    if step.history:
+        shape = (step.batch, step.history, spec.kv_heads, spec.head_dim)
         cache = (g.input("history_k", shape), g.input("history_v", shape))
-    last = layer == spec.layers - 1
+    if constant:
+        mask = g.weight(**tile)
+    elif step.mask_tile:
+        # never used: it keeps the coefficients of decode laid out as those of prefill, so that they are shared
+        g.weight(**tile, placeholder="F32")
+    return x, Tokens(positions, mask, cache)
+
+
+def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> Graph:
+    """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and v_cache
+    [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm."""
+    g = Graph(name, lora_rank=lora_rank)
+    x, tokens = inputs(g, spec, step)
     y = rms_norm(g, spec, spec.path("input_norm", layer), x)
-    y, k, v = attention(g, spec, layer, step, y, positions, mask, cache)
+    y, k, v = attention(g, spec, layer, step, y, tokens)
     x = g.Add(x, y, name=f"{spec.path('o', layer)}.add")
     y = mlp(g, spec, layer, rms_norm(g, spec, spec.path("mlp_norm", layer), x))
+    last = layer == spec.layers - 1
     x = g.Add(x, y, name=f"{spec.path('down', layer)}.add" if last else "output_states")
     if last:
         x = rms_norm(g, spec, spec.path("norm"), x, "output_states")
-    return g.output(x, k, v)
+    return g.output(x) if step.batch > 1 else g.output(x, k, v)

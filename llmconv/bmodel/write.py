@@ -78,6 +78,8 @@ def combine(parts: Sequence[Part | Path], out: Path, seconds: int) -> None:
         raise ConvertError(f"nothing to combine into {out}")
     model: dict = {}
     for part in parts:
+        if out.exists() and part.path.exists() and out.samefile(part.path):
+            raise ConvertError(f"{out} cannot be both a part and the result")
         tree = _load(part)
         if not model:
             model = {**tree, "net": [], "time": time.asctime(time.gmtime(seconds)) + "\n"}
@@ -165,22 +167,28 @@ def write(out: Path, model: dict) -> None:
     base = used + -used % ALIGN
     try:
         with out.open("wb") as file:
-            file.seek(base)
-            blobs = _Blobs(file, base)
-            for where, holder, key, blob in places:
-                start, digest = blobs.put(blob, where)
-                holder[key] = (start, blob.size)
-                if "check_code" in holder:
-                    holder["check_code"] = digest
-            file.truncate(base + blobs.end)
-            file.seek(0)
-            file.write(HEADER.pack(MAGIC, HEADER.size, base - HEADER.size, blobs.end, *[0] * 11))
-            file.write(Encoder().encode("Model", model))
-    except BaseException as error:
-        out.unlink(missing_ok=True)
-        if isinstance(error, OSError):
-            raise ConvertError(f"cannot write {out}", error.strerror or str(error)) from None
-        raise
+            try:
+                _fill(file, model, places, base)
+            except BaseException:
+                out.unlink(missing_ok=True)
+                raise
+    except OSError as error:
+        raise ConvertError(f"cannot write {out}", error.strerror or str(error)) from None
+
+
+def _fill(file: BinaryIO, model: dict, places: list, base: int) -> None:
+    """Write the blobs, from `base` on, and then, knowing where they are, what comes before them."""
+    file.seek(base)
+    blobs = _Blobs(file, base)
+    for where, holder, key, blob in places:
+        start, digest = blobs.put(blob, where)
+        holder[key] = (start, blob.size)
+        if "check_code" in holder:
+            holder["check_code"] = digest
+    file.truncate(base + blobs.end)
+    file.seek(0)
+    file.write(HEADER.pack(MAGIC, HEADER.size, base - HEADER.size, blobs.end, *[0] * 11))
+    file.write(Encoder().encode("Model", model))
 
 
 class _Blobs:

@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
-from llmconv.numeric import to_bf16
+from llmconv.numeric import to_bf16, to_f16
 
 CHUNK = 32 << 20  # bytes of source rows read at a time
 
@@ -31,17 +31,34 @@ def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
                     f.write(np.ascontiguousarray(part).data)
 
 
+def _chunks(checkpoint: Checkpoint, name: str) -> Iterator[slice | None]:
+    """First-axis slices of a tensor of about CHUNK bytes each; None stands for a scalar's whole."""
+    info = checkpoint.info(name)
+    if not info.shape:
+        yield None
+        return
+    rows = max(1, CHUNK // max(1, info.nbytes // max(1, info.shape[0])))
+    for first in range(0, info.shape[0], rows):
+        yield slice(first, first + rows)
+
+
+def half_rows(checkpoint: Checkpoint, name: str, half: str) -> Iterator[np.ndarray]:
+    """The tensor by chunks of rows in half precision: bf16 as uint16 bits, or float16."""
+    dtype = checkpoint.info(name).dtype
+    for rows in _chunks(checkpoint, name):
+        if (half, dtype) in (("bf16", "BF16"), ("f16", "F16")):
+            yield checkpoint.raw(name, rows)
+        else:
+            values = checkpoint.float32(name, rows)
+            yield to_bf16(values) if half == "bf16" else to_f16(values)
+
+
 def _parts(recipe: list, checkpoint: Checkpoint, as_bits: bool) -> Iterator[np.ndarray]:
     if recipe[0] != "tensor":
         values = evaluate(recipe, checkpoint)
         yield to_bf16(values) if as_bits else values
-        return
-    info = checkpoint.info(recipe[1])
-    rows = max(1, CHUNK // max(1, info.nbytes // max(1, info.shape[0]))) if info.shape else 1
-    for first in range(0, info.shape[0] if info.shape else 1, rows):
-        chunk = slice(first, first + rows) if info.shape else None
-        if as_bits and info.dtype == "BF16":
-            yield checkpoint.raw(info.name, chunk)
-        else:
-            values = checkpoint.float32(info.name, chunk)
-            yield to_bf16(values) if as_bits else values
+    elif as_bits:
+        yield from half_rows(checkpoint, recipe[1], "bf16")
+    else:
+        for rows in _chunks(checkpoint, recipe[1]):
+            yield checkpoint.float32(recipe[1], rows)

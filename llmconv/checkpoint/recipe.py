@@ -5,6 +5,9 @@
     ("rows", r, first, last)          part of a fused tensor, along its first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
     ("rope", part, parameters, S)     cos or sin table [S, 1, dim] (llmconv.checkpoint.rope)
+    ("fill", shape, number)           a constant
+    ("values", nested list)           small constants as they are
+    ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
 
 A recipe is JSON: it is part of a net's key, and a worker evaluates it next to the compiler. To add an operation, add a function
 to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
@@ -39,12 +42,40 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return checkpoint.info(recipe[1]).shape
     if kind == "rope":
         return (recipe[3], 1, recipe[2]["dim"])
+    if kind == "fill":
+        return tuple(recipe[1])
+    if kind == "causal":
+        return (recipe[1], recipe[1])
+    if kind == "values":
+        return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
     if kind == "rows":
         return (recipe[3] - recipe[2], *inner[1:])
     return inner
+
+
+def _nested_shape(values: list | tuple | float) -> tuple[int, ...]:
+    return (len(values), *_nested_shape(values[0])) if isinstance(values, (list, tuple)) else ()
+
+
+def _array(values: list) -> np.ndarray:
+    import numpy as np
+
+    return np.asarray(values, np.float32)
+
+
+def _fill(shape: list[int], number: float) -> np.ndarray:
+    import numpy as np
+
+    return np.full(shape, number, np.float32)
+
+
+def _causal(size: int) -> np.ndarray:
+    import numpy as np
+
+    return np.triu(np.full((size, size), -1e9, np.float32), 1)
 
 
 def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
@@ -64,6 +95,9 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "transpose": _transpose,
     "rows": _rows,
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
+    "fill": lambda checkpoint, shape, number: _fill(shape, number),
+    "values": lambda checkpoint, values: _array(values),
+    "causal": lambda checkpoint, size: _causal(size),
     "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
 }
 

@@ -44,7 +44,7 @@ class Build:
         self.threads: set[threading.Thread] = set()
         self.retried: set[str] = set()
         self.settled: set[str] = set()  # done, failed or blocked
-        self.total = sum(node.action is not None for node in graph.nodes.values())
+        self.total = sum(node.works for node in graph.nodes.values())
         self.counts = dict.fromkeys(("built", "cached", "unchanged", "failed"), 0)
         self.status = 0
         self.stopping = False  # start nothing more
@@ -88,6 +88,8 @@ class Build:
         self._tell(events.RunStarted(self.total, self.jobs, self.scheduler.memory, str(out)))
         if self.state.note:
             self._tell(events.Note(self.state.note))
+        if lock.unclean:
+            self._clear_scratch()
         folders = {os.path.dirname(path) for path in self.graph.producers}
         outputs.sweep(folders, out if lock.unclean else None)
         self.priorities = scheduler.priorities(
@@ -129,12 +131,23 @@ class Build:
         for thread in list(self.threads):
             thread.join(2.0)  # local actions are short; one that is not is left to end with the process
         for name in self.running:
-            for _, staged in pairs(self.graph.nodes[name], self.run_id):
-                outputs.remove(staged)
-                outputs.remove(staged + ".old")
+            self._sweep(name)
+        if self.running:
+            self._clear_scratch()
+
+    def _clear_scratch(self) -> None:
+        """Actions may work in <state_dir>/scratch; what those that were killed left there can be many GB."""
+        if not self.options.debug:
+            outputs.remove(str(self.options.state_dir / "scratch"))
+
+    def _sweep(self, name: str) -> None:
+        """Removes what a task staged that did not end by itself."""
+        for _, staged in pairs(self.graph.nodes[name], self.run_id):
+            outputs.remove(staged)
+            outputs.remove(staged + ".old")
 
     def _unsettled(self) -> list[Node]:
-        return [node for name, node in self.graph.nodes.items() if name not in self.settled and node.action]
+        return [node for name, node in self.graph.nodes.items() if name not in self.settled and node.works]
 
     # ------------------------------------------------------------------ starting
 
@@ -143,7 +156,7 @@ class Build:
         while self.ready and not self.stopping:
             name = self.ready.popleft()
             node = self.graph.nodes[name]
-            if node.action is None and not node.plain:
+            if not node.works:
                 self._done(name)
                 continue
             try:
@@ -170,7 +183,7 @@ class Build:
             if name is None:
                 return
             if not self.checked:
-                preflight.check(self._unsettled(), self.decider.expected_memory)
+                preflight.check([node for node in self._unsettled() if node.action], self.decider.expected_memory)
                 self.checked = True
             self.state.undo([name])  # while its outputs are being replaced it is not done
             self._begin(self.graph.nodes[name])
@@ -206,11 +219,11 @@ class Build:
         finished: list[tuple[Node, dict]] = []
         for message in batch:
             if isinstance(message, Death):
-                self.pool.died(message.worker)
-                if message.worker.job in self.running:
-                    self._unsuccessful(
-                        message.worker.job, from_death(message.returncode, str(message.worker.log))
-                    )
+                worker = message.worker
+                self.pool.died(worker)
+                if worker.job in self.running:
+                    self._sweep(worker.job)
+                    self._unsuccessful(worker.job, from_death(message.returncode, str(worker.log)))
                 continue
             answer = message.answer
             self.pool.finished(answer)
@@ -220,22 +233,23 @@ class Build:
                 self._missed(answer["name"])
             else:
                 finished.append((self.graph.nodes[answer["name"]], answer))
+        seconds = [self._ended(node.name) for node, _ in finished]
+        self._launch()  # what waits for a slot need not wait for the disk
         rows = [self.decider.row(node, self.decisions[node.name], answer) for node, answer in finished if node.action]
         self.state.save(rows)
-        for node, answer in finished:
-            self._succeeded(node, answer)
+        for (node, answer), taken in zip(finished, seconds):
+            self._succeeded(node, answer, taken)
 
-    def _succeeded(self, node: Node, answer: dict) -> None:
+    def _succeeded(self, node: Node, answer: dict, seconds: float) -> None:
         name, decision = node.name, self.decisions[node.name]
-        seconds = self._ended(name)
         if node.action:
             self.decider.produced(node, answer["targets"])
-            how = "cached" if decision.fetch else "built"
-            self.counts[how] += 1
-            cpu, peak, values = answer["cpu"], answer["peak_rss"], answer["values"]
-            self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values))
-            if answer["note"]:
-                self._tell(events.Note(f"{name}: {answer['note']}"))
+        how = "cached" if decision.fetch else "built"
+        self.counts[how] += 1
+        cpu, peak, values = answer["cpu"], answer["peak_rss"], answer["values"]
+        self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values))
+        if answer["note"]:
+            self._tell(events.Note(f"{name}: {answer['note']}"))
         self._done(name)
 
     def _ended(self, name: str) -> float:

@@ -16,7 +16,7 @@ import time
 import uuid
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable
+from typing import Callable, Iterator
 
 from . import files, outputs
 
@@ -39,16 +39,6 @@ class Entry:
     def output(self, position: int) -> Path:
         """Where the output is in the cache; not to be written."""
         return self.path / str(position)
-
-
-@dataclass(frozen=True)
-class Swept:
-    """What gc did, in bytes and entries."""
-
-    removed_bytes: int
-    removed: int
-    kept_bytes: int
-    kept: int
 
 
 class Cache:
@@ -164,26 +154,31 @@ def _reflink(source: str, target: str) -> bool:
     return False
 
 
-def gc(root: Path, max_size: int) -> Swept:
-    """Keeps the entries that were used last, as far as they fit into `max_size` bytes, and removes the others."""
+def gc(root: Path, max_size: int) -> tuple[int, int]:
+    """Keeps the entries that were used last, as far as they fit into `max_size` bytes, and removes the others.
+
+    Returns the bytes removed and the bytes kept. (A file that an output directory has linked is counted as well.)
+    """
     root.mkdir(parents=True, exist_ok=True)
     with open(root / "gc.lock", "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path in (root / "new").glob("*"):
             if time.time() - path.stat().st_mtime > ABANDONED:
                 shutil.rmtree(path, ignore_errors=True)
-        entries = []
-        for path in root.glob("??/*"):
-            try:
-                entries.append(((path / "meta.json").stat().st_mtime, files.size(str(path)), path))
-            except OSError:
-                entries.append((0.0, 0, path))  # without a description nobody can use it
-        entries.sort(reverse=True, key=lambda entry: entry[0])
-        kept = removed = kept_bytes = removed_bytes = 0
-        for used, size, path in entries:
-            if used and kept_bytes + size <= max_size:
-                kept, kept_bytes = kept + 1, kept_bytes + size
+        removed = kept = 0
+        for used, size, path in sorted(_entries(root), reverse=True):
+            if used and kept + size <= max_size:
+                kept += size
             else:
                 shutil.rmtree(path, ignore_errors=True)
-                removed, removed_bytes = removed + 1, removed_bytes + size
-        return Swept(removed_bytes, removed, kept_bytes, kept)
+                removed += size
+        return removed, kept
+
+
+def _entries(root: Path) -> Iterator[tuple[float, int, Path]]:
+    """(time of last use, bytes, path) of every entry; time 0 for one that nobody can use."""
+    for path in root.glob("??/*"):
+        try:
+            yield (path / "meta.json").stat().st_mtime, files.size(str(path)), path
+        except OSError:
+            yield 0.0, 0, path

@@ -41,7 +41,7 @@ def plan(
 ) -> list[Item]:
     """An Item for every selected task and all it depends on, dependencies first. Errors as for engine.run."""
     explainer = Explainer(load(tasks, selected), options)
-    return [explainer.item(name) for name, node in explainer.graph.nodes.items() if node.action]
+    return [explainer.item(name) for name, node in explainer.graph.nodes.items() if node.works]
 
 
 def why(tasks: Sequence[dict] | Mapping[str, Any], name: str, options: RunOptions) -> Item:

@@ -34,11 +34,14 @@ class Failure:
         return asdict(self)
 
 
-def from_exception(error: BaseException, place: str = "", killed: bool = False) -> Failure:
-    """The failure that `error` means; place: a path near which the action writes, named when a disk is full."""
+def from_exception(error: BaseException, place: str = "") -> Failure:
+    """The failure that `error` means; place: a path near which the action writes, named when a disk is full.
+
+    An error that says that its program died of signal 9 (by an attribute `signal`, or in words) counts as killed.
+    """
     trace = "".join(tracebacks.format_exception(type(error), error, error.__traceback__))
     if isinstance(error, ConvertError):
-        killed = killed or getattr(error, "signal", None) == signal.SIGKILL
+        killed = getattr(error, "signal", None) == signal.SIGKILL or "SIGKILL" in error.what
         log = str(getattr(error, "log", None) or "")
         return Failure(
             type(error).__name__, error.what, error.why, error.try_, log, trace, error.exit_code, killed
@@ -53,7 +56,6 @@ def from_exception(error: BaseException, place: str = "", killed: bool = False) 
         str(error) or "no message",
         "Run again with --debug for the traceback.",
         traceback=trace,
-        killed=killed,
     )
 
 

@@ -31,6 +31,11 @@ class Node:
         """Whether this is an ordinary doit task with actions of its own."""
         return self.action is None and bool(self.task._actions)
 
+    @property
+    def works(self) -> bool:
+        """Whether there is anything to run (a group has nothing)."""
+        return self.action is not None or bool(self.task._actions)
+
 
 @dataclass
 class Graph:
@@ -53,6 +58,8 @@ class Graph:
 
 def from_doit(tasks: Mapping[str, Task], selected: Iterable[str]) -> Graph:
     """The graph of the selected tasks and all they depend on; InvalidDodoFile for a cycle."""
+    # doit adds these itself, but only for commands that run tasks
+    makers = {path: task.name for task in tasks.values() for path in task.targets}
     nodes: dict[str, Node] = {}
     state: dict[str, int] = {}  # 1: dependencies are being visited, 2: done
     for root in selected:
@@ -63,7 +70,8 @@ def from_doit(tasks: Mapping[str, Task], selected: Iterable[str]) -> Graph:
                 stack.pop()
                 continue
             task = tasks[name]
-            deps = list(dict.fromkeys([*task.task_dep, *task.setup_tasks]))
+            made = [makers[path] for path in task.file_dep if path in makers]
+            deps = list(dict.fromkeys([*task.task_dep, *task.setup_tasks, *sorted(made)]))
             if state.get(name) == 1:
                 stack.pop()
                 state[name] = 2

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from llmconv.errors import ConvertError
 
+PATIENCE = 0.5  # seconds: a holder that was just killed needs a moment to be gone
 GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
 
 
@@ -28,16 +29,14 @@ class Lock:
     def __enter__(self) -> Lock:
         self._dir.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
-        try:
-            fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        if not _acquire(self._fd, PATIENCE):
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)
             raise ConvertError(
                 f"{self._dir.parent} is being built by pid {holder}",
                 "one build at a time may write to an output directory",
                 "Wait for it, or choose another output directory.",
-            ) from None
+            )
         self.unclean = bool(os.pread(self._fd, 32, 0).strip())
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
@@ -64,3 +63,16 @@ class Lock:
         os.ftruncate(self._fd, 0)  # an empty file says that the run ended in order
         os.close(self.worker_fd)
         os.close(self._fd)
+
+
+def _acquire(descriptor: int, seconds: float) -> bool:
+    """An exclusive flock, tried for some time; whether it was got."""
+    end = time.monotonic() + seconds
+    while True:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError:
+            if time.monotonic() > end:
+                return False
+            time.sleep(0.02)

@@ -11,7 +11,8 @@ from typing import Any, Callable, Sequence
 class RunOptions:
     """Options of one run.
 
-    state_dir: where state.db, lock, events.jsonl, trace.json and the workers' logs live (<out>/.llmconv).
+    state_dir: where state.db, lock, events.jsonl, trace.json and the workers' logs live (<out>/.llmconv). Actions may
+    use <state_dir>/scratch; it is removed when actions were killed, unless `debug`.
     jobs: tasks at a time; 0 means one per usable core. memory: bytes for all running tasks; None means 80% of what is
     available. continue_: after a failure go on with whatever does not depend on it. cache: root of the action cache,
     None for no cache. progress: "auto" or "plain" print one line per task, "none" prints nothing (give `listeners`).

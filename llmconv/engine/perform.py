@@ -9,15 +9,15 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import resource
 import time
-from contextvars import copy_context
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
 from llmconv.errors import ConvertError
 
-from . import child, files, outputs
+from . import files, outputs
 from .cache import Cache
 from .failure import from_exception
 
@@ -55,21 +55,18 @@ def perform(job: Job, stopped: Callable[[], bool] = lambda: False) -> dict:
     failure (a Failure as a dict), or missed=True (to be fetched, but the cache has no sound entry any more), or
     targets [{"stamp", "digest"}], values, seconds, cpu (seconds), peak_rss (bytes), note (a remark or "").
     """
-    meter = child.Meter()
     try:
-        return copy_context().run(_perform, job, meter, stopped)
+        return _perform(job, stopped)
     except BaseException as error:  # whatever an action raises is that task's failure, not the engine's
         for _, staged in job.pairs:
             _try_remove(staged)
         place = job.pairs[0][1] if job.pairs else ""
-        killed = any(usage.signal == 9 for usage in meter.usages)
-        return {"name": job.name, "failure": from_exception(error, place, killed).to_dict()}
+        return {"name": job.name, "failure": from_exception(error, place).to_dict()}
 
 
-def _perform(job: Job, meter: child.Meter, stopped: Callable[[], bool]) -> dict:
-    child.METER.set(meter)
+def _perform(job: Job, stopped: Callable[[], bool]) -> dict:
     outputs.prepare(job.pairs)
-    result = _fetch(job, stopped) if job.fetch else _act(job, meter)
+    result = _fetch(job, stopped) if job.fetch else _act(job)
     if stopped():
         raise InterruptedError("stopped")
     if not result.get("missed"):
@@ -77,24 +74,26 @@ def _perform(job: Job, meter: child.Meter, stopped: Callable[[], bool]) -> dict:
     return {"name": job.name, **result}
 
 
-def _act(job: Job, meter: child.Meter) -> dict:
+def _act(job: Job) -> dict:
     function = resolve(job.call)
     if not job.local:
         reset_peak()
-    start, cpu = time.monotonic(), time.process_time()
+    before, start = _used(), time.monotonic()
     values = function(**job.args, out={target: staged for target, staged in job.pairs}) or {}
-    seconds, cpu = time.monotonic() - start, time.process_time() - cpu
+    seconds, after = time.monotonic() - start, _used()
+    json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
     check_inputs(job.inputs)
     sealed = [outputs.seal(staged, target) for target, staged in job.pairs]
+    # the children's peak is one of this worker's whole life: only when it rises is it known whose it was
+    measured = [values.get("peak_rss") or 0, after[1] if after[1] > before[1] else 0, peak()]
     result = {
         "targets": sealed,
         "values": values,
         "seconds": seconds,
-        "cpu": cpu + sum(usage.cpu for usage in meter.usages),
-        "peak_rss": max([0 if job.local else peak(), *(usage.peak_rss for usage in meter.usages)]),
+        "cpu": after[0] - before[0],
+        "peak_rss": 0 if job.local else max(measured),
         "note": "",
     }
-    json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
     if job.cache:
         meta = {name: result[name] for name in ("values", "seconds", "cpu", "peak_rss")}
         meta["digests"] = [item["digest"] for item in sealed]
@@ -144,6 +143,12 @@ def check_inputs(inputs: list[tuple[str, Any, str]]) -> None:
                 "the output could hold both old and new data",
                 "Leave it alone and run the same command again.",
             )
+
+
+def _used() -> tuple[float, int]:
+    """CPU seconds of this process and of its children so far; the largest peak of a child, bytes."""
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime, children.ru_maxrss << 10
 
 
 def reset_peak() -> None:

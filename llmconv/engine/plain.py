@@ -17,7 +17,7 @@ def run_plain(task: Task) -> dict[str, Any]:
         return _failure(task, str(error) or type(error).__name__)
     if failed is not None:
         return _failure(task, failed.get_msg())
-    return {"name": task.name, "targets": [], "values": {}, "note": ""}
+    return {"name": task.name, "targets": [], "values": {}, "cpu": 0.0, "peak_rss": 0, "note": ""}
 
 
 def _failure(task: Task, text: str) -> dict[str, Any]:

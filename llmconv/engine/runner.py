@@ -84,16 +84,21 @@ class _Runner(Runner):
         """doit asks this of MRunner."""
         return True
 
+    def _options(self, task_dispatcher) -> RunOptions:
+        options = self.source()
+        given = [task_dispatcher.tasks[name].options or {} for name in task_dispatcher.selected_tasks]
+        jobs = [self.num_process, *(values.get("jobs") for values in given)]
+        return replace(
+            options,
+            jobs=next((number for number in jobs if number), options.jobs),
+            continue_=options.continue_ or self.continue_ or any(values.get("continue_") for values in given),
+            force=options.force or self.always_execute or any(values.get("force") for values in given),
+        )
+
     def run_all(self, task_dispatcher) -> int:
         """Called by doit's `run` command; returns the exit code."""
         try:
-            options = self.source()
-            options = replace(
-                options,
-                jobs=self.num_process or options.jobs,
-                continue_=self.continue_ or options.continue_,
-                force=self.always_execute or options.force,
-            )
+            options = self._options(task_dispatcher)
             graph = from_doit(task_dispatcher.tasks, task_dispatcher.selected_tasks)
             if type(self.reporter) is ConsoleReporter:
                 listeners = _listeners(options)
@@ -108,7 +113,7 @@ class _Runner(Runner):
 class _Dependency:
     """Stands for doit.dependency.Dependency: `doit list -s`, `info` and `forget` see the engine's state.
 
-    No file is opened before it is asked for, so `doit list` leaves nothing behind.
+    No file is touched before it is asked for, so `doit list` leaves nothing behind.
     """
 
     source: Callable[[], RunOptions]
@@ -155,6 +160,10 @@ class _Dependency:
     def ignore(self, task) -> None:
         """An ignored task would make a half .bmodel look whole."""
         raise InvalidCommand("`ignore` does not work with llmconv: every net is needed")
+
+    def save_success(self, task, result_hash=None) -> None:
+        """For `doit reset-dep`, which would call outputs up to date without knowing that they are."""
+        raise InvalidCommand("`reset-dep` does not work with llmconv: outputs are checked by content")
 
     def remove(self, task_id: str) -> None:
         """For `doit forget TASK`."""

@@ -9,6 +9,15 @@ from typing import Any, Mapping, Sequence
 
 MIB = 1 << 20
 
+# doit ends its own options at the first task's name and takes what follows for options of that task
+RUN_PARAMS = (
+    {"name": "jobs", "short": "n", "long": "process", "type": int, "default": 0, "help": "tasks at a time"},
+    {"name": "continue_", "short": "c", "long": "continue", "type": bool, "default": False,
+     "help": "after a failure go on with what does not depend on it"},
+    {"name": "force", "short": "a", "long": "always-execute", "type": bool, "default": False,
+     "help": "build even what is up to date"},
+)
+
 
 @dataclass(frozen=True)
 class Need:
@@ -59,6 +68,7 @@ def task(
     need: Need = Need(),
     cacheable: bool = True,
     local: bool = False,
+    entry: bool = False,
     doc: str = "",
 ) -> dict[str, Any]:
     """A doit task dict.
@@ -70,7 +80,8 @@ def task(
     call), key (every option that determines the output), file_dep (content), picks (named entries of JSON files),
     watch (the stat identity of big files). `reads` are files that the action reads and whose content is covered by
     picks: they do not count, but a change while llmconv runs fails the task, as it does for all other inputs.
-    need: see Need. cacheable=False keeps the outputs out of the action cache.
+    need: see Need. cacheable=False keeps the outputs out of the action cache. entry: users name this task on doit's
+    command line, so it takes doit's -n, --continue and -a after its name too (`doit convert model=... -n 2`).
     """
     action = Action(
         call=call,
@@ -95,6 +106,8 @@ def task(
         "doc": doc or None,
         "meta": {"action": action},
     }
+    if entry:
+        result["params"] = [dict(param) for param in RUN_PARAMS]
     if name is not None:  # doit refuses the field, even empty, on a task that a function returns
         result["name"] = name
     if basename is not None:

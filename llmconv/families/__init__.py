@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+from dataclasses import replace
 from functools import lru_cache
 
 from llmconv.errors import InputError
@@ -21,7 +22,7 @@ def families() -> dict[str, Family]:
     for module in pkgutil.iter_modules(__path__):
         found = getattr(importlib.import_module(f"{__name__}.{module.name}"), "family", None)
         if isinstance(found, Family):
-            table |= dict.fromkeys(found.model_types, found)
+            table |= dict.fromkeys(found.model_types, replace(found, name=module.name))
     return table
 
 

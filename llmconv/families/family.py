@@ -12,6 +12,7 @@ class Family:
     """A model family: the model_types of config.json that it serves, its decoder's knobs, and tensors to leave alone.
 
     reference: name of the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
+    name: that of its module, filled in when it is registered.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
     """
 
@@ -19,3 +20,4 @@ class Family:
     decoder: Decoder
     reference: str | None = None
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
+    name: str = ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -34,7 +35,7 @@ def unpack(info: NetInfo, shapes: Sequence[Sequence[int]], buffers: Sequence[byt
     results = {}
     for io, shape, buffer in zip(info.outputs, shapes, buffers):
         dtype = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, **INTEGERS}[io.dtype]
-        array = np.frombuffer(buffer, dtype)[: int(np.prod(shape))].reshape(shape)
+        array = np.frombuffer(buffer, dtype, math.prod(shape)).reshape(shape)
         results[io.name] = from_bf16(array) if io.dtype == "bf16" else from_f16(array) if io.dtype == "f16" else array
     return results
 

@@ -56,15 +56,15 @@ class Simulator:
     def __init__(self, bmodel: Path, chip: str, root: Path, memory_bytes: int | None = None, log: Path | None = None):
         self.bmodel = Path(bmodel).resolve()
         self.nets: dict[str, NetInfo] = {}
-        size = memory_bytes or memory_needed(_check(self.bmodel, chip))
+        needed = memory_needed(_check(self.bmodel, chip))
         self._folder = Path(tempfile.mkdtemp(prefix="llmconv-simulator-"))
         self._keeps_log = log is not None
         self.log = Path(log).resolve() if log else self._folder / "log"
         self._log_start = 0
         try:
             link(root, chip.upper(), self._folder)
-            self._start(size)
-            for net in self._ask("loading")[0]["nets"]:
+            self._start(memory_bytes or needed)
+            for net in self._ask("loading the nets")[0]["nets"]:
                 self.nets[net["name"]] = _net_info(net)
         except BaseException:
             self.close(at_once=True)
@@ -102,8 +102,9 @@ class Simulator:
         """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer type.
 
         inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a uint16
-        array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage, or, in a dynamic net,
-        of the same rank and no larger than a stage's; a dynamic net's outputs come in their true shapes.
+        array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a dynamic net any
+        dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a smaller one that may
+        not gives a wrong result); its outputs come in their true shapes.
         """
         from . import arrays
 
@@ -131,7 +132,7 @@ class Simulator:
             what = f"it died of {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
         said = reason(self.log, self._log_start)
         raise ToolError(
-            f"the chip simulator failed while {doing} of {self.bmodel}",
+            f"the chip simulator failed while {doing} of {self.bmodel.name}",
             f"{what}{': ' if said else ''}{said}",
             log=self.log if self._keeps_log else None,
         )

@@ -14,6 +14,7 @@ from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t,
 from pathlib import Path
 
 from ..bmodel.schema import ADDR_MODES, DTYPES
+from ..errors import ToolError
 
 CMODELS = {"BM1684X": "libcmodel_bm1684x.so", "BM1688": "libcmodel_bm1688.so", "CV186X": "libcmodel_bm1688.so"}
 
@@ -77,9 +78,8 @@ class NetInfo(ctypes.Structure):
     ]
 
 
-_NULL_OR_HANDLE = c_void_p
 _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
-    "bmrt_create": (_NULL_OR_HANDLE, (c_void_p,)),
+    "bmrt_create": (c_void_p, (c_void_p,)),
     "bmrt_load_bmodel": (c_bool, (c_void_p, c_char_p)),
     "bmrt_get_network_number": (c_int, (c_void_p,)),
     "bmrt_get_network_name": (c_char_p, (c_void_p, c_int)),
@@ -92,7 +92,7 @@ _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
 
 
 def link(root: Path, chip: str, folder: Path) -> None:
-    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`."""
+    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`. ToolError if a library is not there."""
     library = Path(root).resolve() / "lib"
     for name, target in (
         ("libbmrt.so.1.0", "libbmrt.so.1.0"),
@@ -101,6 +101,8 @@ def link(root: Path, chip: str, folder: Path) -> None:
         ("libcpuop.so", "libcpuop.so"),
         ("libomp.so.5", "third_party/libomp.so.5"),
     ):
+        if not (library / target).is_file():
+            raise ToolError(f"{root} holds no chip simulator", f"it lacks lib/{target}", "Name the compiler's folder (TPUC_ROOT).")
         (folder / name).symlink_to(library / target)
 
 

@@ -1,9 +1,15 @@
 """The compiler: find or fetch tpu_mlir's native half, and run it. The only package that starts compilers."""
 
 from .compile import CompileFlags, CompileResult, compile_mlir, passes
+from .doctor import Check, checks, preflight, report, status
 from .environment import environment
+from .fetch import fetch
 from .find import Toolchain, cache_dir, find
+from .jit import kernels
 from .model_tool import model_tool
 from .pinned import VERSION
 
-__all__ = ["CompileFlags", "CompileResult", "Toolchain", "VERSION", "cache_dir", "compile_mlir", "environment", "find", "model_tool", "passes"]
+__all__ = [
+    "Check", "CompileFlags", "CompileResult", "Toolchain", "VERSION", "cache_dir", "checks", "compile_mlir", "environment", "fetch", "find",
+    "kernels", "model_tool", "passes", "preflight", "report", "status",
+]

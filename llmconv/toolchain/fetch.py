@@ -36,7 +36,7 @@ def fetch(cache: Path | None = None, *, progress: Progress = lambda line: None, 
     for machines without a network. Several builds may call this at once: one fetches, the others wait for it.
     ToolError when the download, the digest, the disk or the unpacking fails; nothing half-made is left.
     """
-    cache = cache or cache_dir()
+    cache = (cache or cache_dir()).absolute()
     with _disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / f"{FOLDER}.lock", progress):

@@ -42,7 +42,7 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
     the cache. An install that still holds the bundled glibc is used through a private shadow of it in the cache.
     """
     env = os.environ if env is None else env
-    cache = cache or cache_dir(env)
+    cache = (cache or cache_dir(env)).absolute()
     named = env.get("TPUC_ROOT", "").strip()
     if named:
         root = Path(named).expanduser().absolute()
@@ -77,9 +77,12 @@ def _version_in(binary: Path) -> str:
     """The version that is compiled into the binary as 'v1.30.2-20260831'."""
     import mmap
 
-    with open(binary, "rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        found = re.search(rb"\0v(\d+\.\d+(?:\.\d+)?)-20\d{6}", data)
-    return found.group(1).decode() if found else "unknown"
+    with open(binary, "rb") as file:
+        if not os.fstat(file.fileno()).st_size:
+            return "unknown"
+        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
+            found = re.search(rb"\0v(\d+\.\d+(?:\.\d+)?)-20\d{6}", data)
+            return found.group(1).decode() if found else "unknown"
 
 
 def _installed() -> Path | None:

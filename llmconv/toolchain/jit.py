@@ -26,6 +26,11 @@ _KEY = re.compile(r"\d+")
 _PLAIN_PATH = re.compile(r"[A-Za-z0-9_./+@%,=-]+")
 
 
+def kernels(cache: Path, version: str, digest: str) -> Path:
+    """The shared folder of the kernels that one compiler makes, in the per-user cache."""
+    return cache / "kernels" / f"{version}-{digest[:16]}"
+
+
 def plain(path: Path) -> bool:
     """Whether a path survives the JIT's shell and make: no spaces, quotes, colons or other special characters."""
     return bool(_PLAIN_PATH.fullmatch(str(path)))

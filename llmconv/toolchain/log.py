@@ -31,6 +31,8 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"No space left on device"), "the disk is full", "Make room and run again"),
     (re.compile(r"std::bad_alloc|Cannot allocate memory"), "memory ran out", "Run fewer jobs at once (-n 1)"),
     (re.compile(r"(ppl jit call failed)"), "the kernel JIT failed", "Check cmake, make and the C++ compiler (llmconv doctor)"),
+    (re.compile(r"([^/\s:]+:\d+): .*Assertion `(.*)' failed"), "its assertion `{1}' failed ({0})", ""),
+    (re.compile(r"\berror: (.{1,300})"), "{0}", ""),
 )
 
 

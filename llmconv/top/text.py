@@ -80,7 +80,7 @@ def render(graph: Graph, weight_file: str) -> str:
         "module.platform": f'"{graph.platform}"',
         "module.state": '"TOP_F32"',
         "module.top_run_mode": '"STATIC"',
-        "module.weight_file": f'"{weight_file}"',
+        "module.weight_file": f'"{weight_file if graph.weights else None}"',
     }
     attributes = ", ".join(f"{k} = {v}" for k, v in head.items())
     args = ", ".join(f"%arg{i}: {_tensor(v)} loc(unknown)" for i, v in enumerate(graph.inputs))

@@ -1,0 +1,100 @@
+"""Self-attention with KV cache: the same function for prefill, prefill with history and decode."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmconv.blocks.linear import linear, rms_norm
+from llmconv.blocks.spec import Spec
+from llmconv.top.graph import Graph, Value
+
+MASK_WEIGHT = "attention_mask.weight"
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a block net is run.
+
+    length: new tokens; history: rows of KV cache before them; capacity: positions in the rotary tables.
+    decode: one token behind the cache, for good (else `length` is the most that a launch may bring).
+    batch: sequences decoded at once; more than one writes the new rows into the cache instead of returning them.
+    mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
+    """
+
+    length: int
+    capacity: int
+    history: int = 0
+    decode: bool = False
+    batch: int = 1
+    mask_tile: int = 0
+
+    @property
+    def keys(self) -> int:
+        """Rows of K and V that the new tokens attend to."""
+        return self.history if self.batch > 1 else self.history + self.length
+
+
+@dataclass(frozen=True)
+class Tokens:
+    """What attention needs beside the hidden states: positions, the mask, and history_k and history_v if there are any."""
+
+    positions: Value
+    mask: Value
+    cache: tuple[Value, Value] | None = None
+
+
+def rotate(g: Graph, spec: Spec, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
+    """Rotary embedding of q and k [B, L, heads, D] by rows of the cos and sin tables."""
+    rows = {}
+    for part in ("cos", "sin"):
+        table = g.weight(f"rotary_{part}.weight", (step.capacity, 1, spec.rope["dim"]), ("rope", part, dict(spec.rope), step.capacity))
+        rows[part] = g.Gather(table, positions, name=f"rotary_{part}")
+    return tuple(g.Rope(x, rows["sin"], rows["cos"], name=n) for x, n in ((q, "q_proj"), (k, "k_cache")))
+
+
+def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: Tokens) -> tuple[Value, Value, Value]:
+    """Attention of x [B, L, H] over the cache and itself.
+
+    Returns its output [B, L, H] and the new rows of k and v, [B, L, KV, D] each, k after rope.
+    """
+    projected = {role: linear(g, spec, role, layer, x) for role in "qkv"}
+    for role in "qkv":
+        heads = spec.heads if role == "q" else spec.kv_heads
+        # -1 lets a dynamic launch set the length
+        free = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
+        name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
+        projected[role] = g.Reshape(projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name)
+    q, k, v = (projected[role] for role in "qkv")
+    if spec.qk_norm:
+        q = rms_norm(g, spec, spec.path("q_norm", layer), q)
+        k = rms_norm(g, spec, spec.path("k_norm", layer), k)
+    q, k = rotate(g, spec, step, tokens.positions, q, k)
+    keys, values = k, v
+    if tokens.cache is not None:
+        keys = remember(g, step, tokens.cache[0], k, spec.path("k", layer))
+        values = remember(g, step, tokens.cache[1], v, spec.path("v", layer))
+    out = g.FAttention(
+        q,
+        keys,
+        values,
+        tokens.mask,
+        g.none,
+        name=spec.names["layer"].format(i=layer) + "fattention",
+        scale=spec.head_dim**-0.5,
+        batch=step.batch,
+        q_head=spec.heads,
+        kv_head=spec.kv_heads,
+        dim=spec.head_dim,
+        mq=step.length,
+        mk=step.keys,
+        mask_size=0 if step.decode else step.mask_tile,
+    )
+    return linear(g, spec, "o", layer, out), k, v
+
+
+def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Value:
+    """The cache with the new rows: behind it, or in its last place when several sequences are decoded at once."""
+    if step.batch > 1:
+        return g.Insert(history, rows, axis=1, offset=step.history - 1, name=f"{path}.insert")
+    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied
+    return g.Concat(history, rows, axis=1, only_merge=True, name=f"{path}.concat")

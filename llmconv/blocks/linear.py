@@ -1,0 +1,42 @@
+"""Linear layers and norms of a decoder block."""
+
+from __future__ import annotations
+
+from llmconv.blocks.spec import Spec
+from llmconv.top.graph import Graph, Value
+
+
+def tensor(path: str) -> tuple:
+    """The recipe of a checkpoint tensor as it is."""
+    return ("tensor", path)
+
+
+def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value) -> Value:
+    """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA."""
+    k, n = spec.linear(role)
+    path = spec.path(role, layer)
+    bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), tensor(f"{path}.bias")) if role in spec.bias else g.none
+    weight = g.weight(f"{path}.weight", (k, n), ("transpose", tensor(f"{path}.weight")))
+    out = g.MatMul(x, weight, bias, name=path)
+    return lora(g, path, path, x, out, k, n) if g.lora_rank else out
+
+
+def lora(g: Graph, path: str, name: str, x: Value, base: Value, k: int, n: int, first: float = 0.0) -> Value:
+    """base + x A^T B: room for an adapter of rank r, A [r, K] and B [r, N], filled with `first` and zeros.
+
+    The path attribute, lora.<rank>.<axis of the rank>.<weight>, is how the runtime finds the weights to load an adapter
+    into. B is PEFT's transposed; scaling by alpha / r is the runtime's part.
+    """
+    r = g.lora_rank
+    a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
+    down = g.weight(a, (r, k), ("fill", (r, k), first), path=f"lora.{r}.0.{a}")
+    y = g.MatMul(x, down, g.none, right_transpose=True, is_lora=True, name=f"{name}.lora_A")
+    up = g.weight(b, (r, n), ("fill", (r, n), 0.0), path=f"lora.{r}.0.{b}")
+    y = g.MatMul(y, up, g.none, is_lora=True, name=f"{name}.lora_B")
+    return g.Add(base, y, name=f"{name}.lora_add")
+
+
+def rms_norm(g: Graph, spec: Spec, path: str, x: Value, name: str | None = None) -> Value:
+    """RMSNorm over the last axis; the operation is named after its weight unless `name` says otherwise."""
+    weight = g.weight(f"{path}.weight", (1,) * (len(x.shape) - 1) + (x.shape[-1],), tensor(f"{path}.weight"))
+    return g.RMSNorm(x, weight, eps=spec.eps, name=name or path)

@@ -1,0 +1,207 @@
+"""A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes (issue: compile once, stamp N).
+
+Memory: one linear layer's packed codes, or 256 MB of a transposed weight, and a few chunks of rows; never a float copy of a tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+from typing import BinaryIO
+
+import numpy as np
+
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.lower.errors import NotCovered
+from llmconv.lower.layout import Mode, Piece, fit, pieces, place
+from llmconv.lower.quantize import Scheme, dequantize, quantize
+from llmconv.lower.rounding import half_bits, widen
+from llmconv.lower.sources import Source
+from llmconv.numeric import to_bf16
+
+CHUNK = 1 << 17  # weights that are quantised or transposed at a time: their float32 temporaries fit the L2 cache
+COPY = 1 << 21  # elements of a plain tensor that are copied at a time
+BLOCK = 256 << 20  # bytes of a transposed weight in memory
+
+
+def coefficients(weights: Sequence[Mapping], roles: Sequence[Mapping], checkpoint: Checkpoint, flags: Mapping, locations: Sequence[tuple[str, int, int]] | None = None) -> Blob:
+    """The coefficient blob of a net. Nothing is read yet but headers.
+
+    weights: {name, shape, recipe, dtype} of each; roles: llmconv.lower.roles of the graph; flags: CompileFlags.to_dict();
+    locations: (place, offset, bytes) entries of a compiled net of the same structure, its template. Needed for several cores,
+    otherwise only checked. Raises NotCovered for what llmconv does not compute (compile the net natively then).
+    """
+    mode = Mode.of(flags)
+    table = {w["name"]: w for w in weights}
+    found = pieces(roles, table, mode)
+    if locations is not None:
+        found = fit(found, locations, mode.cores)
+    elif mode.cores > 1 and mode.bits:
+        raise NotCovered(f"the cuts for {mode.cores} cores without a template")
+    else:
+        found = place(found)
+    return Blob(tuple(found), table, roles, checkpoint, mode)
+
+
+class Blob:
+    """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them anew."""
+
+    def __init__(self, found: tuple[Piece, ...], weights: Mapping[str, Mapping], roles: Sequence[Mapping], checkpoint: Checkpoint, mode: Mode):
+        self.pieces, self.size = found, sum(p.stored for p in found)
+        self._weights, self._roles, self._checkpoint, self._mode = weights, roles, checkpoint, mode
+        self._sources: dict[str, Source] = {}
+        self._codes: tuple[int, tuple[np.ndarray, ...]] | None = None  # the linear being stored: use, (q, scale, zero)
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hex digest of the bytes, what the compiled net calls its check code."""
+        digest = hashlib.sha256()
+        for part in self.parts():
+            digest.update(part)
+        return digest.hexdigest()
+
+    def write(self, file: BinaryIO) -> str:
+        """Write the bytes at the file's position; returns their sha256."""
+        digest = hashlib.sha256()
+        for part in self.parts():
+            file.write(part)
+            digest.update(part)
+        self.__dict__["sha256"] = digest.hexdigest()  # spares the cached property its own pass
+        return self.sha256
+
+    def parts(self) -> Iterator[memoryview]:
+        """The bytes in order. Raises NotCovered, also midway, for values that the rules do not cover (not finite)."""
+        at = 0
+        for piece in self.pieces:
+            if piece.offset != at:
+                raise NotCovered("coefficients with gaps between them")
+            count = 0
+            for array in self._content(piece):
+                part = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+                count += len(part)
+                yield part
+            if count != piece.nbytes:
+                raise NotCovered(f"{piece.name} of {count} bytes where the layout has {piece.nbytes}")
+            yield memoryview(bytes(piece.stored - piece.nbytes))
+            at += piece.stored
+        self._codes = None
+
+    def _source(self, name: str, transposed: bool = False) -> Source:
+        weight = self._weights[name]
+        return Source(weight["recipe"], self._checkpoint, transposed)
+
+    def _content(self, piece: Piece) -> Iterator[np.ndarray]:
+        role, half = self._roles[piece.use], self._mode.half
+        if piece.what == "weight":
+            weight = self._weights[role["weight"]]
+            yield from self._transposed(role["weight"], piece) if role["kind"] == "linear" else _plain(self._source(role["weight"]), weight["dtype"], half)
+        elif piece.what in ("bias", "bias_rounded"):
+            values, stored = self._source(role["bias"]).all()
+            values = values.reshape(-1)[piece.first : piece.last]
+            if piece.what == "bias" and piece.dtype == "f32":
+                yield widen(values, "bf16") if stored == "BF16" else values.astype(np.float32)
+            else:
+                bits = half_bits(values, stored, half)
+                yield bits if piece.dtype == half else widen(bits, half)
+        elif piece.what == "dequantised":
+            yield from self._dequantised(piece)
+        else:
+            q, scale, zero = self._quantised(piece)
+            if piece.what == "q":
+                yield q[piece.first : piece.last]
+            else:
+                values = (scale if piece.what == "scale" else zero)[piece.first : piece.last]
+                times = piece.nbytes // values.nbytes  # a scale per row is stored once for every 128 inputs
+                yield _to_lanes(np.repeat(values, times, 1) if times > 1 else values, self._mode.lanes)
+
+    def _quantised(self, piece: Piece) -> tuple[np.ndarray, ...]:
+        """(q, scale, zero) of the whole linear layer of `piece`; the last one is kept, since its tensors are neighbours."""
+        if self._codes is None or self._codes[0] != piece.use:
+            self._codes = None
+            last = max(p.last for p in self.pieces if p.use == piece.use and p.what in ("q", "scale", "zero"))
+            parts = list(codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last))
+            self._codes = piece.use, tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+        return self._codes[1]
+
+    def _transposed(self, name: str, piece: Piece) -> Iterator[np.ndarray]:
+        """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
+        source = self._source(name, transposed=True)
+        rows = max(64, CHUNK // source.width)
+        for top, out in _blocks(source.width, piece):
+            for first in range(piece.first, piece.last, rows):
+                last = min(first + rows, piece.last)
+                bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
+                out[:, first - piece.first : last - piece.first] = bits.T
+            yield out
+
+    def _dequantised(self, piece: Piece) -> Iterator[np.ndarray]:
+        role, mode = self._roles[piece.use], self._mode
+        scheme, k = scheme_of(role, self._weights, mode)
+        for top, out in _blocks(k, piece):
+            at = 0
+            for q, scale, zero in codes(role, self._weights, self._checkpoint, mode, piece.last):
+                values = half_bits(dequantize(q, scale, zero, scheme)[:, top : top + len(out)], "F32", mode.half)
+                out[:, at : at + len(values)] = values.T
+                at += len(values)
+            yield out
+
+
+def scheme_of(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
+    """How the weights of a linear are, or are to be, quantised, and its K."""
+    shape = weights[role["weight"]]["shape"]
+    if role["kind"] == "linear":
+        return Scheme(mode.bits, mode.group, mode.symmetric, mode.half), shape[0]
+    k = shape[1] * 8 // role["bits"]
+    return Scheme(role["bits"], role["group"] or k, False, mode.half), k
+
+
+def codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """(q, scale bits, zero points) of a linear's first `last` rows, by chunks of rows; see quantize for their forms."""
+    if role["kind"] == "packed":
+        q, scale, zero = (Source(weights[role[k]]["recipe"], checkpoint).read(0, last) for k in ("weight", "scales", "zeros"))
+        yield q[0].astype(np.uint8), half_bits(*scale, mode.half), zero[0].astype(np.uint8)
+        return
+    scheme, _ = scheme_of(role, weights, mode)
+    source = Source(weights[role["weight"]]["recipe"], checkpoint, transposed=True)
+    rows = max(1, CHUNK // source.width)
+    for first in range(0, last, rows):
+        yield quantize(*_halves(*source.read(first, min(first + rows, last))), scheme)
+
+
+def _halves(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
+    """The even and the odd columns, float32."""
+    if stored == "BF16":  # a pair of bf16 as one integer: its upper half is the odd one's float32, the rest shifted the even one's
+        pairs = np.ascontiguousarray(values).view(np.uint32)
+        return (pairs << np.uint32(16)).view(np.float32), (pairs & np.uint32(0xFFFF0000)).view(np.float32)
+    values = np.asarray(values, np.float32)
+    return values[:, 0::2].copy(), values[:, 1::2].copy()
+
+
+def _plain(source: Source, declared: str, half: str) -> Iterator[np.ndarray]:
+    rows = max(1, COPY // max(1, source.width))
+    for first in range(0, source.shape[0], rows):
+        values, stored = source.read(first, min(first + rows, source.shape[0]))
+        if declared != "bf16":
+            yield half_bits(values, stored, half)
+        else:  # a table declared bf16 goes in bit by bit
+            yield values if stored == "BF16" else to_bf16(values.astype(np.float32))
+
+
+def _blocks(k: int, piece: Piece) -> Iterator[tuple[int, np.ndarray]]:
+    """(first row, empty array) of blocks of rows of a [k, n] half precision tensor."""
+    n = piece.last - piece.first
+    rows = min(k, max(1, BLOCK // (2 * n)))
+    for top in range(0, k, rows):
+        yield top, np.empty((min(rows, k - top), n), np.uint16)
+
+
+def _columns(read: tuple[np.ndarray, str], first: int, count: int) -> tuple[np.ndarray, str]:
+    values, stored = read
+    return (values if count == values.shape[1] else np.ascontiguousarray(values[:, first : first + count])), stored
+
+
+def _to_lanes(values: np.ndarray, lanes: int) -> np.ndarray:
+    """[N, G] as the chip's lanes read it: [lanes, N / lanes, G]."""
+    n, groups = values.shape
+    return np.ascontiguousarray(values.reshape(n // lanes, lanes, groups).transpose(1, 0, 2))

@@ -1,0 +1,68 @@
+"""The rows of a net's weights, read from the checkpoint as they are needed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from math import prod
+
+import numpy as np
+
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.recipe import evaluate, shape
+from llmconv.lower.errors import NotCovered
+
+WHOLE = 256 << 20  # largest float32 result, in bytes, of a recipe that has to be evaluated at once
+AS_STORED = ("BF16", "F16", "F32")
+
+Read = Callable[[int, int], tuple[np.ndarray, str]]
+
+
+class Source:
+    """A weight [rows, ...] of which rows can be read: (array, how stored: "BF16" bits, "F16", "F32" or "U8").
+
+    transposed: the rows of the transposed recipe, for a linear's [K, N] weight its N rows of K inputs.
+    """
+
+    def __init__(self, recipe: Sequence, checkpoint: Checkpoint, transposed: bool = False):
+        if transposed:
+            recipe = recipe[1] if recipe[0] == "transpose" else ("transpose", recipe)
+        self.shape = shape(recipe, checkpoint)
+        self.read: Read = _reader(recipe, checkpoint)
+
+    @property
+    def width(self) -> int:
+        """Elements of one row."""
+        return prod(self.shape[1:])
+
+    def all(self) -> tuple[np.ndarray, str]:
+        return self.read(0, self.shape[0])
+
+
+def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
+    kind = recipe[0]
+    if kind == "tensor" and checkpoint.info(recipe[1]).dtype in AS_STORED:
+        info = checkpoint.info(recipe[1])
+        return lambda first, last: (checkpoint.raw(info.name, slice(first, last)), info.dtype)
+    if kind == "rows":
+        inner, start = _reader(recipe[1], checkpoint), recipe[2]
+        return lambda first, last: inner(start + first, start + last)
+    if 4 * prod(shape(recipe, checkpoint)) > WHOLE:
+        raise NotCovered(f"a recipe {kind!r} of a large tensor")
+    if kind == "rope":
+        return lambda first, last: (_table(json.dumps(recipe))[first:last], "F32")
+    values: list[np.ndarray] = []
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        if not values:
+            values.append(np.asarray(evaluate(recipe, checkpoint)))
+        return values[0][first:last], "U8" if values[0].dtype == np.uint8 else "F32"
+
+    return read
+
+
+@lru_cache(maxsize=2)
+def _table(recipe: str) -> np.ndarray:
+    """Rotary tables are the same in every layer, and sines of long sequences take a while."""
+    return evaluate(json.loads(recipe), None)

@@ -1,0 +1,218 @@
+"""What this machine must have for a build, what it has, and the command that mends it."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import ConvertError, InputError
+from .fetch import TREE_BYTES, WHEEL_BYTES
+from .find import cache_dir, find
+from .pinned import VERSION
+
+MIN_GLIBC = (2, 35)
+MIN_CMAKE = (3, 5)
+MIN_MEMORY = 2 << 30  # a 7B block takes 1.7 to 2.4 GB, a 0.5B one 0.2 GB
+MIN_OUT = 256 << 20
+_ADVICE = ("memory", "jit locks")  # worth knowing, and no reason to refuse a build that may never meet them
+_PACKAGES = {  # tool -> package, by package manager
+    "apt-get": {"cmake": "cmake", "make": "make", "c++": "build-essential", "libtinfo": "libtinfo6"},
+    "dnf": {"cmake": "cmake", "make": "make", "c++": "gcc-c++", "libtinfo": "ncurses-libs"},
+    "zypper": {"cmake": "cmake", "make": "make", "c++": "gcc-c++", "libtinfo": "libncurses6"},
+    "pacman": {"cmake": "cmake", "make": "make", "c++": "base-devel", "libtinfo": "ncurses"},
+}
+_INSTALL = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zypper install", "pacman": "pacman -S"}
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing that a build needs. found: what is there; why: what needs it; mend: a command or a sentence, if not ok."""
+
+    name: str
+    ok: bool
+    found: str
+    why: str = ""
+    mend: str = ""
+
+
+def checks(out: Path | None = None, cache: Path | None = None, *, thorough: bool = True, env: Mapping[str, str] | None = None) -> list[Check]:
+    """Every check, in the order in which they are shown. out: where results go (the cwd by default).
+
+    thorough: also compile a small library, and look for the compiler (hashing it the first time). Nothing is installed.
+    """
+    env = os.environ if env is None else env
+    cache = (cache or cache_dir(env)).absolute()
+    found = [_machine(), _glibc(), _tool("cmake", env, MIN_CMAKE), _tool("make", env), _cxx(env, thorough)]
+    if thorough:
+        found.append(_compiler(cache, env))
+    present = any(c.name == "compiler" and c.ok and c.found.startswith(VERSION) for c in found) or (cache / f"tpu_mlir-{VERSION}").is_dir() \
+        or bool(env.get("TPUC_ROOT"))
+    found.append(_disk("disk (cache)", cache, 64 << 20 if present else TREE_BYTES + WHEEL_BYTES + (64 << 20), "the compiler and its kernels are kept there"))
+    found.append(_disk("disk (out)", (out or Path.cwd()).absolute(), MIN_OUT, "the .bmodel and the nets on the way to it are written there"))
+    found.append(_memory())
+    found.append(_locks())
+    return found
+
+
+def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[str, str] | None = None) -> None:
+    """Before a build: InputError that names all that is missing at once, with one command where one will do. Takes milliseconds."""
+    env = os.environ if env is None else env
+    failed = [c for c in checks(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
+    if failed:
+        raise InputError("this machine cannot build yet", "; ".join(f"{c.name}: {c.found} ({c.why})" for c in failed), _mend_all(failed, env))
+
+
+def report(found: Sequence[Check], env: Mapping[str, str] | None = None) -> str:
+    """The checks as a table for people, with what to do about each that failed."""
+    width = max((len(c.name) for c in found), default=0)
+    lines = []
+    for c in found:
+        lines.append(f"{'ok     ' if c.ok else 'MISSING'}  {c.name:<{width}}  {c.found}")
+        if not c.ok:
+            lines += [f"{'':9}{'':<{width}}  {text}" for text in (c.why and f"needed: {c.why}", c.mend and f"mend:   {c.mend}") if text]
+    failed = [c for c in found if not c.ok]
+    if not failed:
+        lines.append("\nAll is there.")
+    if len(failed) > 1:
+        lines.append("\n" + _mend_all(failed, os.environ if env is None else env))
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def status(found: Sequence[Check]) -> int:
+    """The exit code of `llmconv doctor`: 0 when all is there, else 1."""
+    return 0 if all(c.ok for c in found) else 1
+
+
+def _machine() -> Check:
+    found = f"{platform.system()} {platform.machine()}"
+    return Check("machine", found in ("Linux x86_64", "Linux amd64"), found, "the compiler is built for Linux on x86-64",
+                 "Run llmconv on a Linux x86-64 machine or in a container of one")
+
+
+def _glibc() -> Check:
+    name, version = platform.libc_ver()
+    ok = name == "glibc" and _numbers(version) >= MIN_GLIBC
+    return Check("glibc", ok, f"{name} {version}".strip() or "none", f"the compiler needs glibc {MIN_GLIBC[0]}.{MIN_GLIBC[1]} or newer",
+                 "Use a newer system (Debian 12, Ubuntu 22.04, Fedora 36 or later), or a container of one")
+
+
+def _tool(name: str, env: Mapping[str, str], least: tuple[int, ...] = ()) -> Check:
+    path = shutil.which(name, path=env.get("PATH"))
+    why = "attention kernels are built with it"
+    if not path:
+        return Check(name, False, "not found", why, _install([name], env))
+    version = _first_line([path, "--version"], env)
+    if least and (_numbers(version) or least) < least:
+        return Check(name, False, version, f"{why}, version {'.'.join(map(str, least))} or newer", _install([name], env))
+    return Check(name, bool(version), version or f"{path} does not run", why, _install([name], env))
+
+
+def _cxx(env: Mapping[str, str], thorough: bool) -> Check:
+    """A C and a C++ compiler, as cmake looks for them."""
+    why, mend = "attention kernels are built with it", _install(["c++"], env)
+    paths = {}
+    for language, variable, names in (("C", "CC", ("cc", "gcc", "clang")), ("C++", "CXX", ("c++", "g++", "clang++"))):
+        candidates = [env[variable].split()[0]] if env.get(variable, "").strip() else names
+        paths[language] = next(filter(None, (shutil.which(n, path=env.get("PATH")) for n in candidates)), None)
+        if not paths[language]:
+            return Check("c++", False, f"no {language} compiler", why, mend)
+    problem = _try_to_compile(paths, env) if thorough else ""
+    if problem:
+        return Check("c++", False, problem, why, mend)
+    return Check("c++", True, _first_line([paths["C++"], "--version"], env) or str(paths["C++"]), why)
+
+
+def _try_to_compile(paths: Mapping[str, str | None], env: Mapping[str, str]) -> str:
+    """Build a small shared library in both languages; the compiler's first error, or ''. Finds missing headers and libraries."""
+    with tempfile.TemporaryDirectory(prefix="llmconv-") as folder:
+        for language, suffix, text in (("C", "c", "#include <stdio.h>\n#include <math.h>\n"), ("C++", "cpp", "#include <string>\n#include <unordered_map>\n")):
+            source = Path(folder, f"try.{suffix}")
+            source.write_text(text, encoding="ascii")
+            try:
+                done = subprocess.run([str(paths[language]), "-shared", "-fPIC", str(source), "-o", f"{source}.so"], env=dict(env), cwd=folder,
+                                      stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                return str(error)
+            if done.returncode:
+                words = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+                return f"{paths[language]} compiles no {language}: {words[0].strip()}"
+    return ""
+
+
+def _compiler(cache: Path, env: Mapping[str, str]) -> Check:
+    why = "it makes the nets"
+    try:
+        tc = find(cache, env)
+    except ConvertError as error:
+        mend = _install(["libtinfo"], env) if "libtinfo" in str(error) else error.try_
+        return Check("compiler", False, f"{error.what}: {error.why}", why, mend)
+    if tc is None:
+        return Check("compiler", True, f"tpu_mlir {VERSION} will be fetched (312 MB) by the first build", why)
+    note = "" if tc.version == VERSION else f" (llmconv is tested with {VERSION})"
+    return Check("compiler", True, f"{tc.version} in {tc.root}{note}", why)
+
+
+def _disk(name: str, place: Path, need: int, why: str) -> Check:
+    folder = next((p for p in (place, *place.parents) if p.is_dir()), Path("/"))
+    if not os.access(folder, os.W_OK | os.X_OK):
+        return Check(name, False, f"{folder} may not be written", why, "Name another folder" if "out" in name else "Set LLMCONV_CACHE to a folder of yours")
+    if os.statvfs(folder).f_flag & os.ST_NOEXEC:
+        return Check(name, False, f"{folder} is mounted noexec", "programs and kernels are run from there",
+                     "Name a folder on another disk" if "out" in name else "Set LLMCONV_CACHE to a folder on another disk")
+    free = shutil.disk_usage(folder).free
+    return Check(name, free >= need, f"{free / 2**30:.1f} GB free in {folder}", f"{why}; {need / 2**30:.1f} GB at least", f"Make room on the disk of {folder}")
+
+
+def _memory() -> Check:
+    try:
+        text = Path("/proc/meminfo").read_text(encoding="ascii")
+        free = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) << 10
+    except (OSError, AttributeError):
+        return Check("memory", True, "unknown")
+    return Check("memory", free >= MIN_MEMORY, f"{free / 2**30:.1f} GB available", f"a net takes up to {MIN_MEMORY >> 30} GB to compile",
+                 "Close other programs, or use a machine with more memory")
+
+
+def _locks() -> Check:
+    """Lock files of the kernel JIT in /tmp that another user left: the compiler cannot open them and aborts."""
+    why = "the kernel JIT locks /tmp/ppl_*.lock, which it cannot when another user made it"
+    blocked = [p.name for p in Path("/tmp").glob("ppl_*.lock") if not os.access(p, os.W_OK)]
+    if not blocked:
+        return Check("jit locks", True, "none of another user in /tmp", why)
+    return Check("jit locks", False, f"{len(blocked)} of another user in /tmp", why, "Run sudo rm /tmp/ppl_*.lock")
+
+
+def _install(tools: Sequence[str], env: Mapping[str, str]) -> str:
+    """The command that installs `tools` with this system's package manager."""
+    for manager, packages in _PACKAGES.items():
+        if shutil.which(manager, path=env.get("PATH")):
+            sudo = "" if os.geteuid() == 0 else "sudo "
+            return f"Run {sudo}{_INSTALL[manager]} {' '.join(dict.fromkeys(packages[t] for t in tools))}"
+    return f"Install {' '.join(tools)} with your system's package manager"
+
+
+def _mend_all(failed: Sequence[Check], env: Mapping[str, str]) -> str:
+    """All the mends; the packages in one command."""
+    installs = [c.name for c in failed if c.name in ("cmake", "make", "c++")]
+    rest = [c.mend for c in failed if c.name not in ("cmake", "make", "c++") and c.mend]
+    return ". ".join(([_install(installs, env)] if installs else []) + rest)
+
+
+def _first_line(argv: Sequence[str | None], env: Mapping[str, str]) -> str:
+    try:
+        done = subprocess.run([str(a) for a in argv], env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout.strip().partition("\n")[0] if done.returncode == 0 else ""
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    found = re.search(r"(\d+)\.(\d+)", version)
+    return (int(found.group(1)), int(found.group(2))) if found else ()

@@ -1,0 +1,76 @@
+"""Shape inference of the Top operations: result shapes from attributes and operand shapes (`none` operands left out)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from math import prod
+
+Shape = tuple[int, ...]
+
+
+def same(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    return [shapes[0]]
+
+
+def broadcast(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    rank = max(map(len, shapes))
+    padded = [(1,) * (rank - len(s)) + s for s in shapes]
+    out = []
+    for dims in zip(*padded):
+        sizes = {d for d in dims if d != 1}
+        if len(sizes) > 1:
+            raise ValueError(f"shapes {shapes} do not broadcast")
+        out.append(sizes.pop() if sizes else 1)
+    return [tuple(out)]
+
+
+def matmul(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    x, w = shapes[0], shapes[1]
+    k, n = (w[-1], w[-2]) if attrs["right_transpose"] else (w[-2], w[-1])
+    if x[-1] != k:
+        raise ValueError(f"MatMul of {x} with {w}: inner sizes {x[-1]} and {k} differ")
+    return [x[:-1] + (n,)]
+
+
+def a16matmul(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    x, w = shapes[0], shapes[1]
+    if x[-1] * attrs["weight_bits"] != w[1] * 8:
+        raise ValueError(f"A16MatMul of {x} with packed {w} at {attrs['weight_bits']} bits")
+    return [x[:-1] + (w[0],)]
+
+
+def reshape(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    size, to = prod(shapes[0]), tuple(attrs["to"])
+    if prod(to) != size:
+        raise ValueError(f"Reshape of {shapes[0]} to {to}")
+    return [to]
+
+
+def gather(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    data, index = shapes
+    axis = attrs["axis"]
+    return [data[:axis] + index + data[axis + 1 :]]
+
+
+def concat(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    axis = attrs["axis"]
+    first = shapes[0]
+    for s in shapes[1:]:
+        if s[:axis] + s[axis + 1 :] != first[:axis] + first[axis + 1 :]:
+            raise ValueError(f"Concat of {shapes} along {axis}")
+    return [first[:axis] + (sum(s[axis] for s in shapes),) + first[axis + 1 :]]
+
+
+def attention(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    return [(attrs["batch"], attrs["mq"], attrs["q_head"] * attrs["dim"])]
+
+
+def topk(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    axis = attrs["axis"]
+    out = shapes[0][:axis] + (attrs["K"],) + shapes[0][axis + 1 :]
+    return [out, out]
+
+
+def index_shape(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    """Element-wise gathering: the result has the shape of the indices."""
+    return [shapes[1]]

@@ -1,0 +1,91 @@
+"""What the Top operations compute, in NumPy. Every function gets NumPy itself first: importing this module costs nothing."""
+
+from __future__ import annotations
+
+
+def rms(np, attrs, x, w):
+    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + attrs["eps"]) * w
+
+
+def matmul(np, attrs, x, w, bias):
+    y = x @ (np.swapaxes(w, -1, -2) if attrs["right_transpose"] else w)
+    return y if bias is None else y + bias
+
+
+def a16(np, attrs, x, q, scale, zero, bias):
+    n = q.shape[0]
+    if attrs["weight_bits"] == 4:
+        q = np.stack([q & 15, q >> 4], -1).reshape(n, -1)
+    groups = scale.reshape(n, -1).shape[1]
+    w = (q.reshape(n, groups, -1).astype(np.float32) - zero.reshape(n, groups, 1)) * scale.reshape(n, groups, 1)
+    y = x @ w.reshape(n, -1).T
+    return y if bias is None else y + bias
+
+
+def rope(np, attrs, x, sin, cos):
+    """Rotation of the pairs (i, i + D/2): rope_mode contiguous_halves."""
+    half = x.shape[-1] // 2
+    return x * cos + np.concatenate([-x[..., half:], x[..., :half]], -1) * sin
+
+
+def attention(np, attrs, q, k, v, mask, _none):
+    """softmax(q k^T * scale + mask) v with grouped kv heads; q [B,mq,Hq,D], k and v [B,mk,Hkv,D], mask [B,1,mq,mk]."""
+    batch, mq, _, dim = q.shape
+    groups = attrs["q_head"] // attrs["kv_head"]
+    k, v = np.repeat(k, groups, 2), np.repeat(v, groups, 2)
+    score = np.einsum("bqhd,bkhd->bhqk", q, k) * attrs["scale"]
+    if attrs["mask_size"]:  # a small causal tile that the chip slides along: token i sees the history and j <= i
+        score = np.where(np.tri(mq, k.shape[1], k.shape[1] - mq, dtype=bool), score, -1e9)
+    elif mask is not None:
+        score = score + mask
+    score = np.exp(score - score.max(-1, keepdims=True))
+    score /= score.sum(-1, keepdims=True)
+    return np.einsum("bhqk,bkhd->bqhd", score, v).reshape(batch, mq, -1)
+
+
+def topk(np, attrs, x, count=None):
+    """`count`, when given, is the number to return at run time; attribute K is then its maximum."""
+    count = attrs["K"] if count is None else int(np.ravel(count)[0])
+    order = np.argsort(-x, axis=attrs["axis"], kind="stable")
+    index = np.take(order, range(count), attrs["axis"])
+    return np.take_along_axis(x, index, attrs["axis"]), index
+
+
+def gelu(np, attrs, x):
+    if attrs["approx_mode"] == "tanh":
+        return 0.5 * x * (1 + np.tanh(0.7978845608028654 * (x + 0.044715 * x**3)))
+    from math import erf
+
+    return 0.5 * x * (1 + np.vectorize(erf)(x / 2**0.5))
+
+
+def scatter_elements(np, attrs, x, index, updates):
+    out = x.copy()
+    np.put_along_axis(out, index.astype(np.int64), updates, attrs["axis"])
+    return out
+
+
+def scatter_nd(np, attrs, x, index, updates):
+    out = x.copy()
+    out[tuple(np.moveaxis(index.astype(np.int64), -1, 0))] = updates
+    return out
+
+
+def where(np, attrs, condition, x, y):
+    x = attrs["x_const_val"] if attrs["x_is_const"] else x
+    y = attrs["y_const_val"] if attrs["y_is_const"] else y
+    return np.where(condition != 0, x, y)
+
+
+def softmax(np, attrs, x):
+    e = np.exp(attrs["beta"] * (x - x.max(attrs["axis"], keepdims=True)))
+    return e / e.sum(attrs["axis"], keepdims=True)
+
+
+def insert(np, attrs, x, rows):
+    """x with `rows` written at `offset` along `axis`."""
+    out = x.copy()
+    place = [slice(None)] * x.ndim
+    place[attrs["axis"]] = slice(attrs["offset"], attrs["offset"] + rows.shape[attrs["axis"]])
+    out[tuple(place)] = rows
+    return out

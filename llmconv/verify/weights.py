@@ -1,0 +1,50 @@
+"""The checkpoint's numbers as the chip has them: rounded to half precision, and quantised linears dequantised again."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmconv.job import Job
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+def half(values: np.ndarray, dtype: str) -> np.ndarray:
+    """float values rounded to `dtype` (bf16, f16; f32 leaves them as they are), as float32."""
+    from llmconv import numeric
+
+    if dtype == "bf16":
+        return numeric.from_bf16(numeric.to_bf16(values))
+    if dtype == "f16":
+        return numeric.from_f16(numeric.to_f16(values))
+    return values
+
+
+@dataclass(frozen=True)
+class Precision:
+    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per scale, else 16."""
+
+    dtype: str = "f32"
+    bits: int = 16
+    group: int = 0
+    symmetric: bool = False
+
+    @classmethod
+    def of(cls, job: Job) -> Precision:
+        """What the chip has for a resolved job."""
+        return cls(job.half, job.weight_bits, job.q_group_size, job.symmetric)
+
+    def of_linear(self, weight: np.ndarray) -> np.ndarray:
+        """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale of each group."""
+        if self.bits == 16:
+            return half(weight, self.dtype)
+        from llmconv.lower.quantize import Scheme, dequantize, quantize
+
+        scheme = Scheme(self.bits, self.group, self.symmetric, self.dtype)
+        return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
+
+    def of_other(self, values: np.ndarray) -> np.ndarray:
+        """What any other weight becomes."""
+        return half(values, self.dtype)

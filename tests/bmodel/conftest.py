@@ -1,0 +1,8 @@
+"""The sample nets' fixtures."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from sample_nets import compiled, compiler  # noqa: E402, F401

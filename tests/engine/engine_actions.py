@@ -1,0 +1,130 @@
+"""Actions for engine tests; executed in worker processes. Each notes its execution in the file `log`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from llmconv.errors import ConvertError, InputError, ToolError
+from llmconv.toolchain.process import run as run_program
+
+
+def _note(log: str, name: str) -> None:
+    with open(log, "a") as file:
+        file.write(name + "\n")
+
+
+def write(name, log, text, out, sleep=0.0):
+    """Writes text to every target."""
+    _note(log, name)
+    time.sleep(sleep)
+    for path in out.values():
+        Path(path).write_text(text)
+    return {"size": len(text)}
+
+
+def join(name, log, parts, out):
+    """Concatenates other tasks' targets."""
+    _note(log, name)
+    (path,) = out.values()
+    Path(path).write_text("".join(Path(part).read_text() for part in parts))
+
+
+def folder(name, log, count, out):
+    """Writes a directory with `count` files."""
+    _note(log, name)
+    (path,) = out.values()
+    for number in range(count):
+        place = Path(path) / f"d{number % 2}"
+        place.mkdir(parents=True, exist_ok=True)
+        (place / f"f{number}").write_text(f"{name} {number}")
+
+
+def nothing(name, log, out):
+    """Forgets to write its target."""
+    _note(log, name)
+
+
+def fail(name, log, text, out):
+    """Fails in the given way after writing half."""
+    _note(log, name)
+    for path in out.values():
+        Path(path).write_text("half")
+    if text == "convert":
+        raise ConvertError("net block_0 cannot be built", "its tensor is missing", "Check the checkpoint.")
+    if text == "input":
+        raise InputError("option --seq is wrong")
+    if text == "tool":
+        raise ToolError("tpuc-opt failed", "line 3", log=Path(log))
+    if text == "bug":
+        raise KeyError("oops")
+    if text == "full":
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    if text == "value":
+        return {"bad": object()}
+    if text == "exit":
+        sys.exit(3)
+    if text == "crash":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    raise AssertionError(text)
+
+
+def killed(name, log, times, out):
+    """Is killed by signal 9 the first `times` times."""
+    _note(log, name)
+    if len(Path(log).read_text().split()) <= times:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return write(name, os.devnull, "done", out)
+
+
+def tool_killed(name, log, times, out):
+    """Its program is killed by signal 9 the first `times` times."""
+    _note(log, name)
+    script = "kill -9 $$" if len(Path(log).read_text().split()) <= times else "true"
+    outcome = run_program(["sh", "-c", script], cwd=Path("."), env=os.environ, log=Path(log + ".tool"))
+    if not outcome.ok:
+        raise ToolError(f"the compiler {outcome.how()}")
+    return write(name, os.devnull, "done", out)
+
+
+def edit_input(name, log, path, out):
+    """Its input changes while it runs."""
+    before = os.stat(path)
+    Path(path).write_text("new!")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    return write(name, log, "x", out)
+
+
+def compiler(name, log, out, hang="1000"):
+    """A compiler with a child of its own that does not end by itself; `log`.pids has their process numbers."""
+    _note(log, name)
+    script = f"sleep {hang} & echo $$ $! >> {log}.pids; wait"
+    run_program(["sh", "-c", script], cwd=Path("."), env=os.environ, log=Path(log + ".tool"))
+
+
+def overlap(name, log, out, seconds=0.2):
+    """Notes in `log`.overlap when it starts and ends."""
+    with open(log + ".overlap", "a") as file:
+        file.write(f"+{name}\n")
+    time.sleep(seconds)
+    with open(log + ".overlap", "a") as file:
+        file.write(f"-{name}\n")
+    return write(name, log, name, out)
+
+
+def usage(name, log, out):
+    """Runs a program that takes 80 MB and some CPU time."""
+    subprocess.run([sys.executable, "-c", "x = bytearray(80 << 20); sum(range(10**7))"], check=True)
+    write(name, log, name, out)
+
+
+def spawn_and_print(name, log, out):
+    """Prints, and starts a program that prints: neither may reach the protocol."""
+    print("hello from the action", flush=True)
+    subprocess.run(["echo", "hello from a program"], check=True)
+    return write(name, log, name, out)

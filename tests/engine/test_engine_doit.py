@@ -1,0 +1,164 @@
+"""Plain `doit` with the engine installed: its commands work, and its own database is never made."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import doit.cmd_base
+import doit.cmd_run
+import pytest
+
+from llmconv import engine
+from llmconv.engine import runner
+
+DODO = """
+import sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from doit import get_var
+from conftest import Shop
+from llmconv import engine
+shop = Shop(Path({root!r}))
+engine.install(lambda: engine.RunOptions(state_dir=shop.out / ".llmconv", jobs=1))
+
+def task_net():
+    "the nets"
+    for i in range(3):
+        yield shop.task(f"n{{i}}", text=get_var("text", "x"), args={{"sleep": 0.2}}, doc=f"net {{i}}")
+
+def task_convert():
+    "the whole"
+    deps = tuple(f"n{{i}}" for i in range(3))
+    return {{**shop.task(None, "join", args={{"name": "convert"}}, targets=[shop.out / "all"], deps=deps, basename="convert", entry=True)}}
+
+def task_bad():
+    return shop.task(None, "fail", text="convert", args={{"name": "bad"}}, targets=[shop.out / "bad"], basename="bad")
+"""
+
+
+@pytest.fixture
+def dodo(shop):
+    """Runs doit in an empty directory with a dodo.py; returns the finished process."""
+    here = Path(__file__).parent
+    path = shop.root / "work"
+    path.mkdir()
+    (path / "dodo.py").write_text(DODO.format(path=[str(here), str(here.parents[1])], root=str(shop.root)))
+
+    def run(*args: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, "-m", "doit", *args]
+        done = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=60)
+        assert not list(path.glob(".doit.db*")), "doit's own database was made"
+        assert "Traceback" not in done.stderr
+        return done
+
+    return run
+
+
+def test_replaced_names_exist():
+    """doit is pinned; whoever raises the pin sees here what to look at."""
+    assert doit.__version__ is not None and doit.version.VERSION[:2] == (0, 37)
+    assert doit.cmd_run.Runner and doit.cmd_run.MRunner and doit.cmd_run.MThreadRunner and doit.cmd_base.Dependency
+    assert runner.REPLACED == tuple(
+        [(doit.cmd_run, name) for name in ("Runner", "MRunner", "MThreadRunner")] + [(doit.cmd_base, "Dependency")]
+    )
+    used = set(doit.cmd_run.Run._execute.__code__.co_names)
+    assert {"Runner", "MRunner", "MThreadRunner"} <= used
+    assert "Dependency" in doit.cmd_base.DoitCmdBase.execute.__code__.co_names
+
+
+def test_install_can_be_undone(shop):
+    old = doit.cmd_run.Runner
+    undo = engine.install(lambda: shop.options)
+    assert doit.cmd_run.Runner is not old
+    undo()
+    assert doit.cmd_run.Runner is old
+
+
+def test_run_and_run_again(dodo, shop):
+    done = dodo("convert", "text=y")
+    assert done.returncode == 0 and "4 built" in done.stdout
+    assert (shop.out / "all").read_text() == "yyy"
+    assert "4 up to date" in dodo("convert", "text=y").stdout
+
+
+@pytest.mark.parametrize("args", [("-n", "2", "convert"), ("convert", "-n", "2"), ("-n", "2", "-P", "thread", "convert")])
+def test_jobs(dodo, shop, args):
+    assert dodo(*args).returncode == 0
+    first = json.loads((shop.out / ".llmconv" / "events.jsonl").read_text().splitlines()[0])
+    assert first["jobs"] == 2
+
+
+def test_always_and_continue(dodo):
+    dodo("convert")
+    assert "4 built" in dodo("convert", "-a").stdout
+    done = dodo("-c", "bad", "convert")
+    assert done.returncode == 1 and "1 failed" in done.stdout and "4 up to date" in done.stdout
+
+
+def test_failure(dodo):
+    done = dodo("bad")
+    assert done.returncode == 1
+    assert "net block_0 cannot be built: its tensor is missing. Check the checkpoint." in done.stdout
+
+
+def test_reading_commands(dodo, shop):
+    assert dodo("list").stdout.split()[0] == "bad"
+    assert "net:n1" in dodo("list", "--all").stdout
+    assert not shop.out.exists()  # nothing was written
+    info = dodo("info", "net:n1")
+    assert info.returncode == 1 and "not built yet" in info.stdout
+    dodo("convert")
+    assert dodo("info", "net:n1").returncode == 0
+    assert "U net:n1" in dodo("list", "--all", "-s").stdout
+    assert "text: x -> z" in dodo("info", "net:n1", "text=z").stdout
+
+
+def test_forget(dodo, shop):
+    dodo("convert")
+    assert dodo("forget", "net:n1").returncode == 0
+    assert "R net:n1" in dodo("list", "--all", "-s").stdout
+    assert "1 built, 3 up to date" in dodo("convert").stdout
+
+
+def test_commands_that_would_lie_are_refused(dodo):
+    for command in ("ignore", "reset-dep"):
+        done = dodo(command, "net:n1")
+        assert done.returncode == 3 and "does not work with llmconv" in done.stderr
+
+
+def test_json_reporter(dodo):
+    done = dodo("-r", "json", "convert")
+    assert {task["name"]: task["result"] for task in json.loads(done.stdout)["tasks"]}["convert"] == "success"
+
+
+def test_second_build(dodo, shop):
+    import fcntl
+
+    state = shop.out / ".llmconv"
+    state.mkdir(parents=True)
+    with open(state / "lock", "w") as lock:
+        lock.write("4242\n")
+        lock.flush()
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        done = dodo("convert")
+        assert done.returncode == 1 and "is being built by pid 4242" in done.stderr
+        assert dodo("list", "-s").returncode == 0
+
+
+def test_start_is_light():
+    """`doit list` must not pay for torch and the like; a worker not even for doit."""
+    heavy = ("torch", "transformers", "numpy", "safetensors", "rich")
+    program = "import sys; import llmconv.engine.runner, llmconv.engine.explain; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment())
+    assert not set(heavy) & set(modules.stdout.split())
+    program = "import sys; import llmconv.engine.worker; print(*sys.modules)"
+    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment())
+    assert not {*heavy, "doit", "sqlite3"} & set(modules.stdout.split())
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

@@ -1,0 +1,123 @@
+"""Nets on the simulated chips against NumPy's own maths."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sample_nets import CHIPS, Compile, embedding, linear, token
+
+from llmconv import toolchain
+from llmconv.bmodel.read import BModel
+from llmconv.bmodel.write import Part, Produced, combine
+from llmconv.numeric import from_bf16, to_bf16
+from llmconv.simulator.client import Simulator
+
+pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
+
+RANDOM = np.random.default_rng(7)
+
+
+def error(found: np.ndarray, expected: np.ndarray) -> float:
+    """Relative L2."""
+    assert found.shape == expected.shape
+    return float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+
+
+def rounded(values: np.ndarray) -> np.ndarray:
+    return from_bf16(to_bf16(values))
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_chips(compiler: toolchain.Toolchain, compiled: Compile, chip: str, tmp_path: Path):
+    """One file with three nets on every chip; and wrong inputs, rows and weights are far off."""
+    rows, product, head = embedding(), linear(), token()
+    parts = [compiled(rows, chip), compiled(product, chip), compiled(head, chip, quant_output=False)]
+    combine(parts, tmp_path / "nets.bmodel", 0)
+    with Simulator(tmp_path / "nets.bmodel", chip, compiler.root) as simulator:
+        assert list(simulator.nets) == ["embedding", "linear", "lm_head"]
+        info = simulator.nets["linear"]
+        assert (info.dynamic, info.stages, info.core_num, info.addr_mode) == (False, 1, CHIPS[chip], "basic")
+        assert info.inputs == BModel.read(parts[1]).nets[0].stages[0].inputs
+        assert info.outputs == BModel.read(parts[1]).nets[0].stages[0].outputs
+
+        ids = RANDOM.permutation(32)[:16][None]
+        table = rounded(rows.weights["table"])
+        found = simulator.run("embedding", {"input_ids": ids})["embedding"]
+        assert found.dtype == np.float32
+        np.testing.assert_array_equal(found, table[ids])
+        assert error(simulator.run("embedding", {"input_ids": ids[:, ::-1]})["embedding"], table[ids]) > 1
+
+        x = RANDOM.standard_normal((1, 16, 64))
+        expected = rounded(x) @ rounded(product.weights["w"])
+        assert error(simulator.run("linear", {"x": x})["y"], expected) < 0.004
+        assert error(simulator.run("linear", {"x": np.roll(x, 1, axis=1)})["y"], expected) > 1
+
+        for row in (5, 77):  # a row's product with itself is by far the largest
+            found = simulator.run("lm_head", {"hidden_states": head.weights["table"][row][None]})["token_id"]
+            assert (found.dtype, found.tolist()) == (np.int32, [[row]])
+
+
+def test_rounding_of_inputs(compiler: toolchain.Toolchain, compiled: Compile):
+    """The identity gives back what the net was given: the nearest bf16, ties to even; bf16 bits go in as they are."""
+    x = RANDOM.standard_normal((1, 16, 64)).astype(np.float32)
+    x[0, 0, :4] = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0]
+    with Simulator(compiled(linear(identity=True)), "bm1684x", compiler.root) as simulator:
+        found = simulator.run("linear", {"x": x})["y"]
+        np.testing.assert_array_equal(found, rounded(x))
+        assert found[0, 0, :4].tolist() == [1, 1 + 2**-6, -1, 0]
+        np.testing.assert_array_equal(simulator.run("linear", {"x": to_bf16(x)})["y"], found)
+        np.testing.assert_array_equal(simulator.run("linear", {"x": x.astype(np.float64)})["y"], found)
+        np.testing.assert_array_equal(simulator.run("linear", {"x": x.transpose(0, 2, 1).copy().transpose(0, 2, 1)})["y"], found)
+
+
+def test_modes_stages_and_true_shapes(compiler: toolchain.Toolchain, compiled: Compile, tmp_path: Path):
+    """f16, io_alone with two stages, f32 at the borders, and dynamic nets, in one file."""
+    weight = linear().weights["w"]
+    parts = [
+        compiled(linear("half"), mode="F16"),
+        compiled(linear("stages", rows=16), addr_mode="io_alone"),
+        compiled(linear("stages", rows=8), addr_mode="io_alone"),
+        compiled(linear("dynamic"), dynamic=True),
+        compiled(linear("casting"), quant_input=False, quant_output=False),
+    ]
+    combine(parts, tmp_path / "nets.bmodel", 0)
+    with Simulator(tmp_path / "nets.bmodel", "bm1684x", compiler.root) as simulator:
+        nets = simulator.nets
+        assert (nets["stages"].stages, nets["stages"].addr_mode) == (2, "io_alone")
+        assert [ins for ins, _ in nets["stages"].shapes] == [((1, 16, 64),), ((1, 8, 64),)]
+        assert nets["dynamic"].dynamic
+        assert [io.dtype for io in (*nets["half"].inputs, *nets["casting"].inputs)] == ["f16", "f32"]
+        for net, rows, bound in [
+            ("half", 16, 0.0005),
+            ("stages", 16, 0.004),
+            ("stages", 8, 0.004),
+            ("dynamic", 16, 0.004),
+            ("dynamic", 5, 0.004),
+            ("dynamic", 1, 0.004),
+            ("casting", 16, 0.004),
+        ]:
+            x = RANDOM.standard_normal((1, rows, 64)).astype(np.float32)
+            (found,) = simulator.run(net, {"x": x}).values()
+            assert found.dtype == np.float32
+            assert error(found, x @ weight) < bound, (net, rows)
+
+
+def test_stamped_net(compiler: toolchain.Toolchain, compiled: Compile, tmp_path: Path):
+    """A template with other coefficients computes with them."""
+    template, other = linear("template"), linear("other", seed=3)
+    content = to_bf16(other.weights["w"]).tobytes()
+    parts = [compiled(template), Part(compiled(template), "other", Produced(len(content), lambda: [content]))]
+    combine(parts, tmp_path / "nets.bmodel", 0)
+    x = RANDOM.standard_normal((1, 16, 64)).astype(np.float32)
+    with Simulator(tmp_path / "nets.bmodel", "bm1684x", compiler.root) as simulator:
+        expected = x @ other.weights["w"]
+        assert error(simulator.run("other", {"x": x})["y"], expected) < 0.004
+        assert error(simulator.run("template", {"x": x})["y"], expected) > 1
+
+
+def test_two_chips_at_once(compiler: toolchain.Toolchain, compiled: Compile):
+    ids = np.arange(16)[None]
+    with Simulator(compiled(embedding()), "bm1684x", compiler.root) as one:
+        with Simulator(compiled(embedding(), "bm1688"), "bm1688", compiler.root) as other:
+            first, second = (simulator.run("embedding", {"input_ids": ids}) for simulator in (one, other))
+    np.testing.assert_array_equal(first["embedding"], second["embedding"])

