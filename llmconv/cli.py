@@ -51,6 +51,10 @@ def _parser() -> argparse.ArgumentParser:
     convert.add_argument("--task", action="append", default=[], metavar="NAME", help="build only this task, e.g. compile:block_0 (repeatable)")
     convert.set_defaults(run=_convert)
 
+    plan = commands.add_parser("plan", help="what a conversion would do", description="Show what a conversion would build, take from the cache and keep.")
+    _add_options(plan)
+    plan.set_defaults(run=_plan)
+
     verify = commands.add_parser("verify", help="prove a .bmodel on the chip simulator", description="Run the nets on the chip simulator against the model's own maths.")
     verify.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
     verify.add_argument("--nets", default="", metavar="A,B", help="these nets only")
@@ -142,6 +146,15 @@ def _convert(args: argparse.Namespace) -> int:
         print(f"Info: --out_dir not set, using '{job.out_dir}'")
     words = " ".join(shlex.quote(a) for a in args.argv if not a.startswith("--task"))
     return frontend.run(job, given, args.task or ["convert"], f"llmconv {words} --task {{task}}")
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from llmconv.explaining import forecast
+    from llmconv.job import Job
+
+    given = _given(args)
+    print(forecast(Job.create(given), given))
+    return 0
 
 
 def _verify(args: argparse.Namespace) -> int:

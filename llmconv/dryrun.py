@@ -30,7 +30,7 @@ def dry_run(job: Job) -> str:
     lines += [f"Note: {n}." for n in made.notes]
     lines.append("")
     lines += [_line(net) for net in made.nets]
-    lines += ["", *_needs(made)]
+    lines += ["", *needs(made)]
     return "\n".join(lines)
 
 
@@ -44,7 +44,8 @@ def _line(net: Net) -> str:
     return f"{net.name}: {inputs} -> {outputs} [{', '.join(flags)}]"
 
 
-def _needs(made: Plan) -> list[str]:
+def needs(made: Plan) -> list[str]:
+    """What building and running the plan takes, from sizes alone."""
     nets = made.nets
     coefficients = coefficient_bytes(made)
     device = device_memory(made)

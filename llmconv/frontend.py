@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping
@@ -12,7 +14,7 @@ from llmconv.errors import ConvertError, InputError
 from llmconv.job import Job
 from llmconv.layout import Layout
 from llmconv.options import OPTIONS, parse
-from llmconv.toolchain import cache_dir
+from llmconv.toolchain import cache_dir, doctor
 
 SHORT = {o.name: o.variable or o.name for o in OPTIONS}
 
@@ -32,6 +34,25 @@ def run_options(job: Job, given: Mapping[str, Any], command: str) -> engine.RunO
         repeat=lambda name: command.format(task=name),
         listeners=[Summary(Layout(job.out_dir))],
     )
+
+
+def begin(job: Job, given: Mapping[str, Any]) -> None:
+    """Check what a build needs, and remember the options for `llmconv why` and `llmconv verify`.
+
+    Raises InputError when the machine lacks something, or when the output directory cannot be written.
+    """
+    doctor.preflight(job.out_dir)
+    file = Layout(job.out_dir).job
+    absolute = {k: v for k, v in given.items() if v is not None} | {"model_path": str(job.model_path), "out_dir": str(job.out_dir)}
+    for short in ("model", "out"):
+        absolute.pop(short, None)
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        part = file.with_name(f"{file.name}.{os.getpid()}")
+        part.write_text(json.dumps(absolute, indent=1), encoding="utf-8")
+        os.replace(part, file)
+    except OSError as error:
+        raise InputError(f"out_dir {job.out_dir} cannot be written", error.strerror or str(error), "Choose another directory with -o (out=).") from None
 
 
 def doit_variables() -> dict[str, str]:
@@ -88,7 +109,5 @@ def run(job: Job, given: Mapping[str, Any], selected: list[str], command: str) -
     made = plan(job)
     for note in made.notes:
         print(f"Note: {note}.")
+    begin(job, given)
     return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command))
-
-
-__all__ = ["InputError", "doit_tasks", "install", "run", "run_options"]

@@ -17,6 +17,11 @@ class Layout:
         return self.out / ".llmconv"
 
     @property
+    def job(self) -> Path:
+        """The options of the run that was last started here."""
+        return self.state / "job.json"
+
+    @property
     def config(self) -> Path:
         return self.out / "config"
 

@@ -11,19 +11,19 @@ from llmconv.layout import Layout
 CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compiler's static cost model
 
 
-def latencies(manifest: dict[str, Any]) -> dict[str, float]:
-    """Compiler estimates in seconds: `prefill` of the full prompt length, `decode` of one token. Host work is not in them."""
+def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
+    """Compiler estimates in seconds: `prefill` of the longest prompt, `decode` of one token at full KV length.
+
+    None where the compiler estimates nothing (dynamic nets). Work of the host is in neither.
+    """
     clock = CLOCK[manifest["job"]["chip"]]
-    cycles = {net["name"]: net["cycles"] or 0 for net in manifest["nets"]}
 
-    def total(*kinds: str) -> float:
-        return sum(cycles[n["name"]] for n in manifest["nets"] if n["kind"] in kinds) / clock
+    def total(*names: str) -> float | None:
+        nets = [n for n in manifest["nets"] if n["name"].rstrip("0123456789").rstrip("_") in names and not n.get("stage_of")]
+        known = [n["cycles"] for n in nets]
+        return sum(known) / clock if known and None not in known else None
 
-    once = sum(cycles.get(n, 0) for n in ("lm_head",)) / clock
-    return {
-        "prefill": total("block") + cycles.get("embedding", 0) / clock + once,
-        "decode": total("block_cache") + cycles.get("embedding_cache", 0) / clock + once,
-    }
+    return {"prefill": total("embedding", "block", "lm_head"), "decode": total("embedding_cache", "block_cache", "lm_head")}
 
 
 def size(nbytes: float) -> str:
@@ -55,9 +55,11 @@ class Summary:
             f"{self.layout.out / manifest['bmodel']}  {size(manifest['bytes'])}, {len(nets)} nets",
             f"built {event.built}, cached {event.cached}, unchanged {event.unchanged} tasks in {event.seconds:.1f} s",
         ]
+        estimates = []
+        if time["prefill"]:
+            estimates.append(f"prefill of {manifest['job']['max_input_length']} tokens {1000 * time['prefill']:.2f} ms")
         if time["decode"]:
-            lines.append(
-                f"compiler estimate on {manifest['job']['chip']}: prefill of {manifest['job']['max_input_length']} tokens "
-                f"{1000 * time['prefill']:.2f} ms, decode {1000 * time['decode']:.2f} ms/token ({1 / time['decode']:.0f} tokens/s)"
-            )
+            estimates.append(f"decode {1000 * time['decode']:.2f} ms/token ({1 / time['decode']:.0f} tokens/s)")
+        if estimates:
+            lines.append(f"compiler estimate on {manifest['job']['chip']}: {', '.join(estimates)}")
         return "\n".join([*lines, f"next: llmconv verify {self.layout.out}"])

@@ -21,6 +21,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "name": net.name,
             "kind": net.kind,
             "layer": net.layer,
+            "stage_of": net.stage_of,
             "inputs": [asdict(io) for io in net.inputs],
             "outputs": [asdict(io) for io in net.outputs],
             "flags": net.flags.to_dict(),

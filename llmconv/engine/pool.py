@@ -150,13 +150,18 @@ class Pool:
 
     def finished(self, answer: dict) -> None:
         """To be called with every Result: its worker is free again."""
-        for worker in self._workers:
-            if worker.job == answer["name"]:
-                worker.job = None
-                if answer.get("resident", 0) > HUGE:
-                    self._workers.remove(worker)
-                    worker.process.stdin.close()  # it ends by itself
-                return
+        worker = next((worker for worker in self._workers if worker.job == answer["name"]), None)
+        if worker is None:
+            return  # it was a thread of the main process
+        worker.job = None
+        if "failure" in answer:
+            # a compiler that was killed may have left children that still write: they go before any further attempt
+            self._workers.remove(worker)
+            worker.kill()
+            worker.wait()
+        elif answer.get("resident", 0) > HUGE:
+            self._workers.remove(worker)
+            worker.process.stdin.close()  # it ends by itself
 
     def died(self, worker: Worker) -> None:
         """To be called with every Death."""

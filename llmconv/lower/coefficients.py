@@ -16,7 +16,7 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.lower.errors import NotCovered
 from llmconv.lower.layout import Mode, Piece, fit, pieces, place
 from llmconv.lower.quantize import Scheme, dequantize, quantize
-from llmconv.lower.rounding import half_bits, widen
+from llmconv.lower.rounding import half_bits, to_float, widen
 from llmconv.lower.sources import Source
 from llmconv.numeric import to_bf16
 
@@ -94,13 +94,15 @@ class Blob:
     def _content(self, piece: Piece) -> Iterator[np.ndarray]:
         role, half = self._roles[piece.use], self._mode.half
         if piece.what == "weight":
-            weight = self._weights[role["weight"]]
-            yield from self._transposed(role["weight"], piece) if role["kind"] == "linear" else _plain(self._source(role["weight"]), weight["dtype"], half)
+            if role["kind"] == "linear":
+                yield from self._transposed(role["weight"], piece)
+            else:
+                yield from _plain(self._source(role["weight"]), self._weights[role["weight"]]["dtype"], piece.dtype)
         elif piece.what in ("bias", "bias_rounded"):
             values, stored = self._source(role["bias"]).all()
             values = values.reshape(-1)[piece.first : piece.last]
             if piece.what == "bias" and piece.dtype == "f32":
-                yield widen(values, "bf16") if stored == "BF16" else values.astype(np.float32)
+                yield to_float(values, stored)
             else:
                 bits = half_bits(values, stored, half)
                 yield bits if piece.dtype == half else widen(bits, half)
@@ -178,14 +180,16 @@ def _halves(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
     return values[:, 0::2].copy(), values[:, 1::2].copy()
 
 
-def _plain(source: Source, declared: str, half: str) -> Iterator[np.ndarray]:
+def _plain(source: Source, declared: str, dtype: str) -> Iterator[np.ndarray]:
     rows = max(1, COPY // max(1, source.width))
     for first in range(0, source.shape[0], rows):
         values, stored = source.read(first, min(first + rows, source.shape[0]))
-        if declared != "bf16":
-            yield half_bits(values, stored, half)
+        if dtype == "f32":
+            yield to_float(values, stored)
+        elif declared != "bf16":
+            yield half_bits(values, stored, dtype)
         else:  # a table declared bf16 goes in bit by bit
-            yield values if stored == "BF16" else to_bf16(values.astype(np.float32))
+            yield values if stored == "BF16" else to_bf16(values)
 
 
 def _blocks(k: int, piece: Piece) -> Iterator[tuple[int, np.ndarray]]:

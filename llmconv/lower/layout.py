@@ -142,6 +142,8 @@ def _cut(piece: Piece, cores: int) -> list[Piece]:
 
 def _plain(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
     weight = weights[role["weight"]]
+    if role["float"] and weight["dtype"] == "f32":
+        return [Piece(role["weight"], role["place"], use, "weight", "f32", 4 * prod(weight["shape"]))]
     # a table declared bf16 is already what is stored, whatever the mode's name for it
     name = role["weight"] + ("_bf16" if weight["dtype"] == "bf16" else f"_{mode.half}")
     if weight["dtype"] == "bf16" and mode.half != "bf16" or weight["dtype"] not in ("f32", "bf16"):

@@ -22,10 +22,10 @@ def half_bits(values: np.ndarray, stored: str, half: str) -> np.ndarray:
     may share memory with `values`.
     """
     if half == "bf16":
-        return _clean_bf16(values) if stored == "BF16" else _bf16(_float32(values, stored))
+        return _clean_bf16(values) if stored == "BF16" else _bf16(to_float(values, stored))
     if stored == "F16":
         return _quiet(values.view(np.uint16), F16_INF)
-    return _quiet(to_f16(_float32(values, stored)).view(np.uint16), F16_INF)
+    return _quiet(to_f16(to_float(values, stored)).view(np.uint16), F16_INF)
 
 
 def widen(bits: np.ndarray, half: str) -> np.ndarray:
@@ -42,7 +42,8 @@ def round_half_away(values: np.ndarray) -> np.ndarray:
     return whole + (rest >= 0.5) - (rest <= -0.5)
 
 
-def _float32(values: np.ndarray, stored: str) -> np.ndarray:
+def to_float(values: np.ndarray, stored: str) -> np.ndarray:
+    """The values, stored as half_bits says, as float32."""
     return widen(values, "bf16") if stored == "BF16" else np.asarray(values, np.float32)
 
 

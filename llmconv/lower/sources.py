@@ -14,13 +14,13 @@ from llmconv.checkpoint.recipe import evaluate, shape
 from llmconv.lower.errors import NotCovered
 
 WHOLE = 256 << 20  # largest float32 result, in bytes, of a recipe that has to be evaluated at once
-AS_STORED = ("BF16", "F16", "F32")
+AS_STORED = ("BF16", "F16", "F32", "U8")
 
 Read = Callable[[int, int], tuple[np.ndarray, str]]
 
 
 class Source:
-    """A weight [rows, ...] of which rows can be read: (array, how stored: "BF16" bits, "F16", "F32" or "U8").
+    """A weight [rows, ...] of which rows can be read: (array, how it is stored: "BF16" bits, "F16", "F32" or "U8").
 
     transposed: the rows of the transposed recipe, for a linear's [K, N] weight its N rows of K inputs.
     """

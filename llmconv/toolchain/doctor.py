@@ -42,7 +42,7 @@ class Check:
     mend: str = ""
 
 
-def checks(out: Path | None = None, cache: Path | None = None, *, thorough: bool = True, env: Mapping[str, str] | None = None) -> list[Check]:
+def check(out: Path | None = None, cache: Path | None = None, *, thorough: bool = True, env: Mapping[str, str] | None = None) -> list[Check]:
     """Every check, in the order in which they are shown. out: where results go (the cwd by default).
 
     thorough: also compile a small library, and look for the compiler (hashing it the first time). Nothing is installed.
@@ -64,7 +64,7 @@ def checks(out: Path | None = None, cache: Path | None = None, *, thorough: bool
 def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[str, str] | None = None) -> None:
     """Before a build: InputError that names all that is missing at once, with one command where one will do. Takes milliseconds."""
     env = os.environ if env is None else env
-    failed = [c for c in checks(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
+    failed = [c for c in check(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
     if failed:
         raise InputError("this machine cannot build yet", "; ".join(f"{c.name}: {c.found} ({c.why})" for c in failed), _mend_all(failed, env))
 
@@ -82,7 +82,7 @@ def report(found: Sequence[Check], env: Mapping[str, str] | None = None) -> str:
         lines.append("\nAll is there.")
     if len(failed) > 1:
         lines.append("\n" + _mend_all(failed, os.environ if env is None else env))
-    return "\n".join(lines).rstrip() + "\n"
+    return "\n".join(lines).rstrip()
 
 
 def status(found: Sequence[Check]) -> int:

@@ -27,7 +27,7 @@ class Shop:
             state_dir=self.out / ".llmconv", jobs=2, memory=1 << 30, progress="none", listeners=(self.events.append,)
         )
 
-    def task(self, name: str, call: str = "write", text: str = "", deps: tuple = (), **more) -> dict:
+    def task(self, name: str | None, call: str = "write", text: str = "", deps: tuple = (), **more) -> dict:
         """A task `name` with the target out/name; deps: names of other tasks whose targets it reads."""
         args = {"name": name, "log": str(self.log), **more.pop("args", {})}
         if call in ("write", "fail", "half", "slow_write"):
@@ -39,7 +39,7 @@ class Shop:
             name,
             f"engine_actions:{call}",
             args,
-            targets=more.pop("targets", [self.out / name]),
+            targets=more.pop("targets", None) or [self.out / name],
             file_dep=[*(self.out / dep for dep in deps), *more.pop("file_dep", ())],
             key=key,
             **more,

@@ -33,7 +33,8 @@ def task_net():
 def task_convert():
     "the whole"
     deps = tuple(f"n{{i}}" for i in range(3))
-    return {{**shop.task(None, "join", args={{"name": "convert"}}, targets=[shop.out / "all"], deps=deps, basename="convert", entry=True)}}
+    targets = [shop.out / "all"]
+    return shop.task(None, "join", args={{"name": "convert"}}, targets=targets, deps=deps, basename="convert", entry=True)
 
 def task_bad():
     return shop.task(None, "fail", text="convert", args={{"name": "bad"}}, targets=[shop.out / "bad"], basename="bad")

@@ -8,6 +8,7 @@ import tempfile
 import textwrap
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ import pytest
 from sample_nets import Compile, embedding, linear
 
 from llmconv import toolchain
-from llmconv.bmodel.write import combine
+from llmconv.bmodel.read import Blob, BModel
 from llmconv.errors import ToolError
 from llmconv.simulator.client import Simulator, memory_needed
 from llmconv.simulator.log import reason
@@ -79,13 +80,17 @@ def test_too_little_memory(start, compiled: Compile):
         start(compiled(embedding()), memory_bytes=16 << 20)
 
 
-def test_memory_counts_shared_coefficients_once(compiled: Compile, tmp_path: Path):
-    from llmconv.bmodel.read import BModel
+def test_memory_counts_shared_coefficients_once(compiled: Compile):
+    bmodel = BModel.read(compiled(linear()))
+    stage = bmodel.nets[0].stages[0]
 
-    big = [compiled(linear(name, rows=1, k=4096, n=4096)) for name in ("big", "second", "third")]
-    alone = memory_needed(BModel.read(big[0]))
-    combine(big, tmp_path / "all.bmodel", 0)
-    assert memory_needed(BModel.read(tmp_path / "all.bmodel")) == alone
+    def needed(*offsets: int) -> int:
+        stages = tuple(replace(stage, coeff=Blob(offset, 1 << 30)) for offset in offsets)
+        bmodel.nets = (replace(bmodel.nets[0], stages=stages),)
+        return memory_needed(bmodel)
+
+    assert needed(0, 0, 0) == needed(0)
+    assert needed(0, 1 << 30, 0) == needed(0) + (1 << 30)
 
 
 @pytest.mark.parametrize(
@@ -149,9 +154,9 @@ def test_child_dies_with_its_parent(compiled: Compile, compiler, tmp_path: Path)
     script = f"""
         import numpy, threading, time
         from llmconv.simulator.client import Simulator
-        simulator = Simulator({str(compiled(linear(rows=512, k=4096, n=4096)))!r}, "bm1684x", {str(compiler.root)!r})
+        simulator = Simulator({str(compiled(linear(rows=512, k=1024, n=1024)))!r}, "bm1684x", {str(compiler.root)!r})
         print(simulator._process.pid, flush=True)
-        simulator.run("linear", dict(x=numpy.ones((1, 512, 4096), numpy.float32)))
+        simulator.run("linear", dict(x=numpy.ones((1, 512, 1024), numpy.float32)))
         print("finished", flush=True)
     """
     root = Path(__file__).parents[2]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmconv.errors import InputError
-from llmconv.toolchain import Check, checks, doctor, preflight, report, status
+from llmconv.toolchain import Check, check, doctor, preflight, report, status
 
 
 @pytest.fixture
@@ -56,23 +56,23 @@ def test_old_cmake_and_broken_tools(bare, tmp_path: Path) -> None:
     _add(bare, "make", "exit 1")
     for name in ("cc", "c++"):
         _add(bare, name, "echo 'fatal error: stdio.h: No such file' >&2; exit 1")
-    failed = _failed(checks(tmp_path, env=bare))
+    failed = _failed(check(tmp_path, env=bare))
     assert "3.5 or newer" in failed["cmake"].why
     assert "does not run" in failed["make"].found
     assert "stdio.h" in failed["c++"].found, "a compiler without headers is found by compiling"
-    assert "c++" not in _failed(checks(tmp_path, env=bare, thorough=False))
+    assert "c++" not in _failed(check(tmp_path, env=bare, thorough=False))
 
 
 def test_old_system(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor.platform, "libc_ver", lambda: ("glibc", "2.31"))
     monkeypatch.setattr(doctor.platform, "machine", lambda: "aarch64")
-    failed = _failed(checks(tmp_path, thorough=False))
+    failed = _failed(check(tmp_path, thorough=False))
     assert failed["glibc"].found == "glibc 2.31" and failed["machine"].found == "Linux aarch64"
 
 
 def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor.shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(1, 1, 10 << 20))
-    failed = _failed(checks(tmp_path / "not/yet/there", thorough=False))
+    failed = _failed(check(tmp_path / "not/yet/there", thorough=False))
     assert set(failed) == {"disk (cache)", "disk (out)"}
     assert str(tmp_path) in failed["disk (out)"].found
 
@@ -80,30 +80,30 @@ def test_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_unwritable_out(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir(mode=0o555)
-    assert "may not be written" in _failed(checks(tmp_path / "out", thorough=False))["disk (out)"].found
+    assert "may not be written" in _failed(check(tmp_path / "out", thorough=False))["disk (out)"].found
 
 
 def test_a_wrong_tpuc_root(tmp_path: Path) -> None:
-    failed = _failed(checks(tmp_path, env={**os.environ, "TPUC_ROOT": "/nowhere"}))
+    failed = _failed(check(tmp_path, env={**os.environ, "TPUC_ROOT": "/nowhere"}))
     assert "no such folder" in failed["compiler"].found
 
 
 def test_little_memory_is_told_and_does_not_refuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(doctor, "_memory", lambda: Check("memory", False, "0.5 GB available"))
-    assert "memory" in _failed(checks(tmp_path, thorough=False))
+    assert "memory" in _failed(check(tmp_path, thorough=False))
     preflight(tmp_path)
 
 
 def test_report() -> None:
     good, bad = Check("make", True, "GNU Make 4.3"), Check("cmake", False, "not found", "kernels", "Run apt-get install cmake")
-    assert report([good]) == "ok       make  GNU Make 4.3\n\nAll is there.\n" and status([good]) == 0
+    assert report([good]) == "ok       make  GNU Make 4.3\n\nAll is there." and status([good]) == 0
     text = report([good, bad])
-    assert "MISSING  cmake  not found\n                needed: kernels\n                mend:   Run apt-get install cmake\n" in text
+    assert "MISSING  cmake  not found\n                needed: kernels\n                mend:   Run apt-get install cmake" in text
     assert status([good, bad]) == 1
 
 
 def test_this_machine_is_fit_and_preflight_is_quick(tmp_path: Path) -> None:
-    assert not _failed(checks(tmp_path)), report(checks(tmp_path))
+    assert not _failed(check(tmp_path)), report(check(tmp_path))
     start = time.monotonic()
     preflight(tmp_path)
     assert time.monotonic() - start < 2

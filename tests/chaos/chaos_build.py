@@ -1,0 +1,88 @@
+"""The build that is killed: python chaos_build.py OUT LOG. A net's action is a fake compiler, see compiler.sh."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parents[1])]
+
+from llmconv import engine  # noqa: E402
+from llmconv.errors import ConvertError, ToolError  # noqa: E402
+
+NETS = 10
+TARGETS = ["digests", "merged", "config", *(f"net{i}" for i in range(NETS))]
+
+
+def graph(out: Path, log: Path) -> list[dict]:
+    """digests, ten nets, one of them a directory, a merge and a copy beside it."""
+
+    def task(name: str, call: str, deps: list[str] = [], **more) -> dict:
+        args = {"name": name, "log": str(log), **more.pop("args", {})}
+        files = [out / dep for dep in deps]
+        return engine.task(name, f"chaos_build:{call}", args, targets=[out / name], file_dep=files, key={"name": name}, **more)
+
+    nets = [f"net{i}" for i in range(NETS)]
+    parts = {"parts": [str(out / net) for net in nets]}
+    return [
+        task("digests", "write", local=True),
+        *(task(net, "compile", ["digests"], args={"seconds": 0.04 + 0.01 * (i % 4)}) for i, net in enumerate(nets)),
+        task("merged", "merge", nets, args=parts),
+        task("config", "folder", ["merged"]),
+    ]
+
+
+def _start(name: str, log: str) -> None:
+    """Notes that an action is executed: one write, whole even if the next instant brings the end."""
+    descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+    os.write(descriptor, f"{name}\n".encode())
+    os.close(descriptor)
+
+
+def write(name, log, out):
+    _start(name, log)
+    (path,) = out.values()
+    Path(path).write_text(name)
+
+
+def compile(name, log, seconds, out):
+    from llmconv.toolchain.process import run
+
+    _start(name, log)
+    (path,) = out.values()
+    command = [str(HERE / "compiler.sh"), name, str(seconds), path]
+    outcome = run(command, cwd=HERE, env=os.environ, log=Path(f"{log}.{name}"))
+    if not outcome.ok:
+        raise ToolError(f"{name}: the compiler {outcome.how()}")
+
+
+def merge(name, log, parts, out):
+    _start(name, log)
+    (path,) = out.values()
+    with open(path, "wb") as file:
+        for part in parts:
+            file.write(Path(part).read_bytes())
+
+
+def folder(name, log, out):
+    _start(name, log)
+    (path,) = out.values()
+    Path(path).mkdir()
+    for number in range(5):
+        (Path(path) / f"file{number}").write_text(f"{name} {number}")
+
+
+def main() -> int:
+    out, log = Path(sys.argv[1]), Path(sys.argv[2])
+    options = engine.RunOptions(state_dir=out / ".llmconv", jobs=3, memory=1 << 40)
+    try:
+        return engine.run(graph(out, log), [], options)
+    except ConvertError as error:
+        print(error)
+        return error.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

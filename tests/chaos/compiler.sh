@@ -1,0 +1,6 @@
+#!/bin/sh
+# A fake compiler: compiler.sh NAME SECONDS OUT. Its child writes the second part, like the real one's kernel JIT.
+printf 'first part of %s\n' "$1" > "$3"
+( sleep "$2"; printf 'second part, from a child\n' >> "$3" ) &
+wait "$!"
+printf 'third part of %s\n' "$1" >> "$3"

@@ -1,0 +1,48 @@
+"""Tiny random checkpoints of the dense families, as the tests use them.
+
+Each has the family's published tensor names and config fields; the values are drawn so that mistakes show (llmconv.demo.draw).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from llmconv.demo import QWEN2, dense_tensors, write_checkpoint
+
+_BASE = {k: v for k, v in QWEN2.items() if k not in ("use_sliding_window", "sliding_window", "max_window_layers")}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2": QWEN2,
+    "qwen2_tied": _BASE | {"tie_word_embeddings": True},
+    "qwen3": _BASE | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "attention_bias": False},
+    "llama": _BASE
+    | {
+        "model_type": "llama",
+        "architectures": ["LlamaForCausalLM"],
+        "max_position_embeddings": 131072,
+        "rope_theta": 500000.0,
+        "rope_scaling": {
+            "factor": 8.0,
+            "high_freq_factor": 4.0,
+            "low_freq_factor": 1.0,
+            "original_max_position_embeddings": 8192,
+            "rope_type": "llama3",
+        },
+        "attention_bias": False,
+        "mlp_bias": False,
+    },
+}
+
+
+def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", **changes: Any) -> Path:
+    """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config changed."""
+    config = CONFIGS[name] | {"torch_dtype": dtype} | changes
+    config = {k: v for k, v in config.items() if v is not None}
+    family = config["model_type"]
+    biases = ["q", "k", "v"] if family == "qwen2" else []
+    if config.get("attention_bias"):
+        biases += ["q", "k", "v", "o"]
+    if config.get("mlp_bias"):
+        biases += ["gate", "up", "down"]
+    tensors = dense_tensors(config, tuple(biases), qk_norm=family == "qwen3")
+    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype)

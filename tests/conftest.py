@@ -1,0 +1,71 @@
+"""What all tests share: tiny checkpoints, the real compiler, and conversions that several tests look at."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from checkpoints import make  # noqa: E402
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="rewrite the golden MLIR texts")
+
+
+@pytest.fixture(scope="session")
+def compiler():
+    """The real compiler, fetched when this machine has none yet."""
+    from llmconv import toolchain
+
+    return toolchain.find() or toolchain.fetch()
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache of this test session: nets that several tests need are compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def llmconv_env(compiler, session_cache: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    """Environment in which llmconv uses the real compiler and this session's cache; also set for the test itself."""
+    values = {"TPUC_ROOT": str(compiler.root), "LLMCONV_CACHE": str(session_cache)}
+    for name, value in values.items():
+        monkeypatch.setenv(name, value)
+    return os.environ | values
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """checkpoint("qwen2", seed=1, hidden_size=192, ...) -> its directory; the same call gives the same directory."""
+    made: dict[str, Path] = {}
+
+    def get(name: str, **options) -> Path:
+        key = repr((name, sorted(options.items())))
+        if key not in made:
+            made[key] = make(tmp_path_factory.mktemp("models"), name, **options)
+        return made[key]
+
+    return get
+
+
+@pytest.fixture
+def convert(llmconv_env, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """convert(model, seq=128, quantize="bf16", ...) -> the output directory of a conversion that ended well."""
+    from llmconv import frontend
+    from llmconv.job import Job
+
+    def run(model: Path, **options) -> Path:
+        out = tmp_path_factory.mktemp("out")
+        given = {"model": str(model), "out": str(out)} | {k: str(v) for k, v in options.items()}
+        status = frontend.run(Job.create(given), given, ["convert"], "{task}")
+        assert status == 0, f"converting {model} with {options} ended with {status}"
+        return out
+
+    return run
