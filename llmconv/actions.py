@@ -75,7 +75,7 @@ def compile_net(net: str, model: str, mlir: str, weights: str, flags: dict[str, 
         run.mkdir()
         if addresses:
             shutil.copyfile(addresses, run / IO_CONFIG)
-        jit = toolchain.cache_dir() / "ppl" / tools.version
+        jit = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest)
         result = toolchain.compile_mlir(tools, source, toolchain.CompileFlags(**flags), Path(out[target]), run, Path(log), jit)
         normalise(Path(out[target]))
         for path in saved:

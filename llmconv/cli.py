@@ -190,7 +190,7 @@ def _doctor(args: argparse.Namespace) -> int:
 
     checks = doctor.check()
     print(doctor.report(checks))
-    return 0 if all(c.ok for c in checks) else 1
+    return doctor.status(checks)
 
 
 def _demo(args: argparse.Namespace) -> int:
