@@ -12,8 +12,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmconv.nets import IO_CONFIG
-
 Out = Mapping[str, str]
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
@@ -46,63 +44,25 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
     return {"root": str(found.root), "version": found.version}
 
 
-def compile_net(net: str, model: str, mlir: str, weights: str, flags: dict[str, Any], addresses: str, scratch: str, log: str, keep: bool, out: Out) -> dict[str, Any]:
-    """Compile one net: its weights go to an npz in `scratch`, tpuc-opt makes the .bmodel, scratch is deleted unless `keep`.
+def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
+    """Combine the nets ({bare, facts}: files of llmconv.compiling), in order, to one .bmodel stamped with `epoch` (seconds).
 
-    addresses: file of input and output addresses that a decode stage has to use, or "".
-
-    Targets: the .bmodel, and a JSON file of facts for the manifest (cycles, seconds, CPU seconds, peak memory in bytes,
-    size and sha256 of the coefficients); for the first of several decode stages also its addresses.
+    Second target: its size and sha256.
     """
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
-    from llmconv.bmodel.normalise import normalise
-    from llmconv.checkpoint import npz
-    from llmconv.checkpoint.files import Checkpoint
-
-    target, facts, *saved = out
-    tools = toolchain.find() or toolchain.fetch()
-    place = Path(scratch)
-    shutil.rmtree(place, ignore_errors=True)
-    (place / "source").mkdir(parents=True)
-    Path(log).parent.mkdir(parents=True, exist_ok=True)
-    try:
-        source = place / "source" / f"{net}.mlir"
-        shutil.copyfile(mlir, source)
-        recipes = json.loads(Path(weights).read_text(encoding="utf-8"))
-        npz.write(source.parent / "weights.npz", recipes, Checkpoint.open(Path(model)))
-        run = place / "run"
-        run.mkdir()
-        if addresses:
-            shutil.copyfile(addresses, run / IO_CONFIG)
-        jit = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest)
-        result = toolchain.compile_mlir(tools, source, toolchain.CompileFlags(**flags), Path(out[target]), run, Path(log), jit)
-        normalise(Path(out[target]))
-        for path in saved:
-            shutil.copyfile(run / IO_CONFIG, out[path])
-    finally:
-        if not keep:
-            shutil.rmtree(place, ignore_errors=True)
-    stage = BModel.read(Path(out[target])).nets[0].stages[0]
-    values = {
-        "cycles": result.cycles,
-        "seconds": round(result.seconds, 3),
-        "cpu_seconds": round(result.cpu_seconds, 3),
-        "peak_rss": result.peak_rss,
-        "bytes": Path(out[target]).stat().st_size,
-        "coefficient_bytes": stage.coeff.size,
-        "coefficient_sha256": stage.coeff_sha256,
-    }
-    Path(out[facts]).write_text(json.dumps(values), encoding="utf-8")
-    return values
-
-
-def merge(nets: list[str], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets' files, in order, to one .bmodel stamped with `epoch` (seconds). Second target: its size and sha256."""
-    from llmconv.bmodel.write import combine
+    from llmconv.bmodel.write import Part, Piece, combine
 
     target, facts = out
-    combine([Path(n) for n in nets], Path(out[target]), epoch)
+    parts = []
+    for net in nets:
+        known = json.loads(Path(net["facts"]).read_text(encoding="utf-8"))
+        holder = Path(net["bare"]).parent / known["coefficients"] if known["coefficients"] else None
+        piece = Piece(holder, 0, known["coefficient_bytes"], known["coefficient_sha256"]) if holder else None
+        parts.append(Part(Path(net["bare"]), coefficients=piece))
+    tools = toolchain.find() or toolchain.fetch()
+    kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]
+    combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
     values = {"bytes": Path(out[target]).stat().st_size, "sha256": _sha256(Path(out[target]))}
     Path(out[facts]).write_text(json.dumps(values), encoding="utf-8")
     return values
@@ -117,7 +77,7 @@ def _sha256(path: Path) -> str:
 
 
 def write_manifest(job: dict[str, Any], bmodel: str, merged: str, nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
-    """manifest.json: what was built from what. `nets` carry the name of their facts file, `digests` are the shards' tables."""
+    """manifest.json: what was built from what. `nets` carry the names of their facts files, `digests` are the shards' tables."""
     from llmconv import __version__
 
     (target,) = out
@@ -133,9 +93,16 @@ def write_manifest(job: dict[str, Any], bmodel: str, merged: str, nets: list[dic
         "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
         "bmodel": bmodel,
         **json.loads(Path(merged).read_text(encoding="utf-8")),
-        "nets": [{k: v for k, v in net.items() if k != "facts"} | json.loads(Path(net["facts"]).read_text(encoding="utf-8")) for net in nets],
+        "nets": [_with_facts(net) for net in nets],
     }
     Path(out[target]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
+    told = {k: v for k, v in net.items() if k not in ("facts", "run")}
+    for key in ("facts", "run"):
+        told |= json.loads(Path(net[key]).read_text(encoding="utf-8"))
+    return told
 
 
 def copy_config(model: str, embedding: str, half: str, out: Out) -> None:

@@ -36,6 +36,17 @@ def compile_seconds(net: Net) -> float:
     return 0.3 + 6e-8 * floats + 2e-8 * halves
 
 
+def stamp_memory(net: Net) -> int:
+    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one (llmconv.lower)."""
+    largest = max((prod(w.shape) for w in net.graph.weights.values()), default=0)
+    return 120 * MB + min(2 * largest, 400 * MB)
+
+
+def stamp_seconds(net: Net) -> float:
+    """CPU-seconds of stamping: about 4 ns a weight when it has to be quantised."""
+    return 0.05 + 4e-9 * sum(weight_elements(net))
+
+
 def net_coefficients(net: Net) -> int:
     """Bytes of coefficients: 2 per weight, or the packed integers with their scales and zero points."""
     mode, group = net.flags.mode, net.flags.q_group_size

@@ -41,6 +41,7 @@ class Job:
     dynamic: bool = False
     only_mlir: bool = False
     debug: bool = False
+    no_stamp: bool = False
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Job:

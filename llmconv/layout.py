@@ -49,11 +49,12 @@ class Layout:
     def log(self, net: str) -> Path:
         return self.out / "logs" / f"{net}.log"
 
-    def net(self, net: str) -> Path:
-        return self.state / "nets" / f"{net}.bmodel"
+    def net(self, net: str) -> list[Path]:
+        """The parts of a finished net (llmconv.compiling.Files): program, coefficients, facts, what making it took."""
+        return [self.state / "nets" / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json")]
 
     def facts(self, net: str) -> Path:
-        """What compiling a net took and gave, as JSON; also of the merged file, under the name "merged"."""
+        """A finished net's facts; under the name "merged" those of the .bmodel."""
         return self.state / "nets" / f"{net}.json"
 
     def addresses(self, net: str) -> Path:

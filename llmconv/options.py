@@ -62,6 +62,7 @@ OPTIONS = (
     Option("jobs", "int", 0, "tasks at once; 0: one per core", "build", ("-n",)),
     Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: most of what is free", "build"),
     Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
+    Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 

@@ -1,48 +1,69 @@
-"""compile:NET: each net through the compiler, from its MLIR and its own tensors."""
+"""compile:NET: each net through the compiler, or stamped from the net of another layer that was."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
-from llmconv.estimate import compile_memory, compile_seconds, scratch_bytes
+from llmconv.estimate import compile_memory, compile_seconds, scratch_bytes, stamp_memory, stamp_seconds
+from llmconv.grouping import Origin, origins
 from llmconv.layout import Layout
+from llmconv.nets import Net
 from llmconv.plan import Plan
 
 from .shapes import head
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    yield head("compile", "compile every net")
+    yield head("compile", "compile or stamp every net")
+    found = origins(plan.nets, stamp=not plan.job.no_stamp)
     for net in plan.nets:
-        picks = [
-            (layout.digests(shard.name), [n for n in net.tensors if plan.checkpoint.tensors[n].file == shard])
-            for shard in plan.checkpoint.shards
-        ]
-        picks = [(path, names) for path, names in picks if names]
-        flags = net.flags.to_dict()
-        addresses = layout.addresses(net.stage_of) if net.stage_of else None
-        saved = [layout.addresses(net.name)] if net.flags.address_assign and not net.stage_of else []
-        yield task(
-            net.name,
-            "llmconv.actions:compile_net",
-            {
-                "net": net.name,
-                "model": str(plan.job.model_path),
-                "mlir": str(layout.mlir(net.name)),
-                "weights": str(layout.weights(net.name)),
-                "flags": flags,
-                "addresses": str(addresses or ""),
-                "scratch": str(layout.scratch(net.name)),
-                "log": str(layout.log(net.name)),
-                "keep": plan.job.debug,
-            },
-            basename="compile",
-            targets=[layout.net(net.name), layout.facts(net.name), *saved],
-            file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([addresses] if addresses else [])],
-            picks=picks,
-            reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
-            key={"flags": flags},
-            need=Need(memory=compile_memory(net), disk=scratch_bytes(net), seconds=compile_seconds(net)),
-            doc=f"compile {net.name}",
-        )
+        yield _task(plan, layout, net, found[net.name])
+
+
+def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
+    staged = bool(net.flags.address_assign)
+    used = layout.addresses(net.stage_of) if net.stage_of else None
+    saved = [layout.addresses(net.name)] if staged and not net.stage_of else []
+    source = {
+        "module": net.graph.name,
+        "model": str(plan.job.model_path),
+        "mlir": str(layout.mlir(net.name)),
+        "weights": str(layout.weights(net.name)),
+        "flags": net.flags.to_dict(),
+        "addresses": str(used or ""),
+    }
+    others = {"template": origin.template, "owner": origin.owner}
+    files = {role: layout.net(name) + ([layout.addresses(name)] if saved and role == "template" else []) for role, name in others.items() if name}
+    files_used = [path for paths in files.values() for path in (*paths[:3], *paths[4:])]
+    stamped = origin.template is not None
+    need = (
+        Need(memory=stamp_memory(net), disk=0, seconds=stamp_seconds(net))
+        if stamped
+        else Need(memory=compile_memory(net), disk=scratch_bytes(net), seconds=compile_seconds(net))
+    )
+    return task(
+        net.name,
+        "llmconv.compiling:build_net",
+        {
+            "net": net.name,
+            "source": source,
+            **{role: [str(p) for p in files[role]] if role in files else None for role in others},
+            "check": origin.members > 0,
+            "place": {"scratch": str(layout.scratch(net.name)), "log": str(layout.log(net.name)), "keep": plan.job.debug},
+        },
+        basename="compile",
+        targets=[*layout.net(net.name), *saved],
+        file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *files_used],
+        picks=_tensors(plan, layout, net),
+        reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
+        key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)},
+        need=need,
+        doc=f"stamp {net.name} from {origin.template}" if stamped else f"compile {net.name}",
+    )
+
+
+def _tensors(plan: Plan, layout: Layout, net: Net) -> list[tuple]:
+    """The entries of the shards' digest files that a net depends on."""
+    picks = [(layout.digests(s.name), [n for n in net.tensors if plan.checkpoint.tensors[n].file == s]) for s in plan.checkpoint.shards]
+    return [(path, names) for path, names in picks if names]

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from llmconv.engine import Need, task
 from llmconv.layout import Layout
+from llmconv.lower.roles import roles
 from llmconv.plan import Plan
 
 from .shapes import head
@@ -16,7 +17,7 @@ from .shapes import head
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("export", "MLIR of every net")
     for net in plan.nets:
-        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps(net.weights, indent=0)}
+        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps({"weights": net.weights, "roles": roles(net.graph)}, indent=0)}
         yield task(
             net.name,
             "llmconv.actions:write_text",

@@ -25,7 +25,8 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "inputs": [asdict(io) for io in net.inputs],
             "outputs": [asdict(io) for io in net.outputs],
             "flags": net.flags.to_dict(),
-            "facts": str(layout.facts(net.name)),
+            "facts": str(layout.net(net.name)[2]),
+            "run": str(layout.net(net.name)[3]),
         }
         for net in plan.nets
     ]
@@ -44,7 +45,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "notes": list(plan.notes),
         },
         targets=[layout.manifest],
-        file_dep=[layout.facts("merged"), layout.toolchain, *digests, *(layout.facts(n.name) for n in plan.nets)],
+        file_dep=[layout.facts("merged"), layout.toolchain, *digests, *(path for n in plan.nets for path in layout.net(n.name)[2:])],
         key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
         need=Need(memory=50 * MB),
         cacheable=False,

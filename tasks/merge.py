@@ -18,14 +18,15 @@ MB = 1 << 20
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     nets = [layout.net(net.name) for net in plan.nets]
+    parts = [{"bare": str(bare), "facts": str(facts)} for bare, _, facts, _ in nets]
     epoch = timestamp(plan)
     yield single(
         "merge",
         "llmconv.actions:merge",
-        {"nets": [str(n) for n in nets], "epoch": epoch},
+        {"nets": parts, "epoch": epoch},
         targets=[layout.bmodel(plan.folder), layout.facts("merged")],
-        file_dep=nets,
-        key={"epoch": epoch, "nets": [n.name for n in nets]},
+        file_dep=[path for files in nets for path in files[:3]],
+        key={"epoch": epoch, "nets": [n.name for n in plan.nets]},
         need=Need(memory=200 * MB),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {plan.folder}.bmodel",

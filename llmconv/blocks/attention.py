@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmconv.blocks.linear import linear, rms_norm
-from llmconv.blocks.spec import Spec
+from llmconv.blocks.spec import NEIGHBOURS, Spec
 from llmconv.top.graph import Graph, Value
 
 MASK_WEIGHT = "attention_mask.weight"
@@ -43,13 +43,35 @@ class Tokens:
     cache: tuple[Value, Value] | None = None
 
 
-def rotate(g: Graph, spec: Spec, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
-    """Rotary embedding of q and k [B, L, heads, D] by rows of the cos and sin tables."""
+def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
+    """Rotary embedding of q and k [B, L, heads, D] by rows of the cos and sin tables.
+
+    Elements beyond the rotated ones come through unchanged. Where pairs are neighbours the tables have 1 and 0 for them;
+    where they are halves they are cut off and put back (a wider table would pair the wrong elements).
+    """
+    params = dict(spec.kinds[layer].rope)
+    width = spec.head_dim if spec.rope_mode == NEIGHBOURS else params["dim"]
+    if spec.rope_mode == NEIGHBOURS:
+        params["neighbours"] = width
     rows = {}
     for part in ("cos", "sin"):
-        table = g.weight(f"rotary_{part}.weight", (step.capacity, 1, spec.rope["dim"]), ("rope", part, dict(spec.rope), step.capacity))
+        table = g.weight(f"rotary_{part}.weight", (step.capacity, 1, width), ("rope", part, params, step.capacity))
         rows[part] = g.Gather(table, positions, name=f"rotary_{part}")
-    return tuple(g.Rope(x, rows["sin"], rows["cos"], name=n) for x, n in ((q, "q_proj"), (k, "k_cache")))
+
+    def turn(x: Value, name: str) -> Value:
+        if width == spec.head_dim:
+            return g.Rope(x, rows["sin"], rows["cos"], rope_mode=spec.rope_mode, name=name)
+        first = cut(g, x, 0, width, f"{name}.turned")
+        rest = cut(g, x, width, spec.head_dim, f"{name}.kept")
+        return g.Concat(g.Rope(first, rows["sin"], rows["cos"], name=f"{name}.rope"), rest, axis=3, name=name)
+
+    return turn(q, "q_proj"), turn(k, "k_cache")
+
+
+def cut(g: Graph, x: Value, first: int, last: int, name: str) -> Value:
+    """Elements [first, last) of the last axis."""
+    rank = len(x.shape)
+    return g.Slice(x, g.none, g.none, g.none, offset=(0,) * (rank - 1) + (first,), steps=(1,) * rank, ends=x.shape[:-1] + (last,), name=name)
 
 
 def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: Tokens) -> tuple[Value, Value, Value]:
@@ -57,7 +79,11 @@ def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: To
 
     Returns its output [B, L, H] and the new rows of k and v, [B, L, KV, D] each, k after rope.
     """
-    projected = {role: linear(g, spec, role, layer, x) for role in "qkv"}
+    projected = {}
+    for role in "qkv":
+        projected[role] = linear(g, spec, role, layer, x)
+        if spec.qk_norm == "all" and role != "v":
+            projected[role] = rms_norm(g, spec, f"{role}_norm", layer, projected[role])
     for role in "qkv":
         heads = spec.heads if role == "q" else spec.kv_heads
         # -1 lets a dynamic launch set the length
@@ -65,10 +91,10 @@ def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: To
         name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
         projected[role] = g.Reshape(projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name)
     q, k, v = (projected[role] for role in "qkv")
-    if spec.qk_norm:
-        q = rms_norm(g, spec, spec.path("q_norm", layer), q)
-        k = rms_norm(g, spec, spec.path("k_norm", layer), k)
-    q, k = rotate(g, spec, step, tokens.positions, q, k)
+    if spec.qk_norm == "head":
+        q = rms_norm(g, spec, "q_norm", layer, q)
+        k = rms_norm(g, spec, "k_norm", layer, k)
+    q, k = rotate(g, spec, layer, step, tokens.positions, q, k)
     keys, values = k, v
     if tokens.cache is not None:
         keys = remember(g, step, tokens.cache[0], k, spec.path("k", layer))
@@ -80,7 +106,7 @@ def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: To
         tokens.mask,
         g.none,
         name=spec.names["layer"].format(i=layer) + "fattention",
-        scale=spec.head_dim**-0.5,
+        scale=spec.attention_scale,
         batch=step.batch,
         q_head=spec.heads,
         kv_head=spec.kv_heads,

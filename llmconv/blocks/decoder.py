@@ -2,35 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from llmconv.blocks.attention import MASK_WEIGHT, Step, Tokens, attention
-from llmconv.blocks.linear import linear, rms_norm
-from llmconv.blocks.spec import ACTIVATIONS, LLAMA, Spec, bias_roles
+from llmconv.blocks.layers import Rule, alike
+from llmconv.blocks.linear import linear, rms_norm, scale
+from llmconv.blocks.spec import ACTIVATIONS, HALVES, Spec, bias_roles, names
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
 
 
+def _no_fields(config: Config) -> Mapping[str, Any]:
+    return {}
+
+
 @dataclass(frozen=True)
 class Decoder:
-    """A family's knobs. A bias knob is True, False, or the config.json field that says so."""
+    """A family's knobs. A bias knob is True, False, or the config.json field that says so.
 
-    names: Mapping[str, str] = field(default_factory=lambda: LLAMA)
+    names, fused, qk_norm, norm_offset, rope_mode: see `Spec`. prefixes: what tensor names may begin with in place of "model.".
+    section: the part of config.json that describes the decoder, where that is not the whole.
+    defaults: what the family's own class takes for fields that config.json leaves out.
+    fields: from the family's config.json, the fields that llama (or granite, for the multipliers) calls otherwise.
+    kinds: what differs from layer to layer.
+    """
+
+    names: Mapping[str, str] = field(default_factory=names)
+    fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    prefixes: tuple[str, ...] = ("model.",)
+    section: str = ""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    fields: Callable[[Config], Mapping[str, Any]] = _no_fields
+    kinds: Rule = alike
     attention_bias: bool | str = False
     output_bias: bool | str = False
     mlp_bias: bool | str = False
-    qk_norm: bool = False
+    qk_norm: str = ""
+    norm_offset: float = 0.0
+    rope_mode: str = HALVES
 
-    def spec(self, config: Config) -> Spec:
-        """The sizes of a model of this family. Raises InputError for a missing or senseless field."""
+    def config(self, config: Config) -> Config:
+        """The decoder's part of config.json, with the field names of llama."""
+        part = config.sub(self.section).over(self.defaults)
+        return part.under(self.fields(part))
+
+    def spec(self, config: Config, tensors: Container[str] = ()) -> Spec:
+        """The sizes of a model of this family. Raises InputError for a missing or senseless field.
+
+        tensors: names in the checkpoint, which tell the prefix that it uses.
+        """
+        tied = config.bool("tie_word_embeddings", False)
+        config = self.config(config)
         hidden, heads = config.int("hidden_size"), config.int("num_attention_heads")
         head_dim = config.int("head_dim", hidden // heads)
-        window = config.int("sliding_window", 0, least=0) if config.bool("use_sliding_window", False) else 0
         return Spec(
-            names=self.names,
+            names=self._names(tensors),
             hidden=hidden,
-            layers=config.int("num_hidden_layers"),
             heads=heads,
             kv_heads=config.int("num_key_value_heads", heads),
             head_dim=head_dim,
@@ -38,13 +67,29 @@ class Decoder:
             vocab=config.int("vocab_size"),
             eps=config.float("rms_norm_eps", 1e-6),
             activation=config.get("hidden_act") or "silu",
-            rope=config.rope(head_dim),
-            tied=config.bool("tie_word_embeddings", False),
+            kinds=self.kinds(config, head_dim),
+            tied=config.bool("tie_word_embeddings", tied),
             bias=bias_roles(config, attention=self.attention_bias, output=self.output_bias, mlp=self.mlp_bias),
-            qk_norm=self.qk_norm,
             max_position=config.int("max_position_embeddings", 2048),
-            window=window or None,
+            attention_scale=config.float("attention_multiplier", head_dim**-0.5),
+            fused=self.fused,
+            qk_norm=self.qk_norm,
+            norm_offset=self.norm_offset,
+            rope_mode=self.rope_mode,
+            embedding_scale=config.float("embedding_multiplier", 1.0),
+            residual_scale=config.float("residual_multiplier", 1.0),
+            logit_scale=1 / config.float("logits_scaling", 1.0),
         )
+
+    def _names(self, tensors: Container[str]) -> Mapping[str, str]:
+        """The names under the prefix that the checkpoint's token table has (the first of the prefixes if it has none)."""
+
+        def under(prefix: str, name: str) -> str:
+            return prefix + name.removeprefix("model.") if name.startswith("model.") else name
+
+        found = [p for p in self.prefixes if f"{under(p, self.names['embedding'])}.weight" in tensors]
+        prefix = (found or self.prefixes)[0]
+        return {role: under(prefix, name) for role, name in self.names.items()}
 
 
 def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
@@ -55,6 +100,13 @@ def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     hidden = g.op(kind, hidden, **attrs, name=f"{gate}.{kind.lower()}")
     hidden = g.Mul(hidden, linear(g, spec, "up", layer, x), name=f"{up}.mul")
     return linear(g, spec, "down", layer, hidden)
+
+
+def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Value, name: str | None = None) -> Value:
+    """x + y, with y normed and scaled first where the family does that. `role`: the linear that ends y."""
+    path = spec.path(role, layer)
+    y = scale(g, rms_norm(g, spec, norm, layer, y), spec.residual_scale, f"{path}.scale")
+    return g.Add(x, y, name=name or f"{path}.add")
 
 
 def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
@@ -82,12 +134,12 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm."""
     g = Graph(name, lora_rank=lora_rank)
     x, tokens = inputs(g, spec, step)
-    y = rms_norm(g, spec, spec.path("input_norm", layer), x)
+    y = rms_norm(g, spec, "input_norm", layer, x)
     y, k, v = attention(g, spec, layer, step, y, tokens)
-    x = g.Add(x, y, name=f"{spec.path('o', layer)}.add")
-    y = mlp(g, spec, layer, rms_norm(g, spec, spec.path("mlp_norm", layer), x))
+    x = add(g, spec, layer, "attention_norm", "o", x, y)
+    y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x))
     last = layer == spec.layers - 1
-    x = g.Add(x, y, name=f"{spec.path('down', layer)}.add" if last else "output_states")
+    x = add(g, spec, layer, "mlp_out_norm", "down", x, y, None if last else "output_states")
     if last:
-        x = rms_norm(g, spec, spec.path("norm"), x, "output_states")
+        x = rms_norm(g, spec, "norm", None, x, "output_states")
     return g.output(x) if step.batch > 1 else g.output(x, k, v)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmconv.blocks.linear import lora
+from llmconv.blocks.linear import lora, scale
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
@@ -11,7 +11,7 @@ MIN_KEPT = 5  # best candidates that top-p never drops
 
 
 def embedding(name: str, spec: Spec, length: int, dtype: str) -> Graph:
-    """input_ids [1, L] -> [1, L, H], rows of the token table [V, H].
+    """input_ids [1, L] -> [1, L, H], rows of the token table [V, H], times the family's embedding scale.
 
     dtype: type of the table in the weight file. bf16 (its raw bits) spares the compiler a float32 copy of a large table.
     """
@@ -19,11 +19,11 @@ def embedding(name: str, spec: Spec, length: int, dtype: str) -> Graph:
     ids = g.input("input_ids", (1, length), "si32")
     path = spec.path("embedding")
     table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), ("tensor", f"{path}.weight"), dtype)
-    return g.output(g.Gather(table, ids, name=name))
+    return g.output(scale(g, g.Gather(table, ids, name=name), spec.embedding_scale, f"{name}.scale"))
 
 
 def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
-    """input_ids [1, L] and the embedding's input_states [1, L, H] -> input_states + A[ids] B, with A [V, r] and B [r, H]."""
+    """input_ids [1, L] and the embedding's input_states [1, L, H] -> input_states + scale * A[ids] B, with A [V, r] and B [r, H]."""
     g = Graph(name)
     ids = g.input("input_ids", (1, length), "si32")
     states = g.input("input_states", (1, length, spec.hidden))
@@ -33,6 +33,7 @@ def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
     y = g.Gather(down, ids, name=f"{name}.lora_A")
     up = g.weight(b, (rank, spec.hidden), ("fill", (rank, spec.hidden), 0.0), path=f"lora.{rank}.0.{b}")
     y = g.MatMul(y, up, g.none, is_lora=True, name=f"{name}.lora_B")
+    y = scale(g, y, spec.embedding_scale, f"{name}.scale")
     return g.output(g.Add(states, y, name=f"{name}.lora_add"))
 
 
@@ -42,8 +43,8 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True) -> Graph:
     The table is the left operand so that the compiler stores it as it stores the embedding's: tied models then share it.
     """
     g = Graph("lm_head")
-    x = g.input("hidden_states", (1, spec.hidden))
     path = spec.path("head")
+    x = scale(g, g.input("hidden_states", (1, spec.hidden)), spec.logit_scale, f"{path}.scale")
     source = spec.path("embedding" if spec.tied else "head")
     table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), ("tensor", f"{source}.weight"), dtype)
     logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)
@@ -62,6 +63,7 @@ def lm_head_lora(spec: Spec, rank: int) -> Graph:
     g = Graph(name, lora_rank=rank)
     x = g.input("input_states", (1, spec.hidden))
     logits = g.input("input_logits", (1, spec.vocab))
+    x = scale(g, x, spec.logit_scale, f"{spec.path('head')}.scale")
     # A is 1 on disk: zeros would be the embedding adapter's blob too, and loading one adapter would change the other
     g.output(lora(g, spec.path("head"), name, x, logits, spec.hidden, spec.vocab, first=1.0))
     g.lora_rank = 0  # only block modules carry module.lora_rank

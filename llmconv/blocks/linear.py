@@ -6,17 +6,12 @@ from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
 
-def tensor(path: str) -> tuple:
-    """The recipe of a checkpoint tensor as it is."""
-    return ("tensor", path)
-
-
 def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value) -> Value:
     """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA."""
     k, n = spec.linear(role)
     path = spec.path(role, layer)
-    bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), tensor(f"{path}.bias")) if role in spec.bias else g.none
-    weight = g.weight(f"{path}.weight", (k, n), ("transpose", tensor(f"{path}.weight")))
+    bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias")) if role in spec.bias else g.none
+    weight = g.weight(f"{path}.weight", (k, n), ("transpose", spec.source(role, layer)))
     out = g.MatMul(x, weight, bias, name=path)
     return lora(g, path, path, x, out, k, n) if g.lora_rank else out
 
@@ -36,7 +31,22 @@ def lora(g: Graph, path: str, name: str, x: Value, base: Value, k: int, n: int, 
     return g.Add(base, y, name=f"{name}.lora_add")
 
 
-def rms_norm(g: Graph, spec: Spec, path: str, x: Value, name: str | None = None) -> Value:
-    """RMSNorm over the last axis; the operation is named after its weight unless `name` says otherwise."""
-    weight = g.weight(f"{path}.weight", (1,) * (len(x.shape) - 1) + (x.shape[-1],), tensor(f"{path}.weight"))
-    return g.RMSNorm(x, weight, eps=spec.eps, name=name or path)
+def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name: str | None = None) -> Value:
+    """RMSNorm over the last axis by the role's weight; x itself where the family has no such norm.
+
+    The operation is named after its weight unless `name` says otherwise. Weights with an offset (1 + w) stay float32 in the
+    net: bf16 would lose the low bits of w.
+    """
+    if role not in spec.names:
+        return x
+    path = spec.path(role, layer)
+    recipe: tuple = ("tensor", f"{path}.weight")
+    if spec.norm_offset:
+        recipe = ("add", recipe, spec.norm_offset)
+    weight = g.weight(f"{path}.weight", (1,) * (len(x.shape) - 1) + (x.shape[-1],), recipe)
+    return g.RMSNorm(x, weight, eps=spec.eps, weight_keep_f32=bool(spec.norm_offset), name=name or path)
+
+
+def scale(g: Graph, x: Value, factor: float, name: str) -> Value:
+    """x * factor; x itself where the factor is 1."""
+    return x if factor == 1 else g.MulConst(x, const_val=factor, name=name)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmconv.checkpoint import rope
@@ -18,7 +18,11 @@ ACTIVATIONS = {
     "gelu_pytorch_tanh": ("GELU", {"approx_mode": "tanh"}),
 }
 
-# Role -> tensor name without .weight/.bias; {i} is the layer. The part before ":" of a graph name is free of fused tensors.
+# Pairs that rope turns: elements i and i + dim/2 of a head, or 2i and 2i + 1
+HALVES, NEIGHBOURS = "contiguous_halves", "interleaved_pairs"
+
+# Role -> tensor name without .weight/.bias; {i} is the layer. Norms may be absent, and two more may be there:
+# attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual.
 LLAMA: Mapping[str, str] = {
     "embedding": "model.embed_tokens",
     "norm": "model.norm",
@@ -38,13 +42,45 @@ LLAMA: Mapping[str, str] = {
 }
 
 
+def names(**changed: str | None) -> Mapping[str, str]:
+    """Llama's names with some roles renamed, added, or (None) left out."""
+    return {role: name for role, name in {**LLAMA, **changed}.items() if name is not None}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
+    (None: all before it). sparse: routed experts in place of the MLP."""
+
+    rope: Mapping[str, Any]
+    window: int | None = None
+    sparse: bool = False
+
+
+@dataclass(frozen=True)
+class Experts:
+    """Routed experts: how many, how many of them a token gets, the width of one and of the shared expert, and whether the
+    chosen ones' weights are made to sum to 1."""
+
+    count: int
+    chosen: int
+    width: int
+    shared: int
+    normalised: bool
+
+
 @dataclass(frozen=True)
 class Spec:
-    """Sizes and constants of one decoder. `rope` is Config.rope's dict; `bias` holds the roles of linears that have one."""
+    """Sizes and constants of one decoder. `bias` holds the roles of linears that have one.
+
+    fused: tensors of a layer that hold the rows of several roles, in order; a role's path is then the tensor's, "_" and the role.
+    qk_norm: "head" (each head of q and k by itself), "all" (all heads at once) or "".
+    norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
+    The scales multiply: embeddings, what attention and MLP add to the residual, attention scores, the head's input.
+    """
 
     names: Mapping[str, str]
     hidden: int
-    layers: int
     heads: int
     kv_heads: int
     head_dim: int
@@ -52,12 +88,23 @@ class Spec:
     vocab: int
     eps: float
     activation: str
-    rope: Mapping[str, Any]
+    kinds: tuple[Layer, ...]
     tied: bool
     bias: frozenset[str]
-    qk_norm: bool
     max_position: int
-    window: int | None = None
+    attention_scale: float
+    fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    qk_norm: str = ""
+    norm_offset: float = 0.0
+    rope_mode: str = HALVES
+    embedding_scale: float = 1.0
+    residual_scale: float = 1.0
+    logit_scale: float = 1.0
+    experts: Experts | None = None
+
+    @property
+    def layers(self) -> int:
+        return len(self.kinds)
 
     def linear(self, role: str) -> tuple[int, int]:
         """(K, N) of a block's linear layer."""
@@ -67,10 +114,23 @@ class Spec:
         return sizes[role]
 
     def path(self, role: str, layer: int | None = None) -> str:
-        """The tensor path (without .weight) of a role; block roles need the layer."""
+        """The path (without .weight) of a role in the nets; block roles need the layer."""
         if layer is None:
             return self.names[role]
-        return self.names["layer"].format(i=layer) + self.names[role]
+        tensor = self._fused_in(role)
+        return self.names["layer"].format(i=layer) + (f"{tensor}_{role}" if tensor else self.names[role])
+
+    def source(self, role: str, layer: int, part: str = "weight") -> tuple:
+        """The recipe of a linear's weight or bias, as the checkpoint stores it."""
+        tensor = self._fused_in(role)
+        if not tensor:
+            return ("tensor", f"{self.path(role, layer)}.{part}")
+        sizes = {r: self.linear(r)[1] for r in self.fused[tensor]}
+        first = sum(sizes[r] for r in list(sizes)[: list(sizes).index(role)])
+        return ("rows", ("tensor", f"{self.names['layer'].format(i=layer)}{tensor}.{part}"), first, first + sizes[role], sum(sizes.values()))
+
+    def _fused_in(self, role: str) -> str | None:
+        return next((tensor for tensor, roles in self.fused.items() if role in roles), None)
 
     def check(self, seq_length: int) -> None:
         """Raise InputError for sizes that contradict each other or the sequence length."""
@@ -78,15 +138,30 @@ class Spec:
             raise InputError(f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}", "every KV head serves the same number of heads", "Repair config.json.")
         if self.activation not in ACTIVATIONS:
             raise InputError(f"hidden_act {self.activation!r} in config.json", f"llmconv knows {', '.join(ACTIVATIONS)}", "Convert a model with one of these.")
-        if self.rope["dim"] % 2:
-            raise InputError(f"rotary size {self.rope['dim']} of a head", "rotation works on pairs", "Repair config.json.")
-        rope.check(self.rope, seq_length)
-        if self.window is not None and seq_length > self.window:
+        ropes = {id(kind.rope): kind.rope for kind in self.kinds}
+        for params in ropes.values():
+            if params["dim"] % 2 or not 0 < params["dim"] <= self.head_dim:
+                raise InputError(f"rotary size {params['dim']} of a head of {self.head_dim}", "rotation works on pairs of its elements", "Repair config.json.")
+            rope.check(params, seq_length)
+
+    def notes(self, seq_length: int, masked: bool = True) -> list[str]:
+        """What a runtime has to know about this model beyond the nets' inputs and outputs.
+
+        masked: prefill takes its mask as an input. InputError when it does not, and a layer needs another one than causal."""
+        windows: dict[int, list[int]] = {}
+        for layer, kind in enumerate(self.kinds):
+            if kind.window is not None and seq_length > kind.window:
+                windows.setdefault(kind.window, []).append(layer)
+        if windows and not masked:
             raise InputError(
-                f"seq_length {seq_length} is beyond the sliding window of {self.window}",
-                "some layers of this model attend to the window only, and the attention_mask input is one for all layers",
-                f"Use seq_length {self.window} or less.",
+                f"seq_length {seq_length} with a sliding window of {min(windows)} and a prefill without mask input",
+                "the constant causal mask of use_history_kv knows no window",
+                f"Use seq_length {min(windows)} or less, or use_block_with_kv.",
             )
+        return [
+            f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: their attention_mask must also hide keys {window} or more positions back"
+            for window, layers in windows.items()
+        ]
 
 
 def bias_roles(config: Config, **groups: bool | str) -> frozenset[str]:

@@ -16,7 +16,7 @@ from typing import BinaryIO
 from ..errors import ConvertError
 from .flatbuffer import Encoder, find
 from .read import BModel
-from .schema import ALIGN, HEADER, MAGIC
+from .schema import ALIGN, DEFAULTS, HEADER, MAGIC
 
 CHUNK = 4 << 20
 SHA256_BYTES = 32
@@ -58,7 +58,8 @@ class Produced:
 class Part:
     """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its own.
 
-    The coefficients must have the size of those they replace, since the commands and the locations of the weights stay.
+    The coefficients must have the size of those they replace, since the commands and the locations of the weights stay; a part that
+    was split off its coefficients (llmconv.bmodel.split) has none.
     """
 
     path: Path
@@ -66,11 +67,11 @@ class Part:
     coefficients: Produced | Piece | None = None
 
 
-def combine(parts: Sequence[Part | Path], out: Path, seconds: int) -> None:
+def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece | None = None) -> None:
     """Combine .bmodel files into `out`.
 
     Nets come in the order of the parts. Nets of one name become stages of one net, at the first one's place. The kernel module is
-    the first part's, neuron size and device number are the largest. seconds: the file's time, since the epoch; it is written in UTC.
+    `kernel`, or the first part's, neuron size and device number are the largest. seconds: the file's time, since the epoch; it is written in UTC.
     Raises ConvertError if a part is damaged, or if the parts do not belong together.
     """
     parts = [part if isinstance(part, Part) else Part(Path(part)) for part in parts]
@@ -93,6 +94,8 @@ def combine(parts: Sequence[Part | Path], out: Path, seconds: int) -> None:
             _add_net(model["net"], net, part.path)
         for field in ("neuron_size", "device_num"):
             model[field] = max(model.get(field, 0), tree.get(field, 0))
+    if kernel is not None:
+        model["kernel_module"]["binary"] = kernel
     write(out, model)
 
 
@@ -114,7 +117,7 @@ def _load(part: Part) -> dict:
     if part.coefficients is not None:
         memory = net["parameter"][0].get("coeff_mem", {})
         own = memory.get("binary_coeff")
-        if own is None or own.size != part.coefficients.size:
+        if own is None or own.size not in (0, part.coefficients.size):
             raise ConvertError(
                 f"{part.path} cannot be stamped",
                 f"its coefficients have {own.size if own else 0} bytes, the new ones {part.coefficients.size}",
@@ -144,7 +147,7 @@ def _add_net(nets: list[dict], net: dict, path: Path) -> None:
 
 def _signature(stage: Mapping) -> list:
     """What the stages of a net have in common."""
-    fields = {"name": "", "data_type": 0, "scale": 1.0}
+    fields = {"name": "", "data_type": 0, "scale": DEFAULTS["Tensor", "scale"]}
     tensors = [*stage["input_tensor"], *stage["output_tensor"]]
     described = [[tensor.get(field, default) for field, default in fields.items()] for tensor in tensors]
     return [stage.get("is_dynamic", 0), len(stage["input_tensor"]), described]

@@ -53,6 +53,14 @@ class Config(Mapping):
                 return Config(self.data[name], self.file, f"{name}.")
         return self
 
+    def over(self, defaults: Mapping[str, Any]) -> Config:
+        """This config on top of defaults for fields that it does not have."""
+        return Config({**defaults, **self.data}, self.file, self.where)
+
+    def under(self, fields: Mapping[str, Any]) -> Config:
+        """This config with some fields replaced."""
+        return Config({**self.data, **fields}, self.file, self.where)
+
     def _error(self, key: str, why: str) -> InputError:
         return InputError(f"{self.where}{key} in {self.file}", why, "Repair config.json or download it again.")
 
@@ -90,21 +98,24 @@ class Config(Mapping):
         value = self.data.get("dtype", self.data.get("torch_dtype"))
         return value.removeprefix("torch.") if isinstance(value, str) else None
 
-    def rope(self, head_dim: int) -> dict[str, Any]:
+    def rope(self, head_dim: int, kind: str = "") -> dict[str, Any]:
         """Rotary parameters in one form, whichever the file uses (rope_parameters; or rope_theta and rope_scaling).
 
+        kind: the layer type, where rope_parameters has an object for each.
         Keys: rope_type, rope_theta, dim (rotated sizes of a head), max_position, original_max_position, and those of the type
         (factor, low_freq_factor, ...). Defaults and precedence as transformers' standardize_rope_params has them.
         """
         given = self.data.get("rope_parameters")
         if given is None:
             given = self.data.get("rope_scaling")
+        elif kind and isinstance(given, dict):
+            given = given.get(kind)
         if given is not None and not isinstance(given, dict):
             raise self._error("rope_scaling", f"is {given!r}; an object is expected")
         rope = {k: v for k, v in (given or {}).items() if v is not None}
-        kind = rope.pop("type", None)
-        kind = rope.get("rope_type", kind) or "default"
-        rope["rope_type"] = {"su": "longrope", "mrope": "default"}.get(kind, kind)
+        name = rope.pop("type", None)
+        name = rope.get("rope_type", name) or "default"
+        rope["rope_type"] = {"su": "longrope", "mrope": "default"}.get(name, name)
         rope.setdefault("rope_theta", self.float("rope_theta", 10000.0))
         partial = rope.pop("partial_rotary_factor", None)
         partial = self.float("partial_rotary_factor", 1.0) if partial is None else partial

@@ -2,9 +2,9 @@
 
     ("tensor", name)                  a tensor as it is
     ("transpose", r)                  the two last axes swapped: HF stores linear weights [N, K], MatMul wants [K, N]
-    ("rows", r, first, last)          part of a fused tensor, along its first axis
+    ("rows", r, first, last[, total]) part of a fused tensor, along its first axis, which has `total` rows
     ("add", r, number)                e.g. +1 for zero-centred norms
-    ("rope", part, parameters, S)     cos or sin table [S, 1, dim] (llmconv.checkpoint.rope)
+    ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
     ("fill", shape, number)           a constant
     ("values", nested list)           small constants as they are
     ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
@@ -41,7 +41,7 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "tensor":
         return checkpoint.info(recipe[1]).shape
     if kind == "rope":
-        return (recipe[3], 1, recipe[2]["dim"])
+        return (recipe[3], 1, rope.width(recipe[2]))
     if kind == "fill":
         return tuple(recipe[1])
     if kind == "causal":
@@ -52,7 +52,9 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
     if kind == "rows":
-        return (recipe[3] - recipe[2], *inner[1:])
+        first, last, total = (*recipe[2:], inner[0])[:3]
+        # a tensor of another size is not the fused one: its own shape shows that it does not fit
+        return (last - first, *inner[1:]) if inner[0] == total else inner
     return inner
 
 
@@ -84,7 +86,7 @@ def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
     return np.swapaxes(evaluate(inner, checkpoint), -1, -2)
 
 
-def _rows(checkpoint: Checkpoint, inner: list, first: int, last: int) -> np.ndarray:
+def _rows(checkpoint: Checkpoint, inner: list, first: int, last: int, total: int = 0) -> np.ndarray:
     if inner[0] == "tensor":
         return checkpoint.float32(inner[1], slice(first, last))
     return evaluate(inner, checkpoint)[first:last]

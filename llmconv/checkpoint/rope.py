@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 NEEDS = {
+    "none": (),
     "default": (),
     "linear": ("factor",),
     "dynamic": (),
@@ -54,6 +55,8 @@ def inverse_frequencies(rope: Mapping[str, Any], length: int) -> tuple[np.ndarra
     exponents = np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)
     base = (np.float64(rope["rope_theta"]) ** exponents.astype(np.float64)).astype(np.float32)
     plain = 1.0 / base
+    if kind == "none":  # nothing turns, and the net stays like that of the other layers
+        return np.zeros_like(plain), 1.0
     if kind == "linear":
         return plain / rope["factor"], 1.0
     if kind == "llama3":
@@ -114,13 +117,23 @@ def _longrope_attention(rope: Mapping[str, Any]) -> float:
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(rope["original_max_position"]))
 
 
+def width(rope: Mapping[str, Any]) -> int:
+    """Sizes of a row of the table."""
+    return rope.get("neighbours") or rope["dim"]
+
+
 def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
-    """float32 [length, 1, dim]: cos or sin of every position, the two halves alike (the layout of rotate-half rope)."""
+    """float32 [length, 1, width]: cos or sin of every position.
+
+    The layout of rotate-half rope, both halves alike; or, if rope["neighbours"] is the head's whole size, that of pairs of
+    neighbours: every value twice, then no rotation (cos 1, sin 0) for the rest of the head.
+    """
     import numpy as np
 
     frequencies, attention = inverse_frequencies(rope, length)
     angle = np.outer(np.arange(length, dtype=np.float32), frequencies)
-    angle = np.concatenate([angle, angle], 1)
+    angle = np.repeat(angle, 2, 1) if "neighbours" in rope else np.concatenate([angle, angle], 1)
     # float64 inside: correctly rounded, the same on every machine
-    values = (np.cos if part == "cos" else np.sin)(angle.astype(np.float64)).astype(np.float32)
-    return (values * np.float32(attention)).reshape(length, 1, -1)
+    values = (np.cos if part == "cos" else np.sin)(angle.astype(np.float64)).astype(np.float32) * np.float32(attention)
+    rest = np.full((length, width(rope) - values.shape[1]), part == "cos", np.float32)
+    return np.concatenate([values, rest], 1).reshape(length, 1, -1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import queue
-import threading
+import sys
 import time
 from collections import deque
 from dataclasses import replace
@@ -23,12 +23,13 @@ from .perform import perform
 from .plain import run_plain
 from .pool import Death, Pool, Result
 from .state import State
+from .threads import Threads
 
 HEARTBEAT = 60.0  # seconds
 
 
 class Build:
-    """The run of a graph. Create it and call `run` once; everything but `_thread` happens in the calling thread."""
+    """The run of a graph. Create it and call `run` once; everything here happens in the calling thread."""
 
     def __init__(self, graph: Graph, options: RunOptions, listeners: list[events.Listener]):
         self.graph, self.options = graph, options
@@ -41,7 +42,7 @@ class Build:
         self.ready = deque(name for name, count in self.missing.items() if not count)
         self.decisions: dict[str, Decision] = {}
         self.running: dict[str, float] = {}  # task -> when it started
-        self.threads: set[threading.Thread] = set()
+        self.threads = Threads(self.results)
         self.retried: set[str] = set()
         self.settled: set[str] = set()  # done, failed or blocked
         self.total = sum(node.works for node in graph.nodes.values())
@@ -55,6 +56,13 @@ class Build:
 
     def run(self) -> int:
         """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot start."""
+        try:
+            return self._run()
+        except OSError as error:  # of the engine's own files; an action's errors do not come this way
+            failure = from_exception(error, str(self.options.state_dir))
+            raise ConvertError(failure.what, failure.why, failure.try_) from error
+
+    def _run(self) -> int:
         begin = time.monotonic()
         interrupted = ""
         with Lock(self.options.state_dir) as lock, Handlers(self.results):
@@ -80,8 +88,12 @@ class Build:
         return self.status
 
     def _tell(self, event: events.Event) -> None:
-        for listener in self.listeners:
-            listener(event)
+        for listener in list(self.listeners):
+            try:
+                listener(event)
+            except Exception as error:  # what shows the build must not end it
+                self.listeners.remove(listener)
+                sys.stderr.write(f"warning: {listener!r} failed and is left out from here on: {error!r}\n")
 
     def _start(self, lock: Lock) -> None:
         out = self.options.state_dir.parent
@@ -128,8 +140,7 @@ class Build:
         """Ends everything that still runs and removes what it staged."""
         self.stopping = self.cancelled = True
         self.pool.stop()
-        for thread in list(self.threads):
-            thread.join(2.0)  # local actions are short; one that is not is left to end with the process
+        self.threads.join(2.0)  # seconds; local actions are short
         for name in self.running:
             self._sweep(name)
         if self.running:
@@ -138,13 +149,13 @@ class Build:
     def _clear_scratch(self) -> None:
         """Actions may work in <state_dir>/scratch; what those that were killed left there can be many GB."""
         if not self.options.debug:
-            outputs.remove(str(self.options.state_dir / "scratch"))
+            outputs.discard(str(self.options.state_dir / "scratch"))
 
     def _sweep(self, name: str) -> None:
         """Removes what a task staged that did not end by itself."""
         for _, staged in pairs(self.graph.nodes[name], self.run_id):
-            outputs.remove(staged)
-            outputs.remove(staged + ".old")
+            outputs.discard(staged)
+            outputs.discard(staged + ".old")
 
     def _unsettled(self) -> list[Node]:
         return [node for name, node in self.graph.nodes.items() if name not in self.settled and node.works]
@@ -171,6 +182,7 @@ class Build:
                 self.counts["unchanged"] += 1
                 self._tell(events.TaskUnchanged(name))
                 self._done(name)
+        self.decider.flush()
 
     def _queue(self, node: Node, alone: bool = False) -> None:
         cpu = node.action.need.cpu if node.action else 1
@@ -183,34 +195,29 @@ class Build:
             if name is None:
                 return
             if not self.checked:
-                preflight.check([node for node in self._unsettled() if node.action], self.decider.expected_memory)
-                self.checked = True
+                self._preflight()
             self.state.undo([name])  # while its outputs are being replaced it is not done
             self._begin(self.graph.nodes[name])
+
+    def _preflight(self) -> None:
+        nodes = [node for node in self._unsettled() if node.action]
+        preflight.check(nodes, self.decider.expected_memory, self.jobs, self.options.memory)
+        self.checked = True
 
     def _begin(self, node: Node) -> None:
         name, decision, slot = node.name, self.decisions[node.name], 0
         self.running[name] = time.monotonic()
         if node.action is None:
-            self._in_thread(run_plain, node.task)
+            self.threads.start(run_plain, node.task)
         else:
             job = self.decider.job(node, decision, self.run_id)
             if job.fetch or job.local:
-                self._in_thread(perform, job, lambda: self.cancelled)
+                self.threads.start(perform, job, lambda: self.cancelled)
             else:
                 slot = self.pool.start(job)
         how = "cache" if decision.fetch else "run"
         memory, seconds = self.decider.expected_memory(node), self.decider.expected_seconds(node)
         self._tell(events.TaskStarted(name, decision.reason, how, slot, memory, seconds))
-
-    def _in_thread(self, function: Any, *args: Any) -> None:
-        thread = threading.Thread(target=self._thread, args=(function, args), daemon=True)
-        self.threads.add(thread)
-        thread.start()
-
-    def _thread(self, function: Any, args: tuple) -> None:
-        self.results.put(Result(function(*args)))
-        self.threads.discard(threading.current_thread())
 
     # ------------------------------------------------------------------ ending
 
@@ -228,6 +235,7 @@ class Build:
             answer = message.answer
             self.pool.finished(answer)
             if "failure" in answer:
+                self._sweep(answer["name"])  # a killed compiler's children may have written after the worker swept
                 self._unsuccessful(answer["name"], Failure(**answer["failure"]))
             elif answer.get("missed"):
                 self._missed(answer["name"])

@@ -34,6 +34,7 @@ class Decider:
         self.state = state
         self._force = options.force
         self._cache = Cache(options.cache) if options.cache else None
+        self._restamped: list[Row] = []
         self._inputs = keys.Inputs(state.known_digest, state.remember_digest)
 
     def decide(self, node: Node) -> Decision:
@@ -57,8 +58,13 @@ class Decider:
         """The targets were touched or copied but hold the same: remembered, so as not to read them next time."""
         targets = [{**target, "stamp": stamp} for target, stamp in zip(row.targets, stamps)]
         row = replace(row, targets_text=keys.canonical(targets))
-        self.state.save([row])
+        self._restamped.append(row)
         return row
+
+    def flush(self) -> None:
+        """Saves what `decide` has learnt."""
+        self.state.save(self._restamped)
+        self._restamped.clear()
 
     def produced(self, node: Node, targets: list[dict]) -> None:
         """The task's targets are in place; targets: [{"stamp", "digest"}]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Mapping, Sequence
 
 from llmconv.errors import InputError
@@ -122,5 +122,5 @@ class Explainer:
         need = node.action.need if node.action else Need(0, 0)
         if row and node.action:
             memory = scheduler.expected_memory(need.memory, row.peak_rss, row.estimate)
-            need = Need(need.cpu, memory, need.disk, row.seconds)
+            need = replace(need, memory=memory, seconds=row.seconds)
         return Item(node.name, action, reason, tuple(changes), fields, need, row)

@@ -1,8 +1,8 @@
 """Facts about files: identity, stamp, content digest. A path may be a file or a directory (a tree of files).
 
 identity: (dev, ino, size, mtime_ns, ctime_ns). Any write changes it, even one that restores the mtime. For inputs.
-stamp: [size, mtime_ns, ino], or {relative path: stamp} for a directory. For our own outputs: ctime is left out, because
-linking a file into the action cache changes it.
+stamp: [size, mtime_ns, ino, ctime_ns], or {relative path: stamp} for a directory. For our own outputs: the same stamp means
+the same content; another one means that the digest has to decide (linking a file into the action cache changes ctime).
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ def stamp(path: str) -> list | dict:
     """The stamp of a file or a tree. OSError when it cannot be read."""
     st = os.stat(path)
     if not os.path.isdir(path):
-        return [st.st_size, st.st_mtime_ns, st.st_ino]
+        return [st.st_size, st.st_mtime_ns, st.st_ino, st.st_ctime_ns]
     return {name: stamp(os.path.join(path, name)) for name in tree(path)}
 
 
@@ -75,13 +75,14 @@ def sync(path: str) -> None:
     if os.path.isdir(path):
         for folder, _, names in os.walk(path):
             for name in names:
-                _sync_one(os.path.join(folder, name))
-            _sync_one(folder)
+                sync_one(os.path.join(folder, name))
+            sync_one(folder)
     else:
-        _sync_one(path)
+        sync_one(path)
 
 
-def _sync_one(path: str) -> None:
+def sync_one(path: str) -> None:
+    """fsync of one file, or of a directory's list of names."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -102,6 +103,15 @@ def changed(path: str, recorded: list | dict) -> str:
         return ""
     old, new = _total(recorded), _total(now)
     return "truncated" if new < old else "edited"
+
+
+def same_but_ctime(one: list | dict, other: list | dict) -> bool:
+    """Whether two stamps agree in all but ctime: nobody has written in the usual way."""
+    return _without_ctime(one) == _without_ctime(other)
+
+
+def _without_ctime(value: list | dict) -> list | dict:
+    return value[:3] if isinstance(value, list) else {name: _without_ctime(item) for name, item in value.items()}
 
 
 def _total(value: list | dict) -> int:

@@ -72,7 +72,7 @@ def _acquire(descriptor: int, seconds: float) -> bool:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             return True
-        except OSError:
+        except BlockingIOError:
             if time.monotonic() > end:
                 return False
             time.sleep(0.02)

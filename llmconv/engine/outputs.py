@@ -27,12 +27,12 @@ def prepare(pairs: Iterable[tuple[str, str]]) -> None:
         remove(temporary)
 
 
-def seal(temporary: str, target: str) -> dict:
-    """Syncs a staged output and returns {"stamp", "digest"} of it; ConvertError if the action did not write it."""
+def seal(temporary: str, target: str) -> str:
+    """Syncs a staged output and returns its digest; ConvertError if the action did not write it."""
     if not os.path.lexists(temporary):
         raise ConvertError(f"the action did not write {target}")
     files.sync(temporary)
-    return {"stamp": files.stamp(temporary), "digest": files.digest(temporary)}
+    return files.digest(temporary)
 
 
 def publish(pairs: Iterable[tuple[str, str]]) -> None:
@@ -41,7 +41,7 @@ def publish(pairs: Iterable[tuple[str, str]]) -> None:
     for target, temporary in pairs:
         _replace(temporary, target)
     for folder in folders:
-        files._sync_one(folder)
+        files.sync_one(folder)
 
 
 def _replace(temporary: str, target: str) -> None:
@@ -65,6 +65,14 @@ def remove(path: str) -> None:
     try:
         os.unlink(path)
     except FileNotFoundError:
+        pass
+
+
+def discard(path: str) -> None:
+    """`remove`, as far as it goes: what cannot be removed now is swept by the next run."""
+    try:
+        remove(path)
+    except OSError:
         pass
 
 

@@ -59,7 +59,7 @@ def perform(job: Job, stopped: Callable[[], bool] = lambda: False) -> dict:
         return _perform(job, stopped)
     except BaseException as error:  # whatever an action raises is that task's failure, not the engine's
         for _, staged in job.pairs:
-            _try_remove(staged)
+            outputs.discard(staged)
         place = job.pairs[0][1] if job.pairs else ""
         return {"name": job.name, "failure": from_exception(error, place).to_dict()}
 
@@ -71,6 +71,10 @@ def _perform(job: Job, stopped: Callable[[], bool]) -> dict:
         raise InterruptedError("stopped")
     if not result.get("missed"):
         outputs.publish(job.pairs)
+        digests = result.pop("digests")
+        result["targets"] = [
+            {"stamp": files.stamp(target), "digest": digest} for (target, _), digest in zip(job.pairs, digests)
+        ]
     return {"name": job.name, **result}
 
 
@@ -83,11 +87,11 @@ def _act(job: Job) -> dict:
     seconds, after = time.monotonic() - start, _used()
     json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
     check_inputs(job.inputs)
-    sealed = [outputs.seal(staged, target) for target, staged in job.pairs]
+    digests = [outputs.seal(staged, target) for target, staged in job.pairs]
     # the children's peak is one of this worker's whole life: only when it rises is it known whose it was
     measured = [values.get("peak_rss") or 0, after[1] if after[1] > before[1] else 0, peak()]
     result = {
-        "targets": sealed,
+        "digests": digests,
         "values": values,
         "seconds": seconds,
         "cpu": after[0] - before[0],
@@ -95,8 +99,7 @@ def _act(job: Job) -> dict:
         "note": "",
     }
     if job.cache:
-        meta = {name: result[name] for name in ("values", "seconds", "cpu", "peak_rss")}
-        meta["digests"] = [item["digest"] for item in sealed]
+        meta = {name: result[name] for name in ("digests", "values", "seconds", "cpu", "peak_rss")}
         try:
             Cache(Path(job.cache)).store(job.key, [staged for _, staged in job.pairs], meta)
         except OSError as error:
@@ -110,12 +113,10 @@ def _fetch(job: Job, stopped: Callable[[], bool]) -> dict:
         for _, staged in job.pairs:
             outputs.remove(staged)
         return {"missed": True}
-    sealed = []
-    for (_, staged), digest in zip(job.pairs, entry.digests):
+    for _, staged in job.pairs:
         files.sync(staged)  # the cache's copy need not have been
-        sealed.append({"stamp": files.stamp(staged), "digest": digest})
     return {
-        "targets": sealed,
+        "digests": list(entry.digests),
         "values": entry.values,
         "seconds": entry.seconds,
         "cpu": entry.cpu,
@@ -134,10 +135,13 @@ def check_inputs(inputs: list[tuple[str, Any, str]]) -> None:
     """ConvertError if an input is not what it was when the key was computed."""
     for path, expected, kind in inputs:
         try:
-            now = files.identity(path) if kind == "identity" else files.stamp(path)
+            if kind == "identity":
+                same = list(files.identity(path)) == list(expected)
+            else:  # another build may take the file into its directory by a link meanwhile
+                same = files.same_but_ctime(files.stamp(path), expected)
         except OSError:
-            now = None
-        if now is None or (list(now) != list(expected) if kind == "identity" else now != expected):
+            same = False
+        if not same:
             raise ConvertError(
                 f"input {path} changed during the build",
                 "the output could hold both old and new data",
@@ -179,10 +183,3 @@ def _status(name: str) -> int:
     except OSError:
         pass
     return 0
-
-
-def _try_remove(path: str) -> None:
-    try:
-        outputs.remove(path)
-    except OSError:
-        pass

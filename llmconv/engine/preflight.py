@@ -14,45 +14,53 @@ from .graph import Node
 GIB = 1 << 30
 
 
-def check(nodes: Sequence[Node], memory: Callable[[Node], int]) -> None:
+def check(nodes: Sequence[Node], memory: Callable[[Node], int], jobs: int, budget: int | None) -> None:
     """ConvertError with the figures if the tasks that may have to run need more disk or memory than there is.
 
-    memory: bytes that a task is expected to take. Tasks that turn out to be up to date are counted too, less the space
-    that their present targets take.
+    memory: bytes that a task is expected to take; budget: bytes that the user allowed, None for the default. Tasks that
+    turn out to be up to date are counted too, less the space that their present targets take.
     """
-    _check_memory(nodes, memory)
-    _check_disk(nodes)
+    _check_memory(nodes, memory, budget)
+    _check_disk(nodes, jobs)
 
 
-def _check_memory(nodes: Sequence[Node], memory: Callable[[Node], int]) -> None:
-    total = machine.total()
+def _check_memory(nodes: Sequence[Node], memory: Callable[[Node], int], budget: int | None) -> None:
+    total = max(machine.total(), budget or 0)  # who names a budget may know better than an estimate
     worst = max(nodes, key=memory, default=None)
     if worst is not None and memory(worst) > total:
         raise ConvertError(
             f"task {worst.name} needs about {memory(worst) / GIB:.1f} GiB of memory",
             f"this machine has {total / GIB:.1f} GiB with swap",
-            "Add swap or use a larger machine.",
+            "Add swap, use a larger machine, or set --memory to try nevertheless.",
         )
 
 
-def _check_disk(nodes: Sequence[Node]) -> None:
-    wanted: dict[int, int] = {}
+def _check_disk(nodes: Sequence[Node], jobs: int) -> None:
+    by_device: dict[int, list[Node]] = {}
     places: dict[int, str] = {}
     for node in nodes:
-        if not node.action.need.disk or not node.action.targets:
-            continue
-        place = os.path.dirname(node.action.targets[0])
-        while not os.path.isdir(place):
-            place = os.path.dirname(place)
-        device = os.stat(place).st_dev
-        present = sum(files.size(path) for path in node.action.targets if os.path.exists(path))
-        wanted[device] = wanted.get(device, 0) + max(0, node.action.need.disk - present)
-        places[device] = place
-    for device, size in wanted.items():
-        free = shutil.disk_usage(places[device]).free
-        if size > free:
+        if node.action.targets and (node.action.need.disk or node.action.need.scratch):
+            place = _existing(os.path.dirname(node.action.targets[0]))
+            device = os.stat(place).st_dev
+            by_device.setdefault(device, []).append(node)
+            places[device] = place
+    for device, members in by_device.items():
+        scratch = sorted((node.action.need.scratch for node in members), reverse=True)[:jobs]
+        need, free = sum(map(_new_bytes, members)) + sum(scratch), shutil.disk_usage(places[device]).free
+        if need > free:
             raise ConvertError(
-                f"the build needs about {size / GIB:.1f} GiB of disk space",
+                f"the build needs about {need / GIB:.1f} GiB of disk space",
                 f"{free / GIB:.1f} GiB are free in {places[device]}",
                 "Free some space or choose another output directory.",
             )
+
+
+def _existing(place: str) -> str:
+    while not os.path.isdir(place):
+        place = os.path.dirname(place)
+    return place
+
+
+def _new_bytes(node: Node) -> int:
+    present = sum(files.size(path) for path in node.action.targets if os.path.exists(path))
+    return max(0, node.action.need.disk - present)

@@ -128,7 +128,7 @@ class State:
 
     def remember_digest(self, identity: tuple, hexdigest: str) -> None:
         """Keeps a digest, unless the file is so young that the same identity could come to mean other content."""
-        if time.time() - max(identity[3], identity[4]) / 1e9 > RACY:
+        if time.time() - identity[4] / 1e9 > RACY:
             self._write("insert or replace into digest values(?,?,?,?,?,?)", [(*identity, hexdigest)])
 
     def _write(self, statement: str, values: list[tuple]) -> None:

@@ -21,11 +21,13 @@ RUN_PARAMS = (
 
 @dataclass(frozen=True)
 class Need:
-    """What a task is expected to take: cpu slots, bytes of memory, bytes of new disk space, seconds (0: unknown)."""
+    """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only while
+    it runs (scratch), seconds (0: unknown)."""
 
     cpu: int = 1
     memory: int = 256 * MIB
     disk: int = 0
+    scratch: int = 0
     seconds: float = 0.0
 
 

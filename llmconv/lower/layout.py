@@ -49,7 +49,8 @@ class Mode:
             raise NotCovered(f"mode {mode} on {chip}")
         if flags.get("num_device", 1) != 1:
             raise NotCovered("several devices")
-        return cls(chip, flags.get("num_core", 1) or 1, half, bits, flags.get("q_group_size", 0), bool(flags.get("q_symmetric", False)))
+        cores = max(1, flags.get("num_core", 1)) if chip == "bm1688" else 1
+        return cls(chip, cores, half, bits, flags.get("q_group_size", 0), bool(flags.get("q_symmetric", False)))
 
     @property
     def lanes(self) -> int:

@@ -130,6 +130,7 @@ class Simulator:
         else:
             code = self._process.wait()
             what = f"it died of {signal.Signals(-code).name}" if code < 0 else f"it ended with exit code {code}"
+            what += " (out of memory?)" if code == -signal.SIGKILL else ""
         said = reason(self.log, self._log_start)
         raise ToolError(
             f"the chip simulator failed while {doing} of {self.bmodel.name}",

@@ -4,7 +4,7 @@ The reference follows the chip's tokens, so that every one is judged on the same
 launch is also compared by itself (runs.Session), fed with what the chip's previous net gave.
 
 Noise: half precision blurs the logits. How much is measured on the model itself: torch computes the same chain in the net's half
-precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.CHAIN_FACTOR) each may swap places
+precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.FACTOR) each may swap places
 when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three standard deviations of their difference).
 """
 
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from llmconv.plan import Net, Plan
 from llmconv.verify import compare, nets
 from llmconv.verify.reference import Reference
-from llmconv.verify.runs import Compared, Picked, Session, pick
+from llmconv.verify.runs import CHIP, Picked, Session, pick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,8 +84,7 @@ def generate(session: Session, runtime: Runtime, prompt: np.ndarray, tokens: int
     import numpy as np
 
     n = len(prompt)
-    dtype = runtime.blocks[0].outputs[0].dtype
-    own, blurred = Own(session.reference), Own(Reference(session.plan, dtype=dtype))
+    own, blurred = Own(session.reference), Own(session.half)
     hidden = session.launch(nets.tokens(runtime.embedding, prompt, f"prompt of {n}"))[runtime.embedding.outputs[0].name]
     history = []
     for net, decode in zip(runtime.blocks, runtime.caches):
@@ -125,9 +124,9 @@ def _history(net: Net, found: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
 def _judge(session: Session, own: Own, blurred: Own, ids: np.ndarray, rows: np.ndarray, token: int, label: str) -> Picked:
     """Compare the chain's state with the reference's, and the token with the reference's choice."""
     right, half = own.forward(ids), blurred.forward(ids)
-    tolerance = compare.chain(compare.measure(half, right).relative_l2)
-    session.compared.append(Compared(CHAIN, "output_states", label, compare.measure(rows, right), tolerance))
+    given = {"difference": compare.measure(rows, right), "torch_half": compare.measure(half, right)}
+    session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
     logits = session.reference.logits(right[:, -1])[0]
     error = blurred.reference.logits(half[:, -1])[0] - logits
-    noise = compare.CHAIN_FACTOR * 3 * math.sqrt(2) * math.sqrt(float((error**2).mean()))
+    noise = compare.FACTOR * 3 * math.sqrt(2) * math.sqrt(float((error**2).mean()))
     return pick("generation", label, token, logits, noise)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.plan import Net, Plan
 from llmconv.verify import compare, nets
-from llmconv.verify.compare import Difference, Tolerance
+from llmconv.verify.compare import Difference, Tolerance, measure
 from llmconv.verify.nets import EXPECTED, Launch
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -19,29 +19,37 @@ if TYPE_CHECKING:
 
     from llmconv.simulator.client import Simulator
 
-ULP = {"bf16": 2.0**-8, "f16": 2.0**-11}  # of a value, at most: what rounding two values to half precision can do to their order
+CHIP, ORIGINAL = "chip", "original"  # whose weights the reference has
 
 
 @dataclass(frozen=True)
 class Compared:
-    """An output of one launch against what it should be. against: the reference's weights ("chip" or "original")."""
+    """An output of a net, over all launches so far, against what it should be.
+
+    against: whose weights the reference has, the chip's or the checkpoint's original ones; torch_half: what torch in half
+    precision makes of the same inputs, where that matters.
+    """
 
     net: str
     output: str
-    label: str
-    difference: Difference
+    against: str
     tolerance: Tolerance
-    against: str = "chip"
+    difference: Difference
+    torch_half: Difference | None = None
 
     @property
     def ok(self) -> bool:
-        return self.tolerance.allows(self.difference)
+        return self.tolerance.allows(self.difference, self.torch_half)
+
+    @property
+    def limit(self) -> float:
+        return self.tolerance.limit(self.torch_half)
 
 
 @dataclass(frozen=True)
 class Picked:
     """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's best over its
-    second; noise: the largest gap that half precision explains. A wrong token is one whose gap exceeds the noise."""
+    second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the noise."""
 
     net: str
     label: str
@@ -66,53 +74,67 @@ def pick(net: str, label: str, found: int, logits: np.ndarray, noise: float) -> 
 
 
 class Session:
-    """A .bmodel on the simulator beside the model. `compared` and `picked` collect what every launch came to.
+    """A .bmodel on the simulator beside the model. Every launch is judged; `compared`, `picked` and `seconds` collect what they came to.
 
-    original: also compare blocks with the checkpoint's own weights (of use where the chip's are quantised). say: told what runs.
+    say: told what runs.
     """
 
     def __init__(self, plan: Plan, simulator: Simulator, say: Callable[[str], None] = lambda _: None):
         self.plan, self.simulator, self.say = plan, simulator, say
         self.reference = Reference(plan)
+        self.half = Reference(plan, dtype=plan.job.half)
         self.original = Reference(plan, Precision()) if plan.job.weight_bits < 16 else None
-        self.compared: list[Compared] = []
+        self._compared: dict[tuple[str, str, str], Compared] = {}
         self.picked: list[Picked] = []
         self.seconds: dict[str, float] = {}
         self.launches: dict[str, int] = {}
 
+    @property
+    def compared(self) -> list[Compared]:
+        """One for every net, output and set of weights, in the order of their first launches."""
+        return list(self._compared.values())
+
     def launch(self, launch: Launch) -> dict[str, np.ndarray]:
         """Run a launch and judge it; returns the chip's outputs. ToolError when the simulator fails."""
-        name = launch.net.name
-        self.say(f"{name}, {launch.label}")
+        net = launch.net
+        self.say(f"{net.name}: {launch.label}")
         start = time.monotonic()
-        found = self.simulator.run(name, launch.inputs)
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-        first = name not in self.launches
-        self.launches[name] = self.launches.get(name, 0) + 1
-        if launch.net.kind == "lm_head":
+        found = self.simulator.run(net.name, launch.inputs)
+        self.seconds[net.name] = self.seconds.get(net.name, 0.0) + time.monotonic() - start
+        first = net.name not in self.launches
+        self.launches[net.name] = self.launches.get(net.name, 0) + 1
+        if net.kind == "lm_head":
             self._judge_head(launch, found)
-        elif launch.net.kind in EXPECTED:
-            self._judge(launch, found, self.reference, "chip")
-            if first and self.original and launch.net.layer is not None:
-                self._judge(launch, found, self.original, "original")
+        elif net.kind in EXPECTED:
+            self._judge(launch, found, first)
         return found
 
-    def _judge(self, launch: Launch, found: dict[str, np.ndarray], reference: Reference, against: str) -> None:
-        expected = EXPECTED[launch.net.kind](reference, launch)
-        half = {io.name: io.dtype for io in launch.net.outputs}
-        for output, right in expected.items():
-            if launch.net.layer is None:
-                tolerance = compare.EXACT[half[output]]
-            else:
-                tolerance = compare.BLOCK if against == "chip" else compare.ORIGINAL
-            difference = compare.measure(found[output][:, : launch.count], right)
-            self.compared.append(Compared(launch.net.name, output, launch.label, difference, tolerance, against))
+    def record(self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None) -> None:
+        """Add a launch's difference to that of (net, output, against)."""
+        old = self._compared.get(what)
+        if old:
+            difference, torch_half = old.difference + difference, old.torch_half and torch_half and old.torch_half + torch_half
+        self._compared[what] = Compared(*what, tolerance, difference, torch_half)
+
+    def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
+        """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the original."""
+        net, block = launch.net, launch.net.layer is not None
+        expected = EXPECTED[net.kind](self.reference, launch)
+        half = EXPECTED[net.kind](self.half, launch) if block else {}
+        original = EXPECTED[net.kind](self.original, launch) if block and first and self.original else {}
+        for io in net.outputs:
+            rows, right = found[io.name][:, : launch.count], expected[io.name]
+            own = measure(half[io.name], right) if block else None
+            tolerance = compare.BLOCK if block else compare.EXACT[io.dtype]
+            self.record(net.name, io.name, CHIP, tolerance=tolerance, difference=measure(rows, right), torch_half=own)
+            if original:
+                self.record(net.name, io.name, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(rows, original[io.name]))
 
     def _judge_head(self, launch: Launch, found: dict[str, np.ndarray]) -> None:
         """The token of a head that picks it itself: the best of the reference's logits but for their rounding to half precision."""
         (hidden,), (token,) = launch.inputs.values(), found.values()
         logits = self.reference.logits(hidden)[0]
-        noise = ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
+        noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
         self.picked.append(pick(launch.net.name, launch.label, int(token.ravel()[0]), logits, noise))
 
 

@@ -69,6 +69,16 @@ def test_target_that_is_not_whole_is_rebuilt_and_named(shop, how):
     assert target.read_text() == "ab"
 
 
+def test_target_with_other_content_of_the_same_size_and_time(shop):
+    shop.run(chain(shop))
+    target = shop.out / "c"
+    before = target.stat()
+    target.write_text("xy")
+    os.utime(target, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert shop.run(chain(shop)) == 0
+    assert shop.ran() == ["c"] and target.read_text() == "ab"
+
+
 def test_touched_target_is_not_rebuilt(shop):
     shop.run(chain(shop))
     os.utime(shop.out / "c")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def test_input_changed_between_two_tasks_of_a_run(shop):
     assert shop.failure().what == f"input {shard} changed during the build"
 
 
+def test_failing_listener_is_left_out(shop, capsys):
+    def bad(event):
+        raise ValueError("no terminal")
+
+    assert shop.run([shop.task("a")], listeners=[bad]) == 0
+    assert capsys.readouterr().err.count("no terminal") == 1
+
+
 def test_missing_input(shop):
     assert shop.run([shop.task("a", file_dep=[shop.root / "nowhere"])]) == 1
     assert "nowhere cannot be read" in str(shop.failure())
@@ -156,6 +165,8 @@ def test_damaged_state_is_put_aside(shop):
 def test_read_only_directory(shop):
     """As root, permissions do not bind: a file in the place of the directory does for both."""
     shop.root.joinpath("file").write_text("")
+    with pytest.raises(ConvertError, match="cannot use .*file.*: Not a directory"):
+        shop.run([shop.task("a")], state_dir=shop.root / "file" / ".llmconv")
     task = shop.task("a", targets=[shop.root / "file" / "a"])
     assert shop.run([task]) == 1
     assert "Not a directory" in str(shop.failure()) or "File exists" in str(shop.failure())
@@ -207,6 +218,12 @@ def test_preflight_refuses_with_the_figures(shop):
         shop.run([shop.task("a", need=engine.Need(disk=1 << 60))])
     with pytest.raises(ConvertError, match=r"GiB of memory: this machine has"):
         shop.run([shop.task("a", need=engine.Need(memory=1 << 60))])
+    free = shutil.disk_usage(shop.root).free
+    scratch = [shop.task(f"s{i}", need=engine.Need(scratch=free // 3)) for i in range(9)]
+    assert shop.run(scratch, jobs=2) == 0  # two at a time fit
+    with pytest.raises(ConvertError, match="disk space"):
+        shop.run([shop.task(f"t{i}", need=engine.Need(scratch=free // 3)) for i in range(9)], jobs=4)
+    assert shop.run([shop.task("a", need=engine.Need(memory=1 << 60))], memory=1 << 60) == 0
 
 
 SCRIPT = """

@@ -1,0 +1,172 @@
+"""Make one net: by the compiler, or by stamping the program that was compiled for another layer of the same structure.
+
+A net is kept as NAME.bmodel (commands, without coefficients), NAME.coeff (coefficients; empty when another net has the same),
+NAME.json (facts that the key of dependent tasks may contain) and NAME.run.json (what making it took).
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from llmconv import toolchain
+from llmconv.bmodel.normalise import normalise
+from llmconv.bmodel.read import BModel
+from llmconv.bmodel.split import split
+from llmconv.bmodel.write import Part, combine
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.nets import IO_CONFIG
+
+
+@dataclass(frozen=True)
+class Files:
+    """The paths of one net's parts. addresses: only of the first of several decode stages, else None."""
+
+    bare: Path
+    coefficients: Path
+    facts: Path
+    run: Path
+    addresses: Path | None = None
+
+    @classmethod
+    def of(cls, paths: list[str] | tuple[str, ...]) -> Files:
+        return cls(*map(Path, paths))
+
+    def read_facts(self) -> dict[str, Any]:
+        return json.loads(self.facts.read_text(encoding="utf-8"))
+
+
+def build_net(net: str, source: dict[str, Any], template: list[str] | None, owner: list[str] | None, check: bool, place: dict[str, str], out: Mapping[str, str]) -> dict[str, Any]:
+    """Make net `net`; the targets in `out` are those of `Files`, in that order.
+
+    source: {module, model, mlir, weights, flags, addresses}: the name in the .bmodel, the model directory, the exported files,
+    compile flags, and the file of addresses that a decode stage must use, or "". template, owner: the finished files (as in Files) of the nets that
+    llmconv.grouping names. check: compare our coefficients with the compiler's, because other nets will be stamped from this
+    one. place: {scratch, log, keep}.
+    """
+    targets = Files.of(list(out.values()))
+    reason = "compiled for its own structure" if template is None else ""
+    if template is not None:
+        facts, reason = _stamp(net, source, Files.of(template), Files.of(owner) if owner else None, targets)
+    if reason:
+        facts = _compile(net, source, Files.of(owner) if owner else None, check, place, targets)
+        facts["why"] = reason
+    targets.facts.write_text(json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1), encoding="utf-8")
+    targets.run.write_text(json.dumps(facts["run"]), encoding="utf-8")
+    return {"how": facts["how"], "why": facts["why"], "cycles": facts["cycles"], "bytes": facts["coefficient_bytes"]}
+
+
+def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
+    """Compile natively. Weights go to an npz in the scratch folder, which is deleted afterwards unless it is to be kept."""
+    from llmconv.checkpoint import npz
+
+    tools = toolchain.find() or toolchain.fetch()
+    scratch, log = Path(place["scratch"]), Path(place["log"])
+    shutil.rmtree(scratch, ignore_errors=True)
+    (scratch / "source").mkdir(parents=True)
+    run = scratch / "run"
+    run.mkdir()
+    log.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        mlir = scratch / "source" / f"{net}.mlir"
+        shutil.copyfile(source["mlir"], mlir)
+        if source["addresses"]:
+            shutil.copyfile(source["addresses"], run / IO_CONFIG)
+        exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
+        checkpoint = Checkpoint.open(Path(source["model"]))
+        npz.write(mlir.parent / "weights.npz", exported["weights"], checkpoint)
+        jit = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest)
+        raw = scratch / "net.bmodel"
+        result = toolchain.compile_mlir(tools, mlir, toolchain.CompileFlags(**source["flags"]), raw, run, log, jit)
+        if not place["keep"]:
+            shutil.rmtree(mlir.parent)
+        normalise(raw)
+        taken = split(raw, targets.bare, targets.coefficients)
+        if targets.addresses:
+            shutil.copyfile(run / IO_CONFIG, targets.addresses)
+    finally:
+        if not place["keep"]:
+            shutil.rmtree(scratch, ignore_errors=True)
+    return {
+        "how": "compiled",
+        "cycles": result.cycles,
+        "coefficient_bytes": taken.size,
+        "coefficient_sha256": taken.sha256,
+        "coefficients": _share(net, taken.size, taken.sha256, owner, targets),
+        "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",
+        "run": {"seconds": round(result.seconds, 3), "cpu_seconds": round(result.cpu_seconds, 3), "peak_rss": result.peak_rss},
+    }
+
+
+def _share(net: str, size: int, sha256: str, owner: Files | None, targets: Files) -> str:
+    """Name of the .coeff file that holds the net's coefficients: the owner's when they are the same, and then our own is emptied."""
+    if owner is not None and size:
+        theirs = owner.read_facts()
+        if (theirs["coefficient_bytes"], theirs["coefficient_sha256"]) == (size, sha256):
+            targets.coefficients.write_bytes(b"")
+            return theirs["coefficients"]
+    return f"{net}.coeff" if size else ""
+
+
+def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path):
+    """Our own coefficients for a net whose program is `bare`."""
+    from llmconv.lower.coefficients import coefficients
+
+    stage = BModel.read(bare).nets[0].stages[0]
+    locations = [(entry.name, entry.offset, entry.size) for entry in stage.locations]
+    return coefficients(exported["weights"], exported["roles"], checkpoint, flags, locations)
+
+
+def _check(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, sha256: str) -> str:
+    """"equal" when our coefficients for the net are the compiler's, byte for byte; else what is different."""
+    from llmconv.lower.errors import NotCovered
+
+    try:
+        ours = _blob(exported, checkpoint, flags, bare)
+        return "equal" if ours.sha256 == sha256 else "our coefficients for the template differ from the compiler's"
+    except NotCovered as gap:
+        return f"llmconv does not compute {gap.reason}"
+
+
+def _stamp(net: str, source: dict[str, Any], template: Files, owner: Files | None, targets: Files) -> tuple[dict[str, Any], str]:
+    """Take the template's program and our own coefficients. Returns the facts, or ({}, why it has to be compiled)."""
+    from llmconv.lower.errors import NotCovered
+
+    start, cpu = time.monotonic(), time.process_time()
+    known = template.read_facts()
+    if known["check"] != "equal":
+        return {}, known["check"]
+    shared = owner.read_facts() if owner is not None else None
+    if shared is None or shared["coefficient_bytes"] != known["coefficient_bytes"] or known["coefficients"] == f"{template.bare.stem}.coeff":
+        exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
+        try:
+            blob = _blob(exported, Checkpoint.open(Path(source["model"])), source["flags"], template.bare)
+            with targets.coefficients.open("wb") as file:
+                sha256 = blob.write(file)
+        except NotCovered as gap:
+            return {}, f"llmconv does not compute {gap.reason}"
+        holder = f"{net}.coeff"
+    else:
+        # the template's coefficients were found to be those of its own owner, so this net's are those of its owner
+        targets.coefficients.write_bytes(b"")
+        sha256, holder = shared["coefficient_sha256"], shared["coefficients"]
+    combine([Part(template.bare, name=source["module"])], targets.bare, 0)
+    if targets.addresses:
+        shutil.copyfile(template.addresses, targets.addresses)
+    facts = {
+        "how": "stamped",
+        "why": f"the program of {template.bare.stem}",
+        "cycles": known["cycles"],
+        "coefficient_bytes": known["coefficient_bytes"],
+        "coefficient_sha256": sha256,
+        "coefficients": holder,
+        "check": "",
+        "run": {"seconds": round(time.monotonic() - start, 3), "cpu_seconds": round(time.process_time() - cpu, 3), "peak_rss": 0},
+    }
+    return facts, ""
+

@@ -1,0 +1,55 @@
+"""Which nets are compiled, which are stamped from another's program, and which share another's coefficients. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from llmconv.lower.structure import structure
+from llmconv.nets import Net
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a net comes from.
+
+    template: the net of the same structure that is compiled for it; None for one that is compiled itself.
+    owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
+    members: how many nets are stamped from this one.
+    """
+
+    template: str | None = None
+    owner: str | None = None
+    members: int = 0
+
+
+def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
+    """Origin of every net, by name. The first net of a structure is its template; without `stamp` every net is compiled."""
+    templates: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    found: dict[str, Origin] = {}
+    for net in nets:
+        flags = net.flags.to_dict()
+        keys[net.name] = structure(net.mlir, net.weights, flags).key
+        template = templates.setdefault(keys[net.name], net.name)
+        owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
+        owner = None if owner == net.name else owner
+        if not stamp or template == net.name:
+            found[net.name] = Origin(None, owner)
+            continue
+        # what was found out about the template and its owner holds for this pair only if the owners are of one structure too
+        pattern = found[template].owner
+        alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
+        found[net.name] = Origin(template, owner if alike else None)
+    members = Counter(origin.template for origin in found.values())
+    return {name: Origin(o.template, o.owner, members[name]) for name, o in found.items()}
+
+
+def _coefficient_key(net: Net, flags: dict) -> str:
+    """What the coefficients follow from: the recipes in the order of their names, and how they are quantised."""
+    recipes = [(w["recipe"], w["dtype"]) for w in sorted(net.weights, key=lambda w: w["name"])]
+    settings = {k: flags[k] for k in ("chip", "mode", "num_core", "num_device", "q_group_size", "q_symmetric")}
+    return json.dumps([recipes, settings], sort_keys=True)

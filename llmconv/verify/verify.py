@@ -1,0 +1,103 @@
+"""`llmconv verify`: a finished build on the chip simulator, beside the model itself."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from llmconv import toolchain
+from llmconv.errors import ConvertError
+from llmconv.layout import Layout
+from llmconv.plan import Plan
+from llmconv.verify import manifest
+from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, seconds
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from llmconv.simulator.client import NetInfo
+    from llmconv.verify.report import Report
+
+TOKENS = 16
+
+
+def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False, tokens: int = TOKENS, seed: int = 0, console: Console | None = None) -> bool:
+    """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is right.
+
+    nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes minutes is
+    verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random prompt and inputs.
+    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, ToolError when the simulator fails.
+    """
+    from rich.console import Console
+
+    from llmconv.verify import report
+
+    console = console or Console()
+    built = manifest.read(Path(out_dir))
+    plan = built.plan
+    choice = choose(plan, nets, full, tokens)
+    title = f"{built.bmodel.name} on {plan.job.chip}"
+    if choice.seconds > ANNOUNCE_SECONDS:
+        console.print(f"verifying {title}: about {duration(choice.seconds)} on the simulator", markup=False, highlight=False, soft_wrap=True)
+    if not nets and not choice.tokens:
+        console.print(f"only {choice.nets[0].name}; --nets NAME,... or --full for more", markup=False, highlight=False)
+    with console.status("loading") as status:
+        made = run(plan, built.bmodel, choice, seed, title, status.update if console.is_terminal else lambda _: None)
+    report.show(made, console)
+    settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
+    report.write(made, Layout(built.plan.job.out_dir).verified, settings | {"toolchain": _tools().version})
+    return made.ok
+
+
+def run(plan: Plan, bmodel: Path, choice: Choice, seed: int = 0, title: str = "", say: Callable[[str], None] = lambda _: None) -> Report:
+    """Launch what was chosen and judge it."""
+    import numpy as np
+
+    from llmconv.simulator.client import Simulator
+    from llmconv.verify.generate import Runtime, generate
+    from llmconv.verify.report import Report
+    from llmconv.verify.runs import Session, alone
+
+    rng, generation = np.random.default_rng(seed), None
+    with Simulator(bmodel, plan.job.chip, _tools().root) as simulator:
+        interface = list(differences(plan, simulator.nets))
+        session = Session(plan, simulator, say)
+        runtime = Runtime.of(plan)
+        if choice.tokens and runtime and not interface:
+            prompt = rng.integers(0, plan.spec.vocab, runtime.prompt(choice.tokens))
+            generation = generate(session, runtime, prompt, choice.tokens)
+        for net in choice.nets if not interface else ():
+            alone(session, net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+    return Report.of(session, title, generation, interface)
+
+
+def differences(plan: Plan, found: dict[str, NetInfo]):
+    """Yields what in a file's nets is not what the plan promises to the runtimes."""
+    wanted = [net.name for net in plan.nets]
+    if list(found) != wanted:
+        yield f"nets {', '.join(found)}; the plan has {', '.join(wanted)}"
+        return
+    for net in plan.nets:
+        info = found[net.name]
+        for what, planned, there in (("inputs", net.inputs, info.inputs), ("outputs", net.outputs, info.outputs)):
+            planned, there = ([(io.name, tuple(io.shape), io.dtype) for io in ios] for ios in (planned, there))
+            if planned != there:
+                yield f"{what} of {net.name} are {there}; the plan has {planned}"
+
+
+def _tools() -> toolchain.Toolchain:
+    found = toolchain.find()
+    if found is None:
+        raise ConvertError("the chip simulator is not on this machine", "it comes with the compiler", "Run `doit toolchain`, or set TPUC_ROOT.")
+    return found
+
+
+def main(arguments: Sequence[str]) -> int:
+    """`python -m llmconv.verify OUT [NET...]`: the exit code of a verification."""
+    try:
+        return 0 if verify(Path(arguments[0]), arguments[1:] or None) else 1
+    except ConvertError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code

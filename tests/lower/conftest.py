@@ -1,0 +1,17 @@
+"""Fixtures of lower's tests."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+from lower_samples import Compiler  # noqa: E402
+
+
+@pytest.fixture(scope="session")
+def compile_net(compiler, tmp_path_factory: pytest.TempPathFactory) -> Compiler:
+    return Compiler(compiler, tmp_path_factory.mktemp("lower"), tmp_path_factory.mktemp("jit"))

@@ -1,0 +1,102 @@
+"""Byte for byte what the real compiler stores."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+from checkpoints import make
+from lower_samples import checkpoint_of, linear, ours, packed
+
+from llmconv.blocks import heads
+from llmconv.blocks.attention import Step
+from llmconv.blocks.decoder import block
+from llmconv.checkpoint.config import Config
+from llmconv.families import family_of
+
+pytestmark = pytest.mark.compiler
+
+CHIPS = [("bm1684x", 1), ("bm1688", 1), ("bm1688", 2), ("cv186x", 1)]
+MODES = ["BF16", "F16", "W4BF16", "W4F16", "W8BF16", "W8F16"]
+
+
+def equal(compile_net, graph, checkpoint, arrays=None, **flags):
+    data, table, flags = compile_net(graph, checkpoint, arrays, **flags)
+    blob = ours(graph, checkpoint, flags, table)
+    got = b"".join(blob.parts())
+    if got == data:
+        return
+    wrong = np.flatnonzero(np.frombuffer(got, np.uint8) != np.frombuffer(data, np.uint8)) if len(got) == len(data) else []
+    names = {p.name for p in blob.pieces for at in wrong[:1000] if p.offset <= at < p.offset + p.stored}
+    pytest.fail(f"{len(got)} bytes for {len(data)}, {len(wrong)} differ, in {sorted(names)}")
+
+
+@pytest.mark.parametrize(("chip", "cores"), CHIPS)
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+def test_linear(compile_net, tmp_path, chip, cores, mode, dtype):
+    for k, n, group, symmetric in ((256, 256, 64, False), (512, 200, 128, True), (256, 20, 32, False), (320, 128, 128, False)):
+        g = linear(k, n)
+        flags = {"q_group_size": group, "q_symmetric": symmetric} if mode.startswith("W") else {}
+        equal(compile_net, g, checkpoint_of(g, tmp_path / f"{k}x{n}", dtype), chip=chip, num_core=cores, mode=mode, **flags)
+
+
+@pytest.mark.parametrize(("chip", "cores"), CHIPS)
+@pytest.mark.parametrize(("k", "n"), [(512, 128), (320, 128), (512, 200), (512, 40)])
+def test_linear_per_channel(compile_net, tmp_path, chip, cores, k, n):
+    g = linear(k, n)
+    equal(compile_net, g, checkpoint_of(g, tmp_path, "BF16"), chip=chip, num_core=cores, mode="W8BF16")
+
+
+@pytest.mark.parametrize(("chip", "cores"), CHIPS)
+@pytest.mark.parametrize("mode", ["W4BF16", "W8F16"])
+@pytest.mark.parametrize(("k", "n", "group"), [(256, 512, 64), (320, 384, 0), (256, 200, 128)])
+def test_linear_already_quantised(compile_net, tmp_path, chip, cores, mode, k, n, group):
+    g, checkpoint, arrays = packed(k, n, int(mode[1]), group, tmp_path)
+    equal(compile_net, g, checkpoint, arrays, chip=chip, num_core=cores, mode=mode, q_group_size=group)
+
+
+@pytest.fixture(scope="module")
+def specs(tmp_path_factory):
+    """Sizes of tiny models: as published, and with intermediate sizes that are no multiple of the lanes."""
+    found = {}
+    for name in ("qwen2", "qwen3", "llama"):
+        config = Config.read(make(tmp_path_factory.mktemp("models"), name))
+        found[name] = family_of(config["model_type"]).decoder.spec(config)
+    odd = dataclasses.replace(found["qwen2"], hidden=320, heads=5, kv_heads=5, intermediate=1000)
+    return found | {"odd": odd}
+
+
+STEPS = {
+    "prefill": (0, Step(64, 128), {}),
+    "dynamic": (0, Step(64, 128), {"dynamic": True}),
+    "decode": (1, Step(1, 128, 128, decode=True), {"addr_mode": "io_alone"}),
+}
+
+
+@pytest.mark.parametrize(("chip", "cores"), CHIPS)
+@pytest.mark.parametrize("model", ["qwen2", "qwen3", "llama", "odd"])
+@pytest.mark.parametrize("mode", ["BF16", "W4BF16"])
+def test_block(compile_net, tmp_path, specs, chip, cores, model, mode):
+    for name, (layer, step, flags) in STEPS.items():
+        g = block(f"block_{layer}", specs[model], layer, step)
+        checkpoint = checkpoint_of(g, tmp_path / name, "BF16")
+        equal(compile_net, g, checkpoint, chip=chip, num_core=cores, mode=mode, q_group_size=64 if mode[0] == "W" else 0, **flags)
+
+
+@pytest.mark.parametrize(("chip", "cores", "tile"), [("bm1684x", 1, 256), ("bm1688", 2, 128)])
+@pytest.mark.parametrize("mode", ["F16", "W8F16"])
+def test_block_with_adapters_and_a_constant_mask(compile_net, tmp_path, specs, chip, cores, tile, mode):
+    for name, (_, step, flags) in STEPS.items():
+        step = dataclasses.replace(step, mask_tile=tile if name != "prefill" else 0)
+        g = block("block_0", specs["llama"], 0, step, 8)
+        checkpoint = checkpoint_of(g, tmp_path / name, "F16")
+        equal(compile_net, g, checkpoint, chip=chip, num_core=cores, mode=mode, q_group_size=64 if mode[0] == "W" else 0, **flags)
+
+
+@pytest.mark.parametrize(("chip", "cores"), CHIPS)
+@pytest.mark.parametrize(("mode", "declared"), [("BF16", "f32"), ("BF16", "bf16"), ("F16", "f32")])
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+def test_tables(compile_net, tmp_path, specs, chip, cores, mode, declared, dtype):
+    spec = specs["qwen2"]
+    for g in (heads.embedding("embedding", spec, 16, declared), heads.lm_head(spec, declared)):
+        equal(compile_net, g, checkpoint_of(g, tmp_path / g.name, dtype), chip=chip, num_core=cores, mode=mode, quant_output=g.name == "embedding")
