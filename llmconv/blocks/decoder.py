@@ -9,7 +9,7 @@ from typing import Any
 from llmconv.blocks.attention import MASK_WEIGHT, Step, Tokens, attention
 from llmconv.blocks.layers import Rule, alike
 from llmconv.blocks.linear import linear, rms_norm, scale
-from llmconv.blocks.spec import ACTIVATIONS, HALVES, Spec, bias_roles, names
+from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Spec, bias_roles
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
 
@@ -29,7 +29,7 @@ class Decoder:
     kinds: what differs from layer to layer.
     """
 
-    names: Mapping[str, str] = field(default_factory=names)
+    names: Mapping[str, str] = field(default_factory=lambda: LLAMA)
     fused: Mapping[str, Sequence[str]] = field(default_factory=dict)
     prefixes: tuple[str, ...] = ("model.",)
     section: str = ""

@@ -42,7 +42,7 @@ LLAMA: Mapping[str, str] = {
 }
 
 
-def names(**changed: str | None) -> Mapping[str, str]:
+def renamed(**changed: str | None) -> Mapping[str, str]:
     """Llama's names with some roles renamed, added, or (None) left out."""
     return {role: name for role, name in {**LLAMA, **changed}.items() if name is not None}
 

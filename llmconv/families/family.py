@@ -5,19 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmconv.blocks.decoder import Decoder
+from llmconv.families.oracle import Oracle
 
 
 @dataclass(frozen=True)
 class Family:
     """A model family: the model_types of config.json that it serves, its decoder's knobs, and tensors to leave alone.
 
-    reference: name of the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
+    reference: the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
     name: that of its module, filled in when it is registered.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
     """
 
     model_types: tuple[str, ...]
     decoder: Decoder
-    reference: str | None = None
+    reference: Oracle | None = None
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
     name: str = ""

@@ -61,6 +61,10 @@ def concat(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     return [first[:axis] + (sum(s[axis] for s in shapes),) + first[axis + 1 :]]
 
 
+def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    return [tuple(-((first - last) // step) for first, last, step in zip(attrs["offset"], attrs["ends"], attrs["steps"], strict=True))]
+
+
 def attention(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     return [(attrs["batch"], attrs["mq"], attrs["q_head"] * attrs["dim"])]
 

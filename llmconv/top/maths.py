@@ -23,9 +23,13 @@ def a16(np, attrs, x, q, scale, zero, bias):
 
 
 def rope(np, attrs, x, sin, cos):
-    """Rotation of the pairs (i, i + D/2): rope_mode contiguous_halves."""
-    half = x.shape[-1] // 2
-    return x * cos + np.concatenate([-x[..., half:], x[..., :half]], -1) * sin
+    """Rotation of the pairs (i, i + D/2), or (2i, 2i + 1) where rope_mode is interleaved_pairs."""
+    if attrs["rope_mode"] == "interleaved_pairs":
+        turned = np.stack([-x[..., 1::2], x[..., 0::2]], -1).reshape(x.shape)
+    else:
+        half = x.shape[-1] // 2
+        turned = np.concatenate([-x[..., half:], x[..., :half]], -1)
+    return x * cos + turned * sin
 
 
 def attention(np, attrs, q, k, v, mask, _none):

@@ -105,6 +105,12 @@ ROWS = (
         {"axis": Attr("si32", 1), "only_merge": Attr("bool", False), **_RELU, **_QUANT_ROUND},
     ),
     Row(
+        "Slice",
+        infer.cut,
+        lambda np, a, x, *_: x[tuple(slice(*part) for part in zip(a["offset"], a["ends"], a["steps"]))],
+        {"offset": Attr("i64s"), "steps": Attr("i64s"), "ends": Attr("i64s"), "axes": Attr("i64s", ())},
+    ),
+    Row(
         "FAttention",
         infer.attention,
         maths.attention,

@@ -74,13 +74,17 @@ def checkpoint_of(graph: Graph, path: Path, dtype: str) -> Checkpoint:
     return save(path, tensors)
 
 
-def linear(k: int, n: int, bias: bool = True, length: int = 8) -> Graph:
-    """x [1, length, K] -> x W + b."""
+def linears(*sizes: tuple[int, int], bias: bool = True) -> Graph:
+    """x_i [1, 8, K] -> x_i W_i + b_i for every (K, N)."""
     g = Graph("net")
-    x = g.input("x", (1, length, k))
-    b = g.weight("m.0.p.bias", (1, 1, n), ("tensor", "m.0.p.bias")) if bias else g.none
-    w = g.weight("m.0.p.weight", (k, n), ("transpose", ("tensor", "m.0.p.weight")))
-    return g.output(g.MatMul(x, w, b, name="m.0.p"))
+    found = []
+    for i, (k, n) in enumerate(sizes):
+        name = f"m.{i}.p"
+        x = g.input(f"x{i}", (1, 8, k))
+        b = g.weight(f"{name}.bias", (1, 1, n), ("tensor", f"{name}.bias")) if bias else g.none
+        w = g.weight(f"{name}.weight", (k, n), ("transpose", ("tensor", f"{name}.weight")))
+        found.append(g.MatMul(x, w, b, name=name))
+    return g.output(*found)
 
 
 def packed(k: int, n: int, bits: int, group: int, path: Path) -> tuple[Graph, Checkpoint, dict[str, np.ndarray]]:

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from lower_samples import checkpoint_of, linear, ours, save
+from lower_samples import checkpoint_of, linears, ours, save
 
 from llmconv.lower import coefficients
 from llmconv.lower.errors import NotCovered
@@ -20,7 +20,7 @@ def pieces(blob):
 
 
 def test_order_and_alignment(tmp_path):
-    g = linear(256, 200)
+    g = linears((256, 200))
     blob = ours(g, checkpoint_of(g, tmp_path, "BF16"), W4)
     assert pieces(blob) == [
         ("tpu.A16MatMul.bias", 0, 384),
@@ -34,7 +34,7 @@ def test_order_and_alignment(tmp_path):
 
 
 def test_parts_write_and_digest_agree(tmp_path):
-    g = linear(256, 200)
+    g = linears((256, 200))
     blob = ours(g, checkpoint_of(g, tmp_path, "F16"), W4)
     data, file = b"".join(blob.parts()), io.BytesIO()
     assert blob.sha256 == hashlib.sha256(data).hexdigest() == blob.write(file)
@@ -43,7 +43,7 @@ def test_parts_write_and_digest_agree(tmp_path):
 
 @pytest.mark.parametrize("mode", ["BF16", "W4BF16", "W8F16"])
 def test_the_size_of_chunks_does_not_matter(tmp_path, monkeypatch, mode):
-    g = linear(256, 200)
+    g = linears((256, 200))
     blob = ours(g, checkpoint_of(g, tmp_path, "BF16"), W4 | {"mode": mode})
     whole = b"".join(blob.parts())
     monkeypatch.setattr(coefficients, "CHUNK", 1024)
@@ -54,7 +54,7 @@ def test_the_size_of_chunks_does_not_matter(tmp_path, monkeypatch, mode):
 
 def test_memory_stays_far_below_a_float_copy(tmp_path):
     k, n = 2048, 8192
-    g = linear(k, n, bias=False)
+    g = linears((k, n), bias=False)
     rows = np.random.default_rng(0).integers(0x3C00, 0x3D00, (n, k)).astype(np.uint16)
     checkpoint = save(tmp_path, {"m.0.p.weight": ("BF16", rows)})
     del rows
@@ -68,7 +68,7 @@ def test_memory_stays_far_below_a_float_copy(tmp_path):
 
 
 def test_cuts_for_cores_come_from_the_template(tmp_path):
-    g = linear(256, 256)
+    g = linears((256, 256))
     flags = W4 | {"chip": "bm1688", "num_core": 2}
     checkpoint = checkpoint_of(g, tmp_path, "BF16")
     with pytest.raises(NotCovered, match="without a template"):
@@ -97,7 +97,7 @@ def test_cuts_for_cores_come_from_the_template(tmp_path):
     ],
 )
 def test_a_table_that_does_not_fit_is_refused(tmp_path, locations, why):
-    g = linear(256, 128, bias=False)
+    g = linears((256, 128), bias=False)
     with pytest.raises(NotCovered, match=why):
         ours(g, checkpoint_of(g, tmp_path, "BF16"), W4 | {"mode": "BF16"}, locations)
 
@@ -122,6 +122,6 @@ def test_graphs_that_are_not_covered(tmp_path, build, why):
 
 @pytest.mark.parametrize("flags", [{"mode": "F32"}, {"chip": "bm1690"}, {"num_device": 2}, {"q_group_size": 0}, {"q_group_size": -1}])
 def test_flags_that_are_not_covered(tmp_path, flags):
-    g = linear(256, 128)
+    g = linears((256, 128))
     with pytest.raises(NotCovered):
         ours(g, checkpoint_of(g, tmp_path, "BF16"), W4 | flags)

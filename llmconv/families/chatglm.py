@@ -1,0 +1,80 @@
+"""ChatGLM3 and GLM-4 9B as published first: GLM with q, k, v in one tensor and names of its own. Its remote code is never run."""
+
+from llmconv.blocks.decoder import Decoder
+from llmconv.blocks.spec import NEIGHBOURS
+from llmconv.checkpoint.config import Config
+from llmconv.families.family import Family
+from llmconv.families.oracle import Oracle
+
+NAMES = {
+    "embedding": "transformer.embedding.word_embeddings",
+    "norm": "transformer.encoder.final_layernorm",
+    "head": "transformer.output_layer",
+    "layer": "transformer.encoder.layers.{i}.",
+    "input_norm": "input_layernorm",
+    "o": "self_attention.dense",
+    "mlp_norm": "post_attention_layernorm",
+    "down": "mlp.dense_4h_to_h",
+}
+QKV = "self_attention.query_key_value"
+
+
+def fields(config: Config) -> dict:
+    """config.json in GLM's terms. rope_ratio stretches the base of rope, which turns half of each head."""
+    heads = config.int("num_attention_heads")
+    head_dim = config.int("kv_channels", config.int("hidden_size") // heads)
+    return {
+        "num_hidden_layers": config.int("num_layers"),
+        "num_key_value_heads": config.int("multi_query_group_num") if config.bool("multi_query_attention", False) else heads,
+        "head_dim": head_dim,
+        "intermediate_size": config.int("ffn_hidden_size"),
+        "vocab_size": config.int("padded_vocab_size"),
+        "rms_norm_eps": config.float("layernorm_epsilon", 1e-5),
+        "max_position_embeddings": config.int("seq_length", 2048),
+        "rope_theta": 10000.0 * config.float("rope_ratio", 1.0),
+        "partial_rotary_factor": 0.5,
+        "attention_bias": config.bool("add_qkv_bias", False),
+        "tie_word_embeddings": config.bool("tie_word_embeddings", False),
+        "hidden_act": "silu",
+    }
+
+
+def as_glm(config: Config) -> dict:
+    """The config.json of a Glm that computes the same function."""
+    return {**fields(config), "hidden_size": config.int("hidden_size"), "num_attention_heads": config.int("num_attention_heads"), "model_type": "glm", "pad_token_id": 0}
+
+
+def glm_tensor(name: str, config: Config) -> tuple:
+    """Glm's parameter `name` out of the published tensors: q, k and v are rows of one of them, the others have other names."""
+    own = fields(config)
+    head, part = name.rsplit(".", 1)
+    for glm, chatglm in (
+        ("model.embed_tokens", NAMES["embedding"]),
+        ("model.norm", NAMES["norm"]),
+        ("lm_head", NAMES["head"]),
+        ("model.layers.", "transformer.encoder.layers."),
+        ("self_attn.o_proj", "self_attention.dense"),
+        ("mlp.gate_up_proj", "mlp.dense_h_to_4h"),
+        ("mlp.down_proj", "mlp.dense_4h_to_h"),
+    ):
+        head = head.replace(glm, chatglm)
+    q = config.int("num_attention_heads") * own["head_dim"]
+    kv = own["num_key_value_heads"] * own["head_dim"]
+    for role, first, last in (("q", 0, q), ("k", q, q + kv), ("v", q + kv, q + 2 * kv)):
+        if head.endswith(f"self_attn.{role}_proj"):
+            return ("rows", ("tensor", head.replace(f"self_attn.{role}_proj", QKV) + f".{part}"), first, last)
+    return ("tensor", f"{head}.{part}")
+
+
+family = Family(
+    model_types=("chatglm",),
+    decoder=Decoder(
+        names=NAMES,
+        fused={QKV: "qkv", "mlp.dense_h_to_4h": ("gate", "up")},
+        rope_mode=NEIGHBOURS,
+        fields=fields,
+        attention_bias="attention_bias",
+    ),
+    reference=Oracle(config=as_glm, tensor=glm_tensor),
+    unused=(r"rotary_pos_emb\.inv_freq$",),
+)
