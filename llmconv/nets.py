@@ -35,6 +35,7 @@ class Net:
     """One net: what it is called, what goes in and out, how it is compiled, and its graph.
 
     stage_of: the net of the .bmodel that this one becomes a further stage of.
+    window: tokens that a query may see, itself included; the runtime's attention_mask has to hide the older ones. None: all.
     """
 
     name: str
@@ -45,6 +46,7 @@ class Net:
     outputs: tuple[IO, ...]
     graph: Graph
     stage_of: str | None = None
+    window: int | None = None
 
     @property
     def mlir(self) -> str:
@@ -160,7 +162,7 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
     graph = decoder.block(name, spec, layer, step, job.lora_max_rank)
     outputs = [(v.name, job.half) for v in graph.outputs]
     settings = flags_for(job, job.quantize, q_group_size=job.q_group_size, q_symmetric=job.symmetric, **flags)
-    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph)
+    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph, window=spec.window(layer, job.seq_length))
 
 
 def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:

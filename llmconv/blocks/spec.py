@@ -129,6 +129,11 @@ class Spec:
         first = sum(sizes[r] for r in list(sizes)[: list(sizes).index(role)])
         return ("rows", ("tensor", f"{self.names['layer'].format(i=layer)}{tensor}.{part}"), first, first + sizes[role], sum(sizes.values()))
 
+    def window(self, layer: int, seq_length: int) -> int | None:
+        """The layer's sliding window, if a sequence of seq_length tokens can be longer."""
+        window = self.kinds[layer].window
+        return window if window is not None and window < seq_length else None
+
     def _fused_in(self, role: str) -> str | None:
         return next((tensor for tensor, roles in self.fused.items() if role in roles), None)
 
@@ -149,9 +154,9 @@ class Spec:
 
         masked: prefill takes its mask as an input. InputError when it does not, and a layer needs another one than causal."""
         windows: dict[int, list[int]] = {}
-        for layer, kind in enumerate(self.kinds):
-            if kind.window is not None and seq_length > kind.window:
-                windows.setdefault(kind.window, []).append(layer)
+        for layer in range(self.layers):
+            if (window := self.window(layer, seq_length)) is not None:
+                windows.setdefault(window, []).append(layer)
         if windows and not masked:
             raise InputError(
                 f"seq_length {seq_length} with a sliding window of {min(windows)} and a prefill without mask input",

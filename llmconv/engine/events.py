@@ -138,10 +138,12 @@ class Log:
 
     def __call__(self, event: Event) -> None:
         try:
+            if isinstance(event, TaskUnchanged):  # there may be thousands in a run that does nothing
+                self._events.write(f'{{"event": "TaskUnchanged", "time": {event.time}, "name": {json.dumps(event.name)}}}\n')
+                return
             record = {"event": type(event).__name__, **asdict(event)}
             self._events.write(json.dumps(record) + "\n")
-            if not isinstance(event, TaskUnchanged):
-                self._events.flush()
+            self._events.flush()
             self._draw(event)
         except OSError:
             pass  # a full disk stops the build where it matters; the log is not what matters

@@ -174,7 +174,11 @@ class _Dependency:
         self._change(lambda state: state.forget(list(state.rows)))
 
     def _change(self, change: Callable[[State], None]) -> None:
-        with Lock(self.source().state_dir):
-            state = State(self.source().state_dir)
-            change(state)
-            state.close()
+        try:
+            state_dir = self.source().state_dir
+            with Lock(state_dir):
+                state = State(state_dir)
+                change(state)
+                state.close()
+        except ConvertError as error:
+            raise InvalidCommand(str(error)) from None

@@ -1,7 +1,7 @@
 """ChatGLM3 and GLM-4 9B as published first: GLM with q, k, v in one tensor and names of its own. Its remote code is never run."""
 
 from llmconv.blocks.decoder import Decoder
-from llmconv.blocks.spec import NEIGHBOURS
+from llmconv.blocks.spec import NEIGHBOURS, Spec
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
 from llmconv.families.oracle import Oracle
@@ -44,9 +44,8 @@ def as_glm(config: Config) -> dict:
     return {**fields(config), "hidden_size": config.int("hidden_size"), "num_attention_heads": config.int("num_attention_heads"), "model_type": "glm", "pad_token_id": 0}
 
 
-def glm_tensor(name: str, config: Config) -> tuple:
+def glm_tensor(name: str, spec: Spec) -> tuple:
     """Glm's parameter `name` out of the published tensors: q, k and v are rows of one of them, the others have other names."""
-    own = fields(config)
     head, part = name.rsplit(".", 1)
     for glm, chatglm in (
         ("model.embed_tokens", NAMES["embedding"]),
@@ -58,8 +57,7 @@ def glm_tensor(name: str, config: Config) -> tuple:
         ("mlp.down_proj", "mlp.dense_4h_to_h"),
     ):
         head = head.replace(glm, chatglm)
-    q = config.int("num_attention_heads") * own["head_dim"]
-    kv = own["num_key_value_heads"] * own["head_dim"]
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
     for role, first, last in (("q", 0, q), ("k", q, q + kv), ("v", q + kv, q + 2 * kv)):
         if head.endswith(f"self_attn.{role}_proj"):
             return ("rows", ("tensor", head.replace(f"self_attn.{role}_proj", QKV) + f".{part}"), first, last)

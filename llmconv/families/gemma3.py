@@ -2,9 +2,10 @@
 on every query and key head, scaled embeddings, GELU, and sliding layers with a rope of their own before every full one."""
 
 from llmconv.blocks.decoder import Decoder
-from llmconv.blocks.spec import Layer, renamed
+from llmconv.blocks.spec import Layer, Spec, renamed
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
+from llmconv.families.oracle import Oracle
 
 # what the class takes for the fields that the published text_config leaves out
 DEFAULTS = {
@@ -45,6 +46,16 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     return tuple(table[kind] for kind in types)
 
 
+def as_text(config: Config) -> dict:
+    """The config of the language model alone."""
+    return {**config.sub("text_config"), "model_type": "gemma3_text"}
+
+
+def text_tensor(name: str, spec: Spec) -> tuple:
+    """The class for text alone knows no prefix but "model."."""
+    return ("tensor", name.replace("model.", spec.names["embedding"].removesuffix("embed_tokens"), 1))
+
+
 family = Family(
     model_types=("gemma3_text", "gemma3"),
     decoder=Decoder(
@@ -61,5 +72,6 @@ family = Family(
         attention_bias="attention_bias",
         output_bias="attention_bias",
     ),
+    reference=Oracle(config=as_text, tensor=text_tensor, model="Gemma3ForCausalLM"),
     unused=(r"rotary_emb\.inv_freq$", r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
 )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from llmconv.blocks.spec import Spec
 from llmconv.checkpoint.config import Config
 
 
@@ -13,7 +14,7 @@ def _same_config(config: Config) -> dict[str, Any]:
     return dict(config.data)
 
 
-def _same_tensor(name: str, config: Config) -> tuple:
+def _same_tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name)
 
 
@@ -22,11 +23,11 @@ class Oracle:
     """The transformers class whose maths verification trusts, and how a checkpoint fits it. Code of a checkpoint is never run.
 
     config: config.json -> the dict of the class's own config, model_type included (default: as it is).
-    tensor: (the class's parameter name, config.json) -> recipe (llmconv.checkpoint.recipe) of that parameter (default: the
-    tensor of that name).
+    tensor: (the class's parameter name, the model's sizes) -> recipe (llmconv.checkpoint.recipe) of that parameter (default:
+    the tensor of that name).
     model: name of the class in transformers (default: what AutoModelForCausalLM has for the model_type).
     """
 
     config: Callable[[Config], dict[str, Any]] = _same_config
-    tensor: Callable[[str, Config], tuple] = _same_tensor
+    tensor: Callable[[str, Spec], tuple] = _same_tensor
     model: str | None = None

@@ -8,7 +8,7 @@ float weight is rounded, `_uint`, `_reordered` (scales) and `_1_reordered` (zero
     N a multiple of the lanes                    q [N, K * bits / 8]; scales and zero points as [lanes, N / lanes, G]
     N below the lanes                            the dequantised weight [K, N] in half precision
     other N                                      columns up to a multiple of lanes * cores quantised, the rest as [K, rest]
-    other N, already quantised or per channel    the dequantised weight [K, N]
+    other N, already quantised                   the dequantised weight [K, N]
 
 With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the compiler's
 patterns, so it is read off a compiled net's own table (`fit`).
@@ -188,13 +188,13 @@ def _linear(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece
     if not mode.bits or (group and k % group):
         plain = Piece(f"{role['weight']}_{mode.half}", "tpu.MatMul.weight", use, "weight", mode.half, 2 * k * n, 0, n)
         return [plain, *_bias(use, role, mode, "MatMul", 0, n, None, "")]
-    if group < 0 or group % 2 or k % 2 or (group == 0 and mode.bits == 4):
-        raise NotCovered(f"group size {group} of {k} inputs at {mode.bits} bits")
-    groups = k // group if group else max(1, k // 128)
+    if group < 0 or group % 2 or (group == 0 and (mode.bits == 4 or k % 128 or n % lanes)):
+        raise NotCovered(f"group size {group} of a {k} x {n} weight at {mode.bits} bits")
+    groups = k // (group or 128)
     suffix = "_uint" if group else "_int"
     if n % lanes == 0:
         return [*_quantised(use, mode, role["op"], k, n, groups, mode.bits, suffix), *_bias(use, role, mode, "A16MatMul", 0, n, None, "")]
-    if n < lanes or group == 0:
+    if n < lanes:
         return _dequantised(use, role, mode, k, n)
     main = n // (lanes * mode.cores) * (lanes * mode.cores)
     if main == 0:
@@ -216,8 +216,9 @@ def _packed(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece
         raise NotCovered(f"weights of {role['bits']} bits")
     if n % mode.lanes:
         return _dequantised(use, role, mode, k, n)
-    # one scale per row is stored repeated, as for per-channel weights
-    groups = k // role["group"] if role["group"] else max(1, k // 128)
+    if role["group"] == 0 and k % 128:  # the compiler leaves out the last scale
+        raise NotCovered(f"a scale per row for {k} inputs")
+    groups = k // (role["group"] or 128)  # one scale per row is stored repeated
     return [*_quantised(use, mode, role["op"], k, n, groups, role["bits"], "_weight"), *_bias(use, role, mode, "A16MatMul", 0, n, None, "")]
 
 

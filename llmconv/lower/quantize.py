@@ -6,7 +6,9 @@ Per output row and group of `group` inputs, in float32, m = 15 or 255, rha = nea
     symmetric    s = 2 max|w| / m;              z = (m + 1) / 2;                   q as above; a group of zeros: s = 0, q = 0
     per channel  s = max|w| / 127 (a row);      z = 0;                             q = rha(w / s), int8; a row of zeros: s = 0, q = -128
 
-The chip multiplies with (q - z) * s, s rounded to the half precision type (`dequantize`); q is made with the unrounded s.
+The chip multiplies with (q - z) * s, where s and then the product are rounded to the half precision type (`dequantize`; seen on
+the simulator with differences of two weights); q is made with the unrounded s. Per channel, chip and compiler read the int8 codes
+as unsigned numbers: such nets are wrong, and their coefficients are here for completeness alone.
 """
 
 from __future__ import annotations
@@ -70,7 +72,7 @@ def quantize(even: np.ndarray, odd: np.ndarray, scheme: Scheme) -> tuple[np.ndar
 
 
 def dequantize(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """What the chip multiplies with, before any rounding of its own: float32 [R, K] from `quantize`'s results.
+    """What the chip multiplies with, float32 [R, K], exactly, from `quantize`'s results (per channel: what it should).
 
     Quantising that again need not give the same codes.
     """
@@ -84,7 +86,7 @@ def dequantize(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray, scheme: 
     values = values.reshape(rows, scale.shape[1], -1)
     values -= zero[..., None]
     values *= widen(scale, scheme.half)[..., None]
-    return values.reshape(rows, -1)
+    return widen(half_bits(values, "F32", scheme.half), scheme.half).reshape(rows, -1)
 
 
 def _extremes(even: np.ndarray, odd: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from math import prod
 
 from llmconv.errors import InputError
-from llmconv.plan import Net, Plan
+from llmconv.nets import Net
+from llmconv.plan import Plan
 
 FULL_SECONDS = 600.0  # models whose whole verification is estimated to take less are verified in full
 ANNOUNCE_SECONDS = 60.0  # what takes longer is announced first

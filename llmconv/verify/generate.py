@@ -14,10 +14,12 @@ import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan import Net, Plan
+from llmconv.nets import Net
+from llmconv.plan import Plan
 from llmconv.verify import compare, nets
+from llmconv.verify.nets import checkable
 from llmconv.verify.reference import Reference
-from llmconv.verify.runs import CHIP, Picked, Session, pick
+from llmconv.verify.runs import CHIP, Picked, Session, choice, pick
 
 if TYPE_CHECKING:
     import numpy as np
@@ -65,11 +67,11 @@ class Runtime:
 
     @classmethod
     def of(cls, plan: Plan) -> Runtime | None:
-        """None if the plan lacks a net that a plain generation needs (a head that gives logits, say)."""
+        """None if the plan lacks a net that a plain generation needs (embeddings that are on disk, say)."""
         by_name = {net.name: net for net in plan.nets}
         layers = range(plan.spec.layers)
         names = [*(f"block_{i}" for i in layers), *(f"block_cache_{i}" for i in layers), "embedding", "embedding_cache", "lm_head"]
-        if any(name not in by_name for name in names) or by_name["lm_head"].outputs[0].name != "token_id":
+        if not all(name in by_name and checkable(by_name[name]) for name in names):
             return None
         found = [by_name[name] for name in names]
         return cls(tuple(found[: len(layers)]), tuple(found[len(layers) : -3]), *found[-3:])
@@ -95,7 +97,7 @@ def generate(session: Session, runtime: Runtime, prompt: np.ndarray, tokens: int
     while True:
         label = f"token {len(judged) + 1}"
         rows = hidden[:, : len(ids)]
-        token = int(next(iter(session.launch(nets.head(runtime.head, rows[:, -1], label)).values())).ravel()[0])
+        token = choice(session.launch(nets.head(runtime.head, rows[:, -1], label)))
         judged.append(_judge(session, own, blurred, ids, rows, token, label))
         if len(judged) == tokens or past >= nets.capacity(runtime.caches[0]) or not 0 <= token < session.plan.spec.vocab:
             return Generation(tuple(map(int, prompt)), tuple(judged))

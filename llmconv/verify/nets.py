@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmconv.plan import Net
+from llmconv.nets import Net
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import half
 
@@ -74,19 +74,25 @@ def step(net: Net, hidden: np.ndarray, count: int, past: int = 0, history: tuple
     positions[..., :count] = past + np.arange(count)
     made = {"input_states": half(hidden[:, :rows], ios["input_states"].dtype), "position_ids": positions}
     if "attention_mask" in ios:
-        made["attention_mask"] = half(mask(rows, keys, count, past, HIDDEN), ios["attention_mask"].dtype)
+        made["attention_mask"] = half(mask(rows, keys, count, past, HIDDEN, net.window), ios["attention_mask"].dtype)
     for name, rows_of in zip(("history_k", "history_v"), history or ()):
         made[name] = half(rows_of[:, :keys] if net.flags.dynamic else rows_of, ios[name].dtype)
     return Launch(net, {name: made[name] for name in ios}, count, past, label or f"{count} at {past}")
 
 
-def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarray:
-    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens), else `hidden`."""
+def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int | None = None) -> np.ndarray:
+    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens; of all these
+    the last `window`), else `hidden`."""
     import numpy as np
 
+    new = past + np.arange(count)
+    of_key = np.full(keys + rows, past + count)  # the key's position; beyond every query where there is none
+    of_key[:past], of_key[keys : keys + count] = np.arange(past), new
+    seen = of_key <= new[:, None]
+    if window is not None:
+        seen &= of_key > new[:, None] - window
     values = np.full((rows, keys + rows), hidden, np.float32)
-    values[:count, :past] = 0
-    values[:count, keys : keys + count][np.tril(np.ones((count, count), bool))] = 0
+    values[:count][seen] = 0
     return values[None, None]
 
 
@@ -111,5 +117,12 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, "np.ndarray"]]] = {
     "embedding": _embedding,
     "block": _block,
+    "block_kv": _block,
+    "block_prompt": _block,
     "block_cache": _block,
 }
+
+
+def checkable(net: Net) -> bool:
+    """Whether there is a reference for the net. Several sequences in one launch have none yet."""
+    return net.kind == "lm_head" or (net.kind in EXPECTED and net.inputs[0].shape[0] == 1)

@@ -8,6 +8,7 @@ Hidden states and caches go in and out as NumPy float32, keys and values in the 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -70,8 +71,8 @@ class Reference:
     def block(self, layer: int, hidden: np.ndarray, positions: np.ndarray, mask: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """One decoder layer; the last one ends with the final norm, as the nets have it.
 
-        hidden [1, L, H]; positions [1, L] (or [3, 1, L]); mask [1, 1, L, history + L], added to the scores; past: keys and values
-        [1, history, KV, D]. Returns hidden [1, L, H] and the new keys and values [1, L, KV, D].
+        hidden [1, L, H]; positions [1, L] (or [3, 1, L]); mask [1, 1, L, history + L], added to the scores, as is the class's own
+        sliding window; past: keys and values [1, history, KV, D]. Returns hidden [1, L, H] and the new keys and values [1, L, KV, D].
         """
         import torch
 
@@ -80,9 +81,9 @@ class Reference:
         x, positions = self._tensor(hidden), torch.from_numpy(positions).long()
         with torch.inference_mode():
             given = {
-                "attention_mask": self._tensor(mask),
+                "attention_mask": self._tensor(mask) + self._beyond_window(layer, *mask.shape[2:]),
                 "position_ids": positions,
-                "position_embeddings": self._rotary(x, positions),
+                "position_embeddings": self._rotary(layer, x, positions),
                 "past_key_values": cache,
             }
             y = torch.func.functional_call(module, self._layer(layer), (x,), given)
@@ -112,7 +113,7 @@ class Reference:
 
     def source(self, name: str) -> tuple:
         """The recipe of one of the class's parameters."""
-        return self.oracle.tensor(name, self.plan.config)
+        return self.oracle.tensor(name, self.plan.spec)
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         import numpy as np
@@ -120,7 +121,19 @@ class Reference:
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.dtype)
 
-    def _rotary(self, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _beyond_window(self, layer: int, rows: int, keys: int) -> torch.Tensor:
+        """[rows, keys]: -1e9 for keys that the layer's window leaves out, by the class's config; the last `rows` keys are the queries' own."""
+        import torch
+
+        config = self.decoder.config
+        types = getattr(config, "layer_types", None)
+        window = getattr(config, "sliding_window", None) if types is None or types[layer] == "sliding_attention" else None
+        if window is None:
+            return torch.zeros((), dtype=self.dtype)
+        queries = torch.arange(keys - rows, keys)[:, None]
+        return (torch.arange(keys) <= queries - window) * torch.tensor(-1e9, dtype=self.dtype)
+
+    def _rotary(self, layer: int, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin of the model's own rotary module, as in a sequence that fills the whole capacity.
 
         longrope picks its factors by the longest position that it is shown; a compiled net has one table for all of its positions.
@@ -128,7 +141,9 @@ class Reference:
         import torch
 
         last = torch.full_like(positions[..., :1], self.plan.job.seq_length - 1)
-        cos, sin = self.decoder.rotary_emb(x, torch.cat([positions, last], -1))
+        rotary = self.decoder.rotary_emb
+        kind = (self.decoder.config.layer_types[layer],) if "layer_type" in inspect.signature(rotary.forward).parameters else ()
+        cos, sin = rotary(x, torch.cat([positions, last], -1), *kind)
         return cos[..., :-1, :], sin[..., :-1, :]
 
     def _weights(self, module: Any) -> dict[str, torch.Tensor]:

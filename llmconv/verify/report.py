@@ -24,7 +24,8 @@ COLUMNS = ("net", "runs", "output", "rel L2", "limit", "cosine", "max abs", "NaN
 @dataclass(frozen=True)
 class Report:
     """The results of one verification. interface: where the file's nets differ from the plan's contract with the runtimes;
-    unchecked: nets that ran but that there is no reference for; seconds: wall time by net."""
+    unchecked: nets that
+    were asked for but that there is no reference for; seconds: wall time by net."""
 
     title: str
     compared: tuple[Compared, ...]
@@ -36,11 +37,9 @@ class Report:
     seconds: dict[str, float]
 
     @classmethod
-    def of(cls, session: Session, title: str, generation: Generation | None, interface: Sequence[str]) -> Report:
-        compared, picked = session.compared, session.picked
-        checked = {c.net for c in compared} | {p.net for p in picked}
-        unchecked = tuple(name for name in session.launches if name not in checked)
-        return cls(title, tuple(compared), tuple(picked), generation, tuple(interface), unchecked, dict(session.launches), dict(session.seconds))
+    def of(cls, session: Session, title: str, generation: Generation | None, interface: Sequence[str], unchecked: Sequence[str]) -> Report:
+        found = (tuple(session.compared), tuple(session.picked), generation, tuple(interface), tuple(unchecked))
+        return cls(title, *found, dict(session.launches), dict(session.seconds))
 
     @property
     def ok(self) -> bool:
@@ -55,12 +54,12 @@ class Report:
     def names(self) -> list[str]:
         """The nets in the order of their first launches, the chain of all blocks last."""
         chain = [CHAIN] if any(c.net == CHAIN for c in self.compared) else []
-        return [*self.launches, *chain]
+        return [*self.launches, *chain, *self.unchecked]
 
     def summary(self) -> str:
         """One line: what was verified and whether it is right."""
         wrong = [name for name in self.names if not self.net_ok(name)]
-        nets = len(self.launches) - len(self.unchecked)
+        nets = len(self.launches)
         parts = [f"{nets - len([w for w in wrong if w != CHAIN])} of {nets} nets right"]
         if self.generation:
             tokens = self.generation.tokens

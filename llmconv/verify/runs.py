@@ -7,7 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan import Net, Plan
+from llmconv.nets import Net
+from llmconv.plan import Plan
 from llmconv.verify import compare, nets
 from llmconv.verify.compare import Difference, Tolerance, measure
 from llmconv.verify.nets import EXPECTED, Launch
@@ -99,14 +100,11 @@ class Session:
         net = launch.net
         self.say(f"{net.name}: {launch.label}")
         start = time.monotonic()
-        found = self.simulator.run(net.name, launch.inputs)
+        found = self.simulator.run(net.stage_of or net.name, launch.inputs)
         self.seconds[net.name] = self.seconds.get(net.name, 0.0) + time.monotonic() - start
         first = net.name not in self.launches
         self.launches[net.name] = self.launches.get(net.name, 0) + 1
-        if net.kind == "lm_head":
-            self._judge_head(launch, found)
-        elif net.kind in EXPECTED:
-            self._judge(launch, found, first)
+        (self._judge_head if net.kind == "lm_head" else self._judge)(launch, found, first)
         return found
 
     def record(self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None) -> None:
@@ -130,16 +128,27 @@ class Session:
             if original:
                 self.record(net.name, io.name, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(rows, original[io.name]))
 
-    def _judge_head(self, launch: Launch, found: dict[str, np.ndarray]) -> None:
-        """The token of a head that picks it itself: the best of the reference's logits but for their rounding to half precision."""
-        (hidden,), (token,) = launch.inputs.values(), found.values()
-        logits = self.reference.logits(hidden)[0]
+    def _judge_head(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
+        """The head's choice against the reference's logits, but for their rounding to half precision; and its logits if it gives them."""
+        (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
+        logits, name = self.reference.logits(hidden), launch.net.name
+        if io.dtype != "i32":
+            own = measure(self.half.logits(hidden)[None], logits[None])
+            self.record(name, io.name, CHIP, tolerance=compare.BLOCK, difference=measure(found[io.name][None], logits[None]), torch_half=own)
         noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
-        self.picked.append(pick(launch.net.name, launch.label, int(token.ravel()[0]), logits, noise))
+        self.picked.append(pick(name, launch.label, choice(found), logits[0], noise))
+
+
+def choice(outputs: dict[str, np.ndarray]) -> int:
+    """The token that a head's outputs say: its id, or the best of its logits."""
+    (values,) = outputs.values()
+    return int(values.argmax()) if values.dtype.kind == "f" else int(values.ravel()[0])
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
     """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most."""
+    import numpy as np
+
     vocab = session.plan.spec.vocab
     if net.kind == "embedding":
         ids = rng.integers(0, vocab, nets.length(net))
@@ -147,25 +156,24 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) 
         session.launch(nets.tokens(net, ids, "ids up to the last"))
     elif net.kind == "lm_head":
         for number in range(3 if thorough else 1):
-            session.launch(nets.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number}"))
-    elif net.kind in EXPECTED:
-        _blocks(session, net, rng, thorough)
-
-
-def _blocks(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
-    """Prefill: a prompt that leaves room. Decode: a random history, before it stale rows of another conversation beyond it."""
-    import numpy as np
-
-    length, capacity = nets.length(net), nets.capacity(net)
-    counts = [max(1, length * 3 // 4)]
-    if net.flags.dynamic:
-        counts = sorted({1, min(7, length), length}) if thorough else [min(7, length)]
-    pasts = [capacity * 3 // 5, *((0, capacity - length) if thorough and capacity else ())]
-    for count in counts:
-        for past in dict.fromkeys(p for p in pasts if p >= 0):
-            ids = rng.integers(0, session.plan.spec.vocab, (1, count))
-            hidden = np.zeros(next(io.shape for io in net.inputs if io.name == "input_states"), np.float32)
-            hidden[:, :count] = session.reference.embed(ids)
-            shapes = [io.shape for io in net.inputs if io.name.startswith("history_")]
-            history = tuple(rng.standard_normal(shape).astype(np.float32) for shape in shapes)
+            session.launch(nets.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
+    else:
+        for count, past in _places(net, thorough):
+            shapes = {io.name: io.shape for io in net.inputs}
+            hidden = np.zeros(shapes["input_states"], np.float32)
+            hidden[:, :count] = session.reference.embed(rng.integers(0, vocab, (1, count)))
+            # rows beyond `past` are as random: what an earlier conversation left there must not count
+            history = tuple(rng.standard_normal(shapes[name]) for name in ("history_k", "history_v") if name in shapes)
             session.launch(nets.step(net, hidden, count, past, history))
+
+
+def _places(net: Net, thorough: bool) -> list[tuple[int, int]]:
+    """(new tokens, history before them) of a block's launches: the middle; if thorough also an empty and a full history, and for
+    nets that take any length one token and all."""
+    length, capacity, dynamic = nets.length(net), nets.capacity(net), net.flags.dynamic
+    counts, pasts = [max(1, length * 3 // 4)], [capacity * 3 // 5]
+    if dynamic:
+        counts = [1, min(7, length), length] if thorough else [min(7, length)]
+    if thorough and capacity:
+        pasts += [1 if dynamic else 0, max(0, capacity - length)]
+    return [(count, past) for count in sorted(set(counts)) for past in sorted(set(pasts))]

@@ -59,6 +59,7 @@ def test_as_the_formulas_say(scheme):
     assert np.array_equal(zero, z)
     group = scheme.group or 192
     expected = (q.reshape(16, -1, group) - z[..., None]).astype(np.float32) * widen(scale, scheme.half)[..., None]
+    expected = widen(half_bits(expected, "F32", scheme.half), scheme.half)
     assert np.array_equal(dequantize(packed, scale, zero, scheme), expected.reshape(16, 192))
 
 

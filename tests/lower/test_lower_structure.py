@@ -1,6 +1,5 @@
 """Nets of one structure share a key; anything else that could change the program does not."""
 
-import dataclasses
 import json
 
 import pytest
@@ -18,8 +17,8 @@ from llmconv.top.text import render
 
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
-    config = Config.read(make(tmp_path_factory.mktemp("models"), "qwen2"))
-    return dataclasses.replace(family_of("qwen2").decoder.spec(config), layers=12)
+    config = Config.read(make(tmp_path_factory.mktemp("models"), "qwen2", num_hidden_layers=12))
+    return family_of("qwen2").decoder.spec(config)
 
 
 def of(spec, layer, step=Step(64, 128), rank=0, **flags):

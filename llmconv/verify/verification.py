@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,6 +56,7 @@ def run(plan: Plan, bmodel: Path, choice: Choice, seed: int = 0, title: str = ""
 
     from llmconv.simulator.client import Simulator
     from llmconv.verify.generate import Runtime, generate
+    from llmconv.verify.nets import checkable
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session, alone
 
@@ -69,22 +69,26 @@ def run(plan: Plan, bmodel: Path, choice: Choice, seed: int = 0, title: str = ""
             prompt = rng.integers(0, plan.spec.vocab, runtime.prompt(choice.tokens))
             generation = generate(session, runtime, prompt, choice.tokens)
         for net in choice.nets if not interface else ():
-            alone(session, net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
-    return Report.of(session, title, generation, interface)
+            if checkable(net):
+                alone(session, net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+    return Report.of(session, title, generation, interface, [net.name for net in choice.nets if not checkable(net)])
 
 
-def differences(plan: Plan, found: dict[str, NetInfo]):
+def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:
     """Yields what in a file's nets is not what the plan promises to the runtimes."""
-    wanted = [net.name for net in plan.nets]
+    wanted = [net.name for net in plan.nets if not net.stage_of]
     if list(found) != wanted:
         yield f"nets {', '.join(found)}; the plan has {', '.join(wanted)}"
         return
     for net in plan.nets:
-        info = found[net.name]
-        for what, planned, there in (("inputs", net.inputs, info.inputs), ("outputs", net.outputs, info.outputs)):
-            planned, there = ([(io.name, tuple(io.shape), io.dtype) for io in ios] for ios in (planned, there))
-            if planned != there:
-                yield f"{what} of {net.name} are {there}; the plan has {planned}"
+        info = found[net.stage_of or net.name]
+        planned = tuple(tuple(tuple(io.shape) for io in ios) for ios in (net.inputs, net.outputs))
+        if planned not in info.shapes:
+            yield f"{net.name} takes and gives {info.shapes}; the plan has {planned}"
+        for what, ios, there in (("inputs", net.inputs, info.inputs), ("outputs", net.outputs, info.outputs)):
+            promised, given = ([(io.name, io.dtype) for io in tensors] for tensors in (ios, there))
+            if promised != given:
+                yield f"{what} of {net.name} are {given}; the plan has {promised}"
 
 
 def _tools() -> toolchain.Toolchain:
@@ -93,11 +97,3 @@ def _tools() -> toolchain.Toolchain:
         raise ConvertError("the chip simulator is not on this machine", "it comes with the compiler", "Run `doit toolchain`, or set TPUC_ROOT.")
     return found
 
-
-def main(arguments: Sequence[str]) -> int:
-    """`python -m llmconv.verify OUT [NET...]`: the exit code of a verification."""
-    try:
-        return 0 if verify(Path(arguments[0]), arguments[1:] or None) else 1
-    except ConvertError as error:
-        print(error, file=sys.stderr)
-        return error.exit_code

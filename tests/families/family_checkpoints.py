@@ -1,0 +1,177 @@
+"""Tiny random checkpoints of the families, under the tensor names and config fields that each publishes.
+
+Names and shapes come from transformers' own class, built without storage; ChatGLM's and Qwen2-MoE's, which it names otherwise, are
+listed. Values are drawn so that mistakes show: norms differ from 1 (or 0, where 1 is added), biases are not zero, weights keep
+unit scale. The values of MINICPM are those that the golden file was made from.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from llmconv.demo import QWEN2
+
+BASE = {k: v for k, v in QWEN2.items() if not k.endswith("sliding_window") and k not in ("max_window_layers", "architectures", "rope_theta")}
+# 24 rotated pairs: three quarters of a head of 64
+SHORT = [1 + 0.01 * i for i in range(24)]
+LONG = [1 + 0.5 * i for i in range(24)]
+MINICPM = BASE | {
+    "model_type": "minicpm",
+    "hidden_size": 512,
+    "num_attention_heads": 8,
+    "max_position_embeddings": 32768,
+    "rope_theta": 10000.0,
+    "scale_emb": 12,
+    "scale_depth": 1.4,
+    "dim_model_base": 256,
+    "rope_scaling": {
+        "rope_type": "longrope",
+        "long_factor": [1 + 0.3 * i for i in range(32)],
+        "short_factor": [1 + 0.01 * i for i in range(32)],
+        "original_max_position_embeddings": 32768,
+    },
+}
+GEMMA3_TEXT = {
+    "model_type": "gemma3_text",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "head_dim": 64,
+    "num_key_value_heads": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 1024,
+    "query_pre_attn_scalar": 48,  # not head_dim, as in the 27B
+    "rms_norm_eps": 1e-6,
+    "sliding_window": 32,
+    "sliding_window_pattern": 2,
+    "rope_theta": 1000000.0,
+    "rope_local_base_freq": 10000.0,
+    "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    "hidden_activation": "gelu_pytorch_tanh",
+    "max_position_embeddings": 4096,
+    "torch_dtype": "bfloat16",
+}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "granite": BASE
+    | {"model_type": "granite", "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0, "attention_multiplier": 0.1, "rope_theta": 1e6, "attention_bias": True},
+    "minicpm": MINICPM,
+    "minicpm_tied": MINICPM | {"tie_word_embeddings": True, "rope_scaling": None},
+    "phi3": BASE | {"model_type": "phi3", "num_key_value_heads": 4, "original_max_position_embeddings": 4096, "sliding_window": 47},
+    "phi3_longrope": BASE
+    | {
+        "model_type": "phi3",
+        "partial_rotary_factor": 0.75,
+        "original_max_position_embeddings": 64,
+        "rope_scaling": {"type": "longrope", "short_factor": SHORT, "long_factor": LONG},
+        "sliding_window": 262144,
+        "tie_word_embeddings": True,
+    },
+    "mistral": BASE | {"model_type": "mistral", "head_dim": 32, "rope_theta": 1e6, "sliding_window": 40},
+    "glm": BASE | {"model_type": "glm", "head_dim": 64, "rope_theta": 10000.0, "attention_bias": True, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5},
+    "chatglm": {
+        "model_type": "chatglm",
+        "add_qkv_bias": True,
+        "ffn_hidden_size": 512,
+        "hidden_size": 256,
+        "kv_channels": 64,
+        "layernorm_epsilon": 1e-5,
+        "multi_query_attention": True,
+        "multi_query_group_num": 2,
+        "num_attention_heads": 4,
+        "num_layers": 2,
+        "padded_vocab_size": 1024,
+        "rope_ratio": 50,
+        "seq_length": 8192,
+        "tie_word_embeddings": False,
+        "torch_dtype": "float16",
+    },
+    "gemma3_text": GEMMA3_TEXT,
+    "gemma3": {"model_type": "gemma3", "text_config": GEMMA3_TEXT, "torch_dtype": "bfloat16"},
+    "olmo2": BASE | {"model_type": "olmo2", "rope_theta": 500000.0},
+    "smollm3": BASE | {"model_type": "smollm3", "no_rope_layers": [1, 0], "rope_theta": 2000000.0, "tie_word_embeddings": True},
+    "qwen2_sliding": QWEN2 | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
+}
+
+
+def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of the tensors that a checkpoint with this config.json holds."""
+    import torch
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+
+    kind = config["model_type"]
+    if kind == "chatglm":
+        yield from _chatglm(config)
+        return
+    if kind == "gemma3":
+        for name, shape in tensors(config["text_config"]):
+            yield "language_model." + name, shape
+        yield "vision_tower.vision_model.post_layernorm.weight", (64,)
+        yield "multi_modal_projector.mm_soft_emb_norm.weight", (64,)
+        return
+    if kind == "minicpm":
+        config = config | {"model_type": "granite"}
+    with torch.device("meta"):
+        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]].from_dict({k: v for k, v in config.items() if v is not None}))
+    for name, value in model.state_dict().items():
+        if not (name == "lm_head.weight" and config.get("tie_word_embeddings", kind.startswith("gemma"))):
+            yield name, tuple(value.shape)
+
+
+def _chatglm(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    hidden, inner, vocab = config["hidden_size"], config["ffn_hidden_size"], config["padded_vocab_size"]
+    q = config["num_attention_heads"] * config["kv_channels"]
+    rows = q + 2 * config["multi_query_group_num"] * config["kv_channels"]
+    yield "transformer.embedding.word_embeddings.weight", (vocab, hidden)
+    yield "transformer.rotary_pos_emb.inv_freq", (config["kv_channels"] // 4,)
+    for i in range(config["num_layers"]):
+        layer = f"transformer.encoder.layers.{i}."
+        yield layer + "input_layernorm.weight", (hidden,)
+        yield layer + "self_attention.query_key_value.weight", (rows, hidden)
+        yield layer + "self_attention.query_key_value.bias", (rows,)
+        yield layer + "self_attention.dense.weight", (hidden, q)
+        yield layer + "post_attention_layernorm.weight", (hidden,)
+        yield layer + "mlp.dense_h_to_4h.weight", (2 * inner, hidden)
+        yield layer + "mlp.dense_4h_to_h.weight", (hidden, inner)
+    yield "transformer.encoder.final_layernorm.weight", (hidden,)
+    yield "transformer.output_layer.weight", (vocab, hidden)
+
+
+def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int):
+    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own."""
+    import numpy as np
+
+    x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
+    if "norm" in tensor:
+        return 0.2 * x + (0 if kind.startswith("gemma") else 1)
+    if tensor.endswith(".bias"):
+        return 0.3 * x
+    if "embed" in tensor:  # what scales its embeddings starts from small ones
+        return x / np.sqrt(shape[-1]) if kind.startswith(("gemma", "minicpm", "granite")) else x
+    return x * (1.5 / np.sqrt(int(np.prod(shape[1:]))))
+
+
+def make(place: Path, name: str, *, seed: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", **changes: Any) -> Path:
+    """Write checkpoint `name` to a directory of that name in `place`. changes: fields of config.json (None takes one away).
+
+    rename: a pattern and what takes its place in tensor names; drop: a pattern of tensors to leave out.
+    """
+    import torch
+    from safetensors.torch import save_file
+
+    config = {k: v for k, v in (CONFIGS[name] | changes).items() if v is not None}
+    dtype = getattr(torch, config.get("torch_dtype", "bfloat16"))
+    made = {}
+    for tensor, shape in tensors(config):
+        if not (drop and re.search(drop, tensor)):
+            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed))
+            made[re.sub(*rename, tensor) if rename[0] else tensor] = values.to(dtype).contiguous()
+    path = place / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config, indent=1))
+    save_file(made, path / "model.safetensors", metadata={"format": "pt"})
+    return path

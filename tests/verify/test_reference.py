@@ -1,0 +1,142 @@
+"""The reference taken apart gives what transformers gives in one piece, for every shape and form of config that we promise."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from verify_helpers import plan_of, relative, transformers_model
+
+from llmconv.checkpoint import recipe
+from llmconv.verify import nets
+from llmconv.verify.generate import Own
+from llmconv.verify.reference import Reference
+from llmconv.verify.weights import Precision
+
+LONG = {"rope_type": "longrope", "short_factor": [1.0 + 0.01 * i for i in range(32)], "long_factor": [1.0 + 0.3 * i for i in range(32)]}
+CASES = {
+    "qwen2": ("qwen2", {}),
+    "qwen2_tied": ("qwen2_tied", {}),
+    "qwen3": ("qwen3", {}),
+    "llama": ("llama", {}),
+    "shards": ("qwen2", {"shards": 3, "seed": 5}),
+    "odd heads": ("qwen2", {"hidden_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 3}),
+    "head_dim": ("qwen3", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 32, "num_hidden_layers": 5}),
+    "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True, "head_dim": 32}),
+    "linear": ("llama", {"rope_scaling": {"type": "linear", "factor": 4.0}}),
+    "yarn": ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}}),
+    "longrope": ("llama", {"rope_scaling": LONG | {"original_max_position_embeddings": 4096}}),
+    "rope_parameters": ("qwen2", {"rope_theta": None, "rope_parameters": {"rope_type": "default", "rope_theta": 50000.0}}),
+    "f32 checkpoint": ("qwen2", {"dtype": "float32"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_reference_is_transformers(case, checkpoint):
+    import torch
+
+    name, changes = CASES[case]
+    model = checkpoint(name, **changes)
+    made = plan_of(model)
+    own = Own(Reference(made, Precision()))
+    ids = np.random.default_rng(1).integers(0, made.spec.vocab, 40)
+    with torch.inference_mode():
+        right = transformers_model(model)(torch.from_numpy(ids)[None], use_cache=True)
+    first = own.reference.logits(own.forward(ids[:30])[0])
+    second = own.reference.logits(own.forward(ids[30:])[0])  # behind a cache of 30
+    assert relative(np.concatenate([first, second]), right.logits[0].numpy()) < 2e-6
+    for layer, (k, v) in enumerate(own.caches):
+        there = right.past_key_values.layers[layer]
+        assert relative(k, there.keys.transpose(1, 2).numpy()) < 2e-6
+        assert relative(v, there.values.transpose(1, 2).numpy()) < 2e-6
+
+
+def test_config_is_what_transformers_reads(checkpoint):
+    from transformers import AutoConfig
+
+    for name in ("qwen2", "qwen3", "llama"):
+        model = checkpoint(name)
+        ours, theirs = Reference(plan_of(model)).model.config.to_dict(), AutoConfig.from_pretrained(model).to_dict()
+        for key in ("dtype", "_name_or_path", "architectures"):
+            ours.pop(key, None), theirs.pop(key, None)
+        assert ours == theirs
+
+
+def test_only_what_is_asked_for_is_read(checkpoint, monkeypatch):
+    """One layer of many, and only the rows of the tokens: memory does not grow with the depth or the vocabulary."""
+    read = []
+    evaluate = recipe.evaluate
+    monkeypatch.setattr(recipe, "evaluate", lambda r, c: read.append(r) or evaluate(r, c))
+    reference = Reference(plan_of(checkpoint("qwen3", num_hidden_layers=5)))
+    assert not read
+    hidden = reference.embed(np.array([[7, 1023, 7]]))
+    assert [r[0] for r in read] == ["rows", "rows"]
+    reference.block(3, hidden, np.arange(3)[None], nets.mask(3, 0, 3, 0, nets.FAR))
+    assert {n.split(".")[2] for r in read[2:] for n in recipe.names(r)} == {"3"}
+    assert all(p.device.type == "meta" for p in reference.model.parameters())
+
+
+def test_layers_are_kept_up_to_a_limit(checkpoint, monkeypatch):
+    from llmconv.verify import reference as module
+
+    reference = Reference(plan_of(checkpoint("qwen3", num_hidden_layers=5)))
+    one = sum(t.nbytes for t in reference._layer(0).values())
+    monkeypatch.setattr(module, "KEEP_BYTES", 2 * one)
+    for layer in range(5):
+        reference._layer(layer)
+    assert list(reference._kept) == [3, 4]
+
+
+@pytest.mark.parametrize("quantize, bits, step", [("w4bf16", 4, 1 / 15), ("w8bf16", 8, 1 / 255), ("w4f16", 4, 1 / 15)])
+def test_dequantised_weights(quantize, bits, step, checkpoint):
+    """Linears of blocks lie on a grid of 2**bits values per group, next to the original; everything else is only rounded."""
+    made = plan_of(checkpoint("qwen2"), quantize=quantize)
+    chip, original = Reference(made)._layer(0), Reference(made, Precision())._layer(0)
+    for name, weight in original.items():
+        x, y = chip[name].numpy(), weight.numpy()
+        if name.endswith("proj.weight"):
+            groups = y.reshape(len(y), -1, 64)
+            assert np.abs(x - y).reshape(groups.shape).max(-1).max() <= 0.52 * step * np.ptp(groups, -1).max()
+            assert max(len(np.unique(g)) for g in x.reshape(-1, 64)[:50]) <= 2**bits
+            assert 0 < relative(x, y) < 0.2
+        else:
+            assert relative(x, y) < 1e-3  # f16 loses the smallest of bf16's values
+
+
+def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
+    """A table has one answer: beyond the original length every position has the long factors, in the reference too."""
+    rope = LONG | {"original_max_position_embeddings": 48}
+    model = checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)
+    short, long = (Reference(plan_of(model, seq=seq)) for seq in (48, 64))
+    hidden, positions = short.embed(np.arange(20)[None]), np.arange(20)[None]
+    mask = nets.mask(20, 0, 20, 0, nets.FAR)
+    k_short, k_long = (r.block(0, hidden, positions, mask)[1] for r in (short, long))
+    assert relative(k_long, k_short) > 0.05
+
+
+def test_half_precision_has_an_error_of_its_own(checkpoint):
+    made = plan_of(checkpoint("qwen2"))
+    ids, mask = np.arange(20)[None], nets.mask(20, 0, 20, 0, nets.FAR)
+    exact, bf16, f16 = (Reference(made, dtype=d) for d in ("f32", "bf16", "f16"))
+    right, *errors = (r.block(0, exact.embed(ids), np.arange(20)[None], mask)[0] for r in (exact, bf16, f16))
+    assert 0.003 < relative(errors[0], right) < 0.02
+    assert 0.0003 < relative(errors[1], right) < 0.003
+
+
+def test_a_family_that_transformers_lacks(checkpoint):
+    """An Oracle gives the class's config and its parameters' recipes; here Granite computes a Llama under other names."""
+    from dataclasses import replace
+
+    from llmconv.families.oracle import Oracle
+
+    made = plan_of(checkpoint("llama"))
+    settings = {"embedding_multiplier": 2.0, "attention_multiplier": 0.125, "residual_multiplier": 1.0, "logits_scaling": 4.0}
+    oracle = Oracle(config=lambda c: dict(c.data) | {"model_type": "granite"} | settings)
+    made = replace(made, family=replace(made.family, reference=oracle))
+    granite, llama = Reference(made), Reference(replace(made, family=replace(made.family, reference=None)))
+    assert type(granite.model).__name__ == "GraniteForCausalLM"
+    ids = np.arange(10)[None]
+    assert relative(granite.embed(ids), 2 * llama.embed(ids)) < 1e-6
+    hidden = llama.embed(ids)[0]
+    assert relative(granite.logits(hidden), llama.logits(hidden) / 4) < 1e-6
+    mask, positions = nets.mask(10, 0, 10, 0, nets.FAR), np.arange(10)[None]
+    assert relative(granite.block(1, hidden[None], positions, mask)[0], llama.block(1, hidden[None], positions, mask)[0]) < 1e-6

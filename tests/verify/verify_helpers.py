@@ -1,0 +1,42 @@
+"""What the tests of verification share: the transformers model itself, and plans without a conversion."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+
+from llmconv.job import Job
+from llmconv.plan import Plan, plan
+
+
+def plan_of(model: Path, seq: int = 64, quantize: str = "bf16", **options) -> Plan:
+    """The plan of a checkpoint; nothing is built."""
+    given = {"model": str(model), "seq": str(seq), "quantize": quantize, "out": str(model.parent / "out")}
+    return plan(Job.create(given | {k: str(v) for k, v in options.items()}))
+
+
+def transformers_model(model: Path):
+    """The whole model as transformers loads it, in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def verified(out: Path, **options) -> tuple[bool, dict, str]:
+    """Verify an output directory: (verdict, verify.json, what was printed)."""
+    import io
+
+    from rich.console import Console
+
+    from llmconv.verify import verify
+
+    printed = io.StringIO()
+    ok = verify(out, console=Console(file=printed, force_terminal=False), **options)
+    return ok, json.loads((out / "verify.json").read_text()), printed.getvalue()
+
+
+def relative(found: np.ndarray, right: np.ndarray) -> float:
+    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
