@@ -14,6 +14,13 @@ from llmconv.plan import Plan
 from .shapes import head
 
 
+# What a net takes over from the facts of another: nothing else of those may rebuild it
+FACTS = {
+    "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
+    "owner": ("coefficient_bytes", "coefficient_sha256", "coefficients"),
+}
+
+
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("compile", "compile or stamp every net")
     found = origins(plan.nets, stamp=not plan.job.no_stamp)
@@ -35,7 +42,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
     }
     others = {"template": origin.template, "owner": origin.owner}
     files = {role: layout.net(name) + ([layout.addresses(name)] if saved and role == "template" else []) for role, name in others.items() if name}
-    files_used = [path for paths in files.values() for path in (*paths[:3], *paths[4:])]
+    program = [files["template"][0], *files["template"][4:]] if "template" in files else []
     stamped = origin.template is not None
     need = (
         Need(memory=stamp_memory(net), disk=0, seconds=stamp_seconds(net))
@@ -54,8 +61,8 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
         },
         basename="compile",
         targets=[*layout.net(net.name), *saved],
-        file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *files_used],
-        picks=_tensors(plan, layout, net),
+        file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *program],
+        picks=[*_tensors(plan, layout, net), *((files[role][2], FACTS[role]) for role in files)],
         reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
         key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)},
         need=need,

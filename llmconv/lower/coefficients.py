@@ -1,6 +1,6 @@
 """A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes (issue: compile once, stamp N).
 
-Memory: one linear layer's packed codes, or 256 MB of a transposed weight, and a few chunks of rows; never a float copy of a tensor.
+Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy of a tensor.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmconv.numeric import to_bf16
 
 CHUNK = 1 << 17  # weights that are quantised or transposed at a time: their float32 temporaries fit the L2 cache
 COPY = 1 << 21  # elements of a plain tensor that are copied at a time
-BLOCK = 256 << 20  # bytes of a transposed weight in memory
+BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 
 def coefficients(weights: Sequence[Mapping], roles: Sequence[Mapping], checkpoint: Checkpoint, flags: Mapping, locations: Sequence[tuple[str, int, int]] | None = None) -> Blob:
@@ -81,6 +81,7 @@ class Blob:
                 part = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
                 count += len(part)
                 yield part
+                del array, part  # before the next one is made
             if count != piece.nbytes:
                 raise NotCovered(f"{piece.name} of {count} bytes where the layout has {piece.nbytes}")
             yield memoryview(bytes(piece.stored - piece.nbytes))
@@ -122,20 +123,25 @@ class Blob:
         if self._codes is None or self._codes[0] != piece.use:
             self._codes = None
             last = max(p.last for p in self.pieces if p.use == piece.use and p.what in ("q", "scale", "zero"))
-            parts = list(codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last))
-            self._codes = piece.use, tuple(np.concatenate(p) for p in zip(*parts, strict=True))
+            wholes: tuple[np.ndarray, ...] = ()
+            at = 0
+            for parts in codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last):
+                wholes = wholes or tuple(np.empty((last, p.shape[1]), p.dtype) for p in parts)
+                for whole, part in zip(wholes, parts, strict=True):
+                    whole[at : at + len(part)] = part
+                at += len(parts[0])
+            self._codes = piece.use, wholes
         return self._codes[1]
 
     def _transposed(self, name: str, piece: Piece) -> Iterator[np.ndarray]:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
         source = self._source(name, transposed=True)
-        rows = max(64, CHUNK // source.width)
         for top, out in _blocks(source.width, piece):
-            for first in range(piece.first, piece.last, rows):
-                last = min(first + rows, piece.last)
+            for first, last in _steps(piece.first, piece.last, source.width, least=64):  # fewer would write columns of crumbs
                 bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
                 out[:, first - piece.first : last - piece.first] = bits.T
             yield out
+            del out  # one block at a time
 
     def _dequantised(self, piece: Piece) -> Iterator[np.ndarray]:
         role, mode = self._roles[piece.use], self._mode
@@ -147,6 +153,7 @@ class Blob:
                 out[:, at : at + len(values)] = values.T
                 at += len(values)
             yield out
+            del out
 
 
 def scheme_of(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
@@ -161,14 +168,21 @@ def scheme_of(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]
 def codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(q, scale bits, zero points) of a linear's first `last` rows, by chunks of rows; see quantize for their forms."""
     if role["kind"] == "packed":
-        q, scale, zero = (Source(weights[role[k]]["recipe"], checkpoint).read(0, last) for k in ("weight", "scales", "zeros"))
-        yield q[0].astype(np.uint8), half_bits(*scale, mode.half), zero[0].astype(np.uint8)
+        q, scale, zero = (Source(weights[role[k]]["recipe"], checkpoint) for k in ("weight", "scales", "zeros"))
+        for first, end in _steps(0, last, q.width):
+            yield q.read(first, end)[0].astype(np.uint8), half_bits(*scale.read(first, end), mode.half), zero.read(first, end)[0].astype(np.uint8)
         return
     scheme, _ = scheme_of(role, weights, mode)
     source = Source(weights[role["weight"]]["recipe"], checkpoint, transposed=True)
-    rows = max(1, CHUNK // source.width)
-    for first in range(0, last, rows):
-        yield quantize(*_halves(*source.read(first, min(first + rows, last))), scheme)
+    for first, end in _steps(0, last, source.width):
+        yield quantize(*_halves(*source.read(first, end)), scheme)
+
+
+def _steps(first: int, last: int, width: int, least: int = 1) -> Iterator[tuple[int, int]]:
+    """first..last in chunks of rows of `width` elements."""
+    rows = max(least, CHUNK // max(1, width))
+    for start in range(first, last, rows):
+        yield start, min(start + rows, last)
 
 
 def _halves(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:

@@ -13,7 +13,7 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
 from llmconv.lower.errors import NotCovered
 
-WHOLE = 256 << 20  # largest float32 result, in bytes, of a recipe that has to be evaluated at once
+WHOLE = 1 << 27  # elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
 AS_STORED = ("BF16", "F16", "F32", "U8")
 
 Read = Callable[[int, int], tuple[np.ndarray, str]]
@@ -48,7 +48,7 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
     if kind == "rows":
         inner, start = _reader(recipe[1], checkpoint), recipe[2]
         return lambda first, last: inner(start + first, start + last)
-    if 4 * prod(shape(recipe, checkpoint)) > WHOLE:
+    if prod(shape(recipe, checkpoint)) > WHOLE:
         raise NotCovered(f"a recipe {kind!r} of a large tensor")
     if kind == "rope":
         return lambda first, last: (_table(json.dumps(recipe))[first:last], "F32")

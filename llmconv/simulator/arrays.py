@@ -30,10 +30,10 @@ def pack(net: str, info: NetInfo, inputs: Mapping[str, np.ndarray]) -> tuple[lis
     return [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays], [list(shape) for shape in shapes]
 
 
-def unpack(info: NetInfo, shapes: Sequence[Sequence[int]], buffers: Sequence[bytearray]) -> dict[str, np.ndarray]:
-    """The outputs by name in their true shapes; f16 and bf16 become f32. A buffer may be larger than its output."""
+def unpack(tensors: Sequence[IO], shapes: Sequence[Sequence[int]], buffers: Sequence[bytearray]) -> dict[str, np.ndarray]:
+    """The tensors by name in their true shapes; f16 and bf16 become f32. A buffer may be larger than its output."""
     results = {}
-    for io, shape, buffer in zip(info.outputs, shapes, buffers):
+    for io, shape, buffer in zip(tensors, shapes, buffers):
         dtype = {"f32": np.float32, "f16": np.float16, "bf16": np.uint16, **INTEGERS}[io.dtype]
         array = np.frombuffer(buffer, dtype, math.prod(shape)).reshape(shape)
         results[io.name] = from_bf16(array) if io.dtype == "bf16" else from_f16(array) if io.dtype == "f16" else array

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -98,8 +98,10 @@ class Simulator:
             os.close(child_read)
             os.close(child_write)
 
-    def run(self, net: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def run(self, net: str, inputs: Mapping[str, np.ndarray], read: Sequence[str] = ()) -> dict[str, np.ndarray]:
         """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer type.
+
+        read: inputs (of a net with io_alone addresses) that the net writes to: they are returned too, as the launch left them.
 
         inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a uint16
         array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a dynamic net any
@@ -114,11 +116,13 @@ class Simulator:
         buffers, shapes = arrays.pack(net, info, inputs)
         self._log_start = self.log.stat().st_size
         try:
-            send(self._requests, {"net": net, "shapes": shapes}, buffers)
+            numbers = [n for n, io in enumerate(info.inputs) if io.name in read]
+            send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, buffers)
         except BrokenPipeError:
             pass  # it has died: the answer says of what
         reply, outputs = self._ask(f"running net {net}")
-        return arrays.unpack(info, reply["shapes"], outputs)
+        written = [info.inputs[n] for n in numbers]
+        return arrays.unpack((*info.outputs, *written), [*reply["shapes"], *(shapes[n] for n in numbers)], outputs)
 
     def _ask(self, doing: str) -> tuple[dict, list[bytearray]]:
         """The child's next message. ToolError if it refuses or has died."""

@@ -106,6 +106,12 @@ def link(root: Path, chip: str, folder: Path) -> None:
         (folder / name).symlink_to(library / target)
 
 
+_DRIVER_PROTOTYPES = {  # of libbmlib
+    "bm_dev_request": (c_int, (POINTER(c_void_p), c_int)),
+    "bm_memcpy_d2s_partial": (c_int, (c_void_p, c_void_p, Memory, c_uint32)),
+}
+
+
 class Runtime:
     """A chip with one .bmodel loaded. OSError if a library does not load, RuntimeError if the runtime refuses the file.
 
@@ -114,16 +120,12 @@ class Runtime:
     """
 
     def __init__(self, folder: Path, bmodel: Path):
-        driver = ctypes.CDLL(str(folder / "libbmlib.so.0"))
-        self._library = ctypes.CDLL(str(folder / "libbmrt.so.1.0"))
-        for name, (result, arguments) in _PROTOTYPES.items():
-            function = getattr(self._library, name)
-            function.restype, function.argtypes = result, arguments
-        driver.bm_dev_request.argtypes = [POINTER(c_void_p), c_int]
-        device = c_void_p()
-        if driver.bm_dev_request(ctypes.byref(device), 0):
+        self._driver = _load(folder / "libbmlib.so.0", _DRIVER_PROTOTYPES)
+        self._library = _load(folder / "libbmrt.so.1.0", _PROTOTYPES)
+        self._device = c_void_p()
+        if self._driver.bm_dev_request(ctypes.byref(self._device), 0):
             raise RuntimeError("the simulated chip does not start")
-        self._runtime = self._library.bmrt_create(device)
+        self._runtime = self._library.bmrt_create(self._device)
         if not self._runtime or not self._library.bmrt_load_bmodel(self._runtime, os.fsencode(bmodel)):
             raise RuntimeError("the runtime refuses the file")
 
@@ -154,6 +156,25 @@ class Runtime:
         if not done:
             raise RuntimeError(f"the runtime could not run net {net}")
         return outputs, [shape.list() for shape in out_shapes]
+
+    def memory(self, net: str, number: int, shapes: list[list[int]], size: int) -> bytearray:
+        """The first `size` bytes of the device memory that a net of its own io addresses has for input `number`, as the last
+        launch left them; `shapes`, of all inputs, tell the stage."""
+        info = self._info(net.encode())
+        stages = [info.stages[n] for n in range(info.stage_count)]
+        stage = next((s for s in stages if [s.input_shapes[n].list() for n in range(info.input_count)] == shapes), stages[0])
+        buffer = bytearray(size)
+        if self._driver.bm_memcpy_d2s_partial(self._device, _addresses([buffer])[0], stage.input_memories[number], size):
+            raise RuntimeError(f"input {number} of net {net} cannot be read back")
+        return buffer
+
+
+def _load(path: Path, prototypes: dict) -> ctypes.CDLL:
+    library = ctypes.CDLL(str(path))
+    for name, (result, arguments) in prototypes.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    return library
 
 
 def _addresses(buffers: list[bytearray]):

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from ..errors import ToolError
-from . import jit, log as logs, process
+from . import jit, log as logs, mend, process
 from .environment import environment
 from .find import Toolchain
 
@@ -119,7 +119,7 @@ def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scra
     ended: list[process.Outcome] = []
     with _plain_paths(tc, scratch) as (tool, private):
         jit.seed(ppl_cache, private)
-        env = environment(tool, private, threads) | {"PWD": str(scratch.absolute())}
+        env = mend.put(private.parent / "bin", environment(tool, private, threads)) | {"PWD": str(scratch.absolute())}
         try:
             for arguments in _calls(flags, _SOURCE):
                 ended.append(process.run([tool.root / "bin" / "tpuc-opt", *arguments], cwd=scratch, env=env, log=log, append=bool(ended)))

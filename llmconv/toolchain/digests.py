@@ -11,6 +11,7 @@ import json
 import os
 from pathlib import Path
 
+from . import mend
 from .pinned import GLIBC
 
 _MEMO = "toolchain-digests.json"
@@ -44,7 +45,7 @@ def recall(root: Path, cache: Path) -> tuple[str, bool]:
 def remember(root: Path, cache: Path) -> str:
     """Hash the files of `root` and keep the result. A cache that cannot be written costs the next run the same hashing."""
     identity = _identity(root)
-    total = hashlib.sha256()
+    total = hashlib.sha256(mend.SCRIPT.encode())  # it has a part in what is made too
     for path in files(root):
         total.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
     memo = {k: v for k, v in _read(cache).items() if os.path.isdir(k)}
@@ -70,7 +71,7 @@ def sha256(path: Path) -> str:
 
 def _identity(root: Path) -> str:
     """One hash over (path, dev, ino, size, mtime) of every file that counts."""
-    state = hashlib.sha256()
+    state = hashlib.sha256(mend.SCRIPT.encode())
     for path in files(root):
         s = path.stat()
         state.update(f"{path.relative_to(root).as_posix()} {s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns}\n".encode())

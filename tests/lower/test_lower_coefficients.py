@@ -67,6 +67,29 @@ def test_memory_stays_far_below_a_float_copy(tmp_path):
         assert peak < limit + (8 << 20), mode
 
 
+def test_rows_of_a_fused_tensor_are_read_as_a_tensor_of_their_own(tmp_path):
+    g = linears((256, 200))
+    checkpoint = checkpoint_of(g, tmp_path / "plain", "BF16")
+    rows = np.concatenate([np.zeros((40, 256), np.uint16), checkpoint.raw("m.0.p.weight"), np.zeros((16, 256), np.uint16)])
+    fused = save(tmp_path / "fused", {"m.0.qkv.weight": ("BF16", rows), "m.0.p.bias": ("BF16", checkpoint.raw("m.0.p.bias"))})
+    h = Graph("net")
+    x, b = h.input("x0", (1, 8, 256)), h.weight("m.0.p.bias", (1, 1, 200), ("tensor", "m.0.p.bias"))
+    w = h.weight("m.0.p.weight", (256, 200), ("transpose", ("rows", ("tensor", "m.0.qkv.weight"), 40, 240, 256)))
+    h.output(h.MatMul(x, w, b, name="m.0.p"))
+    for mode in ("BF16", "W4BF16"):
+        assert ours(h, fused, W4 | {"mode": mode}).sha256 == ours(g, checkpoint, W4 | {"mode": mode}).sha256
+
+
+def test_recipes_that_are_evaluated_whole(tmp_path):
+    g = linears((256, 128), bias=False)
+    checkpoint = checkpoint_of(g, tmp_path / "a", "F32")
+    h = Graph("net")
+    w = h.weight("m.0.p.weight", (256, 128), ("add", ("transpose", ("tensor", "m.0.p.weight")), 0))
+    h.output(h.MatMul(h.input("x0", (1, 8, 256)), w, h.none, name="m.0.p"))
+    for mode in ("F16", "W8BF16"):
+        assert ours(h, checkpoint, W4 | {"mode": mode}).sha256 == ours(g, checkpoint, W4 | {"mode": mode}).sha256
+
+
 def test_cuts_for_cores_come_from_the_template(tmp_path):
     g = linears((256, 256))
     flags = W4 | {"chip": "bm1688", "num_core": 2}

@@ -12,6 +12,7 @@ from llmconv.blocks.attention import Step
 from llmconv.blocks.decoder import block
 from llmconv.checkpoint.config import Config
 from llmconv.families import family_of
+from llmconv.top.graph import Graph
 
 pytestmark = pytest.mark.compiler
 
@@ -104,3 +105,12 @@ def test_tables(compile_net, tmp_path, specs, chip, cores, mode, declared, dtype
     spec = specs["qwen2"]
     for g in (heads.embedding("embedding", spec, 16, declared), heads.lm_head(spec, declared)):
         equal(compile_net, g, checkpoint_of(g, tmp_path / g.name, dtype), chip=chip, num_core=cores, mode=mode, quant_output=g.name == "embedding")
+
+
+@pytest.mark.parametrize(("chip", "cores"), CHIPS)
+@pytest.mark.parametrize("mode", ["BF16", "W4F16"])
+def test_norm_weights_that_stay_float(compile_net, tmp_path, chip, cores, mode):
+    g = Graph("net")
+    w = g.weight("w", (1, 1, 256), ("add", ("tensor", "w"), 1.0))
+    g.output(g.RMSNorm(g.input("x", (1, 8, 256)), w, eps=1e-6, weight_keep_f32=True, name="n"))
+    equal(compile_net, g, checkpoint_of(g, tmp_path, "BF16"), chip=chip, num_core=cores, mode=mode)
