@@ -1,10 +1,11 @@
 """doit's entry: `doit convert model=DIR seq=512`. Reads the variables of the command line and hands over to tasks/."""
 
-from llmconv.frontend import doit_tasks, install
+from llmconv.frontend import Doit
 
-DOIT_CONFIG = install()
+doit = Doit()
+DOIT_CONFIG = doit.config
 
 
 def task_llmconv():
     """the whole graph of a conversion"""
-    yield from doit_tasks()
+    yield from doit.tasks()

@@ -58,7 +58,7 @@ def build_net(net: str, source: dict[str, Any], template: list[str] | None, owne
         facts["why"] = reason
     targets.facts.write_text(json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1), encoding="utf-8")
     targets.run.write_text(json.dumps(facts["run"]), encoding="utf-8")
-    return {"how": facts["how"], "why": facts["why"], "cycles": facts["cycles"], "bytes": facts["coefficient_bytes"]}
+    return {"how": facts["how"], "why": facts["why"], "cycles": facts["cycles"], "bytes": facts["coefficient_bytes"], "peak_rss": facts["run"]["peak_rss"]}
 
 
 def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:

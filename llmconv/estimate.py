@@ -30,6 +30,11 @@ def scratch_bytes(net: Net) -> int:
     return KERNEL + 4 * floats + 2 * halves + 3 * net_coefficients(net)
 
 
+def net_bytes(net: Net, owner: bool) -> int:
+    """Bytes of disk of a finished net: its program, and its coefficients unless another net owns them."""
+    return MB + (0 if owner else net_coefficients(net))
+
+
 def compile_seconds(net: Net) -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M."""
     floats, halves = weight_elements(net)

@@ -6,24 +6,33 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from llmconv import engine
-from llmconv.errors import ConvertError, InputError
+from llmconv.engine import events
+from llmconv.errors import ConvertError
 from llmconv.job import Job
 from llmconv.layout import Layout
-from llmconv.options import OPTIONS, parse
+from llmconv.options import parse
+from llmconv.plan import plan
+from llmconv.summary import Summary
 from llmconv.toolchain import cache_dir, doctor
 
-SHORT = {o.name: o.variable or o.name for o in OPTIONS}
 
+def run_options(job: Job, given: Mapping[str, Any], command: str, notes: Sequence[str] = ()) -> engine.RunOptions:
+    """How the engine runs a job: the build's own options out of those given.
 
-def run_options(job: Job, given: Mapping[str, Any], command: str) -> engine.RunOptions:
-    """How the engine runs a job: the build's own options out of those given. `command` repeats one task, with {task} in it."""
-    from llmconv.summary import Summary
-
+    command: repeats one task, with {task} in it. notes: told when the run starts.
+    """
     values = parse(given)
+
+    def begin(event: Any) -> None:
+        if isinstance(event, events.RunStarted):
+            remember(job, given)
+            for note in notes:
+                print(f"Note: {note}.", flush=True)
+
     return engine.RunOptions(
         state_dir=Layout(job.out_dir).state,
         jobs=values["jobs"],
@@ -32,82 +41,73 @@ def run_options(job: Job, given: Mapping[str, Any], command: str) -> engine.RunO
         cache=None if values["no_cache"] else cache_dir() / "actions",
         debug=job.debug,
         repeat=lambda name: command.format(task=name),
-        listeners=[Summary(Layout(job.out_dir))],
+        preflight=lambda: doctor.preflight(job.out_dir),
+        listeners=[begin, Summary(Layout(job.out_dir))],
     )
 
 
-def begin(job: Job, given: Mapping[str, Any]) -> None:
-    """Check what a build needs, and remember the options for `llmconv why` and `llmconv verify`.
-
-    Raises InputError when the machine lacks something, or when the output directory cannot be written.
-    """
-    doctor.preflight(job.out_dir)
+def remember(job: Job, given: Mapping[str, Any]) -> None:
+    """Keep the options in the output directory, for `llmconv why`."""
     file = Layout(job.out_dir).job
-    absolute = {k: v for k, v in given.items() if v is not None} | {"model_path": str(job.model_path), "out_dir": str(job.out_dir)}
-    for short in ("model", "out"):
-        absolute.pop(short, None)
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
+    absolute = {k: str(v) for k, v in given.items() if v is not None and k not in ("model", "out")}
+    text = json.dumps(absolute | {"model_path": str(job.model_path), "out_dir": str(job.out_dir)}, indent=1)
+    if not file.exists() or file.read_text(encoding="utf-8") != text:
         part = file.with_name(f"{file.name}.{os.getpid()}")
-        part.write_text(json.dumps(absolute, indent=1), encoding="utf-8")
+        part.write_text(text, encoding="utf-8")
         os.replace(part, file)
-    except OSError as error:
-        raise InputError(f"out_dir {job.out_dir} cannot be written", error.strerror or str(error), "Choose another directory with -o (out=).") from None
-
-
-def doit_variables() -> dict[str, str]:
-    """The name=value arguments of the doit command line."""
-    from doit import doit_cmd
-
-    return dict(doit_cmd._CMDLINE_VARS or {})
-
-
-def doit_tasks() -> Iterator[dict]:
-    """The tasks for dodo.py. Without a model there is only the frame of the graph, so that `doit list` works anywhere.
-
-    Wrong options end the program with exit code 2 and one line: doit itself would print a traceback, or exit with 3.
-    """
-    from llmconv import tasks
-    from llmconv.plan import plan
-
-    given = doit_variables()
-    try:
-        if "model" not in given and "model_path" not in given:
-            parse(given)
-            yield from tasks.frame()
-            return
-        job = Job.create(given)
-        if parse(given)["dry_run"]:
-            from llmconv.dryrun import dry_run
-
-            print(dry_run(job))
-            raise SystemExit(0)
-        yield from tasks.all_tasks(plan(job))
-    except ConvertError as error:
-        print(f"ERROR: {error}", file=sys.stderr)
-        raise SystemExit(error.exit_code) from None
-
-
-def install() -> dict[str, Any]:
-    """Put the engine into doit; returns DOIT_CONFIG."""
-
-    def options() -> engine.RunOptions:
-        given = doit_variables()
-        job = Job.create(given)
-        words = " ".join(shlex.quote(f"{k}={v}") for k, v in given.items())
-        return run_options(job, given, f"doit {{task}} {words}")
-
-    engine.install(options)
-    return {"default_tasks": ["convert"], "verbosity": 2}
 
 
 def run(job: Job, given: Mapping[str, Any], selected: list[str], command: str) -> int:
     """Run tasks of a job's graph on the engine; returns the exit code. Raises ConvertError for what stops it from starting."""
     from llmconv import tasks
-    from llmconv.plan import plan
 
     made = plan(job)
-    for note in made.notes:
-        print(f"Note: {note}.")
-    begin(job, given)
-    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command))
+    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command, made.notes))
+
+
+class Doit:
+    """The doit side: dodo.py makes one, which puts the engine into doit, and asks it for the tasks."""
+
+    def __init__(self) -> None:
+        self.notes: list[str] = []
+        self.config = {"default_tasks": ["convert"], "verbosity": 2}
+        engine.install(self._run_options)
+
+    def tasks(self) -> Iterator[dict]:
+        """The tasks that the command line's variables ask for; without a model only the frame of the graph, so that
+        `doit list` works anywhere.
+
+        Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with 3.
+        """
+        from llmconv import tasks
+
+        given = _variables()
+        try:
+            values = parse(given)
+            if values["model_path"] is None:
+                yield from tasks.frame()
+                return
+            job = Job.create(given)
+            if values["dry_run"]:
+                from llmconv.dryrun import dry_run
+
+                print(dry_run(job))
+                raise SystemExit(0)
+            made = plan(job)
+            self.notes[:] = made.notes
+            yield from tasks.all_tasks(made)
+        except ConvertError as error:
+            print(f"ERROR: {error}", file=sys.stderr)
+            raise SystemExit(error.exit_code) from None
+
+    def _run_options(self) -> engine.RunOptions:
+        given = _variables()
+        words = " ".join(shlex.quote(f"{k}={v}") for k, v in given.items())
+        return run_options(Job.create(given), given, f"doit {{task}} {words}", self.notes)
+
+
+def _variables() -> dict[str, str]:
+    """The name=value arguments of the doit command line."""
+    from doit import doit_cmd
+
+    return dict(doit_cmd._CMDLINE_VARS or {})

@@ -21,4 +21,4 @@ def frame() -> Iterator[dict]:
     """The stages without a model: what `doit list` shows anywhere."""
     from .shapes import single
 
-    yield single("convert", None, doc="convert a checkpoint to a .bmodel: doit convert model=DIR seq=512")
+    yield single("convert", None, entry=True, doc="convert a checkpoint to a .bmodel: doit convert model=DIR seq=512")

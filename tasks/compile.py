@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
-from llmconv.estimate import compile_memory, compile_seconds, scratch_bytes, stamp_memory, stamp_seconds
+from llmconv.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
 from llmconv.grouping import Origin, origins
 from llmconv.layout import Layout
 from llmconv.nets import Net
@@ -45,9 +45,9 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
     program = [files["template"][0], *files["template"][4:]] if "template" in files else []
     stamped = origin.template is not None
     need = (
-        Need(memory=stamp_memory(net), disk=0, seconds=stamp_seconds(net))
+        Need(memory=stamp_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), seconds=stamp_seconds(net))
         if stamped
-        else Need(memory=compile_memory(net), disk=scratch_bytes(net), seconds=compile_seconds(net))
+        else Need(memory=compile_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), scratch=scratch_bytes(net), seconds=compile_seconds(net))
     )
     return task(
         net.name,

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 from llmconv.actions import NOT_CONFIG
 from llmconv.engine import Need
+from llmconv.estimate import KERNEL, coefficient_bytes
 from llmconv.layout import Layout
 from llmconv.plan import Plan
 
@@ -27,7 +28,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         targets=[layout.bmodel(plan.folder), layout.facts("merged")],
         file_dep=[path for files in nets for path in files[:3]],
         key={"epoch": epoch, "nets": [n.name for n in plan.nets]},
-        need=Need(memory=200 * MB),
+        need=Need(memory=200 * MB, disk=coefficient_bytes(plan) + KERNEL),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {plan.folder}.bmodel",
     )
@@ -36,6 +37,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         "convert",
         None,
         task_dep=["export"] if plan.job.only_mlir else ["merge", "config", "manifest"],
+        entry=True,
         doc="convert the checkpoint to a .bmodel (say model=DIR seq=512)",
     )
 

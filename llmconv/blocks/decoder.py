@@ -9,13 +9,18 @@ from typing import Any
 from llmconv.blocks.attention import MASK_WEIGHT, Step, Tokens, attention
 from llmconv.blocks.layers import Rule, alike
 from llmconv.blocks.linear import linear, rms_norm, scale
-from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Spec, bias_roles
+from llmconv.blocks.moe import experts
+from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Experts, Spec, bias_roles
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
 
 
 def _no_fields(config: Config) -> Mapping[str, Any]:
     return {}
+
+
+def _no_experts(config: Config) -> Experts | None:
+    return None
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Decoder:
     section: the part of config.json that describes the decoder, where that is not the whole.
     defaults: what the family's own class takes for fields that config.json leaves out.
     fields: from the family's config.json, the fields that llama (or granite, for the multipliers) calls otherwise.
-    kinds: what differs from layer to layer.
+    kinds: what differs from layer to layer. experts: the sizes of routed experts.
     """
 
     names: Mapping[str, str] = field(default_factory=lambda: LLAMA)
@@ -36,6 +41,7 @@ class Decoder:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     fields: Callable[[Config], Mapping[str, Any]] = _no_fields
     kinds: Rule = alike
+    experts: Callable[[Config], Experts | None] = _no_experts
     attention_bias: bool | str = False
     output_bias: bool | str = False
     mlp_bias: bool | str = False
@@ -79,6 +85,7 @@ class Decoder:
             embedding_scale=config.float("embedding_multiplier", 1.0),
             residual_scale=config.float("residual_multiplier", 1.0),
             logit_scale=1 / config.float("logits_scaling", 1.0),
+            experts=self.experts(config),
         )
 
     def _names(self, tensors: Container[str]) -> Mapping[str, str]:
@@ -93,7 +100,9 @@ class Decoder:
 
 
 def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
-    """down(act(gate(x)) * up(x))."""
+    """down(act(gate(x)) * up(x)), or routed experts in a sparse layer."""
+    if spec.kinds[layer].sparse:
+        return experts(g, spec, layer, x)
     gate, up = spec.path("gate", layer), spec.path("up", layer)
     kind, attrs = ACTIVATIONS[spec.activation]
     hidden = linear(g, spec, "gate", layer, x)

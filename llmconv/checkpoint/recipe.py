@@ -3,6 +3,8 @@
     ("tensor", name)                  a tensor as it is
     ("transpose", r)                  the two last axes swapped: HF stores linear weights [N, K], MatMul wants [K, N]
     ("rows", r, first, last[, total]) part of a fused tensor, along its first axis, which has `total` rows
+    ("stack", r, ...)                 tensors of one shape along a new first axis
+    ("concat", r, ...)                tensors along their first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
     ("fill", shape, number)           a constant
@@ -20,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint import rope
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,6 +52,10 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
+    if kind == "stack":
+        return (len(recipe) - 1, *_alike(recipe, checkpoint))
+    if kind == "concat":
+        return (sum(shape(r, checkpoint)[0] for r in recipe[1:]), *inner[1:])
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
     if kind == "rows":
@@ -56,6 +63,15 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         # a tensor of another size is not the fused one: its own shape shows that it does not fit
         return (last - first, *inner[1:]) if inner[0] == total else inner
     return inner
+
+
+def _alike(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
+    """The one shape of all operands. Raises InputError when there are several."""
+    shapes = {shape(r, checkpoint): r for r in recipe[1:]}
+    if len(shapes) > 1:
+        first, second = ((next(names(r)), list(s)) for s, r in list(shapes.items())[:2])
+        raise InputError(f"tensors {first[0]} and {second[0]} of {checkpoint.path} have the shapes {first[1]} and {second[1]}", "they must be alike", "Download them again.")
+    return next(iter(shapes))
 
 
 def _nested_shape(values: list | tuple | float) -> tuple[int, ...]:
@@ -92,10 +108,28 @@ def _rows(checkpoint: Checkpoint, inner: list, first: int, last: int, total: int
     return evaluate(inner, checkpoint)[first:last]
 
 
+def _stack(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
+    import numpy as np
+
+    first = evaluate(parts[0], checkpoint)
+    out = np.empty((len(parts), *first.shape), np.float32)  # filled in place: np.stack would hold everything twice
+    for i, part in enumerate(parts):
+        out[i] = evaluate(part, checkpoint) if i else first
+    return out
+
+
+def _concat(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
+    import numpy as np
+
+    return np.concatenate([evaluate(part, checkpoint) for part in parts])
+
+
 EVALUATE: dict[str, Callable[..., Any]] = {
     "tensor": lambda checkpoint, name: checkpoint.float32(name),
     "transpose": _transpose,
     "rows": _rows,
+    "stack": _stack,
+    "concat": _concat,
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
     "values": lambda checkpoint, values: _array(values),

@@ -201,6 +201,8 @@ class Build:
 
     def _preflight(self) -> None:
         nodes = [node for node in self._unsettled() if node.action]
+        if self.options.preflight:
+            self.options.preflight()
         preflight.check(nodes, self.decider.expected_memory, self.jobs, self.options.memory)
         self.checked = True
 

@@ -29,4 +29,5 @@ class RunOptions:
     force: bool = False
     debug: bool = False
     repeat: Callable[[str], str] | None = None
+    preflight: Callable[[], None] | None = None
     listeners: Sequence[Callable[[Any], None]] = ()

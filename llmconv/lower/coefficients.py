@@ -1,4 +1,4 @@
-"""A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes (issue: compile once, stamp N).
+"""A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes.
 
 Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy of a tensor.
 """
@@ -25,7 +25,13 @@ COPY = 1 << 21  # elements of a plain tensor that are copied at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 
-def coefficients(weights: Sequence[Mapping], roles: Sequence[Mapping], checkpoint: Checkpoint, flags: Mapping, locations: Sequence[tuple[str, int, int]] | None = None) -> Blob:
+def coefficients(
+    weights: Sequence[Mapping],
+    roles: Sequence[Mapping],
+    checkpoint: Checkpoint,
+    flags: Mapping,
+    locations: Sequence[tuple[str, int, int]] | None = None,
+) -> Blob:
     """The coefficient blob of a net. Nothing is read yet but headers.
 
     weights: {name, shape, recipe, dtype} of each; roles: llmconv.lower.roles of the graph; flags: CompileFlags.to_dict();
@@ -50,7 +56,6 @@ class Blob:
     def __init__(self, found: tuple[Piece, ...], weights: Mapping[str, Mapping], roles: Sequence[Mapping], checkpoint: Checkpoint, mode: Mode):
         self.pieces, self.size = found, sum(p.stored for p in found)
         self._weights, self._roles, self._checkpoint, self._mode = weights, roles, checkpoint, mode
-        self._sources: dict[str, Source] = {}
         self._codes: tuple[int, tuple[np.ndarray, ...]] | None = None  # the linear being stored: use, (q, scale, zero)
 
     @cached_property
@@ -67,7 +72,7 @@ class Blob:
         for part in self.parts():
             file.write(part)
             digest.update(part)
-        self.__dict__["sha256"] = digest.hexdigest()  # spares the cached property its own pass
+        self.sha256 = digest.hexdigest()  # spares the property a pass of its own
         return self.sha256
 
     def parts(self) -> Iterator[memoryview]:
@@ -125,7 +130,7 @@ class Blob:
             last = max(p.last for p in self.pieces if p.use == piece.use and p.what in ("q", "scale", "zero"))
             wholes: tuple[np.ndarray, ...] = ()
             at = 0
-            for parts in codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last):
+            for parts in _codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last):
                 wholes = wholes or tuple(np.empty((last, p.shape[1]), p.dtype) for p in parts)
                 for whole, part in zip(wholes, parts, strict=True):
                     whole[at : at + len(part)] = part
@@ -145,10 +150,10 @@ class Blob:
 
     def _dequantised(self, piece: Piece) -> Iterator[np.ndarray]:
         role, mode = self._roles[piece.use], self._mode
-        scheme, k = scheme_of(role, self._weights, mode)
+        scheme, k = _scheme(role, self._weights, mode)
         for top, out in _blocks(k, piece):
             at = 0
-            for q, scale, zero in codes(role, self._weights, self._checkpoint, mode, piece.last):
+            for q, scale, zero in _codes(role, self._weights, self._checkpoint, mode, piece.last):
                 values = half_bits(dequantize(q, scale, zero, scheme)[:, top : top + len(out)], "F32", mode.half)
                 out[:, at : at + len(values)] = values.T
                 at += len(values)
@@ -156,7 +161,7 @@ class Blob:
             del out
 
 
-def scheme_of(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
+def _scheme(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
     """How the weights of a linear are, or are to be, quantised, and its K."""
     shape = weights[role["weight"]]["shape"]
     if role["kind"] == "linear":
@@ -165,14 +170,14 @@ def scheme_of(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]
     return Scheme(role["bits"], role["group"] or k, False, mode.half), k
 
 
-def codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
     """(q, scale bits, zero points) of a linear's first `last` rows, by chunks of rows; see quantize for their forms."""
     if role["kind"] == "packed":
         q, scale, zero = (Source(weights[role[k]]["recipe"], checkpoint) for k in ("weight", "scales", "zeros"))
         for first, end in _steps(0, last, q.width):
             yield q.read(first, end)[0].astype(np.uint8), half_bits(*scale.read(first, end), mode.half), zero.read(first, end)[0].astype(np.uint8)
         return
-    scheme, _ = scheme_of(role, weights, mode)
+    scheme, _ = _scheme(role, weights, mode)
     source = Source(weights[role["weight"]]["recipe"], checkpoint, transposed=True)
     for first, end in _steps(0, last, source.width):
         yield quantize(*_halves(*source.read(first, end)), scheme)

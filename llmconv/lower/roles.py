@@ -10,7 +10,10 @@
 
 from __future__ import annotations
 
-from llmconv.top.graph import Graph, Op
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmconv.top.graph import Graph, Op
 
 
 def roles(graph: Graph) -> list[dict]:

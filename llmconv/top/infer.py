@@ -69,6 +69,18 @@ def attention(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     return [(attrs["batch"], attrs["mq"], attrs["q_head"] * attrs["dim"])]
 
 
+def experts(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    """Each token's experts by themselves: [tokens, experts per token, H]."""
+    x = shapes[0]
+    return [(prod(x[:-1]), attrs["num_expert_per_tok"], x[-1])]
+
+
+def reduce(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    kept = 1 if attrs["keepdims"] else None
+    sizes = [kept if i in attrs["axes"] else d for i, d in enumerate(shapes[0])]
+    return [tuple(d for d in sizes if d is not None)]
+
+
 def topk(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     axis = attrs["axis"]
     out = shapes[0][:axis] + (attrs["K"],) + shapes[0][axis + 1 :]

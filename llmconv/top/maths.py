@@ -47,6 +47,22 @@ def attention(np, attrs, q, k, v, mask, _none):
     return np.einsum("bhqk,bkhd->bqhd", score, v).reshape(batch, mq, -1)
 
 
+def experts(np, attrs, x, gate, up, down, *rest):
+    """down(silu(gate(x)) * up(x)) of every expert that `chosen` [1, L, K] names for a token; gate, up and down are [E, I, H]."""
+    chosen = rest[3].astype(np.int64).reshape(-1, attrs["num_expert_per_tok"])
+    rows = x.reshape(len(chosen), -1)
+    out = np.zeros((*chosen.shape, rows.shape[1]), np.float32)
+    for expert in range(attrs["num_expert"]):
+        token, place = np.nonzero(chosen == expert)
+        inner = rows[token] @ gate[expert].T
+        out[token, place] = (inner / (1 + np.exp(-inner)) * (rows[token] @ up[expert].T)) @ down[expert]
+    return out
+
+
+def reduce(np, attrs, x):
+    return {"ReduceSum": np.sum}[attrs["mode"]](x, attrs["axes"], keepdims=attrs["keepdims"])
+
+
 def topk(np, attrs, x, count=None):
     """`count`, when given, is the number to return at run time; attribute K is then its maximum."""
     count = attrs["K"] if count is None else int(np.ravel(count)[0])

@@ -84,7 +84,7 @@ def test_recipes_that_are_evaluated_whole(tmp_path):
     g = linears((256, 128), bias=False)
     checkpoint = checkpoint_of(g, tmp_path / "a", "F32")
     h = Graph("net")
-    w = h.weight("m.0.p.weight", (256, 128), ("add", ("transpose", ("tensor", "m.0.p.weight")), 0))
+    w = h.weight("m.0.p.weight", (256, 128), ("add", ("transpose", ("tensor", "m.0.p.weight")), -0.0))
     h.output(h.MatMul(h.input("x0", (1, 8, 256)), w, h.none, name="m.0.p"))
     for mode in ("F16", "W8BF16"):
         assert ours(h, checkpoint, W4 | {"mode": mode}).sha256 == ours(g, checkpoint, W4 | {"mode": mode}).sha256

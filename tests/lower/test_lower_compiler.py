@@ -62,7 +62,7 @@ def test_linear_already_quantised(compile_net, tmp_path, chip, cores, mode, k, n
 
 @pytest.fixture(scope="module")
 def specs(tmp_path_factory):
-    """Sizes of tiny models: as published, and with intermediate sizes that are no multiple of the lanes."""
+    """Sizes of tiny models, and of one (with biases) whose sizes are no multiples of the lanes."""
     found = {}
     for name in ("qwen2", "qwen3", "llama"):
         config = Config.read(make(tmp_path_factory.mktemp("models"), name))
@@ -79,7 +79,7 @@ STEPS = {
 
 
 @pytest.mark.parametrize(("chip", "cores"), CHIPS)
-@pytest.mark.parametrize("model", ["qwen2", "qwen3", "llama", "odd"])
+@pytest.mark.parametrize("model", ["qwen3", "odd"])
 @pytest.mark.parametrize("mode", ["BF16", "W4BF16"])
 def test_block(compile_net, tmp_path, specs, chip, cores, model, mode):
     for name, (layer, step, flags) in STEPS.items():

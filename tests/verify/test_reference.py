@@ -95,7 +95,8 @@ def test_dequantised_weights(quantize, bits, step, checkpoint):
         x, y = chip[name].numpy(), weight.numpy()
         if name.endswith("proj.weight"):
             groups = y.reshape(len(y), -1, 64)
-            assert np.abs(x - y).reshape(groups.shape).max(-1).max() <= 0.52 * step * np.ptp(groups, -1).max()
+            error = np.abs(x - y).reshape(groups.shape).max(-1)
+            assert (error <= (0.51 * step + 2.0**-8) * np.ptp(groups, -1)).all()  # half a step, and the scale's rounding
             assert max(len(np.unique(g)) for g in x.reshape(-1, 64)[:50]) <= 2**bits
             assert 0 < relative(x, y) < 0.2
         else:

@@ -1,0 +1,45 @@
+"""Qwen1.5-MoE and Qwen2-MoE: Qwen2 with routed experts, and one for every token, in place of the MLP of most layers."""
+
+from dataclasses import replace
+
+from llmconv.blocks.decoder import Decoder
+from llmconv.blocks.layers import upper_windowed
+from llmconv.blocks.spec import Experts, Layer, renamed
+from llmconv.checkpoint.config import Config
+from llmconv.families.family import Family
+
+
+def sizes(config: Config) -> Experts:
+    return Experts(
+        count=config.int("num_experts", 60),
+        chosen=config.int("num_experts_per_tok", 4),
+        width=config.int("moe_intermediate_size", 1408),
+        shared=config.int("shared_expert_intermediate_size", 5632),
+        normalised=config.bool("norm_topk_prob", False),
+    )
+
+
+def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
+    """Every decoder_sparse_step-th layer has experts, unless mlp_only_layers names it."""
+    step, dense = config.int("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
+    return tuple(replace(layer, sparse=i not in dense and (i + 1) % step == 0) for i, layer in enumerate(upper_windowed(config, head_dim)))
+
+
+family = Family(
+    model_types=("qwen2_moe",),
+    decoder=Decoder(
+        names=renamed(
+            router="mlp.gate",
+            experts="mlp.experts",
+            expert_gate="gate_proj",
+            expert_up="up_proj",
+            expert_down="down_proj",
+            shared="mlp.shared_expert",
+            shared_gate="mlp.shared_expert_gate",
+        ),
+        attention_bias="qkv_bias",
+        defaults={"qkv_bias": True},
+        kinds=kinds,
+        experts=sizes,
+    ),
+)
