@@ -44,8 +44,9 @@ class Files:
 def build_net(net: str, source: dict[str, Any], template: list[str] | None, owner: list[str] | None, check: bool, place: dict[str, str], out: Mapping[str, str]) -> dict[str, Any]:
     """Make net `net`; the targets in `out` are those of `Files`, in that order.
 
-    source: {module, model, mlir, weights, flags, addresses}: the name in the .bmodel, the model directory, the exported files,
-    compile flags, and the file of addresses that a decode stage must use, or "". template, owner: the finished files (as in Files) of the nets that
+    source: {module, model, mlir, weights, flags, addresses, places}: the name in the .bmodel, the model directory, the exported
+    files, compile flags, the file of addresses that a decode stage must use, or "", and what the template calls the weights that
+    adapters are loaded into. template, owner: the finished files (as in Files) of the nets that
     llmconv.grouping names. check: compare our coefficients with the compiler's, because other nets will be stamped from this
     one. place: {scratch, log, keep}.
     """
@@ -113,12 +114,12 @@ def _share(net: str, size: int, sha256: str, owner: Files | None, targets: Files
     return f"{net}.coeff" if size else ""
 
 
-def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path):
-    """Our own coefficients for a net whose program is `bare`."""
+def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]):
+    """Our own coefficients for a net whose program is `bare`, where weights have other `places`, by which adapters are loaded."""
     from llmconv.lower.coefficients import coefficients
 
     stage = BModel.read(bare).nets[0].stages[0]
-    locations = [(entry.name, entry.offset, entry.size) for entry in stage.locations]
+    locations = [(places.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]
     return coefficients(exported["weights"], exported["roles"], checkpoint, flags, locations)
 
 
@@ -127,7 +128,7 @@ def _check(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, An
     from llmconv.lower.errors import NotCovered
 
     try:
-        ours = _blob(exported, checkpoint, flags, bare)
+        ours = _blob(exported, checkpoint, flags, bare, {})
         return "equal" if ours.sha256 == sha256 else "our coefficients for the template differ from the compiler's"
     except NotCovered as gap:
         return f"llmconv does not compute {gap.reason}"
@@ -145,7 +146,7 @@ def _stamp(net: str, source: dict[str, Any], template: Files, owner: Files | Non
     if shared is None or shared["coefficient_bytes"] != known["coefficient_bytes"] or known["coefficients"] == f"{template.bare.stem}.coeff":
         exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
         try:
-            blob = _blob(exported, Checkpoint.open(Path(source["model"])), source["flags"], template.bare)
+            blob = _blob(exported, Checkpoint.open(Path(source["model"])), source["flags"], template.bare, source["places"])
             with targets.coefficients.open("wb") as file:
                 sha256 = blob.write(file)
         except NotCovered as gap:
@@ -155,7 +156,7 @@ def _stamp(net: str, source: dict[str, Any], template: Files, owner: Files | Non
         # the template's coefficients were found to be those of its own owner, so this net's are those of its owner
         targets.coefficients.write_bytes(b"")
         sha256, holder = shared["coefficient_sha256"], shared["coefficients"]
-    combine([Part(template.bare, name=source["module"])], targets.bare, 0)
+    combine([Part(template.bare, name=source["module"], places=source["places"])], targets.bare, 0)
     if targets.addresses:
         shutil.copyfile(template.addresses, targets.addresses)
     facts = {

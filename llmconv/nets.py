@@ -62,6 +62,11 @@ class Net:
         """Names of the checkpoint's tensors that this net is made of."""
         return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
 
+    @property
+    def places(self) -> list[str]:
+        """The paths of the weights that a runtime loads an adapter into."""
+        return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
+
 
 def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
     """The nets in the vendor's order: those that bring new coefficients first, then those that share them.

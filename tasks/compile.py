@@ -24,11 +24,13 @@ FACTS = {
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("compile", "compile or stamp every net")
     found = origins(plan.nets, stamp=not plan.job.no_stamp)
+    by_name = {net.name: net for net in plan.nets}
     for net in plan.nets:
-        yield _task(plan, layout, net, found[net.name])
+        template = by_name.get(found[net.name].template)
+        yield _task(plan, layout, net, found[net.name], dict(zip(template.places, net.places)) if template else {})
 
 
-def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
+def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str, str]) -> dict:
     staged = bool(net.flags.address_assign)
     used = layout.addresses(net.stage_of) if net.stage_of else None
     saved = [layout.addresses(net.name)] if staged and not net.stage_of else []
@@ -39,6 +41,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
         "weights": str(layout.weights(net.name)),
         "flags": net.flags.to_dict(),
         "addresses": str(used or ""),
+        "places": places,
     }
     others = {"template": origin.template, "owner": origin.owner}
     files = {role: layout.net(name) + ([layout.addresses(name)] if saved and role == "template" else []) for role, name in others.items() if name}
@@ -64,7 +67,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin) -> dict:
         file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *program],
         picks=[*_tensors(plan, layout, net), *((files[role][2], FACTS[role]) for role in files)],
         reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
-        key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)},
+        key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
         need=need,
         doc=f"stamp {net.name} from {origin.template}" if stamped else f"compile {net.name}",
     )

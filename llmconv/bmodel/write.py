@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -56,7 +56,8 @@ class Produced:
 
 @dataclass(frozen=True)
 class Part:
-    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its own.
+    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its own;
+    places: new names of weights in its table of coefficients, by the old ones (runtimes load LoRA adapters by them).
 
     The coefficients must have the size of those they replace, since the commands and the locations of the weights stay; a part that
     was split off its coefficients (llmconv.bmodel.split) has none.
@@ -65,6 +66,7 @@ class Part:
     path: Path
     name: str | None = None
     coefficients: Produced | Piece | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
 
 
 def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece | None = None) -> None:
@@ -114,6 +116,8 @@ def _load(part: Part) -> dict:
     net = bmodel.tree["net"][0]
     if part.name is not None:
         net["name"] = part.name
+    for entry in net["parameter"][0].get("coeff_mem", {}).get("location", ()) if part.places else ():
+        entry["name"] = part.places.get(entry["name"], entry["name"])
     if part.coefficients is not None:
         memory = net["parameter"][0].get("coeff_mem", {})
         own = memory.get("binary_coeff")

@@ -4,9 +4,10 @@ from dataclasses import replace
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import upper_windowed
-from llmconv.blocks.spec import Experts, Layer, renamed
+from llmconv.blocks.spec import Experts, Layer, Spec, renamed
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
+from llmconv.families.oracle import Oracle
 
 
 def sizes(config: Config) -> Experts:
@@ -23,6 +24,20 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """Every decoder_sparse_step-th layer has experts, unless mlp_only_layers names it."""
     step, dense = config.int("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     return tuple(replace(layer, sparse=i not in dense and (i + 1) % step == 0) for i, layer in enumerate(upper_windowed(config, head_dim)))
+
+
+def held_together(name: str, spec: Spec) -> tuple:
+    """The class holds all experts of a layer in one parameter, gate and up together."""
+    path, _, part = name.rpartition(".")
+    if not path.endswith("experts"):
+        return ("tensor", name)
+
+    def one(expert: int, role: str) -> tuple:
+        return ("tensor", f"{path}.{expert}.{role}_proj.weight")
+
+    if part == "down_proj":
+        return ("stack", *(one(e, "down") for e in range(spec.experts.count)))
+    return ("stack", *(("concat", one(e, "gate"), one(e, "up")) for e in range(spec.experts.count)))
 
 
 family = Family(
@@ -42,4 +57,5 @@ family = Family(
         kinds=kinds,
         experts=sizes,
     ),
+    reference=Oracle(tensor=held_together),
 )

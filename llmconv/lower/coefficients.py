@@ -35,8 +35,9 @@ def coefficients(
     """The coefficient blob of a net. Nothing is read yet but headers.
 
     weights: {name, shape, recipe, dtype} of each; roles: llmconv.lower.roles of the graph; flags: CompileFlags.to_dict();
-    locations: (place, offset, bytes) entries of a compiled net of the same structure, its template. Needed for several cores,
-    otherwise only checked. Raises NotCovered for what llmconv does not compute (compile the net natively then).
+    locations: (place, offset, bytes) entries of a compiled net of the same structure, its template, LoRA paths renamed for this
+    net (Structure.rename). Needed for quantised nets of several cores, otherwise only checked.
+    Raises NotCovered for what llmconv does not compute (compile the net natively then).
     """
     mode = Mode.of(flags)
     table = {w["name"]: w for w in weights}

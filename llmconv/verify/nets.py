@@ -1,11 +1,12 @@
 """One launch of a net: the inputs as a runtime lays them out, and what the model says must come out.
 
-`EXPECTED` has a function for every kind of net that can be checked; a family that brings nets of its own adds theirs.
+`EXPECTED` has a function for every kind of net that gives tensors (heads are judged by heads.py); a family that brings nets of its
+own adds theirs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -24,13 +25,14 @@ FAR = -1e9  # the same in the reference: exp gives 0
 class Launch:
     """Inputs by name, floats in float32 but with values that the net's half precision holds exactly.
 
-    count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real; label: for people.
+    count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each sequence;
+    label: for people.
     """
 
     net: Net
     inputs: Mapping[str, np.ndarray]
     count: int
-    past: int = 0
+    past: tuple[int, ...] = (0,)
     label: str = field(default="", compare=False)
 
 
@@ -44,6 +46,11 @@ def capacity(net: Net) -> int:
     return next((io.shape[1] for io in net.inputs if io.name == "history_k"), 0)
 
 
+def writes(net: Net) -> tuple[str, ...]:
+    """The inputs that the net writes its new keys and values to: those of a decode net of several sequences."""
+    return ("history_k", "history_v") if net.kind == "block_cache" and net.inputs[0].shape[0] > 1 else ()
+
+
 def tokens(net: Net, ids: np.ndarray, label: str = "") -> Launch:
     """A launch of an embedding net for `ids` [n]; token 0 is the padding."""
     import numpy as np
@@ -53,31 +60,67 @@ def tokens(net: Net, ids: np.ndarray, label: str = "") -> Launch:
     return Launch(net, {net.inputs[0].name: given}, len(ids), label=label or f"{len(ids)} ids")
 
 
-def head(net: Net, hidden: np.ndarray, label: str = "") -> Launch:
-    """A launch of a head for the hidden state [1, H] of one token."""
+def head(net: Net, values: np.ndarray, label: str = "") -> Launch:
+    """A launch of a head that takes the hidden state [1, H] of one token, or its logits [1, V]."""
     (io,) = net.inputs
-    return Launch(net, {io.name: half(hidden, io.dtype)}, 1, label=label)
+    return Launch(net, {io.name: half(values, io.dtype)}, 1, label=label)
+
+
+def lora(net: Net, values: Mapping[str, np.ndarray], count: int, label: str = "") -> Launch:
+    """A launch of a net that adds an adapter to what the embedding or the head gave: input_ids and input_states, or input_states and
+    input_logits. Shorter ones are padded with 0 to the net's length."""
+    import numpy as np
+
+    made = {}
+    for io in net.inputs:
+        full = np.zeros(io.shape, np.int32 if io.dtype == "i32" else np.float32)
+        given = values[io.name]
+        full[tuple(slice(0, n) for n in given.shape)] = given
+        made[io.name] = half(full, io.dtype)
+    return Launch(net, made, count, label=label)
 
 
 def step(net: Net, hidden: np.ndarray, count: int, past: int = 0, history: tuple[np.ndarray, np.ndarray] | None = None, label: str = "") -> Launch:
     """A launch of a block: `count` tokens behind `past` ones.
 
-    hidden [1, L, H] with L >= count, whatever in the padding; history: keys and values [1, capacity, KV, D], whatever beyond `past`.
-    The net says which inputs it has; positions may have more than one row (mrope): text has the same number in each.
+    hidden [1, L, H] with L >= count, whatever in the padding; history: keys and values [1, rows, KV, D], whatever beyond `past`
+    (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text has the same number in each.
     """
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
     rows = count if net.flags.dynamic else length(net)
-    keys = past if net.flags.dynamic else capacity(net)
+    # a dynamic launch cannot have an empty history: it gets one row, and hides it
+    keys = max(1, past) if net.flags.dynamic and capacity(net) else capacity(net)
     positions = np.zeros((*ios["position_ids"].shape[:-1], rows), np.int32)
     positions[..., :count] = past + np.arange(count)
-    made = {"input_states": half(hidden[:, :rows], ios["input_states"].dtype), "position_ids": positions}
+    states = np.zeros((1, rows, hidden.shape[-1]), np.float32)
+    states[:, : hidden.shape[1]] = hidden[:, :rows]
+    made = {"input_states": half(states, ios["input_states"].dtype), "position_ids": positions}
     if "attention_mask" in ios:
         made["attention_mask"] = half(mask(rows, keys, count, past, HIDDEN, net.window), ios["attention_mask"].dtype)
-    for name, rows_of in zip(("history_k", "history_v"), history or ()):
-        made[name] = half(rows_of[:, :keys] if net.flags.dynamic else rows_of, ios[name].dtype)
-    return Launch(net, {name: made[name] for name in ios}, count, past, label or f"{count} at {past}")
+    for number, name in enumerate(("history_k", "history_v")):
+        if name in ios:
+            given = history[number] if history else np.zeros(ios[name].shape, np.float32)
+            made[name] = half(given[:, :keys], ios[name].dtype)
+    return Launch(net, {name: made[name] for name in ios}, count, (past,), label or f"{count} at {past}")
+
+
+def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "") -> Launch:
+    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens.
+
+    hidden [B, 1, H]; history: keys and values [B, S, KV, D], whatever beyond the pasts. The net writes each new row into the last
+    place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself.
+    """
+    import numpy as np
+
+    ios = {io.name: io for io in net.inputs}
+    keys = capacity(net) - 1
+    masks = np.concatenate([mask(1, keys, 1, past, HIDDEN, net.window) for past in pasts])
+    made = {"input_states": hidden, "attention_mask": masks, "history_k": history[0], "history_v": history[1]}
+    made = {name: half(values, ios[name].dtype) for name, values in made.items()}
+    made["position_ids"] = np.broadcast_to(np.array(pasts, np.int32).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1)), ios["position_ids"].shape)
+    return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}")
 
 
 def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int | None = None) -> np.ndarray:
@@ -96,6 +139,14 @@ def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int
     return values[None, None]
 
 
+def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """What a launch gave, as `EXPECTED` gives it: [1, tokens, ...] of every output, one token of each sequence in a batch."""
+    if not writes(launch.net):
+        return {io.name: found[io.name][:, : launch.count] for io in launch.net.outputs}
+    made = {io.name: found[io.name] for io in launch.net.outputs} | {"k_cache": found["history_k"][:, -1:], "v_cache": found["history_v"][:, -1:]}
+    return {name: values.swapaxes(0, 1) for name, values in made.items()}
+
+
 def _embedding(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     (ids,) = launch.inputs.values()
     return {launch.net.outputs[0].name: reference.embed(ids[:, : launch.count])}
@@ -105,24 +156,32 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     """What the layer makes of the same hidden states and history. Mask and positions are the model's, not the launch's."""
     import numpy as np
 
-    n, past, given = launch.count, launch.past, launch.inputs
-    axes = given["position_ids"].shape[0]
-    positions = np.tile(past + np.arange(n), (axes, 1))
-    positions = positions[:, None] if axes > 1 else positions
-    history = tuple(given[name][:, :past] for name in ("history_k", "history_v")) if past else None
-    made = reference.block(launch.net.layer, given["input_states"][:, :n], positions, mask(n, past, n, past, FAR), history)
-    return dict(zip((io.name for io in launch.net.outputs), made))
+    n, given, made = launch.count, launch.inputs, []
+    axes = given["position_ids"].shape[-2] if len(given["position_ids"].shape) > 1 and not writes(launch.net) else 1
+    for sequence, past in enumerate(launch.past):
+        one = slice(sequence, sequence + 1)
+        positions = np.tile(past + np.arange(n), (axes, 1))
+        positions = positions[:, None] if axes > 1 else positions
+        history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
+        made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history))
+    return {name: np.concatenate(parts, 1) for name, parts in zip(("output_states", "k_cache", "v_cache"), zip(*made))}
+
+
+def _lora(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
+    """What an adapter adds to the embedding's states or the head's logits."""
+    given, (io,) = launch.inputs, launch.net.outputs
+    if "input_ids" in given:
+        ids, states = (given[name][:, : launch.count] for name in ("input_ids", "input_states"))
+        return {io.name: states + reference.embed(ids, adapted=True) - reference.embed(ids)}
+    hidden, logits = given["input_states"], given["input_logits"]
+    return {io.name: logits + reference.logits(hidden, adapted=True) - reference.logits(hidden)}
 
 
 EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, "np.ndarray"]]] = {
     "embedding": _embedding,
+    "lora": _lora,
     "block": _block,
     "block_kv": _block,
     "block_prompt": _block,
     "block_cache": _block,
 }
-
-
-def checkable(net: Net) -> bool:
-    """Whether there is a reference for the net. Several sequences in one launch have none yet."""
-    return net.kind == "lm_head" or (net.kind in EXPECTED and net.inputs[0].shape[0] == 1)

@@ -212,10 +212,10 @@ def _with_parts(module: Any, parts: dict[int, Any]) -> Any:
 def _given(hidden: torch.Tensor) -> Any:
     """A stand-in for a decoder: whatever goes in, `hidden` [1, N, H] comes out."""
     import torch
-    from transformers.modeling_outputs import BaseModelOutputWithPast
+    from transformers.modeling_outputs import MoeModelOutputWithPast  # the other fields of a BaseModelOutputWithPast, and router_logits
 
     class Given(torch.nn.Module):
         def forward(self, *_, **__):
-            return BaseModelOutputWithPast(last_hidden_state=hidden)
+            return MoeModelOutputWithPast(last_hidden_state=hidden)
 
     return Given()

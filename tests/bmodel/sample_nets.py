@@ -99,15 +99,6 @@ def token(name: str = "lm_head", width: int = 64, vocab: int = 128, seed: int = 
     return Sample(name, text, {"table": np.random.default_rng(seed).standard_normal((vocab, width), np.float32)})
 
 
-@pytest.fixture(scope="session")
-def compiler() -> toolchain.Toolchain:
-    """The compiler; without one the tests that need it are skipped."""
-    found = toolchain.find()
-    if found is None:
-        pytest.skip("no compiler on this machine")
-    return found
-
-
 Compile = Callable[..., Path]
 
 

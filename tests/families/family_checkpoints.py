@@ -94,6 +94,16 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3", "text_config": GEMMA3_TEXT, "torch_dtype": "bfloat16"},
     "olmo2": BASE | {"model_type": "olmo2", "rope_theta": 500000.0},
     "smollm3": BASE | {"model_type": "smollm3", "no_rope_layers": [1, 0], "rope_theta": 2000000.0, "tie_word_embeddings": True},
+    "qwen2_moe": BASE
+    | {
+        "model_type": "qwen2_moe",
+        "rope_theta": 1e6,
+        "num_experts": 8,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 128,
+        "shared_expert_intermediate_size": 256,
+        "mlp_only_layers": [1],
+    },
     "qwen2_sliding": QWEN2 | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
 }
 
@@ -118,8 +128,19 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]].from_dict({k: v for k, v in config.items() if v is not None}))
     for name, value in model.state_dict().items():
-        if not (name == "lm_head.weight" and config.get("tie_word_embeddings", kind.startswith("gemma"))):
+        if ".experts." in name:
+            yield from _experts(name, tuple(value.shape))
+        elif not (name == "lm_head.weight" and config.get("tie_word_embeddings", kind.startswith("gemma"))):
             yield name, tuple(value.shape)
+
+
+def _experts(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """What is published for a tensor in which transformers holds all experts: gate and up, or down, of each."""
+    count, rows, width = shape
+    path = name.rsplit(".", 1)[0]
+    for expert in range(count):
+        for part in ("gate_proj", "up_proj") if name.endswith("gate_up_proj") else ("down_proj",):
+            yield f"{path}.{expert}.{part}.weight", (rows if part == "down_proj" else rows // 2, width)
 
 
 def _chatglm(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -155,15 +176,19 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int):
     return x * (1.5 / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def make(place: Path, name: str, *, seed: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", **changes: Any) -> Path:
+def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", **changes: Any) -> Path:
     """Write checkpoint `name` to a directory of that name in `place`. changes: fields of config.json (None takes one away).
 
-    rename: a pattern and what takes its place in tensor names; drop: a pattern of tensors to leave out.
+    layers: their number, in place of two. rename: a pattern and what takes its place in tensor names; drop: a pattern of tensors to leave out.
     """
     import torch
     from safetensors.torch import save_file
 
     config = {k: v for k, v in (CONFIGS[name] | changes).items() if v is not None}
+    if layers:
+        part = config.get("text_config", config)
+        part = part | {"num_layers" if name == "chatglm" else "num_hidden_layers": layers} | ({"no_rope_layers": [1, 0, 1][:layers]} if name == "smollm3" else {})
+        config = config | {"text_config": part} if "text_config" in config else part
     dtype = getattr(torch, config.get("torch_dtype", "bfloat16"))
     made = {}
     for tensor, shape in tensors(config):

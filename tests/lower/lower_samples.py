@@ -99,7 +99,8 @@ def packed(k: int, n: int, bits: int, group: int, path: Path) -> tuple[Graph, Ch
     arrays["m.0.p.scales"][:3, 0] = 1e-39, 0, 1e-7
     g = Graph("net", platform="LLM_QUANTIZED")
     x = g.input("x", (1, 8, k))
-    q, s, z = (g.weight(f"m.0.p.{t}", arrays[f"m.0.p.{t}"].shape, ("tensor", f"m.0.p.{t}"), d) for t, d in (("qweight", "ui8"), ("scales", "f32"), ("qzeros", "ui8")))
+    types = (("qweight", "ui8"), ("scales", "f32"), ("qzeros", "ui8"))
+    q, s, z = (g.weight(f"m.0.p.{t}", arrays[f"m.0.p.{t}"].shape, ("tensor", f"m.0.p.{t}"), d) for t, d in types)
     b = g.weight("m.0.p.bias", (1, 1, n), ("tensor", "m.0.p.bias"))
     g.output(g.A16MatMul(x, q, s, z, b, weight_bits=bits, q_group_size=group, name="m.0.p"))
     return g, save(path, {n: ("U8" if a.dtype == np.uint8 else "F32", a) for n, a in arrays.items()}), arrays

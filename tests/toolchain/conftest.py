@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from llmconv.toolchain import Toolchain, cache_dir, find
+from llmconv.toolchain import Toolchain
 from llmconv.toolchain.pinned import VERSION
 
 
@@ -36,12 +35,3 @@ def fake(tmp_path: Path) -> Callable[..., Toolchain]:
         return Toolchain(root, VERSION, "0" * 64)
 
     return make
-
-
-@pytest.fixture(scope="session")
-def compiler() -> Toolchain:
-    """The real compiler, found as a build finds it (it is not fetched here)."""
-    found = find(cache_dir(os.environ))
-    if found is None:
-        pytest.skip("no compiler: run `doit toolchain` first, or set TPUC_ROOT")
-    return found

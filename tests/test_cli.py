@@ -1,0 +1,124 @@
+"""Both command lines: `llmconv ...` in this process and as a program, `doit ...` as a program."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from llmconv.cli import convert_main, main
+from llmconv.dryrun import KEYS
+from llmconv.options import OPTIONS
+
+ROOT = Path(__file__).parents[1]
+
+
+def doit(env: dict[str, str], *argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """Run `doit ARGS` on the project's dodo.py."""
+    return subprocess.run([sys.executable, "-m", "doit", *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+
+
+def files(out: Path) -> dict[str, bytes]:
+    """What a conversion gives to its user, but for manifest.json, which holds times."""
+    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.parts[len(out.parts)] in ("config", "mlir") or p.suffix == ".bmodel" and ".llmconv" not in p.parts}
+
+
+@pytest.mark.compiler
+def test_doit_and_llmconv_drive_the_same_graph(checkpoint, llmconv_env, tmp_path, capfd):
+    model = checkpoint("qwen2")
+    made = doit(llmconv_env, "convert", f"model={model}", "seq=64", f"out={tmp_path / 'a'}", "-n", "2")
+    assert made.returncode == 0, made.stderr
+    assert "qwen2_bf16_seq64_bm1684x_1dev_static.bmodel" in made.stdout
+    assert main(["convert", "-m", str(model), "-s", "64", "-o", str(tmp_path / "b")]) == 0
+    assert convert_main(["-m", str(model), "-s", "64", "-o", str(tmp_path / "c"), "--quantize", "bf16", "--processor", "bm1684x"]) == 0
+    assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "c")
+    again = doit(llmconv_env, "convert", f"model={model}", "seq=64", f"out={tmp_path / 'a'}")
+    assert "built 0, cached 0, unchanged 19" in again.stdout
+    assert not (ROOT / ".doit.db").exists()
+
+    capfd.readouterr()
+    assert main(["why", str(tmp_path / "a")]) == 0
+    assert "up to date" in capfd.readouterr().out
+    assert main(["why", str(tmp_path / "a"), "block_0"]) == 0
+    assert "compile:block_0 is up to date" in capfd.readouterr().out
+    assert main(["plan", "-m", str(model), "-s", "64", "-q", "w4bf16", "-o", str(tmp_path / "a")]) == 0
+    told = capfd.readouterr().out
+    assert "compile:block_0" in told and "compile:embedding " not in told
+
+    manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
+    assert [n["name"] for n in manifest["nets"]][:3] == ["embedding", "lm_head", "block_cache_0"]
+    assert manifest["nets"][2]["inputs"][3] == {"name": "history_k", "shape": [1, 64, 2, 64], "dtype": "bf16"}
+    assert all(n["cycles"] and n["coefficient_sha256"] for n in manifest["nets"])
+
+
+@pytest.mark.compiler
+def test_only_mlir_exports_every_layer_and_a_full_build_uses_it(checkpoint, llmconv_env, tmp_path, capfd):
+    model, out = checkpoint("qwen2", num_hidden_layers=3), tmp_path / "out"
+    argv = ["convert", "-m", str(model), "-s", "64", "-o", str(out)]
+    assert main([*argv, "--only_mlir"]) == 0
+    assert {p.stem for p in (out / "mlir").glob("*.mlir")} == {"embedding", "embedding_cache", "lm_head", *(f"block{c}_{i}" for c in ("", "_cache") for i in range(3))}
+    assert not list(out.glob("*.bmodel"))
+    capfd.readouterr()
+    assert main(argv) == 0
+    assert "export:" not in capfd.readouterr().out
+
+
+def test_list_works_without_a_model(llmconv_env):
+    told = doit(llmconv_env, "list")
+    assert told.returncode == 0 and told.stdout.startswith("convert ")
+
+
+def test_list_shows_the_graph(checkpoint, llmconv_env, tmp_path):
+    told = doit(llmconv_env, "list", "--all", f"model={checkpoint('qwen2')}", "seq=64", f"out={tmp_path / 'o'}")
+    names = [line.split()[0] for line in told.stdout.splitlines()]
+    for stage in ("export", "compile"):
+        assert [n for n in names if n.startswith(f"{stage}:block_cache")] == [f"{stage}:block_cache_0", f"{stage}:block_cache_1"]
+    assert {"toolchain", "checkpoint:model.safetensors", "merge", "config", "manifest", "convert"} <= set(names)
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.parametrize("wrong, says", [("sequ=3", "Did you mean seq?"), ("chip=bm1684", "Did you mean bm1684x?"), ("seq=no", "a whole number")])
+def test_doit_refuses_what_llmconv_refuses(llmconv_env, checkpoint, wrong, says):
+    told = doit(llmconv_env, "convert", f"model={checkpoint('qwen2')}", *(["seq=64"] if not wrong.startswith("seq=") else []), wrong)
+    assert told.returncode == 2 and says in told.stderr and "Traceback" not in told.stderr
+
+
+def test_version_names_everything_that_a_result_depends_on(llmconv_env, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["-V"])
+    assert ended.value.code == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == ["llmconv", "tpu_mlir", "transformers", "torch"]
+
+
+def test_dry_run_prints_the_vendors_keys_resolved_and_writes_nothing(checkpoint, llmconv_env, tmp_path, capsys):
+    out = tmp_path / "out"
+    assert main(["convert", "-m", str(checkpoint("qwen2")), "-s", "128", "-c", "bm1688", "-o", str(out), "--dry_run"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "=== llm_convert dry-run ==="
+    assert [line.split(" = ")[0].strip() for line in lines[1 : 1 + len(KEYS)]] == KEYS
+    values = {k.strip(): v for k, _, v in (line.partition(" = ") for line in lines[1 : 1 + len(KEYS)])}
+    assert (values["quantize"], values["max_input_length"], values["num_core"]) == ("bf16", "128", "2")
+    assert not out.exists()
+
+
+def test_help_lists_every_option(capsys):
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    text = capsys.readouterr().out
+    assert all(f"--{o.name}" in text for o in OPTIONS)
+
+
+def test_doctor(llmconv_env, capsys):
+    assert main(["doctor"]) == 0
+    told = capsys.readouterr().out
+    assert all(name in told for name in ("cmake", "make", "c++", "glibc", "compiler", "disk", "memory"))
+
+
+def test_gc_keeps_to_the_size(llmconv_env, capsys):
+    assert main(["gc", "--max-size", "100T"]) == 0
+    assert capsys.readouterr().out.startswith("freed 0 B")
+    assert main(["gc", "--max-size", "much"]) == 2
