@@ -81,8 +81,9 @@ class Job:
         cores = CHIPS[self.chip]
         if not 0 <= self.num_core <= cores:
             raise InputError(f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all.")
-        if self.q_group_size < 0 or (self.q_group_size == 0 and self.quantize.startswith("w4")):
-            raise InputError(f"q_group_size {self.q_group_size} with quantize {self.quantize}", "4-bit weights need a positive group", "Use 64.")
+        if self.q_group_size < 0 or (self.q_group_size == 0 and self.quantize.startswith("w")):
+            # 4 bits: the compiler would take 128 without a word; 8 bits: it stores signed codes that the chip reads as unsigned
+            raise InputError(f"q_group_size {self.q_group_size} with quantize {self.quantize}", "quantised weights need a positive group", "Use 64.")
         if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
             raise InputError(f"out_dir {self.out_dir} lies inside the model directory", "the checkpoint must stay as it is", "Choose a directory outside it with -o (out=).")
 

@@ -107,4 +107,6 @@ CHAIN = Tolerance(0.03, factor=FACTOR)  # blocks each fed by the one before
 ORIGINAL = Tolerance(cosine=0.95)  # w4 and w8 blocks against the checkpoint's own weights, a sanity bound (rel L2 0.09 to 0.11 seen)
 # A row of a table comes through unchanged but for one rounding of its multiplier (at most half a unit in the last place).
 EXACT = {"bf16": Tolerance(2.0**-8), "f16": Tolerance(2.0**-11)}
+SAME = Tolerance(0.0)  # the very same numbers
+ODDS = Tolerance(1e-5, 0.9999)  # probabilities in float32 (7e-7 seen: the chip has its own exp)
 ULP = {"bf16": 2.0**-8, "f16": 2.0**-11}  # a unit in the last place, at most, as part of the value: two rounded values may swap within it

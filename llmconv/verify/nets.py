@@ -156,14 +156,16 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     """What the layer makes of the same hidden states and history. Mask and positions are the model's, not the launch's."""
     import numpy as np
 
-    n, given, made = launch.count, launch.inputs, []
-    axes = given["position_ids"].shape[-2] if len(given["position_ids"].shape) > 1 and not writes(launch.net) else 1
+    n, given, made, routing = launch.count, launch.inputs, [], []
+    axes = 1 if writes(launch.net) else given["position_ids"].shape[0]
     for sequence, past in enumerate(launch.past):
         one = slice(sequence, sequence + 1)
         positions = np.tile(past + np.arange(n), (axes, 1))
         positions = positions[:, None] if axes > 1 else positions
         history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
         made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history))
+        routing.append(reference.routing)
+    reference.routing = None if routing[0] is None else np.concatenate(routing)
     return {name: np.concatenate(parts, 1) for name, parts in zip(("output_states", "k_cache", "v_cache"), zip(*made))}
 
 

@@ -31,6 +31,7 @@ HEAD_BYTES = 128 << 20  # of the head's float32 weight in memory at a time
 class Reference:
     """The model of a plan.
 
+    routing: of the layer that ran last, if it has routed experts: the router's logits [L, experts].
     precision: how the weights are rounded (default: as the chip has them; Precision() for the checkpoint's own values).
     dtype: torch type of the maths; a half type tells what half precision costs any implementation of this model.
     """
@@ -43,6 +44,7 @@ class Reference:
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
         self.model = _build(self.oracle, plan.config)
         self.decoder = self.model.get_decoder()
+        self.routing: np.ndarray | None = None
         self.paths = {id(module): path for path, module in self.model.named_modules()}
         self._kept: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
 
@@ -79,7 +81,7 @@ class Reference:
         module = self.decoder.layers[layer]
         cache = _Cache([self._tensor(x).transpose(1, 2) for x in past] if past else None)
         x, positions = self._tensor(hidden), torch.from_numpy(positions).long()
-        with torch.inference_mode():
+        with torch.inference_mode(), self._routing(module):
             given = {
                 "attention_mask": self._tensor(mask) + self._beyond_window(layer, *mask.shape[2:]),
                 "position_ids": positions,
@@ -120,6 +122,21 @@ class Reference:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.dtype)
+
+    @contextmanager
+    def _routing(self, layer: Any) -> Iterator[None]:
+        """Keeps the logits of the layer's router: the first output of a module that has a top_k."""
+        self.routing = None
+
+        def keep(_, __, output) -> None:
+            self.routing = output[0].float().numpy()
+
+        hooks = [module.register_forward_hook(keep) for module in layer.modules() if hasattr(module, "top_k") and hasattr(module, "weight")]
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     def _beyond_window(self, layer: int, rows: int, keys: int) -> torch.Tensor:
         """[rows, keys]: -1e9 for keys that the layer's window leaves out, by the class's config; the last `rows` keys are the queries' own."""

@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING
 
 from llmconv.nets import Net
 from llmconv.plan import Plan
-from llmconv.verify import compare, nets
+from llmconv.verify import compare, heads, nets, sampling
+from llmconv.verify.adapters import Adapter
 from llmconv.verify.compare import Difference, Tolerance, measure
+from llmconv.verify.heads import CHIP, JUDGES, Picked, choice, pick
 from llmconv.verify.nets import EXPECTED, Launch
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -20,7 +22,9 @@ if TYPE_CHECKING:
 
     from llmconv.simulator.client import Simulator
 
-CHIP, ORIGINAL = "chip", "original"  # whose weights the reference has
+__all__ = ["CHIP", "ORIGINAL", "Compared", "Picked", "Session", "alone", "checkable", "choice", "pick"]
+
+ORIGINAL = "original"  # the checkpoint's own weights, as CHIP stands for those that the chip has
 
 
 @dataclass(frozen=True)
@@ -47,44 +51,17 @@ class Compared:
         return self.tolerance.limit(self.torch_half)
 
 
-@dataclass(frozen=True)
-class Picked:
-    """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's best over its
-    second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the noise."""
-
-    net: str
-    label: str
-    found: int
-    expected: int
-    gap: float
-    margin: float
-    noise: float
-
-    @property
-    def ok(self) -> bool:
-        return self.gap <= self.noise
-
-
-def pick(net: str, label: str, found: int, logits: np.ndarray, noise: float) -> Picked:
-    """Judge token `found` by the reference's logits [V]."""
-    import numpy as np
-
-    second, best = np.sort(np.partition(logits, -2)[-2:]) if len(logits) > 1 else (logits[0], logits[0])
-    gap = float(best - logits[found]) if 0 <= found < len(logits) else float("inf")
-    return Picked(net, label, found, int(logits.argmax()), gap, float(best - second), noise)
-
-
 class Session:
     """A .bmodel on the simulator beside the model. Every launch is judged; `compared`, `picked` and `seconds` collect what they came to.
 
-    say: told what runs.
+    say: told what runs; adapter: what has been loaded into the nets' room for LoRA.
     """
 
-    def __init__(self, plan: Plan, simulator: Simulator, say: Callable[[str], None] = lambda _: None):
-        self.plan, self.simulator, self.say = plan, simulator, say
-        self.reference = Reference(plan)
-        self.half = Reference(plan, dtype=plan.job.half)
-        self.original = Reference(plan, Precision()) if plan.job.weight_bits < 16 else None
+    def __init__(self, plan: Plan, simulator: Simulator, say: Callable[[str], None] = lambda _: None, adapter: Adapter | None = None):
+        self.plan, self.simulator, self.say, self.adapter = plan, simulator, say, adapter
+        self.reference = Reference(plan, adapter=adapter)
+        self.half = Reference(plan, dtype=plan.job.half, adapter=adapter)
+        self.original = Reference(plan, Precision(), adapter=adapter) if plan.job.weight_bits < 16 else None
         self._compared: dict[tuple[str, str, str], Compared] = {}
         self.picked: list[Picked] = []
         self.seconds: dict[str, float] = {}
@@ -95,17 +72,28 @@ class Session:
         """One for every net, output and set of weights, in the order of their first launches."""
         return list(self._compared.values())
 
+    def name(self, net: Net) -> str:
+        """The name under which a net is reported."""
+        return f"{net.name} + adapter" if self.adapter else net.name
+
     def launch(self, launch: Launch) -> dict[str, np.ndarray]:
-        """Run a launch and judge it; returns the chip's outputs. ToolError when the simulator fails."""
-        net = launch.net
-        self.say(f"{net.name}: {launch.label}")
+        """Run a launch and judge it; returns the chip's outputs, as `nets.results` has them. ToolError when the simulator fails."""
+        net, name, written = launch.net, self.name(launch.net), nets.writes(launch.net)
+        self.say(f"{name}: {launch.label}")
         start = time.monotonic()
-        found = self.simulator.run(net.stage_of or net.name, launch.inputs)
-        self.seconds[net.name] = self.seconds.get(net.name, 0.0) + time.monotonic() - start
-        first = net.name not in self.launches
-        self.launches[net.name] = self.launches.get(net.name, 0) + 1
-        (self._judge_head if net.kind == "lm_head" else self._judge)(launch, found, first)
-        return found
+        found = self.simulator.run(net.stage_of or net.name, launch.inputs, *([written] if written else []))
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+        first = name not in self.launches
+        self.launches[name] = self.launches.get(name, 0) + 1
+        if net.kind in JUDGES:
+            JUDGES[net.kind](self, launch, found)
+            return found
+        for tensor in written:  # all but the row that the net has to write
+            kept = measure(found[tensor][:, :-1], launch.inputs[tensor][:, :-1])
+            self.record(name, f"{tensor}, other rows", CHIP, tolerance=compare.SAME, difference=kept)
+        given = nets.results(launch, found)
+        self._judge(launch, given, first)
+        return found if not written else given
 
     def record(self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None) -> None:
         """Add a launch's difference to that of (net, output, against)."""
@@ -116,55 +104,79 @@ class Session:
 
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
         """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the original."""
-        net, block = launch.net, launch.net.layer is not None
+        net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None
         expected = EXPECTED[net.kind](self.reference, launch)
         half = EXPECTED[net.kind](self.half, launch) if block else {}
+        clear = self._clearly_routed() if block else slice(None)
         original = EXPECTED[net.kind](self.original, launch) if block and first and self.original else {}
-        for io in net.outputs:
-            rows, right = found[io.name][:, : launch.count], expected[io.name]
-            own = measure(half[io.name], right) if block else None
-            tolerance = compare.BLOCK if block else compare.EXACT[io.dtype]
-            self.record(net.name, io.name, CHIP, tolerance=tolerance, difference=measure(rows, right), torch_half=own)
+        for output, right in expected.items():
+            rows, right = found[output][:, clear], right[:, clear]
+            if not right.size:
+                continue
+            own = measure(half[output][:, clear], right) if block else None
+            tolerance = compare.BLOCK if block or net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
+            self.record(name, output, CHIP, tolerance=tolerance, difference=measure(rows, right), torch_half=own)
             if original:
-                self.record(net.name, io.name, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(rows, original[io.name]))
+                self.record(name, output, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(rows, original[output][:, clear]))
 
-    def _judge_head(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
-        """The head's choice against the reference's logits, but for their rounding to half precision; and its logits if it gives them."""
-        (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
-        logits, name = self.reference.logits(hidden), launch.net.name
-        if io.dtype != "i32":
-            own = measure(self.half.logits(hidden)[None], logits[None])
-            self.record(name, io.name, CHIP, tolerance=compare.BLOCK, difference=measure(found[io.name][None], logits[None]), torch_half=own)
-        noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
-        self.picked.append(pick(name, launch.label, choice(found), logits[0], noise))
+    def _clearly_routed(self) -> slice | np.ndarray:
+        """The rows to judge: all, but for tokens whose last chosen expert and first one left out are closer than half precision
+        can tell (as for tokens, see generate): either is right, and they give different results."""
+        import numpy as np
+
+        logits, half, spec = self.reference.routing, self.half.routing, self.plan.spec
+        if logits is None or half is None:
+            return slice(None)
+        sigma = float(np.sqrt(((half - logits) ** 2).mean()))
+        ordered = -np.sort(-logits, -1)
+        margin = ordered[:, spec.experts.chosen - 1] - ordered[:, spec.experts.chosen]
+        return margin > compare.FACTOR * 3 * 2**0.5 * sigma
 
 
-def choice(outputs: dict[str, np.ndarray]) -> int:
-    """The token that a head's outputs say: its id, or the best of its logits."""
-    (values,) = outputs.values()
-    return int(values.argmax()) if values.dtype.kind == "f" else int(values.ravel()[0])
+def checkable(net: Net) -> bool:
+    """Whether there is a reference for the net."""
+    return net.kind in JUDGES or net.kind in EXPECTED
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
     """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most."""
     import numpy as np
 
-    vocab = session.plan.spec.vocab
+    vocab, shapes = session.plan.spec.vocab, {io.name: io.shape for io in net.inputs}
     if net.kind == "embedding":
         ids = rng.integers(0, vocab, nets.length(net))
         ids[0] = vocab - 1
         session.launch(nets.tokens(net, ids, "ids up to the last"))
-    elif net.kind == "lm_head":
+    elif net.kind == "lora":
+        count = shapes["input_states"][1] if "input_ids" in shapes else 1
+        values = {name: rng.integers(0, vocab, shape) if name == "input_ids" else rng.standard_normal(shape) for name, shape in shapes.items()}
+        session.launch(nets.lora(net, values, count, "random states"))
+    elif net.kind == "sample_head":
+        for number, settings in enumerate(sampling.TRIED):
+            logits = rng.standard_normal((1, vocab)) * (1, 6)[number % 2]
+            session.launch(heads.sample(net, logits, rng.integers(0, vocab, shapes["input_ids"][1] * 2 // 3), settings))
+    elif net.kind in JUDGES:
         for number in range(3 if thorough else 1):
             session.launch(nets.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
     else:
         for count, past in _places(net, thorough):
-            shapes = {io.name: io.shape for io in net.inputs}
-            hidden = np.zeros(shapes["input_states"], np.float32)
-            hidden[:, :count] = session.reference.embed(rng.integers(0, vocab, (1, count)))
-            # rows beyond `past` are as random: what an earlier conversation left there must not count
-            history = tuple(rng.standard_normal(shapes[name]) for name in ("history_k", "history_v") if name in shapes)
-            session.launch(nets.step(net, hidden, count, past, history))
+            _block_alone(session, net, count, past, rng)
+
+
+def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.random.Generator) -> None:
+    """`count` new tokens behind `past`; in a batch every sequence stands elsewhere, the first there."""
+    import numpy as np
+
+    shapes = {io.name: io.shape for io in net.inputs}
+    hidden = np.zeros(shapes["input_states"], np.float32)
+    # rows beyond `past` are as random: what an earlier conversation left there must not count
+    history = tuple(rng.standard_normal(shapes[name]) for name in ("history_k", "history_v") if name in shapes)
+    batch = len(hidden)
+    hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
+    if nets.writes(net):
+        session.launch(nets.steps(net, hidden, [(past + 7 * b) % nets.capacity(net) for b in range(batch)], history))
+    else:
+        session.launch(nets.step(net, hidden, count, past, history))
 
 
 def _places(net: Net, thorough: bool) -> list[tuple[int, int]]:

@@ -1,0 +1,66 @@
+"""Stamping against compiling every net: the two .bmodel files are the same, net by net."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from llmconv.bmodel.read import digest
+
+CASES = {
+    "w4 on two cores": {"quantize": "w4bf16", "chip": "bm1688"},
+    "LoRA, dynamic": {"quantize": "bf16", "chip": "cv186x", "lora_max_rank": 8, "dynamic": 1},
+    "w8 symmetric, history in both forms": {"quantize": "w8f16", "symmetric": 1, "use_history_kv": 1},
+    "w4, decode stages": {"quantize": "w4bf16", "chunk_length": 16},
+}
+MORE = {f"{q} {c} {s} {extra}": {"quantize": q, "chip": c, "symmetric": s, **({extra: 1} if extra else {})}
+        for q in ("bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16") for c in ("bm1684x", "bm1688", "cv186x") for s in (0, 1) for extra in ("", "dynamic", "share_prompt")
+        if s == 0 or q.startswith("w")}  # fmt: skip
+
+
+def compare(checkpoint, convert, **options) -> None:
+    model = checkpoint("qwen2", num_hidden_layers=4, tie_word_embeddings=True)
+    stamped, compiled = (convert(model, seq=64, no_stamp=n, **options) for n in (0, 1))
+    first, second = (digest(next(out.glob("*.bmodel"))) for out in (stamped, compiled))
+    assert first == second
+    made = json.loads((stamped / "manifest.json").read_text())["nets"]
+    middle = [n["name"] for n in made if n["layer"] in (1, 2)]
+    assert middle and [n["name"] for n in made if n["how"] == "stamped"] == middle
+    assert {n["how"] for n in json.loads((compiled / "manifest.json").read_text())["nets"]} == {"compiled"}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("case", CASES)
+def test_stamped_nets_equal_compiled_ones(case, checkpoint, convert):
+    compare(checkpoint, convert, **CASES[case])
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@pytest.mark.parametrize("case", MORE)
+def test_stamped_nets_equal_compiled_ones_everywhere(case, checkpoint, convert):
+    compare(checkpoint, convert, **MORE[case])
+
+
+@pytest.mark.compiler
+def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint, convert, monkeypatch, capfd):
+    """With a wrong rounding in llmconv.lower the self-check fails, every net is compiled, and the result is right all the same."""
+    model = checkpoint("qwen2", num_hidden_layers=4)
+    right = convert(model, seq=32, no_stamp=1, no_cache=1)
+    monkeypatch.setenv("PYTHONPATH", _sabotage(right.parent))
+    wrong = convert(model, seq=32, no_cache=1)
+    assert digest(next(wrong.glob("*.bmodel"))) == digest(next(right.glob("*.bmodel")))
+    made = json.loads((wrong / "manifest.json").read_text())["nets"]
+    assert {n["how"] for n in made} == {"compiled"}
+    assert any("differ from the compiler's" in n["why"] for n in made)
+
+
+def _sabotage(place) -> str:
+    """A directory whose sitecustomize makes llmconv.lower round towards zero, in the workers too."""
+    folder = place / "sabotage"
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import llmconv.lower.coefficients as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"
+    )
+    return str(folder)
