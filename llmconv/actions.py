@@ -24,12 +24,12 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
         Path(out[target]).write_text(text, encoding="utf-8")
 
 
-def digest_shard(model: str, shard: str, out: Out) -> dict[str, Any]:
+def digest_shard(model: str, shard: str, threads: int, out: Out) -> dict[str, Any]:
     """sha256 of every tensor of one safetensors file, as {name: digest of type, shape and bytes}."""
     from llmconv.checkpoint.digest import tensor_digests
 
     (target,) = out
-    table = tensor_digests(Path(model) / shard)
+    table = tensor_digests(Path(model) / shard, threads)
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 
@@ -65,7 +65,7 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
     values = {"bytes": Path(out[target]).stat().st_size, "sha256": _sha256(Path(out[target]))}
     Path(out[facts]).write_text(json.dumps(values), encoding="utf-8")
-    return values
+    return values | {"digests": {target: values["sha256"]}}
 
 
 def _sha256(path: Path) -> str:

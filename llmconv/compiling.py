@@ -17,7 +17,7 @@ from typing import Any
 from llmconv import toolchain
 from llmconv.bmodel.normalise import normalise
 from llmconv.bmodel.read import BModel
-from llmconv.bmodel.split import split
+from llmconv.bmodel.split import Split, split
 from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.nets import IO_CONFIG
@@ -59,7 +59,15 @@ def build_net(net: str, source: dict[str, Any], template: list[str] | None, owne
         facts["why"] = reason
     targets.facts.write_text(json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1), encoding="utf-8")
     targets.run.write_text(json.dumps(facts["run"]), encoding="utf-8")
-    return {"how": facts["how"], "why": facts["why"], "cycles": facts["cycles"], "bytes": facts["coefficient_bytes"], "peak_rss": facts["run"]["peak_rss"]}
+    own = facts["coefficients"] == f"{net}.coeff"
+    return {
+        "digests": {list(out)[1]: facts["coefficient_sha256"]} if own else {},
+        "how": facts["how"],
+        "why": facts["why"],
+        "cycles": facts["cycles"],
+        "bytes": facts["coefficient_bytes"],
+        "peak_rss": facts["run"]["peak_rss"],
+    }
 
 
 def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
@@ -87,7 +95,9 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
         if not place["keep"]:
             shutil.rmtree(mlir.parent)
         normalise(raw)
-        taken = split(raw, targets.bare, targets.coefficients)
+        theirs = owner.read_facts() if owner else None
+        shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
+        taken = split(raw, targets.bare, targets.coefficients, shared)
         if targets.addresses:
             shutil.copyfile(run / IO_CONFIG, targets.addresses)
     finally:
@@ -98,20 +108,10 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
         "cycles": result.cycles,
         "coefficient_bytes": taken.size,
         "coefficient_sha256": taken.sha256,
-        "coefficients": _share(net, taken.size, taken.sha256, owner, targets),
+        "coefficients": theirs["coefficients"] if taken == shared else f"{net}.coeff" if taken.size else "",
         "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",
         "run": {"seconds": round(result.seconds, 3), "cpu_seconds": round(result.cpu_seconds, 3), "peak_rss": result.peak_rss},
     }
-
-
-def _share(net: str, size: int, sha256: str, owner: Files | None, targets: Files) -> str:
-    """Name of the .coeff file that holds the net's coefficients: the owner's when they are the same, and then our own is emptied."""
-    if owner is not None and size:
-        theirs = owner.read_facts()
-        if (theirs["coefficient_bytes"], theirs["coefficient_sha256"]) == (size, sha256):
-            targets.coefficients.write_bytes(b"")
-            return theirs["coefficients"]
-    return f"{net}.coeff" if size else ""
 
 
 def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import prod
 
 from llmconv.lower.structure import structure
 from llmconv.nets import Net
 
+LARGE = 64 << 20  # bytes of a table in half precision
 
 @dataclass(frozen=True)
 class Origin:
@@ -17,11 +19,13 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
+    after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
     members: how many nets are stamped from this one.
     """
 
     template: str | None = None
     owner: str | None = None
+    after: str | None = None
     members: int = 0
 
 
@@ -45,7 +49,17 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
-    return {name: Origin(o.template, o.owner, members[name]) for name, o in found.items()}
+    return {name: replace(origin, after=after, members=members[name]) for (name, origin), after in zip(found.items(), _queue(nets))}
+
+
+def _queue(nets: Sequence[Net]) -> list[str | None]:
+    """For each net the large-table net before it, if it has a large table itself."""
+    places, last = [], None
+    for net in nets:
+        large = net.layer is None and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
+        places.append(last if large else None)
+        last = net.name if large else last
+    return places
 
 
 def _coefficient_key(net: Net, flags: dict) -> str:

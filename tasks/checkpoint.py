@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
@@ -15,14 +16,16 @@ MB = 1 << 20
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("checkpoint", "digests of the checkpoint's tensors")
+    # a single shard holds everything up: nothing can be keyed before it is read
+    threads = max(1, (os.cpu_count() or 1) // len(plan.checkpoint.shards))
     for shard in plan.checkpoint.shards:
         yield task(
             shard.name,
             "llmconv.actions:digest_shard",
-            {"model": str(plan.job.model_path), "shard": shard.name},
+            {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads},
             basename="checkpoint",
             targets=[layout.digests(shard.name)],
             watch=[shard],
-            need=Need(memory=60 * MB),
+            need=Need(memory=(30 + 10 * threads) * MB),
             doc=f"digests of the tensors in {shard.name}",
         )

@@ -13,7 +13,6 @@ from llmconv.plan import Plan
 
 from .shapes import head
 
-
 # What a net takes over from the facts of another: nothing else of those may rebuild it
 FACTS = {
     "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
@@ -66,6 +65,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         targets=[*layout.net(net.name), *saved],
         file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *program],
         picks=[*_tensors(plan, layout, net), *((files[role][2], FACTS[role]) for role in files)],
+        task_dep=[f"compile:{origin.after}"] if origin.after else [],
         reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
         key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
         need=need,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..errors import ConvertError
 from .flatbuffer import find
-from .read import BModel
+from .read import Blob, BModel
 from .write import Piece, write
 
 
@@ -18,26 +20,38 @@ class Split:
     sha256: str
 
 
-def split(path: Path, bare: Path, coefficients: Path) -> Split:
+def split(path: Path, bare: Path, coefficients: Path, shared: Split | None = None) -> Split:
     """Write the net of `path` without kernel module and coefficients to `bare`, and the coefficients to `coefficients`.
 
-    The kernel module is a file of the toolchain and the same in every net; `combine` puts both back.
+    The kernel module is a file of the toolchain and the same in every net; `combine` puts both back. shared: coefficients that are
+    kept elsewhere: when the net's are the same, `coefficients` is left empty. Raises ConvertError when the coefficients are not
+    what their own check code says.
     """
     model = BModel.read(path)
     (net,) = model.nets
     (stage,) = net.stages
-    _write_blob(model, stage.coeff, coefficients)
-    for where, holder, key in find("Binary", "Model", model.tree):
+    taken = Split(stage.coeff.size, stage.coeff_sha256 if stage.coeff.size else "")
+    if taken == shared:
+        coefficients.write_bytes(b"")
+    else:
+        found = _copy(model, stage.coeff, coefficients)
+        if taken.size and found != taken.sha256:
+            raise ConvertError(f"the compiler's {path.name} is damaged", f"its coefficients should have sha256 {taken.sha256} and have {found}", "Run again.")
+    for _, holder, key in find("Binary", "Model", model.tree):
         start, size = holder[key]
         if holder is model.tree.get("kernel_module") or "check_code" in holder:
             size = 0
         holder[key] = Piece(path, model.base + start, size)
     write(bare, model.tree)
-    return Split(stage.coeff.size, stage.coeff_sha256 if stage.coeff.size else "")
+    return taken
 
 
-def _write_blob(model: BModel, blob, to: Path, chunk: int = 8 << 20) -> None:
+def _copy(model: BModel, blob: Blob, to: Path, chunk: int = 8 << 20) -> str:
+    """Copy a blob to a file; returns its sha256."""
+    digest = hashlib.sha256()
     with model.content(blob) as content, to.open("wb") as file:
         for first in range(0, len(content), chunk):
             with content[first : first + chunk] as piece:
                 file.write(piece)
+                digest.update(piece)
+    return digest.hexdigest()

@@ -3,27 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from llmconv.checkpoint.files import read_header
+from llmconv.checkpoint.files import TensorInfo, read_header
 from llmconv.errors import InputError
 
 CHUNK = 8 << 20
 
 
-def tensor_digests(shard: Path) -> dict[str, str]:
+def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
     """{tensor: sha256 over its type, shape and bytes} of one safetensors file, read once in 8 MiB pieces."""
-    table = {}
-    with open(shard, "rb", buffering=0) as f:
-        for info in sorted(read_header(shard), key=lambda t: t.offset):
-            digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
-            f.seek(info.offset)
-            left = info.nbytes
-            while left:
-                piece = f.read(min(CHUNK, left))
-                if not piece:
-                    raise InputError(f"{shard} ends inside tensor {info.name}", "the file is shorter than its header says", "Download it again.")
-                digest.update(piece)
-                left -= len(piece)
-            table[info.name] = digest.hexdigest()
-    return table
+    tensors = sorted(read_header(shard), key=lambda t: t.offset)
+    # threads help: reading and hashing both let go of the interpreter
+    with open(shard, "rb", buffering=0) as f, ThreadPoolExecutor(threads) as pool:
+        return dict(zip((t.name for t in tensors), pool.map(lambda t: _digest(f.fileno(), t), tensors)))
+
+
+def _digest(descriptor: int, info: TensorInfo) -> str:
+    digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
+    at, end = info.offset, info.offset + info.nbytes
+    while at < end:
+        piece = os.pread(descriptor, min(CHUNK, end - at), at)
+        if not piece:
+            raise InputError(f"{info.file} ends inside tensor {info.name}", "the file is shorter than its header says", "Download it again.")
+        digest.update(piece)
+        at += len(piece)
+    return digest.hexdigest()

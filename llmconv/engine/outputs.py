@@ -27,12 +27,12 @@ def prepare(pairs: Iterable[tuple[str, str]]) -> None:
         remove(temporary)
 
 
-def seal(temporary: str, target: str) -> str:
-    """Syncs a staged output and returns its digest; ConvertError if the action did not write it."""
+def seal(temporary: str, target: str, known: str | None = None) -> str:
+    """Syncs a staged output and returns its digest, which the action may know; ConvertError if the action did not write it."""
     if not os.path.lexists(temporary):
         raise ConvertError(f"the action did not write {target}")
     files.sync(temporary)
-    return files.digest(temporary)
+    return known or files.digest(temporary)
 
 
 def publish(pairs: Iterable[tuple[str, str]]) -> None:

@@ -87,7 +87,8 @@ def _act(job: Job) -> dict:
     seconds, after = time.monotonic() - start, _used()
     json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
     check_inputs(job.inputs)
-    digests = [outputs.seal(staged, target) for target, staged in job.pairs]
+    known = values.pop("digests", {})
+    digests = [outputs.seal(staged, target, known.get(target)) for target, staged in job.pairs]
     # the children's peak is one of this worker's whole life: only when it rises is it known whose it was
     measured = [values.get("peak_rss") or 0, after[1] if after[1] > before[1] else 0, peak()]
     result = {

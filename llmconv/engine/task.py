@@ -76,7 +76,8 @@ def task(
     """A doit task dict.
 
     call: "package.module:function", run in a worker process as function(**args, out=out), where out maps each target
-    path (str) to the path to write instead (a file or a directory); it returns a JSON-able dict of values or None. With
+    path (str) to the path to write instead (a file or a directory); it returns a JSON-able dict of values or None. In
+    it, "digests" may give the sha256 (hex) of targets that the action knows, by target: large ones are then not read again. With
     `local` it runs in a thread of the main process: for very cheap pure Python only. None: a group.
     args: JSON-able; paths in it do not count. What counts for the task's key: call, code (version of the code behind
     call), key (every option that determines the output), file_dep (content), picks (named entries of JSON files),

@@ -58,6 +58,8 @@ class Adapter:
                 first, last = recipe[2:4]
             else:
                 continue
+            if f"{path}.lora_A.weight" not in self.weights:  # a layer of another kind, which has no such linear
+                continue
             a, b = self.parts(path)
             made[first:last] += b.T @ a
         return made

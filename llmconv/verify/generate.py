@@ -11,28 +11,39 @@ when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three standard deviatio
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.verify import compare, nets
-from llmconv.verify.nets import checkable
 from llmconv.verify.reference import Reference
-from llmconv.verify.runs import CHIP, Picked, Session, choice, pick
+from llmconv.verify.runs import CHIP, Picked, Session, pick
+from llmconv.verify.runtime import Runtime
 
 if TYPE_CHECKING:
     import numpy as np
 
 CHAIN = "all blocks"  # the name under which chained errors are reported
 
+__all__ = ["CHAIN", "Generation", "Own", "Runtime", "Turn", "converse", "generate", "generate_batch", "turns"]
+
 
 @dataclass(frozen=True)
 class Generation:
-    """prompt: token ids; tokens: one judged pick per generated token, in order."""
+    """prompt: token ids that were read first; tokens: one judged pick per generated token, in order."""
 
     prompt: tuple[int, ...]
     tokens: tuple[Picked, ...]
+
+
+@dataclass(frozen=True)
+class Turn:
+    """Tokens [n] to read, and how many to generate behind them (0: read on). back: first forget all but so many tokens."""
+
+    ids: np.ndarray
+    tokens: int
+    back: int | None = None
 
 
 class Own:
@@ -54,81 +65,123 @@ class Own:
             self.caches[layer] = tuple(np.concatenate(pair, 1) for pair in zip(cache, (k, v))) if cache else (k, v)
         return hidden
 
+    def forget(self, kept: int) -> None:
+        """Go back to the first `kept` tokens."""
+        self.caches = [tuple(part[:, :kept] for part in cache) for cache in self.caches]
 
-@dataclass(frozen=True)
-class Runtime:
-    """The nets as a runtime uses them: prefill and decode blocks by layer, the two embeddings, the head."""
 
-    blocks: tuple[Net, ...]
-    caches: tuple[Net, ...]
-    embedding: Net
-    embedding_cache: Net
-    head: Net
+class Speaker:
+    """One sequence on both sides: the chip's cache by layer and how far it is filled, the model by itself, exactly and blurred."""
 
-    @classmethod
-    def of(cls, plan: Plan) -> Runtime | None:
-        """None if the plan lacks a net that a plain generation needs (embeddings that are on disk, say)."""
-        by_name = {net.name: net for net in plan.nets}
-        layers = range(plan.spec.layers)
-        names = [*(f"block_{i}" for i in layers), *(f"block_cache_{i}" for i in layers), "embedding", "embedding_cache", "lm_head"]
-        if not all(name in by_name and checkable(by_name[name]) for name in names):
-            return None
-        found = [by_name[name] for name in names]
-        return cls(tuple(found[: len(layers)]), tuple(found[len(layers) : -3]), *found[-3:])
+    def __init__(self, session: Session, runtime: Runtime, name: str = ""):
+        import numpy as np
 
-    def prompt(self, tokens: int) -> int:
-        """A prompt's length that leaves padding in the prefill and room for `tokens` more."""
-        return max(1, min(nets.length(self.embedding), nets.capacity(self.caches[0]) - tokens) * 3 // 4)
+        spec = session.plan.spec
+        shape = (1, runtime.capacity, spec.kv_heads, spec.head_dim)
+        self.session, self.runtime, self.name, self.past = session, runtime, name, 0
+        self.caches = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(spec.layers)]
+        self.own, self.blurred = Own(session.reference), Own(session.half)
+        self.judged: list[Picked] = []
+        self._state: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+
+    def read(self, ids: np.ndarray) -> None:
+        """Prefill tokens [n], in as many chunks as it takes."""
+        while len(ids):
+            most = self.runtime.chunk(self.past)
+            if not most:
+                raise ValueError(f"no net reads on behind {self.past} tokens")
+            chunk, ids = ids[:most], ids[most:]
+            label = f"{self.name}{'prompt of ' if not self.past else ''}{len(chunk)}{f' behind {self.past}' if self.past else ''}"
+            self.follow(chunk, self.runtime.prefill(self.session, chunk, self.past, self.caches, label))
+
+    def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
+        """The chip has read tokens [n], to hidden states `rows` [1, n, H]: compare the chain with the model's."""
+        right, half = self.own.forward(ids), self.blurred.forward(ids)
+        given = {"difference": compare.measure(rows, right), "torch_half": compare.measure(half, right)}
+        self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
+        self.past += len(ids)
+        self._state = tuple(states[:, -1] for states in (rows, right, half))
+
+    def pick(self) -> int:
+        """The chip's next token, judged by the model's logits."""
+        rows, right, half = self._state
+        label = f"{self.name}token {len(self.judged) + 1}"
+        token = self.runtime.choose(self.session, rows, label)
+        logits = self.session.reference.logits(right)[0]
+        error = self.blurred.reference.logits(half)[0] - logits
+        noise = compare.FACTOR * 3 * math.sqrt(2) * math.sqrt(float((error**2).mean()))
+        self.judged.append(pick("generation", label, token, logits, noise))
+        return token
+
+    def forget(self, kept: int) -> None:
+        """Go back to the first `kept` tokens. The chip's rows beyond them stay, as in a runtime, and must not count."""
+        self.past = kept
+        self.own.forget(kept)
+        self.blurred.forget(kept)
+
+
+def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
+    """Generate up to `tokens` tokens in each sequence (as far as the cache reaches); returns the last ones, not read yet."""
+    import numpy as np
+
+    first = sequences[0]
+    session, runtime = first.session, first.runtime
+    for number in range(1, tokens + 1):
+        found = [sequence.pick() for sequence in sequences]
+        full = any(sequence.past >= runtime.capacity for sequence in sequences)
+        if number == tokens or full or not all(0 <= token < session.plan.spec.vocab for token in found):
+            break
+        states = runtime.decode(session, found, [s.past for s in sequences], [s.caches for s in sequences], f"token {number}")
+        for sequence, token, rows in zip(sequences, found, states):
+            sequence.follow(np.array([token]), rows)
+    return found
 
 
 def generate(session: Session, runtime: Runtime, prompt: np.ndarray, tokens: int) -> Generation:
-    """Generate up to `tokens` tokens (as far as the cache reaches) behind `prompt` [n]."""
+    """Generate up to `tokens` tokens behind `prompt` [n]."""
+    return converse(session, runtime, [Turn(prompt, tokens)])
+
+
+def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Generation:
+    """One conversation, turn by turn."""
     import numpy as np
 
-    n = len(prompt)
-    own, blurred = Own(session.reference), Own(session.half)
-    hidden = session.launch(nets.tokens(runtime.embedding, prompt, f"prompt of {n}"))[runtime.embedding.outputs[0].name]
-    history = []
-    for net, decode in zip(runtime.blocks, runtime.caches):
-        found = session.launch(nets.step(net, hidden, n))
-        hidden = found["output_states"]
-        history.append(_history(decode, found))
-    judged, ids, past = [], prompt, n
-    while True:
-        label = f"token {len(judged) + 1}"
-        rows = hidden[:, : len(ids)]
-        token = choice(session.launch(nets.head(runtime.head, rows[:, -1], label)))
-        judged.append(_judge(session, own, blurred, ids, rows, token, label))
-        if len(judged) == tokens or past >= nets.capacity(runtime.caches[0]) or not 0 <= token < session.plan.spec.vocab:
-            return Generation(tuple(map(int, prompt)), tuple(judged))
-        ids = np.array([token])
-        hidden = session.launch(nets.tokens(runtime.embedding_cache, ids, label))[runtime.embedding_cache.outputs[0].name]
-        for net, cache in zip(runtime.caches, history):
-            found = session.launch(nets.step(net, hidden, 1, past, cache, label))
-            hidden = found["output_states"]
-            for rows_of, new in zip(cache, (found["k_cache"], found["v_cache"])):
-                rows_of[:, past] = new[:, 0]
-        past += 1
+    sequence, last = Speaker(session, runtime), []
+    for number, turn in enumerate(said, 1):
+        if turn.back is not None:
+            sequence.forget(turn.back)
+            last = []
+        sequence.name = f"turn {number}, " if len(said) > 1 else ""
+        sequence.read(np.concatenate([np.array(last, int), turn.ids]))
+        last = write([sequence], turn.tokens) if turn.tokens else []
+    return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
-def _history(net: Net, found: dict[str, np.ndarray]) -> tuple[np.ndarray, ...]:
-    """The decode net's history with a prefill's rows at its beginning. Rows of the padding go along, as in a runtime's copy."""
-    import numpy as np
-
-    made = []
-    for name, new in (("history_k", found["k_cache"]), ("history_v", found["v_cache"])):
-        rows = np.zeros(next(io.shape for io in net.inputs if io.name == name), np.float32)
-        rows[:, : new.shape[1]] = new
-        made.append(rows)
-    return tuple(made)
+def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], tokens: int) -> Generation:
+    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded together."""
+    sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
+    for sequence, prompt in zip(sequences, prompts):
+        sequence.read(prompt)
+    write(sequences, tokens)
+    return Generation(tuple(map(int, prompts[0])), tuple(p for sequence in sequences for p in sequence.judged))
 
 
-def _judge(session: Session, own: Own, blurred: Own, ids: np.ndarray, rows: np.ndarray, token: int, label: str) -> Picked:
-    """Compare the chain's state with the reference's, and the token with the reference's choice."""
-    right, half = own.forward(ids), blurred.forward(ids)
-    given = {"difference": compare.measure(rows, right), "torch_half": compare.measure(half, right)}
-    session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
-    logits = session.reference.logits(right[:, -1])[0]
-    error = blurred.reference.logits(half[:, -1])[0] - logits
-    noise = compare.FACTOR * 3 * math.sqrt(2) * math.sqrt(float((error**2).mean()))
-    return pick("generation", label, token, logits, noise)
+def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -> list[Turn]:
+    """A conversation that a plan's nets are for: one prompt; with prefill history a long one and another; for a shared prompt that and
+    two questions, each behind the prompt alone."""
+
+    def ids(count: int) -> np.ndarray:
+        return rng.integers(0, plan.spec.vocab, max(1, count))
+
+    job, room = plan.job, runtime.capacity - tokens
+    if job.share_prompt:
+        prompt = min(runtime.chunk(0), room * 2 // 3) * 3 // 4
+        ask = min(runtime.chunk(1), room - prompt) * 3 // 4
+        return [Turn(ids(prompt), 0), Turn(ids(ask), tokens // 2), Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt))]
+    if job.use_block_with_kv or job.use_history_kv:
+        reach = min(room, nets.capacity(runtime.blocks(1)[0]))  # prefill takes no more history
+        first = max(1, min(runtime.chunk(0) * 3 // 2, (reach - tokens // 2) * 2 // 3))
+        second = min(runtime.chunk(1) * 3 // 4, room - first)
+        if second > 0 and first + tokens // 2 <= reach:
+            return [Turn(ids(first), tokens // 2), Turn(ids(second - 1), tokens - tokens // 2)]
+    return [Turn(ids(runtime.prompt(tokens)), tokens)]

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint import recipe
 from llmconv.families.oracle import Oracle
+from llmconv.verify.adapters import Adapter
 from llmconv.verify.weights import Precision
 
 if TYPE_CHECKING:
@@ -34,11 +35,13 @@ class Reference:
     routing: of the layer that ran last, if it has routed experts: the router's logits [L, experts].
     precision: how the weights are rounded (default: as the chip has them; Precision() for the checkpoint's own values).
     dtype: torch type of the maths; a half type tells what half precision costs any implementation of this model.
+    adapter: LoRA that is added to the weights of the layers (and where `adapted` is asked for, of the embedding and the head).
     """
 
-    def __init__(self, plan: Plan, precision: Precision | None = None, dtype: str = "f32"):
+    def __init__(self, plan: Plan, precision: Precision | None = None, dtype: str = "f32", adapter: Adapter | None = None):
         import torch
 
+        self.adapter = adapter
         self.plan, self.oracle = plan, plan.family.reference or Oracle()
         self.precision = Precision.of(plan.job) if precision is None else precision
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
@@ -52,7 +55,7 @@ class Reference:
     def layers(self) -> int:
         return len(self.decoder.layers)
 
-    def embed(self, ids: np.ndarray) -> np.ndarray:
+    def embed(self, ids: np.ndarray, adapted: bool = False) -> np.ndarray:
         """Token ids [1, L] -> hidden states [1, L, H], in float32 whatever `dtype`. Reads only the tokens' rows."""
         import numpy as np
         import torch
@@ -61,13 +64,14 @@ class Reference:
         source = self.source(self.paths[id(table)] + ".weight")
         used, where = np.unique(ids, return_inverse=True)
         rows = np.concatenate([recipe.evaluate(("rows", source, int(i), int(i) + 1), self.plan.checkpoint) for i in used])
+        rows = self.precision.of_other(rows) + (self.adapter.rows(used) if adapted and self.adapter else 0)
         few = copy.copy(table)
         few.padding_idx = None  # it names a row of the whole table, and matters to training alone
         bare = _with_parts(self.decoder, {id(table): few, id(self.decoder.norm): torch.nn.Identity(), id(self.decoder.layers): torch.nn.ModuleList()})
         name = next(n for n, m in bare.named_modules() if m is few)
         ids = torch.from_numpy(where.reshape(ids.shape))
         with torch.inference_mode():
-            weights = {f"{name}.weight": torch.from_numpy(self.precision.of_other(rows))}
+            weights = {f"{name}.weight": torch.from_numpy(rows)}
             return torch.func.functional_call(bare, weights, (), {"input_ids": ids, "use_cache": False}).last_hidden_state.numpy()
 
     def block(self, layer: int, hidden: np.ndarray, positions: np.ndarray, mask: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -94,7 +98,7 @@ class Reference:
                 y = torch.func.functional_call(self.decoder.norm, self._weights(self.decoder.norm), (y,))
         return tuple(t.float().numpy() for t in (y, *(n.transpose(1, 2) for n in cache.new)))
 
-    def logits(self, hidden: np.ndarray) -> np.ndarray:
+    def logits(self, hidden: np.ndarray, adapted: bool = False) -> np.ndarray:
         """Hidden states [N, H] (after the final norm) -> logits [N, V], by the class's own forward around a given decoder output."""
         import numpy as np
         import torch
@@ -108,8 +112,9 @@ class Reference:
         path = self.paths[id(head)]
         with torch.inference_mode():
             for first in range(0, head.weight.shape[0], step):
-                rows = ("rows", self.source(name), first, min(first + step, head.weight.shape[0]))
-                weight = self._tensor(self.precision.of_other(recipe.evaluate(rows, self.plan.checkpoint)))
+                last = min(first + step, head.weight.shape[0])
+                rows = self.precision.of_other(recipe.evaluate(("rows", self.source(name), first, last), self.plan.checkpoint))
+                weight = self._tensor(rows + self.adapter.of_head(first, last) if adapted and self.adapter else rows)
                 parts.append(torch.func.functional_call(shell, {f"{path}.weight": weight}, (), {"use_cache": False}).logits[0].float().numpy())
         return np.concatenate(parts, -1)
 
@@ -169,8 +174,13 @@ class Reference:
 
         linear = {f"{n}.weight" for n, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
         path = self.paths[id(module)]
-        values = {n: recipe.evaluate(self.source(f"{path}.{n}"), self.plan.checkpoint) for n, _ in module.named_parameters()}
-        return {n: self._tensor(self.precision.of_linear(v) if n in linear else self.precision.of_other(v)) for n, v in values.items()}
+        weights = {}
+        for n, _ in module.named_parameters():
+            source = self.source(f"{path}.{n}")
+            values = recipe.evaluate(source, self.plan.checkpoint)
+            values = self.precision.of_linear(values) if n in linear else self.precision.of_other(values)
+            weights[n] = self._tensor(self.adapter.added(source, values) if self.adapter and n in linear else values)
+        return weights
 
     def _layer(self, layer: int) -> dict[str, torch.Tensor]:
         if layer not in self._kept:

@@ -24,8 +24,7 @@ COLUMNS = ("net", "runs", "output", "rel L2", "limit", "cosine", "max abs", "NaN
 @dataclass(frozen=True)
 class Report:
     """The results of one verification. interface: where the file's nets differ from the plan's contract with the runtimes;
-    unchecked: nets that
-    were asked for but that there is no reference for; seconds: wall time by net."""
+    unchecked: nets that were asked for but that there is no reference for; seconds: wall time by net."""
 
     title: str
     compared: tuple[Compared, ...]
@@ -37,9 +36,12 @@ class Report:
     seconds: dict[str, float]
 
     @classmethod
-    def of(cls, session: Session, title: str, generation: Generation | None, interface: Sequence[str], unchecked: Sequence[str]) -> Report:
-        found = (tuple(session.compared), tuple(session.picked), generation, tuple(interface), tuple(unchecked))
-        return cls(title, *found, dict(session.launches), dict(session.seconds))
+    def of(cls, sessions: Sequence[Session], title: str, generation: Generation | None, interface: Sequence[str], unchecked: Sequence[str]) -> Report:
+        compared = tuple(c for s in sessions for c in s.compared)
+        picked = tuple(p for s in sessions for p in s.picked)
+        launches = {name: n for s in sessions for name, n in s.launches.items()}
+        times = {name: n for s in sessions for name, n in s.seconds.items()}
+        return cls(title, compared, picked, generation, tuple(interface), tuple(unchecked), launches, times)
 
     @property
     def ok(self) -> bool:

@@ -95,6 +95,11 @@ class Session:
         self._judge(launch, given, first)
         return found if not written else given
 
+    def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
+        """Compare what is no net's output, under a name of its own."""
+        self.launches[name] = self.launches.get(name, 0) + 1
+        self.record(name, output, CHIP, tolerance=tolerance, difference=measure(found, right))
+
     def record(self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None) -> None:
         """Add a launch's difference to that of (net, output, against)."""
         old = self._compared.get(what)
@@ -159,7 +164,7 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) 
         for number in range(3 if thorough else 1):
             session.launch(nets.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
     else:
-        for count, past in _places(net, thorough):
+        for count, past in _places(net, thorough, session.plan.job.seq_length):
             _block_alone(session, net, count, past, rng)
 
 
@@ -179,13 +184,13 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
         session.launch(nets.step(net, hidden, count, past, history))
 
 
-def _places(net: Net, thorough: bool) -> list[tuple[int, int]]:
+def _places(net: Net, thorough: bool, most: int) -> list[tuple[int, int]]:
     """(new tokens, history before them) of a block's launches: the middle; if thorough also an empty and a full history, and for
-    nets that take any length one token and all."""
+    nets that take any length one token and all. most: tokens in all, for which there are positions."""
     length, capacity, dynamic = nets.length(net), nets.capacity(net), net.flags.dynamic
     counts, pasts = [max(1, length * 3 // 4)], [capacity * 3 // 5]
     if dynamic:
         counts = [1, min(7, length), length] if thorough else [min(7, length)]
     if thorough and capacity:
         pasts += [1 if dynamic else 0, max(0, capacity - length)]
-    return [(count, past) for count in sorted(set(counts)) for past in sorted(set(pasts))]
+    return sorted({(count, min(past, most - count)) for count in counts for past in pasts})

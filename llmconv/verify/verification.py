@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,10 +15,15 @@ from llmconv.verify import manifest
 from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, seconds
 
 if TYPE_CHECKING:
+    import numpy as np
     from rich.console import Console
 
+    from llmconv.nets import Net
     from llmconv.simulator.client import NetInfo
+    from llmconv.verify.generate import Generation
     from llmconv.verify.report import Report
+    from llmconv.verify.runs import Session
+    from llmconv.verify.runtime import Runtime
 
 TOKENS = 16
 
@@ -55,23 +61,55 @@ def run(plan: Plan, bmodel: Path, choice: Choice, seed: int = 0, title: str = ""
     import numpy as np
 
     from llmconv.simulator.client import Simulator
-    from llmconv.verify.generate import Runtime, generate
-    from llmconv.verify.nets import checkable
     from llmconv.verify.report import Report
-    from llmconv.verify.runs import Session, alone
+    from llmconv.verify.runs import Session, alone, checkable
+    from llmconv.verify.runtime import Runtime
 
     rng, generation = np.random.default_rng(seed), None
     with Simulator(bmodel, plan.job.chip, _tools().root) as simulator:
         interface = list(differences(plan, simulator.nets))
-        session = Session(plan, simulator, say)
+        sessions = [Session(plan, simulator, say)]
         runtime = Runtime.of(plan)
         if choice.tokens and runtime and not interface:
-            prompt = rng.integers(0, plan.spec.vocab, runtime.prompt(choice.tokens))
-            generation = generate(session, runtime, prompt, choice.tokens)
+            generation = _generate(sessions[0], runtime, rng, choice.tokens)
+            if runtime.table:
+                runtime.table.check(sessions[0])
         for net in choice.nets if not interface else ():
             if checkable(net):
-                alone(session, net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
-    return Report.of(session, title, generation, interface, [net.name for net in choice.nets if not checkable(net)])
+                alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+    roomy = [net for net in choice.nets if net.places]
+    if roomy and not interface:
+        sessions.append(_with_adapter(plan, bmodel, roomy, rng, say))
+    return Report.of(sessions, title, generation, interface, [net.name for net in choice.nets if not checkable(net)])
+
+
+def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
+    """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens altogether."""
+    from llmconv.verify import generate
+
+    if runtime.batch == 1:
+        return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
+    each = max(2, tokens // runtime.batch)
+    longest = runtime.prompt(each)
+    prompts = [rng.integers(0, session.plan.spec.vocab, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
+    return generate.generate_batch(session, runtime, prompts, each)
+
+
+def _with_adapter(plan: Plan, bmodel: Path, roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]) -> Session:
+    """A session over the nets with room for LoRA, with an adapter of random numbers in a copy of the file."""
+    from llmconv.simulator.client import Simulator
+    from llmconv.verify.adapters import Adapter, load
+    from llmconv.verify.runs import Session, alone
+
+    adapter = Adapter.random(plan, rng)
+    with tempfile.TemporaryDirectory(prefix="llmconv-adapter-") as folder:
+        copy = Path(folder) / bmodel.name
+        load(adapter, bmodel, copy)
+        with Simulator(copy, plan.job.chip, _tools().root) as simulator:
+            session = Session(plan, simulator, say, adapter)
+            for net in roomy:
+                alone(session, net, rng, thorough=False)
+    return session
 
 
 def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:

@@ -1,0 +1,119 @@
+"""The nets as a runtime uses them: which net takes which tokens, and what goes from one to the next."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmconv.nets import Net
+from llmconv.plan import Plan
+from llmconv.verify import nets
+from llmconv.verify.disk import Table
+from llmconv.verify.runs import Session, checkable, choice
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Cache = tuple["np.ndarray", "np.ndarray"]  # keys and values [1, S, KV, D] of a layer
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """by_name: the plan's nets; layers: how many; capacity: rows of the whole cache; table: the embedding, where it is a file."""
+
+    by_name: Mapping[str, Net]
+    layers: int
+    capacity: int
+    table: Table | None = None
+
+    @classmethod
+    def of(cls, plan: Plan) -> Runtime | None:
+        """None if the plan lacks a net that a plain generation needs, or has one that nobody here knows how to run."""
+        by_name, layers = {net.name: net for net in plan.nets}, range(plan.spec.layers)
+        table = Table.of(plan) if plan.job.embedding_disk else None
+        names = [*(f"block_{i}" for i in layers), *(f"block_cache_{i}" for i in layers), "lm_head", *(() if table else ("embedding", "embedding_cache"))]
+        if not all(name in by_name for name in names) or not all(map(checkable, plan.nets)):
+            return None
+        return cls(by_name, len(layers), nets.capacity(by_name["block_cache_0"]), table)
+
+    @property
+    def batch(self) -> int:
+        """Sequences that are decoded at once."""
+        return self.by_name["block_cache_0"].inputs[0].shape[0]
+
+    def blocks(self, past: int) -> list[Net]:
+        """The prefill nets, by layer, for tokens behind `past` others."""
+        kind = "block_kv" if past else "block_prompt"
+        return [self.by_name.get(f"{kind}_{i}") or self.by_name[f"block_{i}"] for i in range(self.layers)]
+
+    def chunk(self, past: int) -> int:
+        """How many tokens one prefill takes behind `past` others; 0 where none can."""
+        net = self.blocks(past)[0]
+        return nets.length(net) if past <= nets.capacity(net) else 0
+
+    def caches(self, past: int) -> list[Net]:
+        """The decode nets, by layer, for a token behind `past` others: of several stages the shortest that has room."""
+        def stages(layer: int) -> list[Net]:
+            name = f"block_cache_{layer}"
+            return [net for net in self.by_name.values() if name in (net.name, net.stage_of) and nets.capacity(net) >= past]
+
+        return [min(stages(layer), key=nets.capacity) for layer in range(self.layers)]
+
+    def prompt(self, tokens: int) -> int:
+        """A prompt's length that leaves padding in the prefill and room for `tokens` more."""
+        return max(1, min(self.chunk(0), self.capacity - tokens) * 3 // 4)
+
+    def embed(self, session: Session, ids: np.ndarray, label: str, decode: bool = False) -> np.ndarray:
+        """The hidden states [1, L, H] of tokens [n]; beyond them is padding."""
+        names = ("embedding_cache", "embedding_cache_lora") if decode else ("embedding", "embedding_lora")
+        net = self.by_name.get(names[0])
+        if net is None:
+            return self.table.embed(session, ids)
+        launch = nets.tokens(net, ids, label)
+        hidden = session.launch(launch)[net.outputs[0].name]
+        if lora := self.by_name.get(names[1]):
+            given = {"input_ids": next(iter(launch.inputs.values())), "input_states": hidden}
+            hidden = session.launch(nets.lora(lora, given, len(ids), label))[lora.outputs[0].name]
+        return hidden
+
+    def choose(self, session: Session, hidden: np.ndarray, label: str) -> int:
+        """The token behind the hidden state [1, H]."""
+        found = session.launch(nets.head(self.by_name["lm_head"], hidden, label))
+        if lora := self.by_name.get("lm_head_lora"):
+            (logits,) = found.values()
+            found = session.launch(nets.lora(lora, {"input_states": hidden, "input_logits": logits}, 1, label))
+        if greedy := self.by_name.get("greedy_head"):
+            (logits,) = found.values()
+            found = session.launch(nets.head(greedy, logits, label))
+        return choice(found)
+
+    def prefill(self, session: Session, ids: np.ndarray, past: int, caches: Sequence[Cache], label: str) -> np.ndarray:
+        """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go into the caches,
+        and those of the padding behind them, as in a runtime's copy."""
+        hidden = self.embed(session, ids, label)
+        for net, cache in zip(self.blocks(past), caches):
+            found = session.launch(nets.step(net, hidden, len(ids), past, cache, label))
+            hidden = found["output_states"]
+            for rows, new in zip(cache, (found["k_cache"], found["v_cache"])):
+                rows[:, past : past + new.shape[1]] = new[:, : rows.shape[1] - past]
+        return hidden[:, : len(ids)]
+
+    def decode(self, session: Session, tokens: Sequence[int], pasts: Sequence[int], caches: Sequence[Sequence[Cache]], label: str) -> list[np.ndarray]:
+        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go into the caches."""
+        import numpy as np
+
+        states = [self.embed(session, np.array([token]), label, decode=True)[:, :1] for token in tokens]
+        hidden = np.concatenate(states)
+        for layer, net in enumerate(self.caches(max(pasts))):
+            if self.batch > 1:
+                history = tuple(np.concatenate([cache[layer][part] for cache in caches]) for part in (0, 1))
+                found = session.launch(nets.steps(net, hidden, pasts, history, label))
+                found = {name: values.swapaxes(0, 1) for name, values in found.items()}
+            else:
+                found = session.launch(nets.step(net, hidden, 1, pasts[0], caches[0][layer], label))
+            hidden = found["output_states"]
+            for sequence, (past, cache) in enumerate(zip(pasts, caches)):
+                for rows, new in zip(cache[layer], (found["k_cache"], found["v_cache"])):
+                    rows[:, past] = new[sequence, 0]
+        return [hidden[b : b + 1] for b in range(len(tokens))]
