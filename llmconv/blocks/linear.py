@@ -11,7 +11,9 @@ def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value) -> Value:
     k, n = spec.linear(role)
     path = spec.path(role, layer)
     bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias")) if role in spec.bias else g.none
-    weight = g.weight(f"{path}.weight", (k, n), ("transpose", spec.source(role, layer)))
+    source = spec.source(role, layer)
+    source = source[1] if source[0] == "transpose" else ("transpose", source)
+    weight = g.weight(f"{path}.weight", (k, n), source)
     out = g.MatMul(x, weight, bias, name=path)
     return lora(g, path, path, x, out, k, n) if g.lora_rank else out
 

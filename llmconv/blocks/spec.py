@@ -22,7 +22,7 @@ ACTIVATIONS = {
 HALVES, NEIGHBOURS = "contiguous_halves", "interleaved_pairs"
 
 # Role -> tensor name without .weight/.bias; {i} is the layer. Norms may be absent, and two more may be there:
-# attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual.
+# attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual. {e} is an expert's number.
 LLAMA: Mapping[str, str] = {
     "embedding": "model.embed_tokens",
     "norm": "model.norm",
@@ -110,6 +110,11 @@ class Spec:
         """(K, N) of a block's linear layer."""
         q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
         sizes = {"q": (self.hidden, q), "k": (self.hidden, kv), "v": (self.hidden, kv), "o": (q, self.hidden)}
+        if self.experts:
+            wide, shared = self.experts.count * self.experts.width, self.experts.shared
+            sizes |= {"expert_gate": (self.hidden, wide), "expert_up": (self.hidden, wide), "expert_down": (wide, self.hidden)}
+            sizes |= {"shared_gate": (self.hidden, shared), "shared_up": (self.hidden, shared), "shared_down": (shared, self.hidden)}
+            sizes |= {"shared_factor": (self.hidden, 1)}
         sizes |= {"gate": (self.hidden, self.intermediate), "up": (self.hidden, self.intermediate), "down": (self.intermediate, self.hidden)}
         return sizes[role]
 
@@ -118,10 +123,13 @@ class Spec:
         if layer is None:
             return self.names[role]
         tensor = self._fused_in(role)
-        return self.names["layer"].format(i=layer) + (f"{tensor}_{role}" if tensor else self.names[role])
+        return self.names["layer"].format(i=layer) + (f"{tensor}_{role}" if tensor else self.names[role].replace(".{e}", ""))
 
     def source(self, role: str, layer: int, part: str = "weight") -> tuple:
-        """The recipe of a linear's weight or bias, as the checkpoint stores it."""
+        """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the other)."""
+        if "{e}" in (path := self.names.get(role, "")):
+            each = (("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}") for e in range(self.experts.count))
+            return ("concat", *each) if role != "expert_down" else ("transpose", ("concat", *(("transpose", one) for one in each)))
         tensor = self._fused_in(role)
         if not tensor:
             return ("tensor", f"{self.path(role, layer)}.{part}")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
 from pathlib import Path
 
-from llmconv.errors import ConvertError
+from llmconv.errors import ConvertError, InputError
 
 PATIENCE = 0.5  # seconds: a holder that was just killed needs a moment to be gone
 GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
@@ -27,8 +28,15 @@ class Lock:
         self.unclean = False
 
     def __enter__(self) -> Lock:
-        self._dir.mkdir(parents=True, exist_ok=True)
-        self._fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        try:
+            self._dir.mkdir(parents=True, exist_ok=True)
+            self._fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise InputError(
+                f"the output directory {self._dir.parent} cannot be written", error.strerror or str(error), "Choose another one."
+            ) from None
         if not _acquire(self._fd, PATIENCE):
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             os.close(self._fd)

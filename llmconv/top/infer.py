@@ -69,10 +69,8 @@ def attention(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     return [(attrs["batch"], attrs["mq"], attrs["q_head"] * attrs["dim"])]
 
 
-def experts(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
-    """Each token's experts by themselves: [tokens, experts per token, H]."""
-    x = shapes[0]
-    return [(prod(x[:-1]), attrs["num_expert_per_tok"], x[-1])]
+def permute(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    return [tuple(shapes[0][axis] for axis in attrs["order"])]
 
 
 def reduce(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:

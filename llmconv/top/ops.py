@@ -104,6 +104,7 @@ ROWS = (
         lambda np, a, *xs: np.concatenate(xs, a["axis"]),
         {"axis": Attr("si32", 1), "only_merge": Attr("bool", False), **_RELU, **_QUANT_ROUND},
     ),
+    Row("Permute", infer.permute, lambda np, a, x: x.transpose(a["order"]), {"order": Attr("i64s")}),
     Row(
         "Slice",
         infer.cut,
@@ -124,22 +125,6 @@ ROWS = (
             "mk": Attr("i64"),
             "keep_dims": Attr("bool", False),
             "mask_size": Attr("si32", 0),
-        },
-    ),
-    Row(
-        "Mlp",
-        infer.experts,
-        maths.experts,
-        {
-            "right_transpose_gate": Attr("bool", True),
-            "right_transpose_up": Attr("bool", True),
-            "right_transpose_down": Attr("bool", False),
-            "is_expert": Attr("bool", True),
-            "quantized": Attr("bool", False),
-            "q_group_size": Attr("i64", 0),
-            "weight_bits": Attr("i64", 0),
-            "num_expert": Attr("i64"),
-            "num_expert_per_tok": Attr("i64"),
         },
     ),
     Row(
@@ -189,8 +174,8 @@ ROWS = (
         {"axis": Attr("i64"), "reduction": Attr("i64", 0), "nc_can_split": Attr("bool", False)},
     ),
     Row("ScatterND", infer.same, maths.scatter_nd, {"reduction": Attr("i32", 0)}),
-    # comparisons: mode Less is the one in use; they give 1.0 and 0.0
-    Row("Compare", infer.broadcast, lambda np, a, x, y: (x < y).astype(np.float32), {"mode": Attr("str", "Less")}),
+    # comparisons give 1.0 and 0.0
+    Row("Compare", infer.broadcast, maths.compare, {"mode": Attr("str", "Less")}),
     Row(
         "CompareConst",
         infer.same,

@@ -142,7 +142,8 @@ def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int
 def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """What a launch gave, as `EXPECTED` gives it: [1, tokens, ...] of every output, one token of each sequence in a batch."""
     if not writes(launch.net):
-        return {io.name: found[io.name][:, : launch.count] for io in launch.net.outputs}
+        rows = [found[io.name] for io in launch.net.outputs]
+        return {io.name: r[:, : launch.count] if len(r.shape) > 2 else r[None] for io, r in zip(launch.net.outputs, rows)}
     made = {io.name: found[io.name] for io in launch.net.outputs} | {"k_cache": found["history_k"][:, -1:], "v_cache": found["history_v"][:, -1:]}
     return {name: values.swapaxes(0, 1) for name, values in made.items()}
 
@@ -176,7 +177,7 @@ def _lora(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
         ids, states = (given[name][:, : launch.count] for name in ("input_ids", "input_states"))
         return {io.name: states + reference.embed(ids, adapted=True) - reference.embed(ids)}
     hidden, logits = given["input_states"], given["input_logits"]
-    return {io.name: logits + reference.logits(hidden, adapted=True) - reference.logits(hidden)}
+    return {io.name: (logits + reference.logits(hidden, adapted=True) - reference.logits(hidden))[None]}
 
 
 EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, "np.ndarray"]]] = {

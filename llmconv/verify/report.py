@@ -84,7 +84,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
         verdict = "ok" if report.net_ok(name) else "WRONG"
         found = [c for c in report.compared if c.net == name]
         if found:
-            worst = max(found, key=lambda c: (not c.ok, c.against == CHIP, c.difference.relative_l2 / c.limit if c.limit < math.inf else 0))
+            worst = max(found, key=lambda c: (not c.ok, c.against == CHIP, c.difference.relative_l2 / c.limit if 0 < c.limit < math.inf else 0))
             d = worst.difference
             output = worst.output if worst.against == CHIP else f"{worst.output} ({worst.against} weights)"
             figures = (_figure(d.relative_l2, ".4f"), _figure(worst.limit, ".4f"), _figure(d.cosine, ".6f"), _figure(d.max_abs, ".3g"), str(d.not_finite))

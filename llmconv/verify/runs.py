@@ -93,7 +93,7 @@ class Session:
             self.record(name, f"{tensor}, other rows", CHIP, tolerance=compare.SAME, difference=kept)
         given = nets.results(launch, found)
         self._judge(launch, given, first)
-        return found if not written else given
+        return given if written else found
 
     def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
         """Compare what is no net's output, under a name of its own."""
