@@ -76,8 +76,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(job: dict[str, Any], bmodel: str, merged: str, nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
-    """manifest.json: what was built from what. `nets` carry the names of their facts files, `digests` are the shards' tables."""
+def write_manifest(job: dict[str, Any], bmodel: str, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
+    """manifest.json: what was built from what. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
     from llmconv import __version__
 
     (target,) = out
@@ -93,6 +93,7 @@ def write_manifest(job: dict[str, Any], bmodel: str, merged: str, nets: list[dic
         "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
         "bmodel": bmodel,
         **json.loads(Path(merged).read_text(encoding="utf-8")),
+        **({"devices": [_with_facts(device) for device in devices]} if devices else {}),
         "nets": [_with_facts(net) for net in nets],
     }
     Path(out[target]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
@@ -101,6 +102,8 @@ def write_manifest(job: dict[str, Any], bmodel: str, merged: str, nets: list[dic
 def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
     told = {k: v for k, v in net.items() if k not in ("facts", "run")}
     for key in ("facts", "run"):
+        if key not in net:  # a device's file has facts alone
+            continue
         told |= json.loads(Path(net[key]).read_text(encoding="utf-8"))
     return told
 

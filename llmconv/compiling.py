@@ -17,7 +17,7 @@ from typing import Any
 from llmconv import toolchain
 from llmconv.bmodel.normalise import normalise
 from llmconv.bmodel.read import BModel
-from llmconv.bmodel.split import Split, split
+from llmconv.bmodel.split import Split, keep, split
 from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.nets import IO_CONFIG
@@ -97,7 +97,13 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
         normalise(raw)
         theirs = owner.read_facts() if owner else None
         shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
-        taken = split(raw, targets.bare, targets.coefficients, shared)
+        devices = source["flags"]["num_device"]
+        if devices > 1:  # its parts share nothing with other nets, so they stay together
+            held, taken = keep(raw, targets.bare, devices), Split(0, "")
+            targets.coefficients.write_bytes(b"")
+        else:
+            taken = split(raw, targets.bare, targets.coefficients, shared)
+            held = [taken.size]
         if targets.addresses:
             shutil.copyfile(run / IO_CONFIG, targets.addresses)
     finally:
@@ -106,7 +112,7 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
     return {
         "how": "compiled",
         "cycles": result.cycles,
-        "coefficient_bytes": taken.size,
+        "coefficient_bytes": sum(held),
         "coefficient_sha256": taken.sha256,
         "coefficients": theirs["coefficients"] if taken == shared else f"{net}.coeff" if taken.size else "",
         "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",

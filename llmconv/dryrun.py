@@ -26,7 +26,7 @@ def dry_run(job: Job) -> str:
         values["max_pixels"] = None
     lines += [f"  {k:<22} = {values[k]}" for k in KEYS]
     lines.append(f"  {'converter':<22} = llmconv.families.{made.family.name}")
-    lines.append(f"  {'q_group_size':<22} = {made.job.q_group_size}")
+    lines += [f"  {k:<22} = {getattr(made.job, k)}" for k in ("q_group_size", "use_history_kv", "chunk_length")]
     lines += [f"Note: {n}." for n in made.notes]
     lines.append("")
     lines += [_line(net) for net in made.nets]
@@ -39,6 +39,8 @@ def _line(net: Net) -> str:
     outputs = ", ".join(f"{io.name} {'x'.join(map(str, io.shape))} {io.dtype}" for io in net.outputs)
     f = net.flags
     flags = [f.mode, f.addr_mode, "dynamic" if f.dynamic else "static"]
+    if f.num_device > 1:
+        flags.append(f"split over {f.num_device} devices")
     if f.q_group_size:
         flags.append(f"g={f.q_group_size}{' symmetric' if f.q_symmetric else ''}")
     return f"{net.name}: {inputs} -> {outputs} [{', '.join(flags)}]"
@@ -47,13 +49,17 @@ def _line(net: Net) -> str:
 def needs(made: Plan) -> list[str]:
     """What building and running the plan takes, from sizes alone."""
     nets = made.nets
-    coefficients = coefficient_bytes(made)
-    device = device_memory(made)
+    coefficients = coefficient_bytes(nets)
+    devices = device_memory(made)
     largest = max(nets, key=scratch_bytes)
     return [
         f"nets                     {len(nets)}, from {len(made.checkpoint.tensors)} tensors, {size(made.checkpoint.nbytes)}",
         f".bmodel (estimate)       {size(coefficients)} of coefficients",
         f"compile time (estimate)  {sum(map(compile_seconds, nets)):.0f} CPU-seconds",
         f"scratch (estimate)       {size(scratch_bytes(largest))} for the largest net ({largest.name})",
-        f"device memory (estimate) {size(sum(device.values()))}: " + ", ".join(f"{k} {size(v)}" for k, v in device.items()),
+        *(
+            f"{f'memory {name}' if len(devices) > 1 else 'device memory'} (estimate)".ljust(25)
+            + f"{size(sum(device.values()))}: {', '.join(f'{k} {size(v)}' for k, v in device.items())}"
+            for name, device in devices.items()
+        ),
     ]

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import prod
 
+from llmconv.devices import groups
 from llmconv.nets import Net
 from llmconv.plan import Plan
 
@@ -67,9 +69,9 @@ def net_coefficients(net: Net) -> int:
     return total
 
 
-def coefficient_bytes(plan: Plan) -> int:
-    """Bytes of coefficients in the .bmodel: nets made of the same tensors share them."""
-    return sum({(tuple(net.tensors), net.flags.mode): net_coefficients(net) for net in plan.nets}.values())
+def coefficient_bytes(nets: Sequence[Net]) -> int:
+    """Bytes of coefficients in a .bmodel of these nets: those made of the same tensors share them."""
+    return sum({(tuple(net.tensors), net.flags.mode): net_coefficients(net) for net in nets}.values())
 
 
 def io_bytes(net: Net) -> int:
@@ -77,9 +79,20 @@ def io_bytes(net: Net) -> int:
     return sum(prod(io.shape) * sizes.get(io.dtype, 2) for io in (*net.inputs, *net.outputs))
 
 
-def device_memory(plan: Plan) -> dict[str, int]:
-    """Bytes on the device: coefficients; the KV cache (inputs of the decode nets); inputs and outputs of the other nets,
-    the largest of which may share memory."""
-    cache = sum(io_bytes(net) for net in plan.nets if net.flags.addr_mode == "io_alone")
-    rest = max((io_bytes(net) for net in plan.nets if net.flags.addr_mode != "io_alone"), default=0)
-    return {"coefficients": coefficient_bytes(plan), "KV cache": cache, "inputs and outputs": rest}
+def device_memory(plan: Plan) -> dict[str, dict[str, int]]:
+    """Bytes on each device (dev0 and so on): coefficients; the KV cache (inputs of the decode nets, whose stages share theirs); inputs
+    and outputs of the other nets, the largest of which may share memory."""
+    by_name = {net.name: net for net in plan.nets}
+    several = {group.name: [by_name[name] for name in group.nets] for group in groups(plan)}
+    if plan.job.splits:
+        several = {f"dev{k}": [net for net in plan.nets if not k or net.flags.num_device > 1] for k in range(plan.job.num_device)}
+    return {name: _memory(nets) for name, nets in (several or {"dev0": list(plan.nets)}).items()}
+
+
+def _memory(nets: Sequence[Net]) -> dict[str, int]:
+    """Of one device's nets; of a net that is split over devices each has its share."""
+    split = [net for net in nets if net.flags.num_device > 1]
+    cache = sum(io_bytes(net) // net.flags.num_device for net in nets if net.flags.addr_mode == "io_alone" and not net.stage_of)
+    rest = max((io_bytes(net) for net in nets if net.flags.addr_mode != "io_alone"), default=0)
+    shared = sum(coefficient_bytes(part) // part[0].flags.num_device for part in (split, [net for net in nets if net not in split]) if part)
+    return {"coefficients": shared, "KV cache": cache, "inputs and outputs": rest}

@@ -74,6 +74,7 @@ class Job:
                 f"Use a value from 1 to {self.seq_length}, or 0 for {self.seq_length}.",
             )
         self._check_history()
+        self._check_devices()
         if self.batch < 1:
             raise InputError(f"batch {self.batch}", "at least one sequence is decoded", "Use 1 or more.")
         if self.lora_max_rank < 0:
@@ -110,6 +111,26 @@ class Job:
             raise InputError(f"seq_length {seq} with history", "there is no room for a prefill behind a history", "Use 4 or more.")
         if self.batch > 1 and (document or self.use_history_kv or self.chunk_length):
             raise InputError(f"batch {self.batch} with prefill history or decode stages", "batched decoding keeps its KV cache in another form", "Use batch 1.")
+
+    def _check_devices(self) -> None:
+        """Rules of several devices that hold whatever the checkpoint is (spec, sections 4.8 and 8.13)."""
+        if self.num_device < 1:
+            raise InputError(f"num_device {self.num_device}", "at least one device runs the model", "Use 1 or more.")
+        if self.distribute_strategy == "pp" and self.num_device == 2:
+            raise InputError("num_device 2 with distribute_strategy pp", "a pipeline has one device for embeddings, one for heads and at least one for layers", "Use 3 or more.")
+        if self.splits and self.chip != "bm1684x":
+            raise InputError(f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}", "only bm1684x devices exchange what they compute", "Use -c bm1684x, or distribute_strategy pp.")
+        if self.splits and (self.batch > 1 or self.lora_max_rank or self.dynamic or self.use_history_kv or self.chunk_length):
+            raise InputError(
+                f"num_device {self.num_device} with distribute_strategy tp and batch, lora_max_rank, dynamic, use_history_kv or chunk_length",
+                "the compiler does not split such layers",
+                "Use distribute_strategy pp.",
+            )
+
+    @property
+    def splits(self) -> bool:
+        """Whether every layer is split over several devices."""
+        return self.num_device > 1 and self.distribute_strategy == "tp"
 
     @property
     def model_name(self) -> str:

@@ -40,6 +40,10 @@ class Layout:
     def bmodel(self, folder: str) -> Path:
         return self.out / f"{folder}.bmodel"
 
+    def combination(self, folder: str) -> Path:
+        """Which nets are on which device."""
+        return self.out / f"{folder}_combine.json"
+
     def mlir(self, net: str) -> Path:
         return self.out / "mlir" / f"{net}.mlir"
 

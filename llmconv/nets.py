@@ -152,7 +152,7 @@ def _lora(job: Job, graph: Graph) -> Net:
 
 def _lm_head(job: Job, spec: Spec) -> Net:
     greedy = not has_sampling_heads(job)
-    graph = heads.lm_head(spec, _table_dtype(job), greedy)
+    graph = heads.lm_head(spec, _table_dtype(job), greedy, norm=job.splits)
     # the compiler marks a trailing cast to float32 in the tensor's name
     out = ("token_id", "i32") if greedy else (f"{spec.path('head')}.reshape_f32", "f32")
     return Net("lm_head", "lm_head", None, flags_for(job, job.half, quant_output=False), *ios(graph, job.half, [out]), graph)
@@ -164,9 +164,10 @@ def _sampling(job: Job, graph: Graph, outputs: list[tuple[str, str]], dynamic: b
 
 
 def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
-    graph = decoder.block(name, spec, layer, step, job.lora_max_rank)
+    graph = decoder.block(name, spec, layer, replace(step, split=job.splits), job.lora_max_rank)
     outputs = [(v.name, job.half) for v in graph.outputs]
-    settings = flags_for(job, job.quantize, q_group_size=job.q_group_size, q_symmetric=job.symmetric, **flags)
+    flags["num_device"] = job.num_device if job.splits else 1
+    settings = flags_for(job, job.quantize, q_group_size=job.q_group_size, q_symmetric=job.symmetric and job.weight_bits < 16, **flags)
     return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph, window=spec.window(layer, job.seq_length))
 
 
@@ -175,7 +176,7 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
     for a shared prompt. The vendor's newer scheme (use_history_kv): block_i without history and block_kv_i with."""
 
     def net(kind: str, length: int, history: int = 0, tile: int = 0) -> Net:
-        step = Step(length, job.seq_length, history, mask_tile=tile)
+        step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
         return _block(job, spec, f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
 
     if job.use_history_kv:

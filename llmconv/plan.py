@@ -10,6 +10,7 @@ from llmconv.blocks.spec import Spec
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.devices import check_devices
 from llmconv.errors import InputError
 from llmconv.families import family_of
 from llmconv.families.family import Family
@@ -58,6 +59,7 @@ def plan(job: Job) -> Plan:
     spec.check(job.seq_length)
     notes += spec.notes(job.seq_length, masked=not job.use_history_kv)
     _check_groups(job, spec)
+    check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
     made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
     _check_tensors(made)
@@ -106,10 +108,10 @@ def _check_groups(job: Job, spec: Spec) -> None:
     group = job.q_group_size
     if job.weight_bits == 16:
         return
-    for role in ("q", "k", "v", "o", "gate", "up", "down"):
-        k, _ = spec.linear(role)
+    inputs = spec.grouped()
+    for role, k in inputs.items():
         if group and k % group:
-            fits = [g for g in (32, 64, 128, 256) if not any(spec.linear(r)[0] % g for r in ("q", "o", "down"))]
+            fits = [g for g in (32, 64, 128, 256) if not any(size % g for size in inputs.values())]
             raise InputError(
                 f"q_group_size {group} does not divide the {k} inputs of {spec.path(role, 0)}",
                 "the compiler would leave that layer in half precision without a word",

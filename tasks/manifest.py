@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
+from llmconv.devices import groups
 from llmconv.engine import Need
 from llmconv.job import Job
 from llmconv.layout import Layout
@@ -32,6 +33,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         for net in plan.nets
     ]
     digests = [layout.digests(shard.name) for shard in plan.checkpoint.shards]
+    devices = groups(plan)
     job, bmodel = job_json(plan.job), layout.bmodel(plan.folder).name
     yield single(
         "manifest",
@@ -40,13 +42,14 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "job": job,
             "bmodel": bmodel,
             "merged": str(layout.facts("merged")),
+            "devices": [{"bmodel": g.file, "nets": list(g.nets), "facts": str(layout.facts(f"merged_{g.name}"))} for g in devices],
             "nets": nets,
             "digests": [str(d) for d in digests],
             "toolchain": str(layout.toolchain),
             "notes": list(plan.notes),
         },
         targets=[layout.manifest],
-        file_dep=[layout.facts("merged"), layout.toolchain, *digests, *(path for n in plan.nets for path in layout.net(n.name)[2:])],
+        file_dep=[layout.facts("merged"), *(layout.facts(f"merged_{g.name}") for g in devices), layout.toolchain, *digests, *(path for n in plan.nets for path in layout.net(n.name)[2:])],
         key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
         need=Need(memory=50 * MB),
         cacheable=False,

@@ -1,37 +1,36 @@
-"""merge: the nets become one .bmodel; config: what a runtime reads beside it; convert: the whole."""
+"""merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a runtime reads beside it; convert: the whole."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from llmconv.actions import NOT_CONFIG
-from llmconv.engine import Need
+from llmconv.devices import configuration, groups
+from llmconv.engine import Need, task
 from llmconv.estimate import KERNEL, coefficient_bytes
 from llmconv.layout import Layout
+from llmconv.nets import Net
 from llmconv.plan import Plan
 
-from .shapes import single
+from .shapes import head, single
 
 MB = 1 << 20
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    nets = [layout.net(net.name) for net in plan.nets]
-    parts = [{"bare": str(bare), "facts": str(facts)} for bare, _, facts, _ in nets]
-    epoch = timestamp(plan)
-    yield single(
-        "merge",
-        "llmconv.actions:merge",
-        {"nets": parts, "epoch": epoch},
-        targets=[layout.bmodel(plan.folder), layout.facts("merged")],
-        file_dep=[path for files in nets for path in files[:3]],
-        key={"epoch": epoch, "nets": [n.name for n in plan.nets]},
-        need=Need(memory=200 * MB, disk=coefficient_bytes(plan) + KERNEL),
-        cacheable=False,
-        doc=f"combine {len(nets)} nets to {plan.folder}.bmodel",
-    )
+    several = groups(plan)
+    if several:
+        yield head("merge", f"combine the nets to one .bmodel, and to one for each of {len(several)} devices")
+        yield _merge(plan, layout, {"basename": "merge", "name": "all"}, layout.bmodel(plan.folder), "merged", plan.nets)
+        for group in several:
+            nets = [net for net in plan.nets if net.name in group.nets]
+            yield _merge(plan, layout, {"basename": "merge", "name": group.name}, layout.out / group.file, f"merged_{group.name}", nets)
+        yield _combination(plan, layout)
+    else:
+        yield _merge(plan, layout, {"basename": "merge", "name": None}, layout.bmodel(plan.folder), "merged", plan.nets)
     yield _config(plan, layout)
     yield single(
         "convert",
@@ -39,6 +38,39 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         task_dep=["export"] if plan.job.only_mlir else ["merge", "config", "manifest"],
         entry=True,
         doc="convert the checkpoint to a .bmodel (say model=DIR seq=512)",
+    )
+
+
+def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, nets: Sequence[Net]) -> dict:
+    """Combine some of the plan's nets to `target`. Any net may have its coefficients in another's file."""
+    epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
+    return task(
+        called["name"],
+        "llmconv.actions:merge",
+        {"nets": [{"bare": str(files[net.name][0]), "facts": str(files[net.name][2])} for net in nets], "epoch": epoch},
+        basename=called["basename"],
+        targets=[target, layout.facts(facts)],
+        file_dep=[path for paths in files.values() for path in paths[:3]],
+        key={"epoch": epoch, "nets": [n.name for n in nets]},
+        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL),
+        cacheable=False,
+        doc=f"combine {len(nets)} nets to {target.name}",
+    )
+
+
+def _combination(plan: Plan, layout: Layout) -> dict:
+    target, text = layout.combination(plan.folder), configuration(plan)
+    return task(
+        "config",
+        "llmconv.actions:write_text",
+        {"files": {str(target): text}},
+        basename="merge",
+        targets=[target],
+        key={"text": text},
+        need=Need(memory=0),
+        cacheable=False,
+        local=True,
+        doc="which nets are on which device",
     )
 
 

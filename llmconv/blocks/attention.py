@@ -17,6 +17,9 @@ class Step:
 
     length: new tokens; history: rows of KV cache before them; capacity: positions in the rotary tables.
     decode: one token behind the cache, for good (else `length` is the most that a launch may bring).
+    dynamic: a launch may bring fewer tokens, and fewer rows of history.
+    split: for several devices: rope is written in elementary operations (the compiler splits no other form), and the last block
+    leaves the final norm to the head.
     batch: sequences decoded at once; more than one writes the new rows into the cache instead of returning them.
     mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
     """
@@ -27,6 +30,8 @@ class Step:
     decode: bool = False
     batch: int = 1
     mask_tile: int = 0
+    dynamic: bool = False
+    split: bool = False
 
     @property
     def keys(self) -> int:
@@ -59,6 +64,8 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
         rows[part] = g.Gather(table, positions, name=f"rotary_{part}")
 
     def turn(x: Value, name: str) -> Value:
+        if step.split:
+            return _elementary_rope(g, x, rows["sin"], rows["cos"], name)
         if width == spec.head_dim:
             return g.Rope(x, rows["sin"], rows["cos"], rope_mode=spec.rope_mode, name=name)
         first = cut(g, x, 0, width, f"{name}.turned")
@@ -66,6 +73,14 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
         return g.Concat(g.Rope(first, rows["sin"], rows["cos"], name=f"{name}.rope"), rest, axis=3, name=name)
 
     return turn(q, "q_proj"), turn(k, "k_cache")
+
+
+def _elementary_rope(g: Graph, x: Value, sin: Value, cos: Value, name: str) -> Value:
+    """x * cos + (-second half, first half) * sin; order of operands and operations is what the compiler looks for."""
+    size = x.shape[-1]
+    second, first = cut(g, x, size // 2, size, f"{name}.second"), cut(g, x, 0, size // 2, f"{name}.first")
+    turned = g.Concat(g.MulConst(second, const_val=-1.0, name=f"{name}.negated"), first, axis=3, name=f"{name}.turned")
+    return g.Add(g.Mul(x, cos, name=f"{name}.cos"), g.Mul(turned, sin, name=f"{name}.sin"), name=name)
 
 
 def cut(g: Graph, x: Value, first: int, last: int, name: str) -> Value:
@@ -122,5 +137,6 @@ def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Va
     """The cache with the new rows: behind it, or in its last place when several sequences are decoded at once."""
     if step.batch > 1:
         return g.Insert(history, rows, axis=1, offset=step.history - 1, name=f"{path}.insert")
-    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied
-    return g.Concat(history, rows, axis=1, only_merge=True, name=f"{path}.concat")
+    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied. Of a history that may be shorter
+    # the end is not known then, and the chip would attend to what lies between.
+    return g.Concat(history, rows, axis=1, only_merge=not step.dynamic, name=f"{path}.concat")

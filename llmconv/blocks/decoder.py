@@ -30,6 +30,7 @@ class Decoder:
     names, fused, qk_norm, norm_offset, rope_mode: see `Spec`. prefixes: what tensor names may begin with in place of "model.".
     section: the part of config.json that describes the decoder, where that is not the whole.
     defaults: what the family's own class takes for fields that config.json leaves out.
+    requires: fields whose other values would mean maths that llmconv does not have (null always stands for the one it has).
     fields: from the family's config.json, the fields that llama (or granite, for the multipliers) calls otherwise.
     kinds: what differs from layer to layer. experts: the sizes of routed experts.
     """
@@ -39,6 +40,7 @@ class Decoder:
     prefixes: tuple[str, ...] = ("model.",)
     section: str = ""
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    requires: Mapping[str, Any] = field(default_factory=dict)
     fields: Callable[[Config], Mapping[str, Any]] = _no_fields
     kinds: Rule = alike
     experts: Callable[[Config], Experts | None] = _no_experts
@@ -52,6 +54,8 @@ class Decoder:
     def config(self, config: Config) -> Config:
         """The decoder's part of config.json, with the field names of llama."""
         part = config.sub(self.section).over(self.defaults)
+        for name, value in self.requires.items():
+            part.require(name, value)
         return part.under(self.fields(part))
 
     def spec(self, config: Config, tensors: Container[str] = ()) -> Spec:
@@ -140,14 +144,14 @@ def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
 
 def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> Graph:
     """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and v_cache
-    [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm."""
+    [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm, unless it is for several devices."""
     g = Graph(name, lora_rank=lora_rank)
     x, tokens = inputs(g, spec, step)
     y = rms_norm(g, spec, "input_norm", layer, x)
     y, k, v = attention(g, spec, layer, step, y, tokens)
     x = add(g, spec, layer, "attention_norm", "o", x, y)
     y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x))
-    last = layer == spec.layers - 1
+    last = layer == spec.layers - 1 and not step.split
     x = add(g, spec, layer, "mlp_out_norm", "down", x, y, None if last else "output_states")
     if last:
         x = rms_norm(g, spec, "norm", None, x, "output_states")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from llmconv.blocks.linear import lora, scale
+from llmconv.blocks.linear import lora, rms_norm, scale
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
@@ -37,14 +37,16 @@ def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
     return g.output(g.Add(states, y, name=f"{name}.lora_add"))
 
 
-def lm_head(spec: Spec, dtype: str, greedy: bool = True) -> Graph:
-    """hidden_states [1, H] -> token_id [1, 1], the index of the largest logit, or the logits [1, V].
+def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> Graph:
+    """hidden_states [1, H] -> token_id [1, 1], the index of the largest logit, or the logits [1, V]. norm: with the final norm, which
+    the last block has otherwise.
 
     The table is the left operand so that the compiler stores it as it stores the embedding's: tied models then share it.
     """
     g = Graph("lm_head")
     path = spec.path("head")
-    x = scale(g, g.input("hidden_states", (1, spec.hidden)), spec.logit_scale, f"{path}.scale")
+    x = g.input("hidden_states", (1, spec.hidden))
+    x = scale(g, rms_norm(g, spec, "norm", None, x) if norm else x, spec.logit_scale, f"{path}.scale")
     source = spec.path("embedding" if spec.tied else "head")
     table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), ("tensor", f"{source}.weight"), dtype)
     logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)

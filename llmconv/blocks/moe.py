@@ -34,17 +34,26 @@ def routing(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     weight = g.weight(f"{path}.weight", (e.count, hidden), ("tensor", f"{path}.weight"))
     rows = g.Reshape(x, to=(batch * length, hidden), shape=(-1, hidden), name=f"{path}.rows")
     logits = g.Permute(g.MatMul(weight, rows, g.none, right_transpose=True, name=path), order=(1, 0), name=f"{path}.permute")
-    # without use_hau: with it the simulator crashes for more than one row
-    values, chosen = g.TopK(g.Softmax(logits, axis=1, name=f"{path}.softmax"), axis=1, K=e.chosen, use_hau=False, name=(f"{path}.values", f"{path}.chosen"))
+    odds = g.Softmax(logits, axis=1, name=f"{path}.softmax")
+    weights = g.Mul(odds, chosen(g, path, logits, e.count, e.chosen), name=f"{path}.weights")
     if e.normalised:
-        values = g.Div(values, g.Reduce(values, axes=(1,), keepdims=True, mode="ReduceSum", name=f"{path}.total"), name=f"{path}.normalised")
-    column = {"to": (batch * length, e.chosen, 1), "shape": (-1, e.chosen, 1)}
-    number = g.weight(f"{path}.number", (1, 1, e.count), ("values", (((*map(float, range(e.count)),),),)))
-    # experts are told apart by number: comparing values could choose too many where half precision makes them equal
-    hit = g.Compare(g.Reshape(chosen, **column, name=f"{path}.column"), number, mode="Equal", name=f"{path}.hit")
-    spread = g.Mul(hit, g.Reshape(values, **column, name=f"{path}.weights"), name=f"{path}.spread")
-    total = g.Reduce(spread, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
-    return g.Reshape(total, to=(batch, length, e.count, 1), shape=(batch, -1, e.count, 1), name=f"{path}.reshape")
+        weights = g.Div(weights, g.Reduce(weights, axes=(1,), keepdims=True, mode="ReduceSum", name=f"{path}.total"), name=f"{path}.normalised")
+    return g.Reshape(weights, to=(batch, length, e.count, 1), shape=(batch, -1, e.count, 1), name=f"{path}.reshape")
+
+
+def chosen(g: Graph, path: str, logits: Value, count: int, best: int) -> Value:
+    """[N, E] of logits [N, E]: 1 for the `best` largest of each row, else 0; of equal ones the first.
+
+    By counting how many are before each: TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16.
+    """
+    here = g.Reshape(logits, to=(logits.shape[0], count, 1), shape=(-1, count, 1), name=f"{path}.here")
+    there = g.Reshape(logits, to=(logits.shape[0], 1, count), shape=(-1, 1, count), name=f"{path}.there")
+    larger = g.Compare(there, here, mode="Greater", name=f"{path}.larger")
+    equal = g.Compare(there, here, mode="Equal", name=f"{path}.equal")
+    first = g.weight(f"{path}.first", (1, count, count), ("earlier", count))
+    before = g.Add(larger, g.Mul(equal, first, name=f"{path}.ties"), name=f"{path}.before")
+    rank = g.Reduce(before, axes=(2,), keepdims=False, mode="ReduceSum", name=f"{path}.rank")
+    return g.CompareConst(rank, const_val=float(best), name=f"{path}.best")
 
 
 def shared(g: Graph, spec: Spec, layer: int, x: Value) -> Value:

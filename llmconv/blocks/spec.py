@@ -118,6 +118,16 @@ class Spec:
         sizes |= {"gate": (self.hidden, self.intermediate), "up": (self.hidden, self.intermediate), "down": (self.intermediate, self.hidden)}
         return sizes[role]
 
+    def grouped(self) -> dict[str, int]:
+        """Role -> inputs of every linear that w4 and w8 modes quantise in groups; an expert's groups may not reach into the next one's."""
+        roles = ["q", "k", "v", "o"]
+        if not all(kind.sparse for kind in self.kinds):
+            roles += ["gate", "up", "down"]
+        sizes = {role: self.linear(role)[0] for role in roles}
+        if any(kind.sparse for kind in self.kinds):
+            sizes |= {"expert_gate": self.hidden, "expert_down": self.experts.width, "shared_down": self.experts.shared}
+        return sizes
+
     def path(self, role: str, layer: int | None = None) -> str:
         """The path (without .weight) of a role in the nets; block roles need the layer."""
         if layer is None:

@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConvertError
+from ..errors import ConvertError, ToolError
 from .flatbuffer import find
 from .read import Blob, BModel
 from .write import Piece, write
@@ -44,6 +44,25 @@ def split(path: Path, bare: Path, coefficients: Path, shared: Split | None = Non
         holder[key] = Piece(path, model.base + start, size)
     write(bare, model.tree)
     return taken
+
+
+def keep(path: Path, bare: Path, devices: int) -> list[int]:
+    """Write the nets of `path`, the parts of one net for several devices, without the kernel module to `bare`. Coefficients stay.
+
+    Returns the bytes of coefficients of each device. ToolError when a device has none, or far less than another: the compiler leaves
+    what it cannot split on the first device, without a word.
+    """
+    model = BModel.read(path)
+    held = [0] * devices
+    for net, found in zip(model.tree["net"], model.nets):
+        held[net.get("cascade", {}).get("device_id", 0)] += sum(stage.coeff.size for stage in found.stages)
+    if min(held) < 0.8 * max(held):
+        raise ToolError(f"the compiler did not split {path.name} over {devices} devices", f"they have {', '.join(map(str, held))} bytes of coefficients", "Use distribute_strategy pp.")
+    for _, holder, key in find("Binary", "Model", model.tree):
+        start, size = holder[key]
+        holder[key] = Piece(path, model.base + start, 0 if holder is model.tree.get("kernel_module") else size)
+    write(bare, model.tree)
+    return held
 
 
 def _copy(model: BModel, blob: Blob, to: Path, chunk: int = 8 << 20) -> str:

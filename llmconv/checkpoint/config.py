@@ -93,6 +93,12 @@ class Config(Mapping):
             raise self._error(key, f"is {value!r}; true or false is expected")
         return value
 
+    def require(self, key: str, value: Any) -> None:
+        """Raises InputError when the field is neither missing, null nor `value`."""
+        given = self.data.get(key)
+        if given is not None and given != value:
+            raise InputError(f"{self.where}{key} in {self.file} is {given!r}", f"llmconv knows {json.dumps(value)} alone here", "Convert another model.")
+
     def dtype(self) -> str | None:
         """The checkpoint's declared type: bfloat16, float16, float32 or None."""
         value = self.data.get("dtype", self.data.get("torch_dtype"))

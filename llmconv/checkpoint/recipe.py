@@ -10,6 +10,7 @@
     ("fill", shape, number)           a constant
     ("values", nested list)           small constants as they are
     ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
+    ("earlier", N)                    [1, N, N], 1 below the diagonal, else 0
 
 A recipe is JSON: it is part of a net's key, and a worker evaluates it next to the compiler. To add an operation, add a function
 to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
@@ -49,6 +50,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return tuple(recipe[1])
     if kind == "causal":
         return (recipe[1], recipe[1])
+    if kind == "earlier":
+        return (1, recipe[1], recipe[1])
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
@@ -96,6 +99,12 @@ def _causal(size: int) -> np.ndarray:
     return np.triu(np.full((size, size), -1e9, np.float32), 1)
 
 
+def _earlier(size: int) -> np.ndarray:
+    import numpy as np
+
+    return np.tri(size, k=-1, dtype=np.float32)[None]
+
+
 def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
     import numpy as np
 
@@ -134,6 +143,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
     "values": lambda checkpoint, values: _array(values),
     "causal": lambda checkpoint, size: _causal(size),
+    "earlier": lambda checkpoint, size: _earlier(size),
     "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
 }
 

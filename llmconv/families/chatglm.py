@@ -41,7 +41,8 @@ def fields(config: Config) -> dict:
 
 def as_glm(config: Config) -> dict:
     """The config.json of a Glm that computes the same function."""
-    return {**fields(config), "hidden_size": config.int("hidden_size"), "num_attention_heads": config.int("num_attention_heads"), "model_type": "glm", "pad_token_id": 0}
+    sizes = {name: config.int(name) for name in ("hidden_size", "num_attention_heads")}
+    return {**fields(config), **sizes, "model_type": "glm", "pad_token_id": 0}
 
 
 def glm_tensor(name: str, spec: Spec) -> tuple:
@@ -71,6 +72,7 @@ family = Family(
         fused={QKV: "qkv", "mlp.dense_h_to_4h": ("gate", "up")},
         rope_mode=NEIGHBOURS,
         fields=fields,
+        requires={"rmsnorm": True, "post_layer_norm": True, "apply_residual_connection_post_layernorm": False, "add_bias_linear": False, "original_rope": True},
         attention_bias="attention_bias",
     ),
     reference=Oracle(config=as_glm, tensor=glm_tensor),

@@ -65,6 +65,7 @@ family = Family(
         prefixes=("model.", "language_model.model.", "model.language_model."),
         section="text_config",
         defaults=DEFAULTS,
+        requires={"attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False},
         fields=fields,
         kinds=kinds,
         qk_norm="head",

@@ -18,11 +18,17 @@ def multipliers(config: Config) -> dict[str, float]:
 def as_granite(config: Config) -> dict:
     """The config.json of a Granite that computes the same function."""
     head_dim = config.int("head_dim", config.int("hidden_size") // config.int("num_attention_heads"))
-    return {**config, **multipliers(config), "model_type": "granite", "attention_multiplier": head_dim**-0.5}
+    return {"tie_word_embeddings": True, **config, **multipliers(config), "model_type": "granite", "attention_multiplier": head_dim**-0.5}
 
 
 family = Family(
     model_types=("minicpm",),
-    decoder=Decoder(attention_bias="attention_bias", output_bias="attention_bias", fields=multipliers),
+    decoder=Decoder(
+        attention_bias="attention_bias",
+        output_bias="attention_bias",
+        defaults={"tie_word_embeddings": True},
+        requires={"num_experts": 0},
+        fields=multipliers,
+    ),
     reference=Oracle(config=as_granite),
 )

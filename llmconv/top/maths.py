@@ -48,7 +48,7 @@ def attention(np, attrs, q, k, v, mask, _none):
 
 
 def compare(np, attrs, x, y):
-    return {"Less": np.less, "Equal": np.equal}[attrs["mode"]](x, y).astype(np.float32)
+    return {"Less": np.less, "Equal": np.equal, "Greater": np.greater}[attrs["mode"]](x, y).astype(np.float32)
 
 
 def reduce(np, attrs, x):

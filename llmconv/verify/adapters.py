@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmconv.bmodel.read import BModel
 from llmconv.errors import ToolError
-from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.verify.weights import half
 
@@ -23,26 +22,29 @@ ROLES = ("q", "k", "v", "o", "gate", "up", "down")
 @dataclass(frozen=True)
 class Adapter:
     """weights: A [r, K] and B [r, N] of every linear (the embedding's A is [V, r]), by the names that they have in the nets;
-    paths: a linear's recipe for its weight -> its path in the nets; embedding, head: their paths."""
+    paths: a linear's recipe for its weight -> its path in the nets; embedding, head: their paths; dtype: bf16 or f16, which holds them."""
 
     weights: Mapping[str, np.ndarray]
     paths: Mapping[tuple, str] = field(repr=False)
     embedding: str
     head: str
+    dtype: str
 
     @classmethod
     def random(cls, plan: Plan, rng: np.random.Generator) -> Adapter:
-        """One that changes every linear of the plan's nets about as much as the linear itself gives."""
+        """One that changes what every linear gives by about an eighth: far more than what is tolerated, and not so much that the
+        attention of random heads becomes too peaked for half precision."""
         weights: dict[str, np.ndarray] = {}
         for net in plan.nets:
             for op in net.graph.ops:
                 if op.kind == "Weight" and "path" in op.attrs and op.results[0].name not in weights:
                     name, shape = op.results[0].name, op.results[0].shape
                     inner = shape[1] if ".lora_A." in name and "Gather" not in {o.kind for o in net.graph.ops} else plan.job.lora_max_rank
-                    weights[name] = half(rng.standard_normal(shape) * inner**-0.5, plan.job.half)
+                    strength = 1 / 8 if ".lora_A." in name else 1
+                    weights[name] = half(strength * rng.standard_normal(shape) * inner**-0.5, plan.job.half)
         spec = plan.spec
         paths = {spec.source(role, layer): spec.path(role, layer) for layer in range(spec.layers) for role in ROLES}
-        return cls(weights, paths, spec.path("embedding"), spec.path("head"))
+        return cls(weights, paths, spec.path("embedding"), spec.path("head"), plan.job.half)
 
     def parts(self, path: str) -> tuple[np.ndarray, np.ndarray]:
         """(A, B) of the linear `path`."""
@@ -75,20 +77,21 @@ class Adapter:
         return b[:, first:last].T @ a
 
 
-def adapted(net: Net) -> bool:
-    """Whether the net has room for an adapter."""
-    return bool(net.places)
+def load(adapter: Adapter, files: Sequence[Path], folder: Path) -> list[Path]:
+    """Copy a plan's .bmodel files to `folder` and write the adapter into their coefficients, where their tables of locations name them
+    (lora.<rank>.<axis of the rank>.<weight>). ToolError when they name one that the adapter lacks, or not all of the adapter's."""
+    copies = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
+    found = {name for copy in copies for name in _write(adapter, copy)}
+    if missing := set(adapter.weights) - found:
+        raise ToolError(f"{files[0]} has no place for an adapter's {min(missing)}", "its table of coefficients does not name it")
+    return copies
 
 
-def load(adapter: Adapter, bmodel: Path, target: Path) -> None:
-    """Copy a .bmodel and write the adapter into its coefficients, where its table of locations names them
-    (lora.<rank>.<axis of the rank>.<weight>). ToolError when it names one that the adapter lacks, or not all of the adapter's."""
-    import numpy as np
-
+def _write(adapter: Adapter, target: Path) -> set[str]:
+    """Write the adapter into one file; returns the names that it has a place for."""
     from llmconv import numeric
 
-    shutil.copyfile(bmodel, target)
-    nets, found = BModel.read(bmodel).nets, set()
+    nets, found = BModel.read(target).nets, set()
     with target.open("r+b") as file:
         for stage in (stage for net in nets for stage in net.stages):
             for entry in stage.locations:
@@ -97,10 +100,8 @@ def load(adapter: Adapter, bmodel: Path, target: Path) -> None:
                 name = entry.name.split(".", 3)[3]
                 values = adapter.weights.get(name)
                 if values is None or values.size * 2 > entry.size:
-                    raise ToolError(f"{bmodel} has no room for an adapter's {name}", "its table of coefficients is not the plan's")
-                convert = numeric.to_bf16 if numeric.from_bf16(numeric.to_bf16(values)).tobytes() == values.astype(np.float32).tobytes() else numeric.to_f16
+                    raise ToolError(f"{target} has no room for an adapter's {name}", "its table of coefficients is not the plan's")
                 file.seek(stage.coeff.offset + entry.offset)
-                file.write(convert(values).tobytes())
+                file.write((numeric.to_bf16 if adapter.dtype == "bf16" else numeric.to_f16)(values).tobytes())
                 found.add(name)
-    if missing := set(adapter.weights) - found:
-        raise ToolError(f"{bmodel} has no place for an adapter's {min(missing)}", "its table of coefficients does not name it")
+    return found

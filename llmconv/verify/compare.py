@@ -2,10 +2,10 @@
 
 The tolerances were measured on correct nets, on bm1684x, bm1688 and cv186x (compiler 1.30.2): against torch float32 on the same
 inputs and the weights that the chip has, blocks come to a relative L2 of 0.003 to 0.010. They are never widened: a net that misses
-one is wrong until the cause is known. The one cause known is the model itself: a block whose maths is ill-conditioned loses as much
-in torch's own half precision (0.0100 to 0.0111 in the first block of the tiny test models, of which the chip keeps 0.96 times).
-So a relative L2 may also be up to 1.5 times what torch in the same half precision makes of the same inputs; the cosine may not
-move, and holds that to 0.0141.
+one is wrong until the cause is known. One cause is known: on some models torch's own half precision is off by more than 0.01 on the
+same inputs (0.0110 in the first block of two of the tiny test models, where the chip comes to 0.0105 and 0.0107). No arithmetic of
+that precision can be asked for more, so a block is also right where it is at least as exact as torch in the same half precision;
+the report says when that was needed. The cosine does not move, which holds it to 0.0141 in any case.
 """
 
 from __future__ import annotations
@@ -49,12 +49,16 @@ class Difference:
 
     @property
     def relative_l2(self) -> float:
-        """|found - expected| / |expected|, or its RMS over the tokens where that is more: few tokens of real models are hundreds of
-        times larger than the rest, and would hide them. NaN where values are not finite."""
+        """|found - expected| / |expected|; NaN where values are not finite."""
         if self.not_finite:
             return math.nan
-        whole = math.sqrt(self.error / self.expected) if self.expected else (math.inf if self.error else 0.0)
-        return max(whole, math.sqrt(self.row_error / max(1, self.rows)))
+        return math.sqrt(self.error / self.expected) if self.expected else (math.inf if self.error else 0.0)
+
+    @property
+    def by_token(self) -> float:
+        """RMS over the tokens of each one's relative L2: a few tokens of real models are hundreds of times larger than the rest,
+        and would hide them. NaN where values are not finite."""
+        return math.nan if self.not_finite else math.sqrt(self.row_error / max(1, self.rows))
 
     @property
     def cosine(self) -> float:
@@ -83,10 +87,16 @@ def measure(found: np.ndarray, expected: np.ndarray) -> Difference:
     return Difference(*sums, rows=len(x), row_error=float(relative.sum()))
 
 
+FACTOR = 1.5  # of torch's own error in half precision
+
+
 @dataclass(frozen=True)
 class Tolerance:
-    """What a Difference may be. factor: a relative L2 beyond the bound is right up to this many times torch's own error in half
-    precision (0: never). Values that are not finite are never right."""
+    """What a Difference may be. Values that are not finite are never right.
+
+    factor: a relative L2 beyond the bound is right up to this many times torch's own error in half precision (0: never).
+    The error by token, which has no tolerance of its own in the measurements, may always be FACTOR times torch's.
+    """
 
     relative_l2: float = math.inf
     cosine: float = -1.0
@@ -94,19 +104,25 @@ class Tolerance:
 
     def limit(self, torch_half: Difference | None) -> float:
         """The largest relative L2 that is right, where torch in half precision comes to `torch_half`."""
-        own = torch_half.relative_l2 if torch_half and not torch_half.not_finite else 0.0
-        return max(self.relative_l2, self.factor * own)
+        return max(self.relative_l2, self.factor * _finite(torch_half, "relative_l2"))
 
     def allows(self, difference: Difference, torch_half: Difference | None = None) -> bool:
-        return not difference.not_finite and difference.relative_l2 <= self.limit(torch_half) and difference.cosine >= self.cosine
+        if difference.not_finite or difference.relative_l2 > self.limit(torch_half) or difference.cosine < self.cosine:
+            return False
+        return difference.by_token <= max(self.relative_l2, FACTOR * _finite(torch_half, "by_token"))
 
 
-FACTOR = 1.5  # of torch's own error in half precision
-BLOCK = Tolerance(0.01, 0.9999, FACTOR)  # a block against float32 on the weights that the chip has
+def _finite(difference: Difference | None, figure: str) -> float:
+    """A figure of torch's own error; 0 where it is not known or not finite: that excuses nothing."""
+    return getattr(difference, figure) if difference and not difference.not_finite else 0.0
+
+
+# a block against float32 on the weights that the chip has; beyond 0.01 it must be as exact as torch in the same precision
+BLOCK = Tolerance(0.01, 0.9999, factor=1.0)
 CHAIN = Tolerance(0.03, factor=FACTOR)  # blocks each fed by the one before
 ORIGINAL = Tolerance(cosine=0.95)  # w4 and w8 blocks against the checkpoint's own weights, a sanity bound (rel L2 0.09 to 0.11 seen)
 # A row of a table comes through unchanged but for one rounding of its multiplier (at most half a unit in the last place).
 EXACT = {"bf16": Tolerance(2.0**-8), "f16": Tolerance(2.0**-11)}
 SAME = Tolerance(0.0)  # the very same numbers
 ODDS = Tolerance(1e-5, 0.9999)  # probabilities in float32 (7e-7 seen: the chip has its own exp)
-ULP = {"bf16": 2.0**-8, "f16": 2.0**-11}  # a unit in the last place, at most, as part of the value: two rounded values may swap within it
+ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}  # a unit in the last place, at most, as part of the value: two rounded values may swap within it

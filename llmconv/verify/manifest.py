@@ -18,11 +18,17 @@ CHUNK = 8 << 20
 
 @dataclass(frozen=True)
 class Built:
-    """A build that can be verified."""
+    """A build that can be verified. devices: of a pipeline, each device's own file."""
 
     plan: Plan
     bmodel: Path
     sha256: str
+    devices: tuple[Path, ...] = ()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What runtimes load."""
+        return self.devices or (self.bmodel,)
 
 
 def read(out_dir: Path) -> Built:
@@ -36,18 +42,20 @@ def read(out_dir: Path) -> Built:
         data = json.loads(file.read_text(encoding="utf-8"))
         job, bmodel, sha256 = _job(data["job"], out_dir), out_dir / data["bmodel"], str(data["sha256"])
         names = [net["name"] for net in data["nets"]]
+        sums = {bmodel: sha256} | {out_dir / device["bmodel"]: str(device["sha256"]) for device in data.get("devices", ())}
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ConvertError(f"{file} cannot be read", f"{type(fault).__name__}: {fault}", again) from None
     if not job.model_path.is_dir():
         raise ConvertError(f"the model directory {job.model_path} is gone", "its weights are what the nets are compared with", "Put it back, or convert from its new place.")
-    if not bmodel.is_file():
-        raise ConvertError(f"{bmodel} is gone", f"{file.name} names it", again)
-    if _sha256(bmodel) != sha256:
-        raise ConvertError(f"{bmodel} has changed since it was built", f"its sha256 is not the one in {file.name}", again)
+    for path, known in sums.items():
+        if not path.is_file():
+            raise ConvertError(f"{path} is gone", f"{file.name} names it", again)
+        if _sha256(path) != known:
+            raise ConvertError(f"{path} has changed since it was built", f"its sha256 is not the one in {file.name}", again)
     made = plan(job)
     if [net.name for net in made.nets] != names:
         raise ConvertError(f"{file} does not fit the checkpoint {job.model_path}", "the model has other nets now", again)
-    return Built(made, bmodel, sha256)
+    return Built(made, bmodel, sha256, tuple(sums)[1:])
 
 
 def _job(given: dict[str, Any], out_dir: Path) -> Job:

@@ -75,7 +75,7 @@ class Reference:
             return torch.func.functional_call(bare, weights, (), {"input_ids": ids, "use_cache": False}).last_hidden_state.numpy()
 
     def block(self, layer: int, hidden: np.ndarray, positions: np.ndarray, mask: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One decoder layer; the last one ends with the final norm, as the nets have it.
+        """One decoder layer; the last one ends with the final norm, as the nets have it (but those that are split over devices).
 
         hidden [1, L, H]; positions [1, L] (or [3, 1, L]); mask [1, 1, L, history + L], added to the scores, as is the class's own
         sliding window; past: keys and values [1, history, KV, D]. Returns hidden [1, L, H] and the new keys and values [1, L, KV, D].
@@ -94,12 +94,12 @@ class Reference:
             }
             y = torch.func.functional_call(module, self._layer(layer), (x,), given)
             y = y[0] if isinstance(y, tuple) else y
-            if layer == self.layers - 1:
+            if layer == self.layers - 1 and not self.plan.job.splits:
                 y = torch.func.functional_call(self.decoder.norm, self._weights(self.decoder.norm), (y,))
         return tuple(t.float().numpy() for t in (y, *(n.transpose(1, 2) for n in cache.new)))
 
     def logits(self, hidden: np.ndarray, adapted: bool = False) -> np.ndarray:
-        """Hidden states [N, H] (after the final norm) -> logits [N, V], by the class's own forward around a given decoder output."""
+        """Hidden states [N, H] (after the final norm, unless the nets have it in the head) -> logits [N, V], by the class's own forward around a given decoder output."""
         import numpy as np
         import torch
 
@@ -108,7 +108,11 @@ class Reference:
         name = self.paths[id(self.decoder.get_input_embeddings() if tied else head)] + ".weight"
         parts, width = [], head.weight.shape[1]
         step = max(1, HEAD_BYTES // (4 * width))
-        shell = _with_parts(self.model, {id(self.model.base_model): _given(self._tensor(hidden)[None])})
+        state = self._tensor(hidden)[None]
+        if self.plan.job.splits:
+            with torch.inference_mode():
+                state = torch.func.functional_call(self.decoder.norm, self._weights(self.decoder.norm), (state,))
+        shell = _with_parts(self.model, {id(self.model.base_model): _given(state)})
         path = self.paths[id(head)]
         with torch.inference_mode():
             for first in range(0, head.weight.shape[0], step):
@@ -178,9 +182,17 @@ class Reference:
         for n, _ in module.named_parameters():
             source = self.source(f"{path}.{n}")
             values = recipe.evaluate(source, self.plan.checkpoint)
-            values = self.precision.of_linear(values) if n in linear else self.precision.of_other(values)
+            values = self._rounded(values, n in linear)
             weights[n] = self._tensor(self.adapter.added(source, values) if self.adapter and n in linear else values)
         return weights
+
+    def _rounded(self, values: np.ndarray, linear: bool) -> np.ndarray:
+        """A parameter as the chip has it. One of three axes holds the linears of all experts."""
+        import numpy as np
+
+        if values.ndim == 3:
+            return np.stack([self.precision.of_linear(one) for one in values])
+        return self.precision.of_linear(values) if linear else self.precision.of_other(values)
 
     def _layer(self, layer: int) -> dict[str, torch.Tensor]:
         if layer not in self._kept:

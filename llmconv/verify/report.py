@@ -117,6 +117,9 @@ def show(report: Report, console: Console) -> None:
             _say(console, "  ".join(cell.ljust(w) for cell, w in zip(row, width)).rstrip())
     for problem in report.interface:
         _say(console, f"interface: {problem}")
+    for c in report.compared:
+        if c.ok and c.torch_half and c.difference.relative_l2 > c.tolerance.relative_l2:
+            _say(console, f"{c.net}: {c.output} is off by {c.difference.relative_l2:.4f}, which torch in half precision is too ({c.torch_half.relative_l2:.4f})")
     if report.generation:
         _show_generation(report.generation, console)
     _say(console, report.summary(), "bold green" if report.ok else "bold red")
@@ -171,7 +174,7 @@ def _compared(c: Compared) -> dict[str, Any]:
 
 
 def _difference(d: Difference) -> dict[str, Any]:
-    return {"relative_l2": _number(d.relative_l2), "cosine": _number(d.cosine), "max_abs": _number(d.max_abs), "not_finite": d.not_finite, "tokens": d.rows}
+    return {"relative_l2": _number(d.relative_l2), "by_token": _number(d.by_token), "cosine": _number(d.cosine), "max_abs": _number(d.max_abs), "not_finite": d.not_finite, "tokens": d.rows}
 
 
 def _picked(p: Picked) -> dict[str, Any]:

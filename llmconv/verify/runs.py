@@ -119,10 +119,12 @@ class Session:
             if not right.size:
                 continue
             own = measure(half[output][:, clear], right) if block else None
-            tolerance = compare.BLOCK if block or net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
-            self.record(name, output, CHIP, tolerance=tolerance, difference=measure(rows, right), torch_half=own)
+            self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=measure(rows, right), torch_half=own)
             if original:
                 self.record(name, output, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(rows, original[output][:, clear]))
+
+    def _tolerance(self, net: Net) -> Tolerance:
+        return compare.BLOCK if net.layer is not None or net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
 
     def _clearly_routed(self) -> slice | np.ndarray:
         """The rows to judge: all, but for tokens whose last chosen expert and first one left out are closer than half precision

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from llmconv.nets import Net
-    from llmconv.simulator.client import NetInfo
+    from llmconv.simulator.client import NetInfo, Simulator
+    from llmconv.verify.fleet import Fleet
     from llmconv.verify.generate import Generation
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session
@@ -49,25 +50,25 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     if not nets and not choice.tokens:
         console.print(f"only {choice.nets[0].name}; --nets NAME,... or --full for more", markup=False, highlight=False)
     with console.status("loading") as status:
-        made = run(plan, built.bmodel, choice, seed, title, status.update if console.is_terminal else lambda _: None)
+        made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
     report.show(made, console)
     settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
     report.write(made, Layout(built.plan.job.out_dir).verified, settings | {"toolchain": _tools().version})
     return made.ok
 
 
-def run(plan: Plan, bmodel: Path, choice: Choice, seed: int = 0, title: str = "", say: Callable[[str], None] = lambda _: None) -> Report:
+def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title: str = "", say: Callable[[str], None] = lambda _: None) -> Report:
     """Launch what was chosen and judge it."""
     import numpy as np
 
-    from llmconv.simulator.client import Simulator
+    from llmconv.verify.fleet import undivided
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session, alone, checkable
     from llmconv.verify.runtime import Runtime
 
     rng, generation = np.random.default_rng(seed), None
-    with Simulator(bmodel, plan.job.chip, _tools().root) as simulator:
-        interface = list(differences(plan, simulator.nets))
+    with _chips(plan, files) as simulator:
+        interface = [*differences(plan, simulator.nets), *(undivided(plan, files[0]) if plan.job.splits else ())]
         sessions = [Session(plan, simulator, say)]
         runtime = Runtime.of(plan)
         if choice.tokens and runtime and not interface:
@@ -79,7 +80,7 @@ def run(plan: Plan, bmodel: Path, choice: Choice, seed: int = 0, title: str = ""
                 alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
     roomy = [net for net in choice.nets if net.places]
     if roomy and not interface:
-        sessions.append(_with_adapter(plan, bmodel, roomy, rng, say))
+        sessions.append(_with_adapter(plan, files, roomy, rng, say))
     return Report.of(sessions, title, generation, interface, [net.name for net in choice.nets if not checkable(net)])
 
 
@@ -95,17 +96,23 @@ def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, toke
     return generate.generate_batch(session, runtime, prompts, each)
 
 
-def _with_adapter(plan: Plan, bmodel: Path, roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]) -> Session:
-    """A session over the nets with room for LoRA, with an adapter of random numbers in a copy of the file."""
+def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
+    """The plan's .bmodel on a simulated chip, or its files on one each."""
     from llmconv.simulator.client import Simulator
+    from llmconv.verify.fleet import Fleet
+
+    root = _tools().root
+    return Fleet(plan, files, root) if plan.job.num_device > 1 else Simulator(files[0], plan.job.chip, root)
+
+
+def _with_adapter(plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]) -> Session:
+    """A session over the nets with room for LoRA, with an adapter of random numbers in copies of the files."""
     from llmconv.verify.adapters import Adapter, load
     from llmconv.verify.runs import Session, alone
 
     adapter = Adapter.random(plan, rng)
     with tempfile.TemporaryDirectory(prefix="llmconv-adapter-") as folder:
-        copy = Path(folder) / bmodel.name
-        load(adapter, bmodel, copy)
-        with Simulator(copy, plan.job.chip, _tools().root) as simulator:
+        with _chips(plan, load(adapter, files, Path(folder))) as simulator:
             session = Session(plan, simulator, say, adapter)
             for net in roomy:
                 alone(session, net, rng, thorough=False)
@@ -114,11 +121,12 @@ def _with_adapter(plan: Plan, bmodel: Path, roomy: Sequence[Net], rng: np.random
 
 def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:
     """Yields what in a file's nets is not what the plan promises to the runtimes."""
-    wanted = [net.name for net in plan.nets if not net.stage_of]
+    nets = [net for net in plan.nets if net.flags.num_device == 1]  # others are checked by their parts
+    wanted = [net.name for net in nets if not net.stage_of]
     if list(found) != wanted:
         yield f"nets {', '.join(found)}; the plan has {', '.join(wanted)}"
         return
-    for net in plan.nets:
+    for net in nets:
         info = found[net.stage_of or net.name]
         planned = tuple(tuple(tuple(io.shape) for io in ios) for ios in (net.inputs, net.outputs))
         if planned not in info.shapes:

@@ -58,7 +58,15 @@ GEMMA3_TEXT = {
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "granite": BASE
-    | {"model_type": "granite", "embedding_multiplier": 12.0, "residual_multiplier": 0.22, "logits_scaling": 8.0, "attention_multiplier": 0.1, "rope_theta": 1e6, "attention_bias": True},
+    | {
+        "model_type": "granite",
+        "embedding_multiplier": 12.0,
+        "residual_multiplier": 0.22,
+        "logits_scaling": 8.0,
+        "attention_multiplier": 0.1,
+        "rope_theta": 1e6,
+        "attention_bias": True,
+    },
     "minicpm": MINICPM,
     "minicpm_tied": MINICPM | {"tie_word_embeddings": True, "rope_scaling": None},
     "phi3": BASE | {"model_type": "phi3", "num_key_value_heads": 4, "original_max_position_embeddings": 4096, "sliding_window": 47},
@@ -187,7 +195,9 @@ def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tupl
     config = {k: v for k, v in (CONFIGS[name] | changes).items() if v is not None}
     if layers:
         part = config.get("text_config", config)
-        part = part | {"num_layers" if name == "chatglm" else "num_hidden_layers": layers} | ({"no_rope_layers": [1, 0, 1][:layers]} if name == "smollm3" else {})
+        part = part | {"num_layers" if name == "chatglm" else "num_hidden_layers": layers}
+        if name == "smollm3":
+            part["no_rope_layers"] = [1, 0, 1][:layers]
         config = config | {"text_config": part} if "text_config" in config else part
     dtype = getattr(torch, config.get("torch_dtype", "bfloat16"))
     made = {}

@@ -132,7 +132,7 @@ WRONG_TENSORS = {
     "query heads swapped": _swapped_heads("q"),
     "gate and up swapped": lambda t: {k.replace("gate", "*").replace("up_proj", "gate_proj").replace("*_proj", "up_proj"): v for k, v in t.items()},
     "norm of one": lambda t: {k: v * 0 + 1 if k.endswith("input_layernorm.weight") else v for k, v in t.items()},
-    "output 2% too large": _scaled("down_proj.weight", 1.04),
+    "down_proj 4% too large": _scaled("down_proj.weight", 1.04),
 }
 WRONG_CONFIG = {"rope base": {"rope_theta": 10000.0}, "rope scaling": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}, "eps": {"rms_norm_eps": 0.05}}
 
