@@ -120,3 +120,20 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
         with open(Path(out[target]) / "embedding.bin", "wb") as f:
             for rows in half_rows(Checkpoint.open(Path(model)), embedding, half):
                 f.write(rows.data)
+
+
+def verify_build(place: str, log: str, out: Out) -> dict[str, Any]:
+    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values. ToolError when something is wrong."""
+    from rich.console import Console
+
+    from llmconv.errors import ToolError
+    from llmconv.verify import verify
+
+    (target,) = out
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        right = verify(Path(place), console=Console(file=file, width=200), to=Path(out[target]))
+    text = Path(log).read_text(encoding="utf-8").rstrip()
+    if not right:
+        raise ToolError("the .bmodel is not right", text.splitlines()[-1], "", Path(log))
+    return {"text": text}

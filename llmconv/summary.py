@@ -42,6 +42,8 @@ class Summary:
         self.merged = False
 
     def __call__(self, event: Any) -> None:
+        if isinstance(event, events.TaskFinished) and event.name == "verify":
+            print(event.values["text"])
         if isinstance(event, (events.TaskFinished, events.TaskUnchanged)) and event.name == "manifest":
             self.merged = True
         if isinstance(event, events.RunFinished) and self.merged and not event.status:

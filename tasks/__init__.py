@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from llmconv.layout import Layout
 from llmconv.plan import Plan
 
-from . import checkpoint, compile, export, manifest, merge, toolchain
+from . import checkpoint, compile, export, manifest, merge, toolchain, verify
 
 
 def all_tasks(plan: Plan) -> Iterator[dict]:
     """Every task of `plan`, in the order in which one would draw them."""
     layout = Layout(plan.job.out_dir)
-    for stage in (toolchain, checkpoint, export, compile, merge, manifest):
+    for stage in (toolchain, checkpoint, export, compile, merge, manifest, verify):
         yield from stage.tasks(plan, layout)
 
 
@@ -22,3 +22,4 @@ def frame() -> Iterator[dict]:
     from .shapes import single
 
     yield single("convert", None, entry=True, doc="convert a checkpoint to a .bmodel: doit convert model=DIR seq=512")
+    yield single("verify", None, entry=True, doc="prove a .bmodel on the chip simulator: doit verify model=DIR seq=512")

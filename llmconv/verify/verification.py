@@ -29,11 +29,12 @@ if TYPE_CHECKING:
 TOKENS = 16
 
 
-def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False, tokens: int = TOKENS, seed: int = 0, console: Console | None = None) -> bool:
+def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False, tokens: int = TOKENS, seed: int = 0, console: Console | None = None, to: Path | None = None) -> bool:
     """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is right.
 
     nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes minutes is
     verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random prompt and inputs.
+    to: where verify.json goes (default: into out_dir).
     Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, ToolError when the simulator fails.
     """
     from rich.console import Console
@@ -53,7 +54,7 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
         made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
     report.show(made, console)
     settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
-    report.write(made, Layout(built.plan.job.out_dir).verified, settings | {"toolchain": _tools().version})
+    report.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": _tools().version})
     return made.ok
 
 
