@@ -111,11 +111,9 @@ class Config(Mapping):
         Keys: rope_type, rope_theta, dim (rotated sizes of a head), max_position, original_max_position, and those of the type
         (factor, low_freq_factor, ...). Defaults and precedence as transformers' standardize_rope_params has them.
         """
-        given = self.data.get("rope_parameters")
-        if given is None:
-            given = self.data.get("rope_scaling")
-        elif kind and isinstance(given, dict):
-            given = given.get(kind)
+        given = self.data.get("rope_scaling") or self.data.get("rope_parameters")
+        if kind and isinstance(given, dict) and isinstance(given.get(kind), dict):
+            given = given[kind]
         if given is not None and not isinstance(given, dict):
             raise self._error("rope_scaling", f"is {given!r}; an object is expected")
         rope = {k: v for k, v in (given or {}).items() if v is not None}
