@@ -61,6 +61,9 @@ def plan(job: Job) -> Plan:
     _check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
+    apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
+    if apart:
+        notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
     made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
     _check_tensors(made)
     return made
@@ -134,7 +137,7 @@ def _check_tensors(made: Plan) -> None:
                     f"net {net.name} with the sizes of config.json gives {list(weight.shape)} where the tensor gives {list(found)}",
                     "config.json and the weights do not belong together: download both again.",
                 )
-    known = list(family.unused)
+    known = [*family.unused, *family.left_out]
     if spec.tied:
         known.append(f"^{re.escape(spec.path('head'))}\\.weight$")
     stray = sorted(n for n in checkpoint.tensors if n not in used and not any(re.search(p, n) for p in known))

@@ -13,6 +13,7 @@ class Family:
     """A model family: the model_types of config.json that it serves, its decoder's knobs, and tensors to leave alone.
 
     reference: the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
+    left_out: name patterns of tensors of parts that are not converted, such as a vision tower; a note says so.
     name: that of its module, filled in when it is registered.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
     """
@@ -21,4 +22,5 @@ class Family:
     decoder: Decoder
     reference: Oracle | None = None
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
+    left_out: tuple[str, ...] = ()
     name: str = ""

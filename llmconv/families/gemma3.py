@@ -74,5 +74,5 @@ family = Family(
         output_bias="attention_bias",
     ),
     reference=Oracle(config=as_text, tensor=text_tensor, model="Gemma3ForCausalLM"),
-    unused=(r"rotary_emb\.inv_freq$", r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
+    left_out=(r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
 )

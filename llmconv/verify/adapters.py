@@ -1,9 +1,9 @@
-"""LoRA: an adapter of random numbers, loaded as a runtime loads one, and what it adds to the model's own weights."""
+"""LoRA: an adapter of random numbers, loaded as a runtime loads one, and what it adds to the model's linears."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,21 +50,14 @@ class Adapter:
         """(A, B) of the linear `path`."""
         return self.weights[f"{path}.lora_A.weight"], self.weights[f"{path}.lora_B.weight"]
 
-    def added(self, source: tuple, weight: np.ndarray) -> np.ndarray:
-        """The weight [N, K] that the model has from recipe `source`, with what the adapter adds to it: all of it, or some rows."""
-        made = weight.copy()
+    def parts_of(self, source: tuple) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
+        """What is added to the linear whose weight [N, K] the model has from recipe `source`: (first, last, A, B) for its rows first to
+        last, which are all, or those of one role in a fused tensor."""
         for recipe, path in self.paths.items():
-            if recipe == source:
-                first, last = 0, len(made)
-            elif recipe[0] == "rows" and recipe[1] == source:
-                first, last = recipe[2:4]
-            else:
-                continue
-            if f"{path}.lora_A.weight" not in self.weights:  # a layer of another kind, which has no such linear
-                continue
-            a, b = self.parts(path)
-            made[first:last] += b.T @ a
-        return made
+            fused = recipe[0] == "rows" and recipe[1] == source
+            if (recipe == source or fused) and f"{path}.lora_A.weight" in self.weights:
+                a, b = self.parts(path)
+                yield (*recipe[2:4], a, b) if fused else (0, b.shape[1], a, b)
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """What is added to the embedding's rows `ids` [n]: [n, H]."""

@@ -184,4 +184,6 @@ def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -
         second = min(runtime.chunk(1) * 3 // 4, room - first)
         if second > 0 and first + tokens // 2 <= reach:
             return [Turn(ids(first), tokens // 2), Turn(ids(second - 1), tokens - tokens // 2)]
-    return [Turn(ids(runtime.prompt(tokens)), tokens)]
+    # with decode stages the generation begins in the shortest and grows out of it
+    prompt = min(runtime.prompt(tokens), job.chunk_length - tokens // 2) if job.chunk_length else runtime.prompt(tokens)
+    return [Turn(ids(prompt), tokens)]

@@ -35,7 +35,7 @@ class Reference:
     routing: of the layer that ran last, if it has routed experts: the router's logits [L, experts].
     precision: how the weights are rounded (default: as the chip has them; Precision() for the checkpoint's own values).
     dtype: torch type of the maths; a half type tells what half precision costs any implementation of this model.
-    adapter: LoRA that is added to the weights of the layers (and where `adapted` is asked for, of the embedding and the head).
+    adapter: LoRA of the layers' linears (and where `adapted` is asked for, of the embedding and the head).
     """
 
     def __init__(self, plan: Plan, precision: Precision | None = None, dtype: str = "f32", adapter: Adapter | None = None):
@@ -85,7 +85,7 @@ class Reference:
         module = self.decoder.layers[layer]
         cache = _Cache([self._tensor(x).transpose(1, 2) for x in past] if past else None)
         x, positions = self._tensor(hidden), torch.from_numpy(positions).long()
-        with torch.inference_mode(), self._routing(module):
+        with torch.inference_mode(), self._routing(module), self._adapted(module):
             given = {
                 "attention_mask": self._tensor(mask) + self._beyond_window(layer, *mask.shape[2:]),
                 "position_ids": positions,
@@ -131,6 +131,29 @@ class Reference:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.dtype)
+
+    @contextmanager
+    def _adapted(self, layer: Any) -> Iterator[None]:
+        """Adds the adapter's part to what the layer's linears give, as PEFT does: x A^T B, in the dtype of the maths."""
+        import torch
+
+        hooks = []
+        for module in layer.modules() if self.adapter else ():
+            if isinstance(module, torch.nn.Linear):
+                parts = self.adapter.parts_of(self.source(f"{self.paths[id(module)]}.weight"))
+                parts = [(first, last, self._tensor(a), self._tensor(b)) for first, last, a, b in parts]
+
+                def add(_, given, output, parts=parts):
+                    for first, last, a, b in parts:
+                        output[..., first:last] += given[0] @ a.T @ b
+                    return output
+
+                hooks.append(module.register_forward_hook(add))
+        try:
+            yield
+        finally:
+            for hook in hooks:
+                hook.remove()
 
     @contextmanager
     def _routing(self, layer: Any) -> Iterator[None]:
@@ -183,7 +206,7 @@ class Reference:
             source = self.source(f"{path}.{n}")
             values = recipe.evaluate(source, self.plan.checkpoint)
             values = self._rounded(values, n in linear)
-            weights[n] = self._tensor(self.adapter.added(source, values) if self.adapter and n in linear else values)
+            weights[n] = self._tensor(values)
         return weights
 
     def _rounded(self, values: np.ndarray, linear: bool) -> np.ndarray:

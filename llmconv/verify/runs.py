@@ -114,17 +114,26 @@ class Session:
         half = EXPECTED[net.kind](self.half, launch) if block else {}
         clear = self._clearly_routed() if block else slice(None)
         original = EXPECTED[net.kind](self.original, launch) if block and first and self.original else {}
+        same = self._routed_alike(clear) if original else clear
         for output, right in expected.items():
-            rows, right = found[output][:, clear], right[:, clear]
-            if not right.size:
-                continue
-            own = measure(half[output][:, clear], right) if block else None
-            self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=measure(rows, right), torch_half=own)
-            if original:
-                self.record(name, output, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(rows, original[output][:, clear]))
+            if right[:, clear].size:
+                own = measure(half[output][:, clear], right[:, clear]) if block else None
+                difference = measure(found[output][:, clear], right[:, clear])
+                self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=difference, torch_half=own)
+            if original and original[output][:, same].size:
+                self.record(name, output, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(found[output][:, same], original[output][:, same]))
 
     def _tolerance(self, net: Net) -> Tolerance:
         return compare.BLOCK if net.layer is not None or net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
+
+    def _routed_alike(self, clear: slice | np.ndarray) -> slice | np.ndarray:
+        """The clear rows whose tokens have the same experts with the chip's weights and with the original ones."""
+        import numpy as np
+
+        if self.reference.routing is None:
+            return clear
+        sets = [np.sort(np.argsort(-model.routing, -1)[:, : self.plan.spec.experts.chosen], -1) for model in (self.reference, self.original)]
+        return clear & (sets[0] == sets[1]).all(-1)
 
     def _clearly_routed(self) -> slice | np.ndarray:
         """The rows to judge: all, but for tokens whose last chosen expert and first one left out are closer than half precision
