@@ -12,6 +12,11 @@ from .read import Blob, BModel
 from .write import Piece, write
 
 
+# The compiler's sha256 counts bits in 32 bits: from this many bytes on its check code is not the sha256 of the coefficients
+# (measured on a table of 1.09 GB, tpu_mlir 1.30.2). `write` puts the right one into the file.
+MISCOUNTED = 1 << 29
+
+
 @dataclass(frozen=True)
 class Split:
     """What was split off: size in bytes and sha256 (hex) of the coefficients; 0 and "" for a net without any."""
@@ -35,8 +40,11 @@ def split(path: Path, bare: Path, coefficients: Path, shared: Split | None = Non
         coefficients.write_bytes(b"")
     else:
         found = _copy(model, stage.coeff, coefficients)
-        if taken.size and found != taken.sha256:
+        if taken.size and found != taken.sha256 and taken.size < MISCOUNTED:
             raise ConvertError(f"the compiler's {path.name} is damaged", f"its coefficients should have sha256 {taken.sha256} and have {found}", "Run again.")
+        taken = Split(taken.size, found if taken.size else "")
+        if taken == shared:
+            coefficients.write_bytes(b"")
     for _, holder, key in find("Binary", "Model", model.tree):
         start, size = holder[key]
         if holder is model.tree.get("kernel_module") or "check_code" in holder:
