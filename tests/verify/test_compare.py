@@ -17,7 +17,7 @@ def states(seed: int = 0, rows: int = 20) -> np.ndarray:
 
 
 def test_tolerances_are_those_that_were_measured():
-    assert (BLOCK.relative_l2, BLOCK.cosine, BLOCK.factor) == (0.01, 0.9999, 1)
+    assert (BLOCK.relative_l2, BLOCK.cosine, BLOCK.factor) == (0.01, 0.9999, 0)
     assert (CHAIN.relative_l2, CHAIN.factor) == (0.03, 1.5)
     assert ORIGINAL.cosine == 0.95
     assert EXACT["bf16"].relative_l2 == 2**-8 and EXACT["f16"].relative_l2 == 2**-11
@@ -77,15 +77,11 @@ def test_shapes_must_agree():
         measure(states(rows=3), states(rows=4))
 
 
-def test_a_block_beyond_the_bound_is_right_only_where_it_is_as_exact_as_torch():
-    """And never beyond what the cosine allows; its error by token may be torch's."""
-    own = Difference(error=0.0100**2, expected=1.0, found=1.0, dot=1.0, rows=1, row_error=0.02**2)
+def test_the_tolerance_of_a_block_does_not_move():
+    """Not even for a model that torch itself computes no better in half precision; its error by token may be torch's."""
+    own = Difference(error=0.012**2, expected=1.0, found=1.0, dot=1.0, rows=1, row_error=0.02**2)
     good, bad, uneven = (Difference(error=e**2, expected=1.0, found=1.0, dot=1.0, rows=1, row_error=r**2) for e, r in ((0.0099, 0.0099), (0.0101, 0.0101), (0.0099, 0.02)))
     assert BLOCK.allows(good) and not BLOCK.allows(bad) and not BLOCK.allows(bad, own)
-    torch_half = Difference(error=0.0102**2, expected=1.0, found=1.0, dot=1.0, rows=1, row_error=0.02**2)
-    assert BLOCK.allows(bad, torch_half)
-    worse = Difference(error=0.0103**2, expected=1.0, found=1.0, dot=1.0, rows=1, row_error=0.0103**2)
-    assert not BLOCK.allows(worse, torch_half)
     assert BLOCK.allows(uneven, own) and not BLOCK.allows(uneven)
     assert not BLOCK.allows(uneven, Difference(not_finite=1)), "torch overflowed: that excuses nothing"
     assert not BLOCK.allows(Difference(error=0.009**2, expected=1.0, found=1.0, dot=0.9998, rows=1)), "the cosine"

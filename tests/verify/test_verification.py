@@ -221,7 +221,7 @@ def test_an_ill_conditioned_model_is_named():
     right = a_report(relative=0.011)
     torch_too = replace(right.compared[0], torch_half=difference(0.0115))
     text = printed(replace(right, compared=(torch_too, *right.compared[1:])))
-    assert "verified" in text and "off by 0.0110, which torch in half precision is too (0.0115)" in text
+    assert "FAILED" in text and "torch in half precision misses the tolerance too" in text and "0.0115" in text
     assert "torch in half" not in printed(right)
 
 
