@@ -8,6 +8,7 @@ from math import prod
 from llmconv.devices import groups
 from llmconv.nets import Net
 from llmconv.plan import Plan
+from llmconv.top.table import SAMPLE
 
 MB = 1 << 20
 KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
@@ -41,6 +42,27 @@ def compile_seconds(net: Net) -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M."""
     floats, halves = weight_elements(net)
     return 0.3 + 6e-8 * floats + 2e-8 * halves
+
+
+def apart_memory(net: Net) -> int:
+    """Bytes of memory for a net that is compiled without its table: that of a sample of it."""
+    return 150 * MB + 6 * 2 * _sample(net)
+
+
+def apart_scratch(net: Net) -> int:
+    """Bytes of disk for it while it is compiled, as in `scratch_bytes`."""
+    return 3 * KERNEL + 4 * 4 * _sample(net)
+
+
+def apart_seconds(net: Net, owner: bool) -> float:
+    """CPU-seconds for it: three small compiles, and writing the table unless another net holds it."""
+    return 0.5 + 2e-8 * _sample(net) + (0 if owner else 4e-9 * sum(weight_elements(net)))
+
+
+def _sample(net: Net) -> int:
+    """Elements of the sample of the net's table, at most."""
+    (weight,) = net.graph.weights.values()
+    return 2 * SAMPLE * weight.shape[1]
 
 
 def stamp_memory(net: Net) -> int:

@@ -10,8 +10,10 @@ from math import prod
 
 from llmconv.lower.structure import structure
 from llmconv.nets import Net
+from llmconv.top.table import table
 
 LARGE = 64 << 20  # bytes of a table in half precision
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -19,12 +21,14 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
+    apart: its program is compiled without its table (llmconv.tables).
     after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
     members: how many nets are stamped from this one.
     """
 
     template: str | None = None
     owner: str | None = None
+    apart: bool = False
     after: str | None = None
     members: int = 0
 
@@ -49,14 +53,21 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
-    return {name: replace(origin, after=after, members=members[name]) for (name, origin), after in zip(found.items(), _queue(nets))}
+    alone = {net.name for net in nets if stamp and apart(net) and found[net.name].template is None}
+    queue = _queue(nets, alone)
+    return {name: replace(origin, apart=name in alone, after=after, members=members[name]) for (name, origin), after in zip(found.items(), queue)}
 
 
-def _queue(nets: Sequence[Net]) -> list[str | None]:
-    """For each net the large-table net before it, if it has a large table itself."""
+def apart(net: Net) -> bool:
+    """Whether the net's program can be compiled without its table."""
+    return table(net.graph) is not None and net.flags.num_device == 1 and not net.flags.dynamic
+
+
+def _queue(nets: Sequence[Net], alone: set[str]) -> list[str | None]:
+    """For each net whose large table the compiler sees, the one before it."""
     places, last = [], None
     for net in nets:
-        large = net.layer is None and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
+        large = net.layer is None and net.name not in alone and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
         places.append(last if large else None)
         last = net.name if large else last
     return places

@@ -36,6 +36,26 @@ def test_stamped_nets_equal_compiled_ones(case, checkpoint, convert):
     compare(checkpoint, convert, **CASES[case])
 
 
+TABLES = {
+    "bm1684x": {"chip": "bm1684x", "quantize": "w4bf16"},
+    "f16": {"chip": "bm1684x", "quantize": "f16"},
+    "bm1688, logits": {"chip": "bm1688", "quantize": "bf16", "do_sample": 1},
+    "one core, f16": {"chip": "bm1688", "num_core": 1, "quantize": "w4f16"},
+    "cv186x, LoRA": {"chip": "cv186x", "quantize": "bf16", "lora_max_rank": 8},
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("tied", "vocab"), [(False, 9001), *(pytest.param(t, v, marks=pytest.mark.slow) for t, v in ((True, 9001), (True, 8192)))])
+@pytest.mark.parametrize("case", TABLES)
+def test_nets_compiled_without_their_table_equal_those_compiled_with_it(case, tied, vocab, checkpoint, convert):
+    model = checkpoint("qwen2", num_hidden_layers=1, vocab_size=vocab, hidden_size=128, intermediate_size=128, tie_word_embeddings=tied)
+    stamped, compiled = (convert(model, seq=32, no_stamp=n, **TABLES[case]) for n in (0, 1))
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
+    made = {n["name"]: n for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
+    assert {name for name, net in made.items() if net["apart"]} == {"embedding", "embedding_cache", "lm_head"}
+
+
 @pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.parametrize("case", MORE)
