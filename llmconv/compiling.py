@@ -14,14 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmconv import tables
+from llmconv import packs, tables
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.split import Split, keep, split
 from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler
-from llmconv.lower.coefficients import coefficients
+from llmconv.lower.coefficients import Blob, coefficients
 from llmconv.nets import IO_CONFIG
+
+CHEAPER = {
+    "apart": "compiled without its table; a sample of it showed that this gives the same",
+    "packed": "compiled as if quantised already; its linears, one by one, showed that our coefficients are right",
+}
 
 
 @dataclass(frozen=True)
@@ -72,72 +77,71 @@ def build_net(net: str, source: dict[str, Any], template: list[str] | None, owne
 
 
 def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
-    """Compile natively. Weights go to an npz in the scratch folder, which is deleted afterwards unless it is to be kept."""
+    """Have the compiler make the net, in the form that was exported for it. The scratch folder is deleted afterwards unless it is to be kept."""
     exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
     checkpoint = Checkpoint.open(Path(source["model"]))
     theirs = owner.read_facts() if owner else None
     compiler = Compiler(source["flags"], Path(place["scratch"]), Path(place["log"]), bool(place["keep"]))
     try:
-        why = ""
-        if exported.get("apart"):
-            facts, why = _compile_apart(net, exported, checkpoint, compiler, theirs, targets)
-            if facts:
-                return facts
-        text = Path(source["mlir"]).read_text(encoding="utf-8")
-        raw = compiler.run(net, text, exported["weights"], checkpoint, Path(source["addresses"]) if source["addresses"] else None)
-        shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
-        devices = source["flags"]["num_device"]
-        if devices > 1:  # its parts share nothing with other nets, so they stay together
-            held, taken = keep(raw, targets.bare, devices), Split(0, "")
-            targets.coefficients.write_bytes(b"")
-        else:
-            taken = split(raw, targets.bare, targets.coefficients, shared)
-            held = [taken.size]
+        facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, theirs, targets)
+        facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, theirs, check, targets)
         if targets.addresses:
             shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
     finally:
         if not place["keep"]:
             shutil.rmtree(compiler.scratch, ignore_errors=True)
+    return {"how": "compiled", "why": why, "cycles": compiler.results[-1].cycles, **facts, "run": compiler.took}
+
+
+def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, check: bool, targets: Files) -> dict[str, Any]:
+    """Compile the net with all its weights, which go to an npz."""
+    whole = exported.get("halved") or {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
+    raw = compiler.run(net, whole["mlir"], whole["weights"], checkpoint, _beside(source))
+    shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
+    devices = source["flags"]["num_device"]
+    if devices > 1:  # its parts share nothing with other nets, so they stay together
+        held, taken = keep(raw, targets.bare, devices), Split(0, "")
+        targets.coefficients.write_bytes(b"")
+    else:
+        taken = split(raw, targets.bare, targets.coefficients, shared)
+        held = [taken.size]
     return {
-        "how": "compiled",
-        "why": why and f"compiled with its table: {why}",
-        "cycles": compiler.results[-1].cycles,
         "coefficient_bytes": sum(held),
         "coefficient_sha256": taken.sha256,
         "coefficients": theirs["coefficients"] if taken == shared else f"{net}.coeff" if taken.size else "",
-        "apart": False,
+        "form": "",
         "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",
-        "run": compiler.took,
     }
 
 
-def _compile_apart(net: str, exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, targets: Files) -> tuple[dict[str, Any], str]:
-    """Compile a net without its table. Returns its facts, or ({}, why that cannot be done)."""
-    (role,) = exported["roles"]
-    size, why = tables.program(exported["apart"], role, checkpoint, compiler, targets.bare)
+def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, targets: Files) -> tuple[dict[str, Any], str]:
+    """Compile a net without its table or with stand-ins for its linears. Returns its facts and what was done, or ({}, why it was not)."""
+    kind = next((k for k in ("apart", "packed") if k in exported), "")
+    known = bool(kind and theirs and theirs["form"] == kind)  # the same weights, in the same form
+    if kind == "apart":
+        why = tables.program(exported[kind], checkpoint, compiler, targets.bare)
+    elif kind == "packed":
+        why = packs.program(net, exported[kind], known, checkpoint, compiler, targets.bare, _beside(source))
+    else:
+        return {}, ""
     if why:
-        return {}, why
-    if theirs and theirs.get("apart") and theirs["coefficient_bytes"] == size:  # the same rows of the same tensor, in the same type
+        return {}, f"compiled with all its weights: {why}"
+    blob = _blob(exported, checkpoint, source["flags"], targets.bare, {})
+    if known and theirs["coefficient_bytes"] == blob.size:
         targets.coefficients.write_bytes(b"")
         holder, sha256 = theirs["coefficients"], theirs["coefficient_sha256"]
     else:
-        blob = coefficients(exported["weights"], exported["roles"], checkpoint, compiler.flags.to_dict())
         with targets.coefficients.open("wb") as file:
             holder, sha256 = f"{net}.coeff", blob.write(file)
-    return {
-        "how": "compiled",
-        "why": "its table was left out, which a sample of it showed to be the same",
-        "cycles": compiler.results[-1].cycles,
-        "coefficient_bytes": size,
-        "coefficient_sha256": sha256,
-        "coefficients": holder,
-        "apart": True,
-        "check": "equal",
-        "run": compiler.took,
-    }, ""
+    facts = {"coefficient_bytes": blob.size, "coefficient_sha256": sha256, "coefficients": holder, "form": kind, "check": "equal"}
+    return facts, CHEAPER[kind]
 
 
-def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]):
+def _beside(source: dict[str, Any]) -> Path | None:
+    return Path(source["addresses"]) if source["addresses"] else None
+
+
+def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]) -> Blob:
     """Our own coefficients for a net whose program is `bare`, where weights have other `places`, by which adapters are loaded."""
     stage = BModel.read(bare).nets[0].stages[0]
     locations = [(places.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]
@@ -187,7 +191,7 @@ def _stamp(net: str, source: dict[str, Any], template: Files, owner: Files | Non
         "coefficient_bytes": known["coefficient_bytes"],
         "coefficient_sha256": sha256,
         "coefficients": holder,
-        "apart": False,
+        "form": "",
         "check": "",
         "run": {"seconds": round(time.monotonic() - start, 3), "cpu_seconds": round(time.process_time() - cpu, 3), "peak_rss": 0},
     }

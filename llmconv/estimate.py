@@ -14,23 +14,31 @@ MB = 1 << 20
 KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
-def weight_elements(net: Net) -> tuple[int, int]:
-    """(elements that the compiler gets as float32, elements that it gets as raw bf16 bits)."""
-    weights = net.graph.weights.values()
-    return sum(prod(w.shape) for w in weights if w.dtype != "bf16"), sum(prod(w.shape) for w in weights if w.dtype == "bf16")
+def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
+    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having that form
+    (llmconv.forms)."""
+    floats = {name: prod(w.shape) for name, w in net.graph.weights.items() if w.dtype != "bf16"}
+    halves = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "bf16")
+    if form == "apart":
+        return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
+    if form == "packed":
+        return max(floats.values()), 0
+    if form == "halved":
+        return 0, halves + sum(floats.values())  # all but a few norms and biases
+    return sum(floats.values()), halves
 
 
-def compile_memory(net: Net) -> int:
+def compile_memory(net: Net, form: str = "") -> int:
     """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (a 7B block in bf16) and
     3 times its bf16 tables, on top of a fixed part."""
-    floats, halves = weight_elements(net)
+    floats, halves = weight_elements(net, form)
     return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves
 
 
-def scratch_bytes(net: Net) -> int:
+def scratch_bytes(net: Net, form: str = "") -> int:
     """Bytes of disk that a net's compile needs while it runs: the weight file, the lowered weights, its .bmodel."""
-    floats, halves = weight_elements(net)
-    return KERNEL + 4 * floats + 2 * halves + 3 * net_coefficients(net)
+    floats, halves = weight_elements(net, form)
+    return KERNEL + 4 * floats + 2 * halves + (6 * halves if form == "apart" else 3 * net_coefficients(net))
 
 
 def net_bytes(net: Net, owner: bool) -> int:
@@ -38,31 +46,10 @@ def net_bytes(net: Net, owner: bool) -> int:
     return MB + (0 if owner else net_coefficients(net))
 
 
-def compile_seconds(net: Net) -> float:
+def compile_seconds(net: Net, form: str = "") -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M."""
-    floats, halves = weight_elements(net)
+    floats, halves = weight_elements(net, "" if form == "packed" else form)  # all its linears, one after another
     return 0.3 + 6e-8 * floats + 2e-8 * halves
-
-
-def apart_memory(net: Net) -> int:
-    """Bytes of memory for a net that is compiled without its table: that of a sample of it."""
-    return 150 * MB + 6 * 2 * _sample(net)
-
-
-def apart_scratch(net: Net) -> int:
-    """Bytes of disk for it while it is compiled, as in `scratch_bytes`."""
-    return 3 * KERNEL + 4 * 4 * _sample(net)
-
-
-def apart_seconds(net: Net, owner: bool) -> float:
-    """CPU-seconds for it: three small compiles, and writing the table unless another net holds it."""
-    return 0.5 + 2e-8 * _sample(net) + (0 if owner else 4e-9 * sum(weight_elements(net)))
-
-
-def _sample(net: Net) -> int:
-    """Elements of the sample of the net's table, at most."""
-    (weight,) = net.graph.weights.values()
-    return 2 * SAMPLE * weight.shape[1]
 
 
 def stamp_memory(net: Net) -> int:

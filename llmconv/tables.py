@@ -19,29 +19,30 @@ from llmconv.compiler import Compiler
 from llmconv.lower.coefficients import coefficients
 
 
-def program(apart: Mapping[str, Any], role: Mapping[str, Any], checkpoint: Checkpoint, compiler: Compiler, bare: Path) -> tuple[int, str]:
-    """Write the program of a net to `bare`. Returns (bytes of its coefficients, ""), or (0, why it has to be compiled with its table).
+def program(apart: Mapping[str, Any], checkpoint: Checkpoint, compiler: Compiler, bare: Path) -> str:
+    """Write the program of a net to `bare`. Returns "", or why it has to be compiled with its table.
 
-    apart: {whole_input, whole_shifted, sample_input, sample_shifted, sample, weights}: MLIR of the net and of the sample with the table
-    as an input, without and with an unused input behind it; of the sample as it is, and the sample's weights. role: how the net uses its
-    table (llmconv.lower.roles).
+    apart: whole_input, whole_shifted, sample_input, sample_shifted: the net and the sample with the table as an input, without and with an
+    unused input behind it; sample: the sample as it is. Each is {mlir, weights, roles}.
     """
-    scratch = compiler.scratch
+    scratch, sample = compiler.scratch, apart["sample"]
+    (role,) = sample["roles"]
     expected, adopted = scratch / "expected.bmodel", scratch / "adopted.bmodel"
-    theirs = split(compiler.run("sample", apart["sample"], apart["weights"], checkpoint), expected, scratch / "expected.coeff")
-    ours = coefficients(apart["weights"], [role], checkpoint, compiler.flags.to_dict())
+    theirs = split(compiler.run("sample", sample["mlir"], sample["weights"], checkpoint), expected, scratch / "expected.coeff")
+    ours = coefficients(sample["weights"], sample["roles"], checkpoint, compiler.flags.to_dict())
     if ours.sha256 != theirs.sha256:
-        return 0, "our coefficients for a sample of the table differ from the compiler's"
+        return "our coefficients for a sample of the table differ from the compiler's"
     memory = Memory.of(expected)
 
-    def adopt(name: str, to: Path) -> int:
-        shifted = None if memory.follows else compiler.run(f"{name}_shifted", apart[f"{name}_shifted"])
-        return adopt_table(compiler.run(f"{name}_input", apart[f"{name}_input"]), shifted, to, role["weight"], role["place"], memory)
+    def adopt(name: str, to: Path) -> None:
+        shifted = None if memory.follows else compiler.run(f"{name}_shifted", apart[f"{name}_shifted"]["mlir"])
+        adopt_table(compiler.run(f"{name}_input", apart[f"{name}_input"]["mlir"]), shifted, to, role["weight"], role["place"], memory)
 
     try:
         adopt("sample", adopted)
         if not filecmp.cmp(expected, adopted, shallow=False):
-            return 0, "the compiler makes another program of a table that is an input"
-        return adopt("whole", bare), ""
+            return "the compiler makes another program of a table that is an input"
+        adopt("whole", bare)
     except Unsuitable as other:
-        return 0, other.what
+        return other.what
+    return ""

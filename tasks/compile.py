@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
-from llmconv.estimate import apart_memory, apart_scratch, apart_seconds, compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
+from llmconv.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
 from llmconv.grouping import Origin, origins
 from llmconv.layout import Layout
 from llmconv.nets import Net
@@ -16,7 +16,7 @@ from .shapes import head
 # What a net takes over from the facts of another: nothing else of those may rebuild it
 FACTS = {
     "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
-    "owner": ("apart", "coefficient_bytes", "coefficient_sha256", "coefficients"),
+    "owner": ("form", "coefficient_bytes", "coefficient_sha256", "coefficients"),
 }
 
 
@@ -47,11 +47,9 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
     program = [files["template"][0], *files["template"][4:]] if "template" in files else []
     stamped = origin.template is not None
     need = (
-        Need(memory=apart_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), scratch=apart_scratch(net), seconds=apart_seconds(net, owner=bool(origin.owner)))
-        if origin.apart
-        else Need(memory=stamp_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), seconds=stamp_seconds(net))
+        Need(memory=stamp_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), seconds=stamp_seconds(net))
         if stamped
-        else Need(memory=compile_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), scratch=scratch_bytes(net), seconds=compile_seconds(net))
+        else Need(memory=compile_memory(net, origin.form), disk=net_bytes(net, owner=bool(origin.owner)), scratch=scratch_bytes(net, origin.form), seconds=compile_seconds(net, origin.form))
     )
     return task(
         net.name,

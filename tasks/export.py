@@ -5,15 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import replace
 
 from llmconv.engine import Need, task
-from llmconv.grouping import apart
+from llmconv.forms import form
 from llmconv.layout import Layout
 from llmconv.lower.roles import roles
 from llmconv.nets import Net
 from llmconv.plan import Plan
-from llmconv.top.table import as_input, sampled
 
 from .shapes import head
 
@@ -37,12 +35,5 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 
 
 def _weights(net: Net, stamp: bool) -> dict:
-    """The net's weights and how it uses them; of a net with a large table also what llmconv.tables compiles in its place."""
-    made = {"weights": net.weights, "roles": roles(net.graph)}
-    if not (stamp and apart(net)):
-        return made
-    sample = replace(net, graph=sampled(net.graph))
-    graphs = {"sample": sample.graph}
-    for name, graph in (("whole", net.graph), ("sample", sample.graph)):
-        graphs |= {f"{name}_input": as_input(graph), f"{name}_shifted": as_input(graph, "unused")}
-    return made | {"apart": {name: replace(net, graph=graph).mlir for name, graph in graphs.items()} | {"weights": sample.weights}}
+    """The net's weights, how it uses them, and the form in which the compiler gets it, if that is not its own."""
+    return {"weights": net.weights, "roles": roles(net.graph)} | (form(net) if stamp else {})

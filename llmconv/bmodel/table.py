@@ -44,11 +44,11 @@ class Memory:
         return cls(held["address"], stage["ctx_addr"] == end)
 
 
-def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place: str, memory: Memory) -> int:
+def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place: str, memory: Memory) -> None:
     """Write the net of `path` to `bare`, without kernel module and coefficients, its last input `table` being its coefficients.
 
     shifted: the same net with an unused input, which is larger, behind the table; None where the memory follows the coefficients.
-    place: what the file calls the table among its coefficients (tpu.Gather.source). Returns the coefficients' bytes.
+    place: what the file calls the table among its coefficients (tpu.Gather.source).
     Raises Unsuitable when the compiler did not lay things out as expected.
     """
     model = BModel.read(path)
@@ -80,7 +80,6 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
     stage["ctx_sizes"] = [stage["ctx_sizes"][0] - stored, *stage["ctx_sizes"][1:]]
     model.tree["neuron_size"] -= stored
     write(bare, model.tree)
-    return stored
 
 
 def _take(part: dict, table: str, base: int) -> int:

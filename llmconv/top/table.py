@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
-from llmconv.top.graph import Graph, Value, Weight
+from llmconv.top.graph import Graph, Op, Value, Weight
+from llmconv.top.rewrite import rewrite, same_op, same_weight
 
 SAMPLE = 4096  # rows at least of a sample, and what the rows left out are a multiple of: it has the table's remainders
 
@@ -21,39 +24,22 @@ def table(graph: Graph) -> Weight | None:
 def sampled(graph: Graph) -> Graph:
     """The graph for a vocabulary of fewer tokens: the first SAMPLE rows of the table and a few more."""
     full = table(graph)
-    rows = SAMPLE + full.shape[0] % SAMPLE
-    return _rebuilt(graph, replace(full, shape=(rows, full.shape[1]), recipe=("rows", full.recipe, 0, rows)))
+    vocab, width = full.shape
+    rows = SAMPLE + vocab % SAMPLE
+    part = replace(full, shape=(rows, width), recipe=("rows", full.recipe, 0, rows))
+
+    def fewer(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]) -> Any:
+        sizes = {k: tuple(rows if d == vocab else d for d in attrs[k]) for k in ("to", "shape") if k in attrs}
+        return same_op(g, op, operands, {**attrs, **sizes})
+
+    return rewrite(graph, lambda g, _, attrs: same_weight(g, part, attrs), fewer)
 
 
 def as_input(graph: Graph, unused: str = "") -> Graph:
     """The graph with its only weight as its last input, float32 like all inputs of the Top dialect; behind that an input `unused`,
     which is larger, if it is named."""
-    made = _rebuilt(graph, None)
+    made = rewrite(graph, lambda g, weight, _: g.input(weight.name, weight.shape))
     if unused:
-        ((rows, width),) = (weight.shape for weight in graph.weights.values())
+        rows, width = made.inputs[-1].shape
         made.input(unused, (rows + SAMPLE, width))
     return made
-
-
-def _rebuilt(graph: Graph, weight: Weight | None) -> Graph:
-    """The same operations on `weight` in place of the graph's own, or on an input."""
-    (old,) = graph.weights.values()
-    new = Graph(graph.name, lora_rank=graph.lora_rank, platform=graph.platform)
-    values = {graph.none.id: new.none}
-    rows = {old.shape[0]: weight.shape[0]} if weight else {}
-    for op in graph.ops:
-        attrs = {k: tuple(rows.get(d, d) for d in v) if k in ("to", "shape") else v for k, v in op.attrs.items()}
-        names = [v.name for v in op.results]
-        made: Value | tuple[Value, ...]
-        if op.kind == "None":
-            continue
-        if op.kind == "Input":
-            made = new.input(names[0], op.operands[0].shape, op.operands[0].dtype, **attrs)
-        elif op.kind == "Weight" and weight:
-            made = new.weight(weight.name, weight.shape, weight.recipe, weight.dtype, **attrs)
-        elif op.kind == "Weight":
-            made = new.input(old.name, old.shape)
-        else:
-            made = new.op(op.kind, *(values[v.id] for v in op.operands), name=names if len(names) > 1 else names[0], **attrs)
-        values |= {v.id: m for v, m in zip(op.results, made if isinstance(made, tuple) else (made,), strict=True)}
-    return new.output(*(values[v.id] for v in graph.outputs))
