@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from llmconv.devices import groups
+from llmconv.forms import PART
 from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.top.table import SAMPLE
@@ -22,7 +23,7 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     if form == "apart":
         return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
     if form == "packed":
-        return max(floats.values()), 0
+        return PART, sum(floats.values()) // 4  # codes
     if form == "halved":
         return 0, halves + sum(floats.values())  # all but a few norms and biases
     return sum(floats.values()), halves

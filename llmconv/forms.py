@@ -7,7 +7,8 @@ compare with.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from math import prod
 from typing import Any
 
@@ -19,6 +20,7 @@ from llmconv.top.rewrite import halved, linear_alone, packed
 from llmconv.top.table import as_input, sampled, table
 
 LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
+PART = 1 << 24  # weights that the compiler quantises at a time then
 
 
 def form_of(net: Net) -> str:
@@ -46,7 +48,8 @@ def form(net: Net) -> dict[str, Any]:
         return {kind: _texts(net, halved(net.graph, names))}
     if kind == "packed":
         mode = Mode.of(net.flags.to_dict())
-        return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group)) | {"linears": [_texts(net, linear_alone(net.graph, name)) for name in names]}}
+        parts = [_texts(net, linear_alone(net.graph, *part)) for part in _parts(net, mode)]
+        return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group)) | {"linears": parts}}
     return {}
 
 
@@ -62,6 +65,15 @@ def _texts(net: Net, graph: Graph) -> dict[str, Any]:
     """MLIR, weights and their roles of another graph for the net."""
     other = replace(net, graph=graph)
     return {"mlir": other.mlir, "weights": other.weights, "roles": roles(graph)}
+
+
+def _parts(net: Net, mode: Mode) -> Iterator[tuple[str, int, int]]:
+    """(weight, first column, last column) of parts of its linears, of at most PART weights."""
+    step = mode.lanes * mode.cores
+    for weight in _linears(net):
+        k, n = weight.shape
+        columns = max(1, PART // k // step) * step
+        yield from ((weight.name, first, min(first + columns, n)) for first in range(0, n, columns))
 
 
 def _linears(net: Net) -> list:

@@ -2,7 +2,7 @@
 
 The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. It gets the block with linears that are quantised already,
 by stand-ins, which makes the same program; the coefficients are ours. Two checks in every build: each linear of the block, compiled
-alone from the checkpoint's weights, has our coefficients; and so has the block with stand-ins, which shows its layout, norms and biases.
+alone and in parts from the checkpoint's weights, has our coefficients; and so has the block with stand-ins, which shows its layout, norms and biases.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from llmconv.lower.errors import NotCovered
 def program(net: str, packed: Mapping[str, Any], known: bool, checkpoint: Checkpoint, compiler: Compiler, bare: Path, beside: Path | None) -> str:
     """Write the program of a block to `bare`. Returns "", or why the block has to be compiled as it is.
 
-    packed: {mlir, weights, roles} of the block with stand-ins, and of each linear alone in `linears`. known: the linears are those of a net
+    packed: {mlir, weights, roles} of the block with stand-ins, and of each part of a linear alone in `linears`. known: the linears are those of a net
     for which they were found right. beside: a file that the compiler finds where it runs.
     """
     for i, linear in enumerate(() if known else packed["linears"]):

@@ -71,10 +71,12 @@ def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Gra
     return rewrite(graph, weight, op)
 
 
-def linear_alone(graph: Graph, weight: str) -> Graph:
-    """A net of nothing but the linear of that weight, on one row."""
+def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
+    """A net of nothing but the columns first..last of the linear of that weight [K, N], on one row."""
     found = graph.weights[weight]
+    k, _ = found.shape
+    rows = found.recipe[1] if found.recipe[0] == "transpose" else ("transpose", found.recipe)
+    part = replace(found, shape=(k, last - first), recipe=("transpose", ("rows", rows, first, last)))
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
-    x = g.input("x", (1, 1, found.shape[0]))
-    return g.output(same_op(g, op, [x, same_weight(g, found, {}), g.none], op.attrs))
+    return g.output(same_op(g, op, [g.input("x", (1, 1, k)), same_weight(g, part, {}), g.none], op.attrs))
