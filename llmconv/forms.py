@@ -1,7 +1,7 @@
 """In which form a net is given to the compiler, where another than its own is cheaper and gives the same program. Pure.
 
 apart: a net with a large table, without the table (llmconv.tables); packed: a large quantised block, its linears already quantised
-(llmconv.packs); halved: a bf16 block, its linears as bf16 bits. With `no_stamp` every net is compiled as it is, which is what the tests
+(llmconv.packs); halved: a block in half precision, its linears in that type. With `no_stamp` every net is compiled as it is, which is what the tests
 compare with.
 """
 
@@ -30,7 +30,7 @@ def form_of(net: Net) -> str:
         return ""
     if net.layer is None:
         return "apart" if table(net.graph) is not None and not flags.dynamic else ""
-    if flags.mode == "BF16":
+    if flags.mode in ("BF16", "F16"):
         return "halved"
     shapes = [weight.shape for weight in _linears(net)]
     mode = Mode.of(flags.to_dict())
@@ -45,7 +45,7 @@ def form(net: Net) -> dict[str, Any]:
     if kind == "apart":
         return {kind: _apart(net)}
     if kind == "halved" and names:
-        return {kind: _texts(net, halved(net.graph, names))}
+        return {kind: _texts(net, halved(net.graph, names, net.flags.mode.lower()))}
     if kind == "packed":
         mode = Mode.of(net.flags.to_dict())
         parts = [_texts(net, linear_alone(net.graph, *part)) for part in _parts(net, mode)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
@@ -13,6 +14,7 @@ CASES = {
     "LoRA, dynamic": {"quantize": "bf16", "chip": "cv186x", "lora_max_rank": 8, "dynamic": 1},
     "w8 symmetric, history in both forms": {"quantize": "w8f16", "symmetric": 1, "use_history_kv": 1},
     "w4, decode stages": {"quantize": "w4bf16", "chunk_length": 16},
+    "f16": {"quantize": "f16"},
 }
 MORE = {f"{q} {c} {s} {extra}": {"quantize": q, "chip": c, "symmetric": s, **({extra: 1} if extra else {})}
         for q in ("bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16") for c in ("bm1684x", "bm1688", "cv186x") for s in (0, 1) for extra in ("", "dynamic", "share_prompt")
@@ -75,6 +77,22 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
     made = json.loads((stamped / "manifest.json").read_text())["nets"]
     templates = {n["name"] for n in made if n["layer"] in (0, 2)}
     assert {n["name"] for n in made if n["form"] == "packed"} == templates
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("quantize", ["bf16", "w4bf16"])
+def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint, convert):
+    model = checkpoint("qwen2", num_hidden_layers=1, seed=41)
+    file = model / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    (size,) = struct.unpack_from("<Q", content)
+    tensors = json.loads(content[8 : 8 + size])
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"):
+        first, _ = tensors[name]["data_offsets"]
+        struct.pack_into("<6H", content, 8 + size + first, 0x0001, 0x807F, 0x007F, 0x8000, 0x0080, 0x8080)
+    file.write_bytes(content)
+    stamped, compiled = (convert(model, seq=32, quantize=quantize, no_stamp=n) for n in (0, 1))
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
 
 
 @pytest.mark.compiler

@@ -13,14 +13,14 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
 from llmconv.numeric import to_bf16, to_f16
 
-TYPES = {"f32": "<f4", "bf16": "<u2", "ui8": "|u1"}
+TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<f2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
 
 
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
     """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
 
-    dtype f32 gives float32; bf16 the bits as uint16, those of a plain tensor as they are, of what is computed without denormals, as
+    dtype f32 gives float32, f16 float16; bf16 the bits as uint16, those of a plain tensor as they are, of what is computed without denormals, as
     the compiler rounds; ui8 bytes.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
@@ -57,7 +57,10 @@ def half_rows(checkpoint: Checkpoint, name: str, half: str) -> Iterator[np.ndarr
 def _parts(recipe: list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndarray]:
     if recipe[0] != "tensor":
         values = evaluate(recipe, checkpoint)
-        yield _flushed(to_bf16(values)) if dtype == "bf16" else values.astype(TYPES[dtype], copy=False)
+        if dtype == "bf16":
+            yield _flushed(to_bf16(values))
+        else:
+            yield to_f16(values) if dtype == "f16" else values.astype(TYPES[dtype], copy=False)
     elif dtype == "bf16":
         yield from half_rows(checkpoint, recipe[1], "bf16")
     else:

@@ -41,11 +41,11 @@ def same_op(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any
     return g.op(op.kind, *operands, name=names if len(names) > 1 else names[0], **attrs)
 
 
-def halved(graph: Graph, linears: Collection[str]) -> Graph:
-    """The weights named in `linears` as bf16 bits: half the bytes in the weight file and in the compiler."""
+def halved(graph: Graph, linears: Collection[str], half: str) -> Graph:
+    """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler."""
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
-        return same_weight(g, replace(w, dtype="bf16") if w.name in linears else w, attrs)
+        return same_weight(g, replace(w, dtype=half) if w.name in linears else w, attrs)
 
     return rewrite(graph, weight)
 
