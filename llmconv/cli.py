@@ -67,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("net", nargs="?", metavar="NET", help="a net or a task, e.g. block_0 or merge")
     why.set_defaults(run=_why)
 
+    inspect = commands.add_parser("inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel.")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="a .bmodel, of llmconv or of the vendor's tools")
+    inspect.add_argument("--json", action="store_true", help="print everything as JSON")
+    inspect.set_defaults(run=_inspect)
+
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
     gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size (default 20G)")
     gc.set_defaults(run=_gc)
@@ -168,6 +173,16 @@ def _why(args: argparse.Namespace) -> int:
     from llmconv.explaining import why
 
     print(why(args.out, args.net))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    import json
+
+    from llmconv import inspecting
+
+    made = inspecting.inspect(args.file)
+    print(json.dumps(made, indent=1) if args.json else inspecting.text(made))
     return 0
 
 
