@@ -72,6 +72,12 @@ def _parser() -> argparse.ArgumentParser:
     inspect.add_argument("--json", action="store_true", help="print everything as JSON")
     inspect.set_defaults(run=_inspect)
 
+    graph = commands.add_parser("graph", help="the task graph as SVG or DOT", description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.")
+    graph.add_argument("out", nargs="?", type=Path, metavar="OUT", help="output directory of a conversion")
+    graph.add_argument("--to", type=Path, default=Path("graph.svg"), metavar="FILE", help="file to write, .svg or .dot; - prints DOT [graph.svg]")
+    _add_options(graph)
+    graph.set_defaults(run=_graph)
+
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
     gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size (default 20G)")
     gc.set_defaults(run=_gc)
@@ -183,6 +189,13 @@ def _inspect(args: argparse.Namespace) -> int:
 
     made = inspecting.inspect(args.file)
     print(json.dumps(made, indent=1) if args.json else inspecting.text(made))
+    return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    from llmconv.graphing import draw
+
+    print(draw(args.out, _given(args), args.to))
     return 0
 
 
