@@ -16,7 +16,7 @@ from llmconv.errors import InputError
 from llmconv.explaining import saved_job
 from llmconv.job import Job
 from llmconv.layout import Layout
-from llmconv.plan import plan
+from llmconv.plan import Plan, plan
 from llmconv.summary import size
 
 TASKS = ("convert", "verify")
@@ -45,14 +45,12 @@ def draw(out: Path | None, given: Mapping[str, Any], to: Path) -> str:
 
 def boxes(job: Job, given: Mapping[str, Any]) -> list[Box]:
     """Every task of a job's graph, dependencies first: its state, why, and what it took. Raises InputError for a wrong job."""
-    from llmconv import tasks
     from llmconv.frontend import run_options
 
-    made = plan(job)
-    graph = load({"task_llmconv": lambda: tasks.all_tasks(made)}, TASKS)
+    graph = _graph(plan(job))
     explainer = Explainer(graph, run_options(job, given, ""))
     last = (history.read(Layout(job.out_dir).state) or [history.Run(0)])[-1]
-    before = _reduced(_dependencies(graph))
+    before = _reduced(_before(graph))
     found = []
     for name, deps in before.items():
         item = explainer.item(name)
@@ -65,7 +63,18 @@ def boxes(job: Job, given: Mapping[str, Any]) -> list[Box]:
     return found
 
 
-def _dependencies(graph: Graph) -> dict[str, set[str]]:
+def dependencies(made: Plan) -> dict[str, set[str]]:
+    """Every task of a plan's graph that works, dependencies first -> the tasks that come right before it."""
+    return _before(_graph(made))
+
+
+def _graph(made: Plan) -> Graph:
+    from llmconv import tasks
+
+    return load({"task_llmconv": lambda: tasks.all_tasks(made)}, TASKS)
+
+
+def _before(graph: Graph) -> dict[str, set[str]]:
     """Tasks that work -> those that work before them, groups left out."""
     through: dict[str, set[str]] = {}  # of a node: the workers that stand for it to its users
     before: dict[str, set[str]] = {}

@@ -106,7 +106,8 @@ def _ended(run: Run, kind: str, event: Mapping[str, Any]) -> None:
         run.failures[event["name"]] = {"failure": event["failure"], "repeat": event["repeat"]}
     for span in reversed(run.spans):
         if span.name == event["name"]:
-            span.end = event["time"]
+            # a task's end is told a little later, when it is on record
+            span.end = min(event["time"], span.begin + event.get("seconds", event["time"]))
             span.how = {"TaskFinished": event.get("how", "built"), "TaskFailed": "failed", "TaskRetried": "retried"}[kind]
             span.cpu, span.peak = event.get("cpu", 0.0), event.get("peak_rss", 0)
             return
