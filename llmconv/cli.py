@@ -169,10 +169,13 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from llmconv import report
     from llmconv.verify import verify
 
     nets = [n for n in args.nets.split(",") if n]
-    return 0 if verify(args.out, nets=nets or None, full=args.full) else 1
+    right = verify(args.out, nets=nets or None, full=args.full)
+    report.write(args.out)
+    return 0 if right else 1
 
 
 def _why(args: argparse.Namespace) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from llmconv.estimate import CHIP_MEMORY, device_memory
+from llmconv.estimate import CHIP_MEMORY, GIB, device_memory
 from llmconv.summary import latencies, size
 
 from . import accuracy, latency, sizes
@@ -29,7 +29,7 @@ def stored(facts: Facts, coefficients: Coefficients) -> Html | None:
     rows = [_part(part, pieces, facts.bmodel["bytes"]) for part, pieces in [*parts.items(), *((name.capitalize(), [("", count)]) for name, count in rest.items())]]
     seen = Counter(precision for pieces in parts.values() for precision, _ in pieces)
     shared = facts.bmodel["coefficients"]["shared"]
-    columns = tag("tr", tag("th", "part"), tag("th", "bytes", class_="n"), tag("th", "share", class_="n"), tag("th", "", style="width:45%"), tag("th", "precision"))
+    columns = tag("tr", tag("th", "part"), tag("th", "bytes", class_="n"), tag("th", "share", class_="n"), tag("th", "", style="width:45%"), tag("th", "precision", class_="wide"))
     return section(
         "sizes",
         "Size of the .bmodel by part and precision" + (" (earlier build)" if facts.outdated else ""),
@@ -47,7 +47,7 @@ def _part(part: str, pieces: list[tuple[str, int]], whole: int) -> Html:
     total = sum(count for _, count in pieces)
     bar = tag("div", [tag("i", class_=_colour(p), style=f"width:{100 * count / whole:.3f}%", title=f"{p} {size(count)}") for p, count in pieces], class_="bar")
     told = ", ".join(f"{p} {size(count)}" if len(pieces) > 1 else p for p, count in pieces if p)
-    return tag("tr", tag("td", part), tag("td", size(total), class_="n"), tag("td", f"{100 * total / whole:.1f} %", class_="n"), tag("td", bar), tag("td", told))
+    return tag("tr", tag("td", part), tag("td", size(total), class_="n"), tag("td", f"{100 * total / whole:.1f} %", class_="n"), tag("td", bar), tag("td", told, class_="wide"))
 
 
 def memory(facts: Facts) -> Html | None:
@@ -61,7 +61,7 @@ def memory(facts: Facts) -> Html | None:
     bar = [tag("i", class_=f"k{n}", style=f"width:{100 * count / scale:.3f}%", title=f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
     key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
     several = int(facts.job.get("num_device", 1)) > 1
-    told = f"{size(total)} of at most {size(room)} that a {chip} can have ({100 * total / room:.1f} %)" if room else size(total)
+    told = f"{size(total)} of at most {room / GIB:.0f} GiB that a {chip} can have ({_percent(total, room)})" if room else size(total)
     return section(
         "memory-of-the-device",
         "Memory of the device" + (", of the one that needs most" if several else ""),
@@ -71,6 +71,10 @@ def memory(facts: Facts) -> Html | None:
         tag("p", tag("span", "does not fit", class_="chip failed"), f" It is {size(total - room)} more than the chip can have: use fewer bits, a shorter sequence, or more devices.") if room and total > room else None,
         note(how),
     )
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / whole:.1f} %" if 1000 * part >= whole else "less than 0.1 %"
 
 
 def _needed(facts: Facts) -> tuple[Mapping[str, int], str]:
@@ -95,8 +99,8 @@ def speed(facts: Facts) -> Html | None:
             blocks.append(tag("div", tag("h3", what), note("The compiler estimates nothing for nets whose length is open until they run.")))
             continue
         total = sum(shares.values())
-        bar = [tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {1000 * t:.3f} ms") for n, (name, t) in enumerate(shares.items(), 1)]
-        key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {1000 * t:.3f} ms, {100 * t / total:.0f} %") for n, (name, t) in enumerate(shares.items(), 1)]
+        bar = [tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {1000 * t:.3g} ms") for n, (name, t) in enumerate(shares.items(), 1)]
+        key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {1000 * t:.3g} ms, {100 * t / total:.0f} %") for n, (name, t) in enumerate(shares.items(), 1)]
         rate = f", {1 / times['decode']:.1f} tokens/s" if step == "decode" and times["decode"] else ""
         blocks.append(tag("div", tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"), tag("div", bar, class_="bar big"), tag("div", key, class_="key"), tag("div", id=step, class_="plot")))
     return section(

@@ -28,7 +28,7 @@
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => charts.forEach(draw));
 
   const axis = (more) => Object.assign({ stroke: css("--muted"), grid: { stroke: css("--line"), width: 1 }, ticks: { stroke: css("--line"), width: 1 }, font: "12px system-ui, sans-serif" }, more);
-  const time = (more) => axis(Object.assign({ values: (u, all) => all.map((v) => seconds(v)), space: 64 }, more));
+  const time = (more) => axis(Object.assign({ values: (u, all) => all.map((v) => seconds(v)), space: 64, size: 32 }, more));
 
   let shown = D.main;
   const sync = { key: "time", setSeries: false };
@@ -42,7 +42,7 @@
       const ctx = u.ctx, px = devicePixelRatio, bars = Math.round(u.bbox.height / rows);
       ctx.save();
       ctx.beginPath(); ctx.rect(u.bbox.left, u.bbox.top, u.bbox.width, u.bbox.height); ctx.clip();
-      ctx.textBaseline = "middle"; ctx.font = `${11 * px}px system-ui, sans-serif`;
+      ctx.textBaseline = "middle"; ctx.textAlign = "left"; ctx.font = `${11 * px}px system-ui, sans-serif`;
       for (const pass of [false, true]) for (const s of run.spans) {
         if (s.critical !== pass) continue;
         const x = u.valToPos(s.begin, "x", true), w = Math.max(px, u.valToPos(s.end, "x", true) - x), y = u.bbox.top + s.row * bars + 3 * px, h = bars - 6 * px;
@@ -71,7 +71,7 @@
       tip.style.top = u.over.offsetTop + top + 14 + "px";
     };
     const u = new uPlot({
-      width, height: 46 + rows * 30, legend: { show: false }, padding: [4, 12, 0, 0],
+      width, height: 38 + rows * 30, legend: { show: false }, padding: [4, 12, 0, 0],
       cursor: { y: false, sync, points: { show: false }, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { range: [0, rows], dir: -1 } },
       axes: [time(), axis({ side: 3, size: side, gap: 6, splits: () => run.rows.map((_, n) => n + 0.5), values: () => run.rows, grid: { show: false }, ticks: { show: false } })],
@@ -99,7 +99,7 @@
       series.push({ label: "budget", stroke: css("--bad"), dash: [6, 4], width: 1.5, points: { show: false }, value: (u, v) => bytes(m.budget) });
     }
     return new uPlot({
-      width, height: 190, padding: [8, 12, 0, 0], cursor: { sync, drag: { x: true, y: false } },
+      width, height: 180, padding: [8, 12, 0, 0], cursor: { sync, drag: { x: true, y: false } },
       scales: { x: { time: false }, y: { range: (u, lo, hi) => [0, (hi || 1) * 1.08] } },
       axes: [time(), axis({ size: width < 500 ? 58 : 74, values: (u, all) => all.map(bytes) })],
       series: [{ label: "time", value: (u, v) => v == null ? "–" : seconds(v) }, ...series],
@@ -112,7 +112,7 @@
       width, height: 190, padding: [8, 12, 0, 0], cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: [-0.6, given.names.length - 0.4] }, y: { range: (u, lo, hi) => [0, (hi || 1) * 1.08] } },
       axes: [axis({ splits: () => given.names.map((_, n) => n).filter((n) => n % Math.ceil(given.names.length / (width / 46)) === 0), values: (u, all) => all.map((n) => given.short[n]), grid: { show: false } }),
-        axis({ size: 56, values: (u, all) => all.map((v) => +v.toPrecision(6) + " ms") })],
+        axis({ size: 72, values: (u, all) => all.map((v) => +v.toPrecision(6) + " ms") })],
       series: [{ label: "net", value: (u, v) => v == null ? "–" : given.names[v] }, { label: "estimate", fill: css(colour), stroke: css(colour), width: 0, paths: uPlot.paths.bars({ size: [0.7, 48] }), points: { show: false }, value: (u, v) => v == null ? "–" : v.toFixed(4) + " ms" }],
     }, [given.names.map((_, n) => n), given.ms], el);
   }
@@ -125,7 +125,7 @@
     return new uPlot({
       width, height: 230, padding: [8, 12, 0, 0], cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: (u, lo, hi) => [lo - 0.4, hi + 0.4] }, y: { range: (u, lo, hi) => [0, (hi || 1) * 1.1] } },
-      axes: [axis({ label: "layer", labelSize: 18, labelFont: "12px system-ui, sans-serif", incrs: [1, 2, 4, 5, 8, 10, 20], grid: { show: false } }), axis({ size: 58 })],
+      axes: [axis({ label: "layer", labelSize: 18, labelFont: "12px system-ui, sans-serif", incrs: [1, 2, 4, 5, 8, 10, 20], grid: { show: false } }), axis({ size: 62, values: (u, all) => all.map((v) => +v.toPrecision(4)) })],
       series: [{ label: "layer", value: (u, v) => v == null ? "–" : v }, ...series],
     }, [e.layers, ...e.series.map((s) => s.values), e.limit], el);
   }

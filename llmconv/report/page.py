@@ -6,12 +6,10 @@ import base64
 import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from llmconv import __version__
-from llmconv.engine import events
 from llmconv.layout import Layout
 
 from . import accuracy, figures, latency, sections, sizes, timeline
@@ -20,20 +18,6 @@ from .html import Html, data, join, tag
 
 HERE = Path(__file__).parent
 PLOTS = "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css"
-
-
-class Writer:
-    """A listener that writes report.html at the end of a run, unless the run found nothing to do and the page is there."""
-
-    def __init__(self, out: Path):
-        self.layout = Layout(out)
-        self._worked = False
-
-    def __call__(self, event: Any) -> None:
-        if isinstance(event, (events.TaskStarted, events.TaskFailed)):
-            self._worked = True
-        if isinstance(event, events.RunFinished) and (self._worked or event.status or not self.layout.report.exists()):
-            write(self.layout.out, {"event": "RunFinished", **asdict(event)})
 
 
 def write(out: Path, ending: Mapping[str, Any] | None = None) -> Path:
@@ -54,7 +38,7 @@ def page(facts: Facts) -> str:
     main = timeline.main(runs)
     body = [
         sections.verdict(facts),
-        sections.tiles(facts, stored),
+        sections.tiles(facts, stored, runs[main] if runs else facts.last),
         *sections.failures(facts),
         sections.provenance(facts),
         sections.build(facts, runs, main),

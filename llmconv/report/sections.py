@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,6 +22,7 @@ from .html import Html, join, tag
 from .sizes import Coefficients
 
 MARKS = {"good": "✓", "bad": "✗", "unsure": "!"}
+FIRST = ("", "not built yet")  # reasons that go without saying
 SHOWN = ("seq_length", "quantize", "chip")  # options that provenance always names
 
 
@@ -51,9 +53,9 @@ def verdict(facts: Facts) -> Html:
     return tag("div", tag("div", MARKS[found.mood], class_="mark", aria_hidden="true"), tag("div", tag("b", found.title), tag("p", found.text)), class_=f"verdict {found.mood}", id="verdict")
 
 
-def tiles(facts: Facts, stored: Coefficients) -> Html:
-    """The figures that people ask for first."""
-    run, manifest = facts.last, facts.manifest
+def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
+    """The figures that people ask for first. run: the one that did the work."""
+    manifest = facts.manifest
     found: list[tuple[str, str, str]] = []
     if manifest:
         found.append(("size", size(manifest["bytes"]), "of an earlier build" if facts.outdated else ""))
@@ -71,11 +73,11 @@ def tiles(facts: Facts, stored: Coefficients) -> Html:
     worst = status.worst(facts)
     if worst is not None:
         found.append(("worst relative L2", f"{worst:.4f}" if math.isfinite(worst) else "not finite", "of a block"))
-    return tag("div", [tag("div", tag("span", what), tag("b", value), tag("small", more)) for what, value, more in found if value], class_="tiles")
+    return tag("div", [tag("div", tag("span", what), tag("b", value), tag("small", more), class_="tile") for what, value, more in found if value], class_="tiles")
 
 
 def _times(run: Run) -> list[tuple[str, str, str]]:
-    """Of the last run: wall and CPU time, peak memory and disk."""
+    """Of a run: wall and CPU time, peak memory and disk."""
     if run.finished is None:
         return []
     done = run.finished
@@ -99,12 +101,13 @@ def failures(facts: Facts) -> list[Html]:
 def _failure(facts: Facts, task: str, failure: dict, repeat: str) -> Html:
     log = Path(failure["log"]) if failure.get("log") else None
     lines = logs.tail(log, 14) if log else []
+    advice = re.sub(r"\s*Log: .*", "", failure.get("try_", ""))  # the log has a link of its own
     needing = [name for name, needed in facts.last.blocked.items() if needed == task]
     return section(
         f"failed-{quote(task)}",
         f"Failed: {task}",
         tag("p", tag("b", failure["what"]), tag("br"), failure.get("why", "")),
-        tag("p", failure["try_"]) if failure.get("try_") else None,
+        tag("p", advice) if advice else None,
         tag("pre", "\n".join(lines), class_="log") if lines else None,
         tag("p", "Log: ", _link(facts, log)) if log else None,
         tag("p", f"{len(needing)} tasks need it and were not built.") if needing else None,
@@ -180,11 +183,13 @@ def _path(facts: Facts, run: Run) -> list[Html]:
     steps = timeline.critical_path(run, facts.deps)
     whole = max(run.end - run.begin, 1e-9)
     shown = sorted(sorted(steps, key=lambda step: step.span.begin - step.span.end)[:12], key=lambda step: step.span.begin)
-    rows = [
-        tag("tr", tag("td", tag("code", step.span.name)), tag("td", f"{step.span.end - step.span.begin:.2f} s", class_="n"), tag("td", f"{100 * (step.span.end - step.span.begin) / whole:.0f} %", class_="n"), tag("td", step.waited))
-        for step in shown
-    ]
-    columns = tag("tr", tag("th", "task"), tag("th", "took", class_="n"), tag("th", "of the run", class_="n"), tag("th", "started late for want of"))
+    rows = []
+    for step in shown:
+        took = step.span.end - step.span.begin
+        share = tag("div", tag("i", class_="k1", style=f"width:{100 * took / whole:.2f}%"), class_="bar")
+        name = [tag("code", step.span.name), note(f"waited for {step.waited}") if step.waited else None]
+        rows.append(tag("tr", tag("td", name), tag("td", f"{took:.2f} s", class_="n"), tag("td", f"{100 * took / whole:.0f} %", class_="n"), tag("td", share, style="width:50%", class_="wide")))
+    columns = tag("tr", tag("th", "task"), tag("th", "took", class_="n"), tag("th", "share", class_="n"), tag("th", "", class_="wide"))
     more = f" (the longest {len(shown)} of {len(steps)} steps)" if len(steps) > len(shown) else ""
     return [tag("h3", f"Critical path{more}"), tag("div", tag("table", tag("thead", columns), tag("tbody", rows)), class_="scroll")]
 
@@ -215,7 +220,7 @@ def _row(facts: Facts, net: status.NetStatus, clock: float) -> Html:
         "tr",
         tag("td", tag("code", net.name)),
         tag("td", tag("span", net.state, class_=f"chip {net.state}"), [" ", tag("span", "wrong", class_="chip wrong")] if net.right is False else None),
-        tag("td", net.why, note(net.reason) if net.reason else None, details),
+        tag("td", net.why, details, note(net.reason) if net.reason not in FIRST else None),
         tag("td", size(told["coefficient_bytes"]) if "coefficient_bytes" in told else "", tag("span", shared, class_="note"), class_="n"),
         tag("td", f"{told['seconds']:.2f} s" if "seconds" in told else "", class_="n"),
         tag("td", size(told["peak_rss"]) if told.get("peak_rss") else "", class_="n wide"),

@@ -84,7 +84,7 @@ def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[s
     elif span is not None and span.how == "cached":
         state, why = "cached", f"{net['how']} by an earlier build: {why}"
     if task in run.unchanged:
-        reason = "unchanged in the last run"
+        reason = "unchanged in the last run" if any(other.name.startswith("compile:") for other in run.spans) else ""
     output = worst_output(checked)
     error = (math.inf if output["relative_l2"] is None else output["relative_l2"], output["relative_l2_limit"]) if output else None
     return NetStatus(name, state, why, reason, net, error, checked["ok"] if checked else None)
