@@ -114,7 +114,10 @@ def _dependencies(made: Plan | None) -> dict[str, frozenset[str]]:
         return {}
     from llmconv.graphing import dependencies
 
-    return {name: frozenset(deps) for name, deps in dependencies(made).items()}
+    try:
+        return {name: frozenset(deps) for name, deps in dependencies(made).items()}
+    except ConvertError:  # the compiler does not run any more
+        return {}
 
 
 def _json(path: Path) -> dict[str, Any] | None:

@@ -25,8 +25,11 @@ def write(out: Path, ending: Mapping[str, Any] | None = None) -> Path:
     text = page(gather(out, ending))
     target = Layout(out).report
     part = target.with_name(f"{target.name}.part.{os.getpid()}")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, target)
+    try:
+        part.write_text(text, encoding="utf-8")
+        os.replace(part, target)
+    finally:
+        part.unlink(missing_ok=True)
     return target
 
 
