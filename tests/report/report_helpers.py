@@ -83,7 +83,7 @@ def verified(out: Path, errors: dict[str, float], tokens: list[tuple[int, int, b
         return Difference(error=error**2, expected=1.0, found=1.0, dot=1.0 - error**2 / 2, rows=1, row_error=error**2)
 
     compared = [
-        Compared(net, "output_states", CHIP, off(error), CHAIN if net == "all blocks" else BLOCK, None if net == "all blocks" else off(0.004))
+        Compared(net, "output_states", CHIP, CHAIN if net == "all blocks" else BLOCK, off(error), None if net == "all blocks" else off(0.004))
         for net, error in errors.items()
     ]
     picked = [Picked("generation", f"token {n}", mine, theirs, 0.0 if mine == theirs else 0.1, 1.0, 0.2 if right else 0.05) for n, (mine, theirs, right) in enumerate(tokens, 1)]
