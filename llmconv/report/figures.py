@@ -99,8 +99,8 @@ def speed(facts: Facts) -> Html | None:
             blocks.append(tag("div", tag("h3", what), note("The compiler estimates nothing for nets whose length is open until they run.")))
             continue
         total = sum(shares.values())
-        bar = [tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {1000 * t:.3g} ms") for n, (name, t) in enumerate(shares.items(), 1)]
-        key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {1000 * t:.3g} ms, {100 * t / total:.0f} %") for n, (name, t) in enumerate(shares.items(), 1)]
+        bar = [tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {_ms(t)}") for n, (name, t) in enumerate(shares.items(), 1)]
+        key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {_ms(t)}, {100 * t / total:.0f} %") for n, (name, t) in enumerate(shares.items(), 1)]
         rate = f", {1 / times['decode']:.1f} tokens/s" if step == "decode" and times["decode"] else ""
         blocks.append(tag("div", tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"), tag("div", bar, class_="bar big"), tag("div", key, class_="key"), tag("div", id=step, class_="plot")))
     return section(
@@ -109,6 +109,10 @@ def speed(facts: Facts) -> Html | None:
         tag("div", blocks, class_="two"),
         note(f"Estimates, not measurements: cycles of the compiler's static cost model at the clock of the {chip}. Work of the host and traffic to it are not in them."),
     )
+
+
+def _ms(seconds: float) -> str:
+    return f"{1000 * seconds:.3g} ms" if seconds >= 1e-6 else "< 0.001 ms"
 
 
 def verification(facts: Facts) -> Html | None:

@@ -50,7 +50,8 @@ def head(facts: Facts) -> Html:
 
 def verdict(facts: Facts) -> Html:
     found = status.verdict(facts)
-    return tag("div", tag("div", MARKS[found.mood], class_="mark", aria_hidden="true"), tag("div", tag("b", found.title), tag("p", found.text)), class_=f"verdict {found.mood}", id="verdict")
+    told = tag("div", tag("b", found.title), tag("p", found.text), tag("pre", found.command, class_="command") if found.command else None)
+    return tag("div", tag("div", MARKS[found.mood], class_="mark", aria_hidden="true"), told, class_=f"verdict {found.mood}", id="verdict")
 
 
 def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
@@ -182,13 +183,13 @@ def _phases() -> list[Html]:
 def _path(facts: Facts, run: Run) -> list[Html]:
     steps = timeline.critical_path(run, facts.deps)
     whole = max(run.end - run.begin, 1e-9)
-    shown = sorted(sorted(steps, key=lambda step: step.span.begin - step.span.end)[:12], key=lambda step: step.span.begin)
+    shown = sorted(sorted(steps, key=lambda step: step.span.begin - step.span.end)[:8], key=lambda step: step.span.begin)
     rows = []
     for step in shown:
         took = step.span.end - step.span.begin
         share = tag("div", tag("i", class_="k1", style=f"width:{100 * took / whole:.2f}%"), class_="bar")
-        name = [tag("code", step.span.name), note(f"waited for {step.waited}") if step.waited else None]
-        rows.append(tag("tr", tag("td", name), tag("td", f"{took:.2f} s", class_="n"), tag("td", f"{100 * took / whole:.0f} %", class_="n"), tag("td", share, style="width:50%", class_="wide")))
+        name = [tag("code", step.span.name), tag("span", f" waited for {step.waited}", class_="note") if step.waited else None]
+        rows.append(tag("tr", tag("td", name), tag("td", f"{took:.2f} s", class_="n"), tag("td", f"{100 * took / whole:.0f} %", class_="n"), tag("td", share, style="width:40%", class_="wide")))
     columns = tag("tr", tag("th", "task"), tag("th", "took", class_="n"), tag("th", "share", class_="n"), tag("th", "", class_="wide"))
     more = f" (the longest {len(shown)} of {len(steps)} steps)" if len(steps) > len(shown) else ""
     return [tag("h3", f"Critical path{more}"), tag("div", tag("table", tag("thead", columns), tag("tbody", rows)), class_="scroll")]

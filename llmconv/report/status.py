@@ -19,11 +19,12 @@ STATES = ("failed", "blocked", "open", "cached", "stamped", "compiled")
 
 @dataclass(frozen=True)
 class Verdict:
-    """mood: good, bad or unsure (its colour); title and text: what to read first."""
+    """mood: good, bad or unsure (its colour); title and text: what to read first; command: what to do next, or ""."""
 
     mood: str
     title: str
     text: str
+    command: str = ""
 
 
 @dataclass(frozen=True)
@@ -48,15 +49,15 @@ def verdict(facts: Facts) -> Verdict:
         names = ", ".join(run.failures)
         if names == "verify" and facts.manifest:
             return Verdict("bad", "Built, but not right", next(iter(run.failures.values()))["failure"].get("why") or "The verification failed.")
-        return Verdict("bad", f"Failed: {names}", f"What was finished is kept: run the same command again to go on. {left}".strip())
+        return Verdict("bad", f"Failed: {names}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
     if run.finished and run.finished.get("interrupted"):
-        return Verdict("unsure", f"Stopped by {run.finished['interrupted']}", f"What was finished is kept: run the same command again to go on. {left}".strip())
+        return Verdict("unsure", f"Stopped by {run.finished['interrupted']}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
     if run.finished and run.finished.get("status"):
-        return Verdict("bad", "Could not start", f"The build was stopped before its first task; the terminal says why. {left}".strip())
+        return Verdict("bad", "Could not start", f"The build was stopped before its first task; the terminal says why. {left}".strip(), command(facts))
     if not facts.manifest:
-        return Verdict("unsure", "Not a whole build", "Only some of the tasks were asked for; there is no .bmodel here yet.")
+        return Verdict("unsure", "Not a whole build", "Only some of the tasks were asked for; there is no .bmodel here yet.", command(facts))
     if verified is None:
-        return Verdict("good", "Built", "Not verified yet: llmconv verify proves it on the chip simulator.")
+        return Verdict("good", "Built", "Not verified yet. The chip simulator can prove it right:", shlex.join(["llmconv", "verify", str(facts.layout.out)]))
     if not verified["ok"]:
         return Verdict("bad", "Built, but not right", verified["summary"])
     return Verdict("good", "Built and verified", verified["summary"])

@@ -30,7 +30,7 @@ def test_a_build(checkpoint, convert):
     out = convert(checkpoint("qwen2", num_hidden_layers=4), seq=64, quantize="w4bf16")
     page, manifest = Page.of(out), json.loads((out / "manifest.json").read_text())
     assert page.ids >= SECTIONS and not page.ids & {"verification", "errors"}
-    assert "Built Not verified yet" in page.text
+    assert f"Built Not verified yet. The chip simulator can prove it right: llmconv verify {out}" in page.text
     for fact in (manifest["sha256"], manifest["checkpoint"]["sha256"], manifest["toolchain"]["digest"], manifest["bmodel"], "w4bf16", "not measurements"):
         assert fact in page.text
     rows = nets(page)
