@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +32,8 @@ def describe(path: Path) -> dict[str, Any]:
     """Figures of the file at `path`, JSON-able; bytes throughout. Raises ConvertError as BModel.read does.
 
     parts: stored bytes by part of the file, adding up to its size. coefficients: `stored` once, `used` by all nets together, `shared`
-    the difference; by_role: stored bytes by the compiler's name for them (tpu.A16MatMul.scale), as far as the file names them.
+    the difference; by_role: stored bytes by the compiler's name for them (tpu.A16MatMul.scale), as far as the file names them; both
+    also for every net.
     device_memory: what a runtime needs on one device: coefficients, intermediate tensors (one area for all nets), and the
     inputs and outputs of nets that have their own. nets: see `_net`.
     """
@@ -79,7 +80,7 @@ def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob,
         "dynamic": stage.dynamic,
         "cores": stage.core_num,
         "subnets": stage.subnets,
-        "coefficients": {"bytes": stage.coeff.size, "sha256": stage.coeff_sha256, "same_as": holder if holder != name else None},
+        "coefficients": {"bytes": stage.coeff.size, "sha256": stage.coeff_sha256, "same_as": holder if holder != name else None, "by_role": _roles([stage])},
         "encrypted": bool(tree.get("coeff_mem", {}).get("encrypt_mode", 0)),
         "commands": {
             "bytes": sum(blob.size for blob in {b for c in stage.commands for b in (c.bdc, c.gdma)}),
@@ -123,8 +124,8 @@ def _blobs(model: BModel) -> dict[tuple[int, int], str]:
     return found
 
 
-def _roles(stages: Any) -> dict[str, int]:
-    """Stored bytes by the name that the compiler gives them; "unnamed" is what it names nothing in."""
+def _roles(stages: Iterable[Stage]) -> dict[str, int]:
+    """Bytes by the name that the compiler gives them; "unnamed" is what it names nothing in."""
     found: Counter[str] = Counter()
     for stage in stages:
         for place in stage.locations:

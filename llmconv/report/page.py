@@ -36,7 +36,7 @@ def write(out: Path, ending: Mapping[str, Any] | None = None) -> Path:
 def page(facts: Facts) -> str:
     """The whole page."""
     nets = [] if facts.outdated and facts.manifest else facts.nets
-    stored = sizes.coefficients(facts.layout, nets)
+    stored = sizes.coefficients(facts.layout, nets, facts.bmodel)
     runs = timeline.chosen(facts.runs)
     main = timeline.main(runs)
     body = [

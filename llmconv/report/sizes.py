@@ -40,8 +40,9 @@ class Coefficients:
         return 8 * self.total / self.weights if self.weights else None
 
 
-def coefficients(layout: Layout, nets: Iterable[Mapping[str, Any]]) -> Coefficients:
-    """Of the finished nets of a build, each blob once. nets: as in manifest.json."""
+def coefficients(layout: Layout, nets: Iterable[Mapping[str, Any]], bmodel: Mapping[str, Any] | None) -> Coefficients:
+    """Of the finished nets of a build, each blob once. nets: as in manifest.json; bmodel: as from llmconv.bmodel.describe."""
+    roles = _roles(bmodel)
     parts: Counter[tuple[str, str]] = Counter()
     weights, split = 0, set()
     for net in nets:
@@ -55,7 +56,7 @@ def coefficients(layout: Layout, nets: Iterable[Mapping[str, Any]]) -> Coefficie
                 continue
             split.add(tensors)
         weights += _weights(exported)
-        parts.update(_pieces(net, exported) or {(_part(net["kind"], ""), net["flags"]["mode"].lower()): held})
+        parts.update(_pieces(net, exported) or _named(net, exported, roles.get(net["name"], {})))
     by_part: Counter[str] = Counter()
     for (part, _), count in parts.items():
         by_part[part] += count
@@ -103,10 +104,35 @@ def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tupl
     return found if sum(found.values()) == net["coefficient_bytes"] else Counter()
 
 
+def _roles(bmodel: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
+    """Net of the manifest -> stored bytes by the compiler's names for them, of all its parts where it is split."""
+    found: dict[str, Counter[str]] = {}
+    for net in bmodel["nets"] if bmodel else ():
+        if net["stages"]:
+            found.setdefault(net.get("part_of", net["name"]), Counter()).update(net["stages"][0]["coefficients"]["by_role"])
+    return found
+
+
+def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[str, int]) -> Counter[tuple[str, str]]:
+    """Bytes by precision as far as the compiler's names tell it; all that is known of layouts that llmconv.lower does not cover."""
+    mode = net["flags"]["mode"].lower()
+    packed = {f"int{role['bits']}" for role in exported.get("roles", ()) if role["kind"] == "packed"}
+    integers = f"int{mode[1]}" if mode[:2] in ("w4", "w8") else " and ".join(sorted(packed)) or "packed"
+    half = "f16" if mode.endswith("f16") and not mode.endswith("bf16") else "bf16" if mode.endswith("bf16") else mode
+    precisions = {"weight": integers, "scale": "scales", "zp": "zero points"}
+    found: Counter[tuple[str, str]] = Counter()
+    for role, count in roles.items():
+        quantised = role.startswith("tpu.A16MatMul.")
+        found[_part(net["kind"], ""), precisions.get(role.rpartition(".")[2], half) if quantised else half] += count
+    return found if sum(found.values()) == net["coefficient_bytes"] else Counter({(_part(net["kind"], ""), mode): net["coefficient_bytes"]})
+
+
 def _part(kind: str, name: str) -> str:
     for known, part in KINDS.items():
         if kind.startswith(known):
             return part
+    if not kind.startswith("block"):
+        return kind.replace("_", " ").capitalize()
     return next((part for part, pattern in PARTS if pattern.search(name)), "Layers" if not name else "Other weights")
 
 

@@ -62,7 +62,7 @@ def test_the_page_needs_nothing_and_lets_nothing_else_run(checkpoint, convert):
 def test_sizes_add_up_to_the_file(checkpoint, convert):
     for model, options in (("qwen2", {"quantize": "w4bf16"}), ("qwen2_tied", {"quantize": "w8bf16"}), ("llama", {"chip": "bm1688", "quantize": "w4f16"})):
         facts = gather(convert(checkpoint(model), seq=64, **options))
-        stored = sizes.coefficients(facts.layout, facts.nets)
+        stored = sizes.coefficients(facts.layout, facts.nets, facts.bmodel)
         assert stored.total == facts.bmodel["coefficients"]["stored"]
         config = json.loads((checkpoint(model) / "config.json").read_text())
         wanted = sum(t.nbytes for name, t in facts.plan.checkpoint.tensors.items() if not (config["tie_word_embeddings"] and name == "lm_head.weight")) // 2
@@ -179,3 +179,13 @@ def test_curves_know_every_kind_of_block():
     made = accuracy.by_layer({"nets": [net("block_cache_3", 0.1), net("block_kv_0", 0.2), net("block_prompt_3", 0.3), net("lm_head", 0.4)]})
     assert made["layers"] == [0, 3] and {s["label"]: s["values"] for s in made["series"]} == {"prefill with history": [0.2, None], "shared prompt": [None, 0.3], "decode": [None, 0.1]}
     assert accuracy.by_layer(None) is None and accuracy.by_layer({"nets": [net("lm_head", 0)]}) is None
+
+
+def test_layouts_that_are_not_known_are_itemised_by_precision(checkpoint, convert, monkeypatch):
+    facts = gather(convert(checkpoint("qwen2"), seq=64, quantize="w4bf16"))
+    exact = sizes.coefficients(facts.layout, facts.nets, facts.bmodel)
+    monkeypatch.setattr(sizes, "_pieces", lambda net, exported: None)
+    told = sizes.coefficients(facts.layout, facts.nets, facts.bmodel)
+    assert (told.total, told.weights) == (exact.total, exact.weights)
+    for precision in ("int4", "scales", "zero points"):
+        assert told.parts["Layers", precision] == sum(count for (_, p), count in exact.parts.items() if p == precision) > 0
