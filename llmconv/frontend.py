@@ -20,7 +20,7 @@ from llmconv.summary import Summary
 from llmconv.toolchain import cache_dir, doctor
 
 
-def run_options(job: Job, given: Mapping[str, Any], command: str, notes: Sequence[str] = ()) -> engine.RunOptions:
+def run_options(job: Job, given: Mapping[str, Any], command: str = "", notes: Sequence[str] = ()) -> engine.RunOptions:
     """How the engine runs a job: the build's own options out of those given.
 
     command: repeats one task, with {task} in it. notes: told when the run starts.

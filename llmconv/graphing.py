@@ -48,7 +48,7 @@ def boxes(job: Job, given: Mapping[str, Any]) -> list[Box]:
     from llmconv.frontend import run_options
 
     graph = _graph(plan(job))
-    explainer = Explainer(graph, run_options(job, given, ""))
+    explainer = Explainer(graph, run_options(job, given))
     last = (history.read(Layout(job.out_dir).state) or [history.Run(0)])[-1]
     before = _reduced(_before(graph))
     found = []

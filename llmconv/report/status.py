@@ -83,7 +83,7 @@ def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[s
     elif state == "open":
         why, reason = "not built yet", ""
     elif span is not None and span.how == "cached":
-        state, why = "cached", f"{net['how']} by an earlier build: {why}"
+        state, why = "cached", f"{net['how']} in an earlier build" + (f": {why}" if net["how"] == "stamped" else "")
     if task in run.unchanged:
         reason = "unchanged in the last run" if any(other.name.startswith("compile:") for other in run.spans) else ""
     output = worst_output(checked)

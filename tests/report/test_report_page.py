@@ -38,7 +38,8 @@ def test_a_build(checkpoint, convert):
     for row, net in zip(rows, manifest["nets"]):
         assert f"--task compile:{net['name']}" in row and f"{net['cycles'] / 1e6:.3f} ms" in row
         assert row.split()[1] in (net["how"], "cached")
-    assert "logs/embedding.log" in page.links and all((out / link).exists() for link in page.links)
+    assert {link for link in page.links if link.startswith("logs/block")} == {f"logs/{row.split()[0]}.log" for row in rows if row.split()[1] == "compiled" and row.startswith("block")}
+    assert all((out / link).exists() for link in page.links)
     drawn = page.data
     assert {s["name"] for s in drawn["runs"][0]["spans"]} >= {"merge", "manifest"} and drawn["runs"][0]["spans"][-1]["critical"]
     cycles = {net["name"]: net["cycles"] for net in manifest["nets"]}

@@ -53,7 +53,7 @@ def test_commands_can_be_pasted():
     ("how", "run", "state", "why", "reason"),
     [
         ({"how": "compiled", "why": "own"}, Run(0, spans=[Span("compile:a", 0, "flags.chip: x -> y", 1, 0, 1, "built")]), "compiled", "own", "flags.chip: x -> y"),
-        ({"how": "stamped", "why": "the program of b"}, Run(0, spans=[Span("compile:a", 0, "not built yet", 1, 0, 1, "cached")]), "cached", "stamped by an earlier build: the program of b", "not built yet"),
+        ({"how": "stamped", "why": "the program of b"}, Run(0, spans=[Span("compile:a", 0, "not built yet", 1, 0, 1, "cached")]), "cached", "stamped in an earlier build: the program of b", "not built yet"),
         ({"how": "compiled", "why": "own"}, Run(0, unchanged=["compile:a"]), "compiled", "own", ""),
         ({"how": "compiled", "why": "own"}, Run(0, unchanged=["compile:a"], spans=[Span("compile:b", 0, "", 1, 0, 1, "built")]), "compiled", "own", "unchanged in the last run"),
         ({}, Run(0, failures={"compile:a": FAILURE}), "failed", "it broke", "the .bmodel is wrong"),
