@@ -13,9 +13,6 @@ from llmconv.top.table import SAMPLE
 
 MB = 1 << 20
 KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
-GIB = 1 << 30
-# The most that a board of each chip comes with; its system and video units take some of it
-CHIP_MEMORY = {"bm1684x": 16 * GIB, "bm1688": 16 * GIB, "cv186x": 8 * GIB}
 
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:

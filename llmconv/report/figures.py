@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from llmconv.estimate import CHIP_MEMORY, GIB, device_memory
+from llmconv.devices import MEMORY
+from llmconv.estimate import device_memory
 from llmconv.summary import latencies, size
 
 from . import accuracy, latency, sizes
@@ -56,19 +57,19 @@ def memory(facts: Facts) -> Html | None:
     if not found:
         return None
     chip = str(facts.job.get("chip"))
-    room, total = CHIP_MEMORY.get(chip, 0), sum(found.values())
+    room, total = MEMORY.get(chip, 0), sum(found.values())
     scale = max(room, total, 1)
     bar = [tag("i", class_=f"k{n}", style=f"width:{100 * count / scale:.3f}%", title=f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
     key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
     several = int(facts.job.get("num_device", 1)) > 1
-    told = f"{size(total)} of at most {room / GIB:.0f} GiB that a {chip} can have ({_percent(total, room)})" if room else size(total)
+    told = f"{size(total)} of up to {room / (1 << 30):.0f} GiB on the largest common boards with a {chip} ({_percent(total, room)})" if room else size(total)
     return section(
         "memory-of-the-device",
         "Memory of the device" + (", of the one that needs most" if several else ""),
         tag("div", tag("b", told)),
         tag("div", bar, class_="bar big"),
         tag("div", key, class_="key"),
-        tag("p", tag("span", "does not fit", class_="chip failed"), f" It is {size(total - room)} more than the chip can have: use fewer bits, a shorter sequence, or more devices.") if room and total > room else None,
+        tag("p", tag("span", "does not fit", class_="chip failed"), f" It is {size(total - room)} more than that: use fewer bits, a shorter sequence, or more devices.") if room and total > room else None,
         note(how),
     )
 
@@ -79,7 +80,7 @@ def _percent(part: int, whole: int) -> str:
 
 def _needed(facts: Facts) -> tuple[Mapping[str, int], str]:
     if facts.bmodel and not facts.outdated:
-        return sizes.device_memory(facts.bmodel), "From the .bmodel. The system of a board takes a part of its memory; many boards have less than the most."
+        return sizes.device_memory(facts.bmodel), "From the .bmodel. The operating system of a board needs a part of its memory, and smaller boards have less."
     if facts.plan:
         most = max(device_memory(facts.plan).values(), key=lambda device: sum(device.values()))
         return {name[0].upper() + name[1:]: count for name, count in most.items()}, "Estimated from the sizes of the tensors, as there is no .bmodel of this build."
