@@ -64,8 +64,10 @@ class Facts:
 
     @property
     def outdated(self) -> bool:
-        """Whether the .bmodel that is there is not what the last run was to build."""
+        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not get to it."""
         run = self.last
+        if self.manifest and self.plan and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items()):
+            return True
         if run.finished and not run.finished.get("status"):
             return False
         return "manifest" not in run.unchanged and not any(span.name == "manifest" and span.how == "built" for span in run.spans)

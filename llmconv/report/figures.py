@@ -103,7 +103,7 @@ def speed(facts: Facts) -> Html | None:
         bar = [tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {_ms(t)}") for n, (name, t) in enumerate(shares.items(), 1)]
         key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {_ms(t)}, {100 * t / total:.0f} %") for n, (name, t) in enumerate(shares.items(), 1)]
         rate = f", {1 / times['decode']:.1f} tokens/s" if step == "decode" and times["decode"] else ""
-        blocks.append(tag("div", tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"), tag("div", bar, class_="bar big"), tag("div", key, class_="key"), tag("div", id=step, class_="plot")))
+        blocks.append(tag("div", tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"), tag("div", bar, class_="bar big"), tag("div", key, class_="key"), tag("div", id=step, class_="plot", role="img", aria_label="estimated milliseconds of each net")))
     return section(
         "latency",
         "Estimated latency" + (" (earlier build)" if facts.outdated else ""),
@@ -128,7 +128,7 @@ def verification(facts: Facts) -> Html | None:
         tag("p", verified["summary"]),
         [tag("p", tag("span", "interface", class_="chip wrong"), " ", problem) for problem in verified.get("interface", ())],
         [tag("p", told) for told in accuracy.drift(verified)],
-        [tag("h3", "Relative L2 by layer"), tag("div", id="errors", class_="plot")] if curves else None,
+        [tag("h3", "Relative L2 by layer"), tag("div", id="errors", class_="plot", role="img", aria_label="relative L2 of each layer")] if curves else None,
         note("Each layer on its own, against the model's own maths in torch f32 on the weights that the chip has. Dashed red: the tolerance; grey: what torch loses in the same half precision.") if curves else None,
         _tokens(verified),
     )

@@ -161,9 +161,9 @@ def build(facts: Facts, runs: Sequence[Run], main: int) -> Html | None:
         "build",
         "The build over time",
         tag("div", tag("div", _phases(), class_="key"), chooser, class_="head"),
-        tag("div", id="gantt", class_="plot"),
+        tag("div", id="gantt", class_="plot", role="img", aria_label="which task ran when, a row for each worker"),
         tag("h3", "Memory"),
-        tag("div", id="memory", class_="plot"),
+        tag("div", id="memory", class_="plot", role="img", aria_label="memory over the same time"),
         note("Drag to zoom, double-click to see all. Underlined boxes are the critical path; pale ones came from the cache or were stopped."),
         paths,
     )

@@ -54,8 +54,8 @@ def verdict(facts: Facts) -> Verdict:
         return Verdict("unsure", f"Stopped by {run.finished['interrupted']}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
     if run.finished and run.finished.get("status"):
         return Verdict("bad", "Could not start", f"The build was stopped before its first task; the terminal says why. {left}".strip(), command(facts))
-    if not facts.manifest:
-        return Verdict("unsure", "Not a whole build", "Only some of the tasks were asked for; there is no .bmodel here yet.", command(facts))
+    if not facts.manifest or facts.outdated:
+        return Verdict("unsure", "Not a whole build", f"Only some of the tasks were asked for. {left or 'There is no .bmodel here yet.'}", command(facts))
     if verified is None:
         return Verdict("good", "Built", "Not verified yet. The chip simulator can prove it right:", shlex.join(["llmconv", "verify", str(facts.layout.out)]))
     if not verified["ok"]:

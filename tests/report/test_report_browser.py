@@ -70,8 +70,8 @@ def show(browser, tmp_path):
 def plots(shown: Shown) -> dict[str, int]:
     """Canvases in each of the page's plots."""
     found = {}
-    for name in re.findall(r'<div id="(\w+)" class="plot">', shown.dom):
-        rest = shown.dom[shown.dom.index(f'<div id="{name}" class="plot">') :]
+    for name in re.findall(r'<div id="(\w+)" class="plot"', shown.dom):
+        rest = shown.dom[shown.dom.index(f'<div id="{name}" class="plot"') :]
         following = rest.find('class="plot"', 40)
         found[name] = rest[: following if following > 0 else None].count("<canvas")
     return found

@@ -6,6 +6,8 @@ import base64
 import hashlib
 import json
 import re
+import subprocess
+import sys
 
 import pytest
 from report_helpers import HOSTILE, Page, verified
@@ -134,6 +136,13 @@ def test_an_unfinished_build_has_a_page(checkpoint, tmp_path, monkeypatch):
     assert "Not a whole build" in page.text and len(nets(page)) == 7 and all(row.split()[1] == "open" for row in nets(page))
 
 
+def test_one_task_of_other_options_is_no_build(checkpoint, convert):
+    out = convert(checkpoint("qwen2"), seq=64)
+    assert main(["convert", "-m", str(checkpoint("qwen2")), "-s", "80", "-o", str(out), "--task", "export:block_0"]) == 0
+    page = Page.of(out)
+    assert "Not a whole build" in page.text and "of an earlier build" in page.text and {row.split()[1] for row in nets(page)} == {"open"}
+
+
 def test_a_run_with_nothing_to_do_leaves_the_page(checkpoint, convert):
     out = convert(checkpoint("qwen2"), seq=64)
     argv = ["convert", "-m", str(checkpoint("qwen2")), "-s", "64", "-o", str(out)]
@@ -144,6 +153,11 @@ def test_a_run_with_nothing_to_do_leaves_the_page(checkpoint, convert):
     (out / "report.html").unlink()
     assert main(argv) == 0
     assert "Built" in Page.of(out).text
+
+
+def test_the_page_is_not_imported_before_it_is_written():
+    program = "import sys, llmconv.frontend; sys.exit('llmconv.report.page' in sys.modules or 'llmconv.report' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 
 def test_what_is_damaged_is_left_out(checkpoint, convert, capsys):

@@ -34,7 +34,7 @@ def facts(run: Run, manifest: dict | None = None, verified: dict | None = None) 
         (facts(Run(0, finished={"status": 130, "interrupted": "SIGINT"})), "unsure", "Stopped by SIGINT", "go on"),
         (facts(Run(0, finished={"status": 130, "interrupted": "SIGINT"}), MANIFEST), "unsure", "Stopped by SIGINT", "of an earlier build"),
         (facts(Run(0, finished={"status": 1})), "bad", "Could not start", "the terminal says why"),
-        (facts(Run(0, finished={"status": 0})), "unsure", "Not a whole build", "no .bmodel"),
+        (facts(Run(0, finished={"status": 0})), "unsure", "Not a whole build", "no .bmodel here yet"),
     ],
 )
 def test_the_verdict(made, mood, title, text):
