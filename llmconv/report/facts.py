@@ -48,6 +48,11 @@ class Facts:
         return self.manifest["job"] if self.manifest else self.given
 
     @property
+    def name(self) -> str:
+        """Of the model: that on the hub if it comes from there (`origin` of a Job), else of its directory."""
+        return str(self.job.get("origin") or Path(str(self.job.get("model_path", self.layout.out))).name)
+
+    @property
     def nets(self) -> list[dict[str, Any]]:
         """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those that are finished."""
         if self.manifest and not self.outdated:

@@ -59,8 +59,7 @@ def page(facts: Facts) -> str:
         "latency": latency.plots(facts.manifest),
         "errors": accuracy.by_layer(facts.verified),
     }
-    name = Path(str(facts.job.get("model_path", facts.layout.out))).name
-    return "<!doctype html>\n" + _frame(f"{name}: llmconv report", join(sections.head(facts), tag("main", body), _foot()), data("data", drawn))
+    return "<!doctype html>\n" + _frame(f"{facts.name}: llmconv report", join(sections.head(facts), tag("main", body), _foot()), data("data", drawn))
 
 
 def _foot() -> Html:

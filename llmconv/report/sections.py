@@ -41,11 +41,10 @@ def moment(time: float) -> str:
 
 def head(facts: Facts) -> Html:
     job, run = facts.job, facts.last
-    name = Path(str(job.get("model_path", facts.layout.out))).name
     about = [str(job[key]) for key in ("quantize", "chip") if job.get(key)]
     about += [f"sequence {job['seq_length']}"] if job.get("seq_length") else []
     ended = [moment(run.end)] if run.end else []
-    return tag("header", tag("h1", name), tag("p", " · ".join([*about, *ended])))
+    return tag("header", tag("h1", facts.name), tag("p", " · ".join([*about, *ended])))
 
 
 def verdict(facts: Facts) -> Html:
@@ -130,7 +129,8 @@ def _link(facts: Facts, path: Path, text: str = "") -> Html:
 
 def provenance(facts: Facts) -> Html:
     job, manifest = facts.job, facts.manifest
-    rows: list[tuple[str, object]] = [("Checkpoint", tag("code", job.get("model_path", "")))]
+    rows: list[tuple[str, object]] = [("From the hub", tag("code", job["origin"]))] if job.get("origin") else []
+    rows.append(("Checkpoint", tag("code", job.get("model_path", ""))))
     if facts.plan:
         config = facts.plan.config
         rows.append(("Family", f"{facts.plan.family.name} ({config['model_type']}, {facts.plan.spec.layers} layers, hidden size {facts.plan.spec.hidden})"))
