@@ -76,8 +76,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(job: dict[str, Any], bmodel: str, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
-    """manifest.json: what was built from what. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
+def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
+    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
     from llmconv import __version__
 
     (target,) = out
@@ -92,6 +92,7 @@ def write_manifest(job: dict[str, Any], bmodel: str, merged: str, devices: list[
         "checkpoint": {"tensors": len(tensors), "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()},
         "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
         "bmodel": bmodel,
+        "weights": weights,
         **json.loads(Path(merged).read_text(encoding="utf-8")),
         **({"devices": [_with_facts(device) for device in devices]} if devices else {}),
         "nets": [_with_facts(net) for net in nets],

@@ -134,6 +134,7 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _convert(args: argparse.Namespace) -> int:
     from llmconv import frontend
     from llmconv.job import Job
+    from llmconv.summary import program
 
     given = _given(args)
     job = Job.create(given)
@@ -142,10 +143,19 @@ def _convert(args: argparse.Namespace) -> int:
 
         print(dry_run(job))
         return 0
-    if given.get("out_dir") is None:
-        print(f"Info: --out_dir not set, using '{job.out_dir}'")
-    words = " ".join(shlex.quote(a) for a in args.argv if not a.startswith("--task"))
-    return frontend.run(job, given, args.task or ["convert"], f"llmconv {words} --task {{task}}")
+    notes = [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
+    llmconv = program("llmconv")
+    command = frontend.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {shlex.join(_without_task(args.argv))} --task {{task}}")
+    return frontend.run(job, given, args.task or ["convert"], command, notes)
+
+
+def _without_task(argv: Sequence[str]) -> list[str]:
+    """The arguments but for --task NAME and --task=NAME."""
+    kept = list(argv)
+    while "--task" in kept:
+        at = kept.index("--task")
+        del kept[at : at + 2]
+    return [word for word in kept if not word.startswith("--task=")]
 
 
 def _plan(args: argparse.Namespace) -> int:

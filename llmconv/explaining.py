@@ -41,7 +41,7 @@ def forecast(job: Job, given: Mapping[str, Any]) -> str:
     from llmconv.frontend import run_options
 
     made = plan(job)
-    items = engine.plan(_tasks(made), ["convert"], run_options(job, given, ""))
+    items = engine.plan(_tasks(made), ["convert"], run_options(job, given))
     count = Counter(item.action for item in items)
     lines = [f"{made.family.name} in {job.model_path} -> {Layout(job.out_dir).bmodel(made.folder)}"]
     lines += [f"Note: {note}." for note in made.notes]
@@ -61,7 +61,7 @@ def why(out: Path, name: str | None) -> str:
 
     job, given = saved_job(out)
     made = plan(job)
-    options = run_options(job, given, "")
+    options = run_options(job, given)
     if name is None:
         items = [i for i in engine.plan(_tasks(made), ["convert"], options) if i.action != "unchanged"]
         if not items:

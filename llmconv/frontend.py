@@ -7,6 +7,7 @@ import os
 import shlex
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from llmconv import engine
@@ -16,22 +17,28 @@ from llmconv.job import Job
 from llmconv.layout import Layout
 from llmconv.options import parse
 from llmconv.plan import plan
-from llmconv.summary import Summary
+from llmconv.summary import Summary, program
 from llmconv.toolchain import cache_dir, doctor
 
 
-def run_options(job: Job, given: Mapping[str, Any], command: str, notes: Sequence[str] = ()) -> engine.RunOptions:
-    """How the engine runs a job: the build's own options out of those given.
+@dataclass(frozen=True)
+class Command:
+    """The command line of a run. `again` repeats all of it; `repeat` one task: it has {task} where the task's name belongs."""
 
-    command: repeats one task, with {task} in it. notes: told when the run starts.
-    """
+    again: str = ""
+    repeat: str = ""
+
+    def task(self, name: str) -> str:
+        return self.repeat.replace("{task}", name)
+
+
+def run_options(job: Job, given: Mapping[str, Any], command: Command = Command(), notes: Sequence[str] = ()) -> engine.RunOptions:
+    """How the engine runs a job: the build's own options out of those given. notes: told when the run starts."""
     values = parse(given)
 
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):
             remember(job, given)
-            for note in notes:
-                print(f"Note: {note}.", flush=True)
 
     return engine.RunOptions(
         state_dir=Layout(job.out_dir).state,
@@ -39,10 +46,13 @@ def run_options(job: Job, given: Mapping[str, Any], command: str, notes: Sequenc
         memory=values["memory"],
         continue_=values["continue"],
         cache=None if values["no_cache"] else cache_dir() / "actions",
+        progress=values["progress"],
         debug=job.debug,
-        repeat=lambda name: command.format(task=name),
+        repeat=command.task if command.repeat else None,
+        again=command.again,
+        notes=notes,
         preflight=lambda: doctor.preflight(job.out_dir),
-        listeners=[begin, Summary(Layout(job.out_dir))],
+        listeners=[begin, Summary(Layout(job.out_dir), values["progress"])],
     )
 
 
@@ -57,12 +67,12 @@ def remember(job: Job, given: Mapping[str, Any]) -> None:
         os.replace(part, file)
 
 
-def run(job: Job, given: Mapping[str, Any], selected: list[str], command: str) -> int:
+def run(job: Job, given: Mapping[str, Any], selected: list[str], command: Command, notes: Sequence[str] = ()) -> int:
     """Run tasks of a job's graph on the engine; returns the exit code. Raises ConvertError for what stops it from starting."""
     from llmconv import tasks
 
     made = plan(job)
-    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command, made.notes))
+    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command, [*notes, *made.notes]))
 
 
 class Doit:
@@ -102,8 +112,9 @@ class Doit:
 
     def _run_options(self) -> engine.RunOptions:
         given = _variables()
-        words = " ".join(shlex.quote(f"{k}={v}") for k, v in given.items())
-        return run_options(Job.create(given), given, f"doit {{task}} {words}", self.notes)
+        doit, words = program("doit"), shlex.join(f"{k}={v}" for k, v in given.items())
+        command = Command(f"{doit} {shlex.join(sys.argv[1:])}", f"{doit} {{task}} {words}")
+        return run_options(Job.create(given), given, command, self.notes)
 
 
 def _variables() -> dict[str, str]:

@@ -3,6 +3,7 @@ config.json and safetensors headers, writes nothing, runs nothing."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -30,6 +31,12 @@ class Plan:
     spec: Spec
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
+
+    @property
+    def weights(self) -> int:
+        """How many weights the model has: elements of the tensors that are used; one in two places counts once."""
+        names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}.union(self.disk_tensors)
+        return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
 
     @property
     def disk_tensors(self) -> list[str]:

@@ -12,6 +12,7 @@ from llmconv.plan import Plan
 from .shapes import head
 
 MB = 1 << 20
+DIGESTED = 500e6  # bytes that a thread reads and digests in a second, about
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -26,6 +27,6 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             basename="checkpoint",
             targets=[layout.digests(shard.name)],
             watch=[shard],
-            need=Need(memory=(30 + 10 * threads) * MB),
+            need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + shard.stat().st_size / (DIGESTED * threads)),
             doc=f"digests of the tensors in {shard.name}",
         )

@@ -30,6 +30,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             need=Need(memory=0),
             cacheable=False,
             local=True,
+            like="export",
             doc=f"MLIR of {net.name}",
         )
 

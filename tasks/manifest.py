@@ -41,6 +41,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         {
             "job": job,
             "bmodel": bmodel,
+            "weights": plan.weights,
             "merged": str(layout.facts("merged")),
             "devices": [{"bmodel": g.file, "nets": list(g.nets), "facts": str(layout.facts(f"merged_{g.name}"))} for g in devices],
             "nets": nets,

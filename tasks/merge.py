@@ -18,6 +18,7 @@ from llmconv.plan import Plan
 from .shapes import head, single
 
 MB = 1 << 20
+MERGED = 200e6  # bytes that are written and digested in a second, about
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -52,7 +53,7 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         targets=[target, layout.facts(facts)],
         file_dep=[path for paths in files.values() for path in paths[:3]],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL),
+        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL, seconds=0.1 + coefficient_bytes(nets) / MERGED),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {target.name}",
     )

@@ -47,6 +47,8 @@ class Action:
     need: Need = Need()
     cacheable: bool = True
     local: bool = False
+    phase: str = ""
+    like: str = ""
 
     def __call__(self) -> bool:
         """doit calls this only when its own runner got the task: that would build without state, lock or budget."""
@@ -70,6 +72,8 @@ def task(
     need: Need = Need(),
     cacheable: bool = True,
     local: bool = False,
+    phase: str = "",
+    like: str = "",
     entry: bool = False,
     doc: str = "",
 ) -> dict[str, Any]:
@@ -83,7 +87,8 @@ def task(
     call), key (every option that determines the output), file_dep (content), picks (named entries of JSON files),
     watch (the stat identity of big files). `reads` are files that the action reads and whose content is covered by
     picks: they do not count, but a change while llmconv runs fails the task, as it does for all other inputs.
-    need: see Need. cacheable=False keeps the outputs out of the action cache. entry: users name this task on doit's
+    phase: what is shown as going on while it runs (default: its basename). like: tasks with the same word are expected to take as
+    long as each other. need: see Need. cacheable=False keeps the outputs out of the action cache. entry: users name this task on doit's
     command line, so it takes doit's -n, --continue and -a after its name too (`doit convert model=... -n 2`).
     """
     action = Action(
@@ -99,6 +104,8 @@ def task(
         need=need,
         cacheable=cacheable,
         local=local,
+        phase=phase or basename or name or "",
+        like=like,
     )
     inputs = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
     result: dict[str, Any] = {
