@@ -141,7 +141,7 @@ def _convert(args: argparse.Namespace) -> int:
     if given.get("dry_run"):
         from llmconv.dryrun import dry_run
 
-        print(dry_run(job))
+        print(dry_run(job, given))
         return 0
     notes = [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
     llmconv = program("llmconv")

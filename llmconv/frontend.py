@@ -101,7 +101,7 @@ class Doit:
             if values["dry_run"]:
                 from llmconv.dryrun import dry_run
 
-                print(dry_run(job))
+                print(dry_run(job, given))
                 raise SystemExit(0)
             made = plan(job)
             self.notes[:] = made.notes

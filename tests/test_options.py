@@ -194,7 +194,7 @@ def test_dry_run_tells_each_devices_memory(checkpoint, capsys, tmp_path):
     assert main([*argv, "--num_device", "3", "--distribute_strategy", "pp"]) == 0
     assert time.monotonic() - start < 1
     told = capsys.readouterr().out
-    assert all(f"memory dev{k} (estimate)" in told for k in range(3)) and "max_input_length       = 32" in told
+    assert all(f"memory dev{k} " in told for k in range(3)) and "max_input_length       = 32" in told
     assert not (tmp_path / "out").exists()
 
 

@@ -37,6 +37,7 @@ class Terminal:
         self._beat: events.Heartbeat | None = None
         self._lines: list[Text] = []
         self._live: Any = None
+        self._widths: list[int] = []  # columns of the lines of the picture that is shown
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -102,12 +103,12 @@ class Terminal:
         self._lines.append(Text(line, style))
 
     def _finished(self, event: events.TaskFinished) -> None:
-        """Number, name, what became of it, seconds, peak memory, and why it was built at all: at least 71 columns."""
+        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to 60."""
         from rich.text import Text
 
-        how = words.result(event)
+        how, number = words.result(event), self._number()
         name = event.name.partition(":")[2] if "how" in event.values else event.name
-        line = Text(f"{self._number()} {name:<32} ")
+        line = Text(f"{number} {name:<{max(8, min(32, self._live.console.width - len(number) - 33))}} ")
         line.append(f"{how:<9}", STYLES.get(how, "green"))
         line.append(f"{duration(event.seconds):>12}")
         line.append(f"{size(event.peak_rss):>9}" if event.peak_rss and event.how != "cached" else " " * 9)
@@ -140,6 +141,7 @@ class Terminal:
             lines, self._lines = self._lines, []
             picture = self._picture(console)
         try:
+            self._unwrap(console)
             if lines:
                 from rich.console import Group
 
@@ -147,8 +149,19 @@ class Terminal:
                     line.no_wrap, line.overflow = True, "ellipsis"
                 console.print(Group(*lines))
             self._live.update(picture, refresh=True)
+            self._widths = [sum(part.cell_length for part in line) for line in console.render_lines(picture, pad=False)]
         except (BrokenPipeError, ValueError):
             self._stop.set()  # nobody looks any more; the build goes on
+
+    def _unwrap(self, console: Console) -> None:
+        """When the window became narrower, the picture that is shown has been wrapped to more lines than were drawn: erase those."""
+        from rich.control import Control
+        from rich.segment import ControlType
+
+        more = sum(max(0, -(-width // console.width) - 1) for width in self._widths)
+        for _ in range(more):
+            console.control(Control((ControlType.ERASE_IN_LINE, 2), (ControlType.CURSOR_UP, 1)))
+        self._widths = []
 
     def _close(self) -> None:
         self._stop.set()
@@ -182,9 +195,12 @@ class Terminal:
             phase = "fetch" if task.how == "cache" else task.phase
             name = task.name.partition(":")[2] or task.name
             took = f"{phase:<9}{duration(now - task.time):>12}{size(memory[task.name]) if memory.get(task.name) else '':>9}"
-            space = width - len(took) - 4
+            if width < 50:
+                took = duration(now - task.time)
+            space = max(8, width - len(took) - 4)
             name = name if len(name) <= space else name[: space - 1] + "~"
             rows.append(Text.assemble("  ", (f"{name:<{space}}", "bold"), "  ", took))
+            rows[-1].truncate(width)
         if len(shown) > most:
             rows.append(Text(f"  and {len(shown) - most} more", "dim"))
         return rows
@@ -210,7 +226,8 @@ class Terminal:
         line = Text(f"{self._ended} done {dot} {running} running {dot} {waiting} waiting {dot} ")
         line.append(f"{failed} failed", STYLES["FAILED"] if failed else "")
         if self._beat:
-            memory = f"memory {size(self._beat.memory)} of {size(self._beat.budget)}"
-            line.append(f"{memory:>{max(len(memory) + 2, width - len(line))}}")
+            now = size(self._beat.memory)
+            memory = next((text for text in (f"  memory {now} of {size(self._beat.budget)}", f"  {now}") if len(line) + len(text) <= width), "")
+            line.append(f"{memory:>{max(0, width - len(line))}}")
         line.truncate(width)
         return line

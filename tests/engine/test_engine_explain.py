@@ -71,11 +71,11 @@ def test_console(shop, capsys):
 
 def test_console_reports_failures_with_the_way_out(shop, capsys):
     bad = [shop.task("a", "fail", text="tool"), shop.task("b", deps=("a",))]
-    shop.run(bad, progress="plain", continue_=True, repeat=lambda name: f"llmconv x --task {name}")
+    shop.run(bad, progress="plain", continue_=True, again="llmconv x", repeat=lambda name: f"llmconv x --task {name}")
     out = capsys.readouterr().out
     assert "a failed: tpuc-opt failed: line 3" in out and f"full output: {shop.log}" in out
     assert "only this task again: llmconv x --task a" in out and "Traceback" not in out
-    assert "1 failed, 1 not built because of that" in out
+    assert "1 failed, 1 not built because of that" in out and "0 finished tasks are kept; go on with: llmconv x\n" in out
     shop.run(bad, progress="plain", debug=True)
     assert "Traceback" in capsys.readouterr().out
 
