@@ -24,12 +24,14 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
         Path(out[target]).write_text(text, encoding="utf-8")
 
 
-def digest_shard(model: str, shard: str, threads: int, out: Out) -> dict[str, Any]:
-    """sha256 of every tensor of one safetensors file, as {name: digest of type, shape and bytes}."""
-    from llmconv.checkpoint.digest import tensor_digests
+def digest_shard(model: str, shard: str, threads: int, hub: bool, out: Out) -> dict[str, Any]:
+    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose blobs are
+    called by their sha256: then its header is all that is read."""
+    from llmconv.checkpoint.digest import blob_digests, tensor_digests
 
     (target,) = out
-    table = tensor_digests(Path(model) / shard, threads)
+    path = Path(model) / shard
+    table = (blob_digests(path) if hub else None) or tensor_digests(path, threads)
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 

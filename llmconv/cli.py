@@ -136,14 +136,14 @@ def _convert(args: argparse.Namespace) -> int:
     from llmconv.job import Job
     from llmconv.summary import program
 
-    given = _given(args)
+    given, notes = frontend.settle(_given(args))
     job = Job.create(given)
     if given.get("dry_run"):
         from llmconv.dryrun import dry_run
 
         print(dry_run(job, given))
         return 0
-    notes = [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
+    notes += [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
     llmconv = program("llmconv")
     command = frontend.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {shlex.join(_without_task(args.argv))} --task {{task}}")
     return frontend.run(job, given, args.task or ["convert"], command, notes)
@@ -160,9 +160,10 @@ def _without_task(argv: Sequence[str]) -> list[str]:
 
 def _plan(args: argparse.Namespace) -> int:
     from llmconv.explaining import forecast
+    from llmconv.frontend import settle
     from llmconv.job import Job
 
-    given = _given(args)
+    given, _ = settle(_given(args))
     print(forecast(Job.create(given), given))
     return 0
 

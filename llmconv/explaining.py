@@ -34,9 +34,13 @@ def _tasks(made: Plan) -> dict[str, Any]:
     return {"task_llmconv": lambda: tasks.all_tasks(made)}
 
 
-def outlook(made: Plan, job: Job, given: Mapping[str, Any]) -> engine.Outlook:
-    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs."""
+def outlook(made: Plan, job: Job, given: Mapping[str, Any]) -> engine.Outlook | None:
+    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs. None while
+    the weights are still to be downloaded: what they make of the cache is not known before."""
     from llmconv.frontend import run_options
+
+    if not all(shard.exists() for shard in made.checkpoint.shards):
+        return None
 
     return engine.outlook(_tasks(made), ["export" if job.only_mlir else "convert"], run_options(job, given))
 

@@ -33,7 +33,7 @@ class Option:
 
 
 OPTIONS = (
-    Option("model_path", "path", None, "directory of the HuggingFace checkpoint", "required", ("-m",), "model"),
+    Option("model_path", "path", None, "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub", "required", ("-m",), "model"),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
     Option("quantize", "choice", "auto", "weights: auto follows the checkpoint, else bf16", "quantisation", ("-q",), choices=QUANTIZE),
     Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),

@@ -133,7 +133,7 @@ def _device(made: Plan) -> list[str]:
 
 
 def _gib(number: int) -> str:
-    return f"{number / (1 << 30):.1f} GiB"
+    return f"{number / (1 << 30):.1f} GiB" if number >= 1 << 30 else f"{number / (1 << 20):.1f} MiB"
 
 
 def _advice(made: Plan, devices: dict[str, dict[str, int]]) -> str:

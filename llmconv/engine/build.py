@@ -59,6 +59,8 @@ class Build:
 
     def run(self) -> int:
         """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot start."""
+        if self.options.prepare:
+            self.options.prepare()
         try:
             return self._run()
         except OSError as error:  # of the engine's own files; an action's errors do not come this way

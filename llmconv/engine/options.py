@@ -19,7 +19,7 @@ class RunOptions:
     per event), "quiet" (failures alone), "auto" (tty on a terminal, else plain), "none" (nothing: give `listeners`).
     force: build even what is up to date, and take nothing from the cache. debug: print tracebacks of failed actions.
     repeat: makes the command that repeats one task, shown with its failure. again: the command of the whole run, shown when it
-    ended early. notes: told when the run starts. listeners: called with every event.
+    ended early. notes: told when the run starts. prepare: called before a build, and not by what only looks at one. listeners: called with every event.
     """
 
     state_dir: Path
@@ -33,5 +33,6 @@ class RunOptions:
     repeat: Callable[[str], str] | None = None
     again: str = ""
     notes: Sequence[str] = ()
+    prepare: Callable[[], None] | None = None
     preflight: Callable[[], None] | None = None
     listeners: Sequence[Callable[[Any], None]] = ()
