@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -19,10 +21,10 @@ from hub_server import Hub, folder  # noqa: E402
 
 
 class User:
-    """Runs llmconv as a program with a cache and a working directory of its own."""
+    """Runs llmconv with a cache of the hub of its own: in this process, or as a program where that matters."""
 
-    def __init__(self, root: Path, env: dict[str, str], hub: Hub):
-        self.root, self.hub, self.home = root, hub, root / "hf"
+    def __init__(self, root: Path, env: dict[str, str], hub: Hub, monkeypatch: pytest.MonkeyPatch):
+        self.root, self.hub, self.home, self._patch = root, hub, root / "hf", monkeypatch
         kept = {k: v for k, v in env.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         self.env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -30,6 +32,25 @@ class User:
         return subprocess.Popen([sys.executable, "-m", program, *argv], cwd=self.root, env=self.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def run(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """As a program when the library's settings are others than usual: it reads them once."""
+        return self._program(*argv, **env) if env.keys() - {"HF_TOKEN"} else self._here(*argv, **env)
+
+    def _here(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
+        from huggingface_hub import constants
+
+        from llmconv.cli import main
+
+        out, err = io.StringIO(), io.StringIO()
+        with self._patch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+            patch.setattr(constants, "ENDPOINT", self.hub.url)
+            patch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", self.hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+            patch.setattr(constants, "HF_HUB_CACHE", str(self.home / "hub"))
+            for name, value in env.items():
+                patch.setenv(name, value)
+            code = main(argv)
+        return subprocess.CompletedProcess(argv, code, out.getvalue(), err.getvalue())
+
+    def _program(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         process = self.start(*argv, **env)
         try:
             out, err = process.communicate(timeout=200)
@@ -63,8 +84,8 @@ def hub(model, checkpoint):
 
 
 @pytest.fixture
-def user(hub, llmconv_env, tmp_path) -> User:
-    return User(tmp_path, llmconv_env, hub)
+def user(hub, llmconv_env, tmp_path, monkeypatch) -> User:
+    return User(tmp_path, llmconv_env, hub, monkeypatch)
 
 
 @pytest.fixture

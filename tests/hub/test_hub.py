@@ -104,11 +104,11 @@ def test_a_plan_needs_headers_alone(user, hub, tmp_path):
 
 
 def test_a_dropped_connection_goes_on_where_it_was(user, hub, model, tmp_path):
-    hub.drops = 3
+    hub.drops = 2
     told = user.run(*convert(tmp_path / "out"))
     assert told.returncode == 0, told.stderr
     ranges = [asked[2] for asked in hub.gets(".safetensors") if asked[2] and asked[2].endswith("-")]
-    assert len(ranges) == 3, "each broken one was resumed"
+    assert len(ranges) == 2, "each broken one was resumed"
     starts = sorted(int(text[6:-1]) for text in ranges)
     assert all(start % PIECE == 0 and start > 0 for start in starts), "whole pieces are kept"
     assert not user.parts()
