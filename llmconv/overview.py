@@ -14,7 +14,7 @@ from typing import Any
 from llmconv import engine
 from llmconv.devices import MEMORY
 from llmconv.engine.words import roughly
-from llmconv.estimate import coefficient_bytes, compile_seconds, device_memory, net_coefficients, scratch_bytes, stamp_seconds
+from llmconv.estimate import coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
 from llmconv.grouping import origins
 from llmconv.job import Job
 from llmconv.layout import Layout
@@ -95,7 +95,7 @@ def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
     """Time, disk and memory of the build; from the past where there is one."""
     found = origins(made.nets, stamp=not made.job.no_stamp)
     if outlook is None:
-        cpu = sum(stamp_seconds(net) if found[net.name].template else compile_seconds(net) for net in made.nets)
+        cpu = sum(stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form) for net in made.nets)
         return [_row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
     todo = [item for item in outlook.items if item.action in ("run", "maybe")]
     at_once = f"{outlook.jobs} task{'s' * (outlook.jobs > 1)} at once"

@@ -34,7 +34,7 @@ class Hub:
 
     def __enter__(self) -> Hub:
         hub = self
-
+        self.etags = {(repo, name): etag(name, content) for repo, files in self.models.items() for name, content in files.items()}
         class Handler(_Handler):
             pass
 
@@ -52,7 +52,7 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def commit(self, repo: str) -> str:
-        return hashlib.sha1(repr(sorted(self.models[repo].items())).encode()).hexdigest()
+        return hashlib.sha1(repr(sorted(item for item in self.etags.items() if item[0][0] == repo)).encode()).hexdigest()
 
     def gets(self, ending: str = "") -> list[tuple]:
         return [asked for asked in self.asked if asked[0] == "GET" and asked[1].endswith(ending)]
@@ -90,7 +90,7 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound", name)
         files = self.hub.models[repo]
         if info:
-            siblings = [{"rfilename": file, "size": len(content), "blobId": etag(file, content)} for file, content in files.items()]
+            siblings = [{"rfilename": file, "size": len(content), "blobId": self.hub.etags[repo, file]} for file, content in files.items()]
             return self._send(200, {"Content-Type": "application/json"}, json.dumps({"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}).encode(), body, name)
         if repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._refuse(401 if "Authorization" not in self.headers else 403, "GatedRepo", name)
@@ -99,7 +99,7 @@ class _Handler(BaseHTTPRequestHandler):
         self._file(repo, name, files[name], body)
 
     def _file(self, repo: str, name: str, content: bytes, body: bool) -> None:
-        headers = {"X-Repo-Commit": self.hub.commit(repo), "ETag": f'"{etag(name, content)}"', "Accept-Ranges": "bytes"}
+        headers = {"X-Repo-Commit": self.hub.commit(repo), "ETag": f'"{self.hub.etags[repo, name]}"', "Accept-Ranges": "bytes"}
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
             if self.hub.corrupt and body:
