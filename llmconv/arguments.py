@@ -9,8 +9,7 @@ import sys
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from llmconv.errors import InputError
-from llmconv.options import OPTIONS, Option
+from llmconv.options import ALIASES, OPTIONS, Option
 
 SHELLS = ("bash", "zsh", "fish")
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
@@ -95,10 +94,7 @@ def _help(option: Option) -> str:
 
 
 def completion(parsers: list[argparse.ArgumentParser], shell: str) -> str:
-    """A shell's completion script for commands of ours. InputError for a shell that is not known."""
-    if shell not in SHELLS:
-        near = difflib.get_close_matches(shell, SHELLS, n=1)
-        raise InputError(f"there is no completion for {shell}", "", f"Did you mean {near[0]}?" if near else f"Use one of {', '.join(SHELLS)}.")
+    """A shell's completion script for commands of ours; shell: of SHELLS."""
     import shtab
 
     known = {option.name: option for option in OPTIONS}
@@ -111,7 +107,39 @@ def completion(parsers: list[argparse.ArgumentParser], shell: str) -> str:
                 action.complete = shtab.DIRECTORY
             elif action.metavar == "FILE":
                 action.complete = shtab.FILE
-    return "\n".join(shtab.complete(parser, shell) for parser in parsers)
+    doit = [_DOIT.replace("@NAMES@", " ".join(_variables())).replace("@CHOICES@", _choices())] if shell == "bash" else []
+    return "\n".join([*(shtab.complete(parser, shell) for parser in parsers), *doit])
+
+
+# bash splits name=value into three words
+_DOIT = """
+# doit: the variables of a conversion, beside what doit's own script completes (doit tabcompletion)
+_llmconv_doit() {
+  local word="${COMP_WORDS[COMP_CWORD]}" name="" known=""
+  if [[ $word == "=" ]]; then name="${COMP_WORDS[COMP_CWORD-1]}" word=""
+  elif [[ ${COMP_WORDS[COMP_CWORD-1]} == "=" ]]; then name="${COMP_WORDS[COMP_CWORD-2]}"; fi
+  case "$name" in
+    "") declare -F _doit > /dev/null && _doit "$@"
+        [[ -n $word ]] && known="@NAMES@"
+        COMPREPLY+=( $(compgen -W "$known" -- "$word") )
+        [[ ${COMPREPLY[0]} == *= ]] && compopt -o nospace 2> /dev/null ;;
+@CHOICES@
+    *) COMPREPLY=( $(compgen -f -- "$word") ) ;;
+  esac
+}
+complete -o filenames -F _llmconv_doit doit
+"""
+
+
+def _variables() -> list[str]:
+    return [f"{name}=" for name in ALIASES if name != "processor"]
+
+
+def _choices() -> str:
+    """The cases of options with few values."""
+    lines = [f'    {option.name}) COMPREPLY=( $(compgen -W "{" ".join(option.choices)}" -- "$word") ) ;;' for option in OPTIONS if option.choices]
+    flags = "|".join(option.name for option in OPTIONS if option.kind == "flag")
+    return "\n".join([*lines, f'    {flags}) COMPREPLY=( $(compgen -W "0 1" -- "$word") ) ;;'])
 
 
 def _actions(parser: argparse.ArgumentParser) -> Iterator[argparse.Action]:

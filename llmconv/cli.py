@@ -75,8 +75,8 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
     doctor.set_defaults(run=_doctor)
 
-    complete = commands.add_parser("completion", help="a script that completes these commands in a shell", description="Print a completion script.", epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. For doit: doit tabcompletion.')
-    complete.add_argument("shell", nargs="?", default="bash", metavar="SHELL", help=f"{', '.join(SHELLS)} [bash]")
+    complete = commands.add_parser("completion", help="a script that completes these commands in a shell", description="Print a completion script.", epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" before it.')
+    complete.add_argument("shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]")
     complete.set_defaults(run=_completion)
 
     demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
