@@ -42,7 +42,7 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
     (target,) = out
     found = toolchain.find() or toolchain.fetch()
-    Path(out[target]).write_text(json.dumps({"version": found.version, "digest": found.digest}), encoding="utf-8")
+    Path(out[target]).write_text(found.record, encoding="utf-8")
     return {"root": str(found.root), "version": found.version}
 
 

@@ -97,7 +97,7 @@ def remember(job: Job, given: Mapping[str, Any]) -> None:
         os.replace(part, file)
 
 
-def run(job: Job, given: Mapping[str, Any], selected: list[str], command: Command, notes: Sequence[str] = ()) -> int:
+def run(job: Job, given: Mapping[str, Any], selected: list[str], command: Command = Command(), notes: Sequence[str] = ()) -> int:
     """Run tasks of a job's graph on the engine; returns the exit code. Raises ConvertError for what stops it from starting."""
     from llmconv import tasks
 

@@ -132,7 +132,7 @@ class Summary:
 
     def _peaks(self, f: dict[str, Any]) -> str:
         peaks = [f"{size(f[key])} of {word}" for key, word in (("peak_memory", "memory"), ("peak_disk", "disk")) if f[key]]
-        return f"; at most {' and '.join(peaks)}" if peaks else ""
+        return f"; peak {', '.join(peaks)}" if peaks else ""
 
     def _next(self, f: dict[str, Any]) -> str:
         if f["verified"] is None:

@@ -68,7 +68,7 @@ def _combination(plan: Plan, layout: Layout) -> dict:
         basename="merge",
         targets=[target],
         key={"text": text},
-        need=Need(memory=0),
+        need=Need(memory=0, seconds=0.01),
         cacheable=False,
         local=True,
         doc="which nets are on which device",
@@ -87,7 +87,7 @@ def _config(plan: Plan, layout: Layout) -> dict:
         picks=[(layout.digests(shard.name), plan.disk_tensors) for shard in shards],
         reads=shards,
         key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]},
-        need=Need(memory=150 * MB),
+        need=Need(memory=150 * MB, seconds=0.2),
         cacheable=False,
         doc="copy configuration and tokenizer",
     )

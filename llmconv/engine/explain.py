@@ -118,7 +118,10 @@ class Explainer:
         if entry is not None:
             self._produced(node, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
             return self._item(node, "cached", reason, text, row)
-        self._unsure.add(node.name)
+        if node.action.foretold:
+            self._produced(node, list(node.action.foretold))
+        else:
+            self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)
 
     def _feeds(self, dep: str, node: Node) -> bool:

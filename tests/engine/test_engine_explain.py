@@ -103,3 +103,17 @@ def test_closed_output_does_not_end_the_build(shop):
             return False
 
     assert engine.run(tasks(shop), [], replace(shop.options, listeners=[Plain(Closed())])) == 0
+
+
+def test_what_is_foretold_lets_the_plan_look_further(shop):
+    def made() -> list[dict]:
+        return [shop.task("a", text="known", cacheable=False, foretold=["known"]), shop.task("b", "join", deps=("a",), key={"v": 1})]
+
+    cached = {"cache": shop.root / "cache"}
+    assert shop.run(made(), **cached) == 0
+    for name in ("a", "b"):
+        (shop.out / name).unlink()
+    for path in (shop.out / ".llmconv").glob("state.db*"):
+        path.unlink()
+    assert shop.plan(made(), **cached) == {"a": "run", "b": "cached"}
+    assert shop.run(made(), **cached) == 0 and [e.how for e in shop.told("TaskFinished")] == ["built", "cached"]
