@@ -13,6 +13,7 @@ from typing import Any
 from llmconv.errors import InputError
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
+PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # chip -> cores
 
 
@@ -32,7 +33,7 @@ class Option:
 
 
 OPTIONS = (
-    Option("model_path", "path", None, "directory of the HuggingFace checkpoint", "required", ("-m",), "model"),
+    Option("model_path", "path", None, "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub", "required", ("-m",), "model"),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
     Option("quantize", "choice", "auto", "weights: auto follows the checkpoint, else bf16", "quantisation", ("-q",), choices=QUANTIZE),
     Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),
@@ -63,6 +64,7 @@ OPTIONS = (
     Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: most of what is free", "build"),
     Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
+    Option("progress", "choice", "auto", "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal", "build", choices=PROGRESS),
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 

@@ -3,6 +3,7 @@ config.json and safetensors headers, writes nothing, runs nothing."""
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from llmconv.devices import check_devices
 from llmconv.errors import InputError
 from llmconv.families import family_of
 from llmconv.families.family import Family
+from llmconv.hub import Name
 from llmconv.job import Job
 from llmconv.nets import Net, decoder_nets
 from llmconv.options import CHIPS
@@ -30,6 +32,12 @@ class Plan:
     spec: Spec
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
+
+    @property
+    def weights(self) -> int:
+        """How many weights the model has: elements of the tensors that are used; one in two places counts once."""
+        names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}.union(self.disk_tensors)
+        return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
 
     @property
     def disk_tensors(self) -> list[str]:
@@ -51,10 +59,8 @@ class Plan:
 
 def plan(job: Job) -> Plan:
     """The plan of a job. Raises InputError for everything that can be known to be wrong before work starts."""
-    config = Config.read(job.model_path)
-    family = family_of(config["model_type"])
-    job, notes = resolve(job, config)
-    checkpoint = Checkpoint.open(job.model_path)
+    config, family, job, notes = check_config(job)
+    checkpoint = _checkpoint(job)
     spec = family.decoder.spec(config, checkpoint.tensors)
     spec.check(job.seq_length)
     notes += spec.notes(job.seq_length, masked=not job.use_history_kv)
@@ -67,6 +73,23 @@ def plan(job: Job) -> Plan:
     made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
     _check_tensors(made)
     return made
+
+
+def check_config(job: Job) -> tuple[Config, Family, Job, list[str]]:
+    """What config.json alone decides, before any weights are there: its family, the resolved job, and notes. Errors as `plan`."""
+    config = Config.read(job.model_path)
+    family = family_of(config["model_type"])
+    return config, family, *resolve(job, config)
+
+
+def _checkpoint(job: Job) -> Checkpoint:
+    """The model's tensors. Of a model of the hub whose weights are still to come, the headers are asked for."""
+    if not job.origin:
+        return Checkpoint.open(job.model_path)
+    from llmconv.hub.repository import checkpoint
+
+    repo, _, commit = job.origin.partition("@")
+    return checkpoint(Name(repo, commit or "main"))
 
 
 def resolve(job: Job, config: Config) -> tuple[Job, list[str]]:

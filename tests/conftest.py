@@ -64,7 +64,7 @@ def convert(llmconv_env, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def run(model: Path, **options) -> Path:
         out = tmp_path_factory.mktemp("out")
         given = {"model": str(model), "out": str(out)} | {k: str(v) for k, v in options.items()}
-        status = frontend.run(Job.create(given), given, ["convert"], "{task}")
+        status = frontend.run(Job.create(given), given, ["convert"])
         assert status == 0, f"converting {model} with {options} ended with {status}"
         return out
 
