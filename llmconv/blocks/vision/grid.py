@@ -6,7 +6,7 @@ order: frame by frame, and in a frame merge x merge of them together for each to
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -66,3 +66,82 @@ def mask(lengths: Sequence[int], size: int) -> np.ndarray:
     groups = np.full(size, -1)
     groups[: sum(lengths)] = np.repeat(np.arange(len(lengths)), lengths)
     return np.where(groups[:, None] == groups, 0, HIDDEN).astype(np.float32)[None, None]
+
+
+def alone(grids: Grids) -> None:
+    """Raise InputError unless the grids are one frame, where no mask keeps several apart."""
+    if len(frames(grids)) != 1:
+        raise InputError(f"grids {[list(g) for g in grids]} in a dynamic launch", "without a mask input all patches see each other", "Launch the net for one frame at a time.")
+
+
+def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
+    """(the tokens' numbers in window order [k / merge^2], how many tokens each window has). Windows begin at a frame's upper left corner;
+    those at its right and lower edge may be smaller."""
+    import numpy as np
+
+    side = tower.window // tower.unit
+    order, counts, first = [], [], 0
+    for count, rows, columns in grids:
+        tokens = np.arange(rows * columns // tower.merge**2).reshape(rows // tower.merge, columns // tower.merge)
+        for _ in range(count):
+            parts = [first + tokens[y : y + side, x : x + side].ravel() for y in range(0, tokens.shape[0], side) for x in range(0, tokens.shape[1], side)]
+            order += parts
+            counts += map(len, parts)
+            first += tokens.size
+    return np.concatenate(order), counts
+
+
+def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
+    """(int32 [k, 4], float32 [k, 4]): rows of the learned position table and their weights, for every patch.
+
+    The table is a square grid that is stretched over the image, corners on corners (bilinear interpolation, align_corners).
+    """
+    import numpy as np
+
+    side = int(tower.positions**0.5)
+
+    def along(count: int) -> tuple[np.ndarray, np.ndarray]:
+        """(the two table lines [count, 2] that a line of patches lies between, their weights)"""
+        at = np.arange(count, dtype=np.float32) * np.float32(side - 1) / np.float32(max(count - 1, 1))
+        low = np.floor(at)
+        lines = np.stack([low, np.minimum(low + 1, side - 1)], 1).astype(np.int32)
+        return lines, np.stack([1 - (at - low), at - low], 1)
+
+    index, weight = [], []
+    for grid in grids:
+        place = places(tower, [grid])
+        (y, of_y), (x, of_x) = ((lines[place[:, axis]], shares[place[:, axis]]) for axis, (lines, shares) in enumerate(map(along, grid[1:])))
+        index.append((y[:, :, None] * side + x[:, None, :]).reshape(-1, 4))
+        weight.append((of_y[:, :, None] * of_x[:, None, :]).reshape(-1, 4))
+    return np.concatenate(index).astype(np.int32), np.concatenate(weight).astype(np.float32)
+
+
+def token_positions(tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int = 0, tokens: Sequence[int] = (), seconds: Sequence[float] = ()) -> tuple[np.ndarray, int]:
+    """(int32 [3, n], the position of the next token): time, height and width of every token [n] of a prompt.
+
+    A text token has one number in all three rows. The tokens of an image, which stand for its merged patches, have the number behind
+    the text plus their frame, row and column; the text behind it goes on after the longer side of the image.
+    first: position of the first token; tokens: ids that stand for images or videos (default: the image token); seconds: of a video,
+    between two of its frames, for families whose frames have positions by time (one for each grid; 0 for images).
+    """
+    import numpy as np
+
+    marks = np.isin(ids, tokens or [tower.token])
+    made, at, left = np.zeros((3, len(ids)), np.int32), 0, list(enumerate(grids))
+    while at < len(ids):
+        if not marks[at]:
+            made[:, at] = first
+            at, first = at + 1, first + 1
+            continue
+        if not left:
+            raise InputError(f"image token {at} of the prompt", f"{len(grids)} grids are given, and it belongs to none of them", "Give image_grid_thw of every image.")
+        number, (count, rows, columns) = left.pop(0)
+        sides = (count, rows // tower.merge, columns // tower.merge)
+        if not marks[at : at + prod(sides)].all() or at + prod(sides) > len(ids):
+            raise InputError(f"image {number} of the prompt", f"its grid takes {prod(sides)} image tokens in a row", "Repeat the image token as often.")
+        found = np.indices(sides).reshape(3, -1).astype(np.float64)
+        if number < len(seconds) and seconds[number]:
+            found[0] = np.floor(found[0] * (tower.interval * seconds[number]))
+        made[:, at : at + prod(sides)] = first + found
+        at, first = at + prod(sides), first + max(sides[1:])
+    return made, first
