@@ -51,11 +51,46 @@ class Seen:
         """What is added to the layer's output, [1, rows, H]; None where nothing is."""
         import numpy as np
 
-        if layer >= len(self.deep):
+        if layer >= len(self.deep) or not len(self.at):
             return None
         made = np.zeros((1, rows, self.tokens.shape[-1]), np.float32)
         made[0, self.at] = self.deep[layer]
         return made
+
+
+class Course:
+    """The positions of a sequence's tokens, one or three of each: those so far, and those that a prompt with images has set ahead."""
+
+    def __init__(self, axes: int):
+        import numpy as np
+
+        self.places = self._ahead = np.zeros((axes, 0), np.int64)
+        self._seen: Seen | None = None
+
+    @property
+    def next(self) -> int:
+        """The position of the next token of text."""
+        return int(self.places.max(initial=-1)) + 1
+
+    def show(self, seen: Seen, ahead: np.ndarray) -> None:
+        """A prompt with images comes next; ahead [axes, n]: its tokens' positions; `seen` counts places from its first token."""
+        self._seen = Seen(seen.at + self.places.shape[1], seen.tokens, seen.deep)
+        self._ahead = ahead
+
+    def go(self, count: int) -> tuple[np.ndarray, Seen | None]:
+        """The positions [axes, count] of the next tokens, which are read now, and what is seen among them."""
+        import numpy as np
+
+        past = self.places.shape[1]
+        ahead, self._ahead = self._ahead[:, :count], self._ahead[:, count:]
+        text = max(self.next, int(ahead.max(initial=-1)) + 1) + np.arange(count - ahead.shape[1])
+        found = np.concatenate([ahead, np.tile(text, (len(ahead), 1))], 1)
+        self.places = np.concatenate([self.places, found], 1)
+        return found, self._seen.part(past, past + count) if self._seen else None
+
+    def forget(self, kept: int) -> None:
+        """Go back to the first `kept` tokens."""
+        self.places = self.places[:, :kept]
 
 
 class Sight:
@@ -84,3 +119,10 @@ class Sight:
         marks = (given == self.reference.plan.tower.token).int()
         found, _ = self.whole.get_rope_index(given, mm_token_type_ids=marks, image_grid_thw=torch.tensor(grids))
         return found[:, 0].numpy()
+
+    def look(self, ids: np.ndarray, images: Images, first: int) -> tuple[Seen, np.ndarray]:
+        """What the images in a prompt [n] come to, and its tokens' positions [3, n], the first one's being `first`."""
+        import numpy as np
+
+        tokens, *deep = self.features(images)
+        return Seen(np.flatnonzero(ids == self.reference.plan.tower.token), tokens, tuple(deep)), first + self.positions(ids, images.grids)

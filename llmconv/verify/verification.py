@@ -63,6 +63,7 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
     """Launch what was chosen and judge it."""
     import numpy as np
 
+    from llmconv.verify import images
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session, alone, checkable
     from llmconv.verify.runtime import Runtime
@@ -78,7 +79,8 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
                 runtime.table.check(sessions[0])
         for net in choice.nets if not interface else ():
             if checkable(net):
-                alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+                launches = images.alone if net.kind == "vit" else alone
+                launches(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
     roomy = [net for net in choice.nets if net.places]
     if roomy and not interface:
         sessions.append(_with_adapter(plan, files, roomy, rng, say))
