@@ -104,16 +104,16 @@ def _add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _metavar(option: Option) -> str:
-    return {"int": "N", "path": "DIR", "choice": "X", "size": "SIZE"}.get(option.kind, "X")
+    return {"int": "N", "path": "DIR", "choice": "X", "size": "SIZE", "pixels": "W,H"}.get(option.kind, "X")
 
 
 def _help(option: Option) -> str:
     text = option.help
     if option.choices:
         text += f" ({', '.join(option.choices)})"
-    if option.kind not in ("flag", "path", "size") and option.default not in (None, ""):
+    if option.kind not in ("flag", "path", "size", "pixels") and option.default not in (None, ""):
         text += f" [{option.default}]"
-    return text + (" (not in this version yet)" if option.later else "")
+    return text
 
 
 class _Version(argparse.Action):

@@ -18,7 +18,7 @@ CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # chip -> cores
 
 @dataclass(frozen=True)
 class Option:
-    """kind: str, int, flag, path, size (bytes, with K/M/G), pixels ("W,H") or one of `choices`. `later`: the work that will bring it."""
+    """kind: str, int, flag, path, size (bytes, with K/M/G), pixels ("W,H") or one of `choices`."""
 
     name: str
     kind: str
@@ -28,7 +28,6 @@ class Option:
     flags: tuple[str, ...] = ()
     variable: str = ""
     choices: tuple[str, ...] = ()
-    later: str = ""
 
 
 OPTIONS = (
@@ -76,7 +75,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 def parse(given: Mapping[str, Any]) -> dict[str, Any]:
     """Every option with its typed value: what is given (strings or values), else the default.
 
-    Raises InputError for an unknown name (with the near miss), a value that does not parse, and an option of later work.
+    Raises InputError for an unknown name (with the near miss) and a value that does not parse.
     """
     values = {o.name: o.default for o in OPTIONS}
     for key, raw in given.items():
@@ -87,10 +86,7 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(key, ALIASES, n=1)
             raise InputError(f"unknown option {key!r}", "llmconv takes no such option", f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them.")
         option = BY_NAME[name]
-        value = _value(option, raw)
-        if option.later and value != option.default:
-            raise InputError(f"{name}={raw}", f"{option.later} is not in this version of llmconv yet", f"Leave {name} out.")
-        values[name] = value
+        values[name] = _value(option, raw)
     return values
 
 

@@ -77,17 +77,21 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
 
 
 def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str, Value]:
-    """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L].
+    """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L] (or [B, 3, 1]).
 
     One table has a column for the cos and one for the sin of every frequency; of the rows for an axis the columns of other axes are
     made 0, and their sum has each column from its own axis. Exact: all but one of the addends are 0.
     """
-    width, length = kind.rope["dim"], step.length
-    table = g.weight("rotary.weight", (step.capacity, 1, width), ("rope", BOTH, kind.rope, step.capacity))
+    width = kind.rope["dim"]
+    # a sequence's three positions are side by side where several are decoded: [B, 3, 1]
+    shape, axes_at = ((step.capacity, 1, width), 0) if step.batch == 1 else ((step.capacity, width), 1)
+    table = g.weight("rotary.weight", shape, ("rope", BOTH, kind.rope, step.capacity))
     found = g.Gather(table, positions, name="rotary")
     total = None
     for axis, letter in enumerate("thw"):
-        rows = g.Slice(found, g.none, g.none, g.none, offset=(axis, 0, 0, 0), steps=(1,) * 4, ends=(axis + 1, length, 1, width), name=f"rotary_{letter}")
+        first, last = [0] * 4, list(found.shape)
+        first[axes_at], last[axes_at] = axis, axis + 1
+        rows = g.Slice(found, g.none, g.none, g.none, offset=tuple(first), steps=(1,) * 4, ends=tuple(last), name=f"rotary_{letter}")
         own = tuple(float(a == axis) for a in kind.axes)
         mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, width), ("values", ((((*own, *own),),),)))
         rows = g.Mul(rows, mask, name=f"rotary_{letter}.mul")

@@ -179,11 +179,12 @@ def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Genera
     return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
-def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], tokens: int) -> Generation:
-    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded together."""
+def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Images | None], tokens: int) -> Generation:
+    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded together.
+    shown: what the image tokens of each stand for."""
     sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
-    for sequence, prompt in zip(sequences, prompts):
-        sequence.read(prompt)
+    for sequence, prompt, seen in zip(sequences, prompts, shown):
+        sequence.read(prompt, seen)
     write(sequences, tokens)
     return Generation(tuple(map(int, prompts[0])), tuple(p for sequence in sequences for p in sequence.judged))
 

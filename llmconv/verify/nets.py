@@ -27,7 +27,7 @@ class Launch:
     """Inputs by name, floats in float32 but with values that the net's half precision holds exactly.
 
     count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each sequence;
-    positions: [3, count] of the tokens where they are not those of text behind `past` tokens; images: what a vit net looks at;
+    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; images: what a vit net looks at;
     label: for people.
     """
 
@@ -136,8 +136,9 @@ def step(
     return Launch(net, {name: made[name] for name in ios}, count, (past,), label or f"{count} at {past}", places)
 
 
-def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "") -> Launch:
-    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens.
+def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "", places: np.ndarray | None = None) -> Launch:
+    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B, 3, 1], their
+    positions, if not those of text.
 
     hidden [B, 1, H]; history: keys and values [B, S, KV, D], whatever beyond the pasts. The net writes each new row into the last
     place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself.
@@ -149,8 +150,9 @@ def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.
     masks = np.concatenate([mask(1, keys, 1, past, HIDDEN, net.window) for past in pasts])
     made = {"input_states": hidden, "attention_mask": masks, "history_k": history[0], "history_v": history[1]}
     made = {name: half(values, ios[name].dtype) for name, values in made.items()}
-    made["position_ids"] = np.broadcast_to(np.array(pasts, np.int32).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1)), ios["position_ids"].shape)
-    return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}")
+    text = np.array(pasts).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1))
+    made["position_ids"] = np.broadcast_to(text if places is None else places, ios["position_ids"].shape).astype(np.int32)
+    return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}", places)
 
 
 def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int | None = None) -> np.ndarray:
@@ -188,10 +190,10 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     import numpy as np
 
     n, given, made, routing = launch.count, launch.inputs, [], []
-    axes = 1 if writes(launch.net) else given["position_ids"].shape[0]
+    axes = reference.plan.spec.positions
     for sequence, past in enumerate(launch.past):
         one = slice(sequence, sequence + 1)
-        positions = np.tile(past + np.arange(n), (axes, 1)) if launch.positions is None else launch.positions
+        positions = np.tile(past + np.arange(n), (axes, 1)) if launch.positions is None else launch.positions.reshape(-1, axes, n)[sequence]
         positions = positions[:, None] if axes > 1 else positions
         history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
         made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history))

@@ -119,7 +119,7 @@ class Runtime:
         for layer, net in enumerate(self.caches(max(pasts))):
             if self.batch > 1:
                 history = tuple(np.concatenate([cache[layer][part] for cache in caches]) for part in (0, 1))
-                found = session.launch(nets.steps(net, hidden, pasts, history, label))
+                found = session.launch(nets.steps(net, hidden, pasts, history, label, np.stack(places) if places else None))
                 found = {name: values.swapaxes(0, 1) for name, values in found.items()}
             else:
                 found = session.launch(nets.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None))

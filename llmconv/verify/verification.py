@@ -89,14 +89,14 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
 
 def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
     """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens altogether."""
-    from llmconv.verify import generate
+    from llmconv.verify import generate, images
 
     if runtime.batch == 1:
         return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
     each = max(2, tokens // runtime.batch)
     longest = runtime.prompt(each)
-    prompts = [rng.integers(0, session.plan.spec.vocab, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
-    return generate.generate_batch(session, runtime, prompts, each)
+    prompts = [images.prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
+    return generate.generate_batch(session, runtime, *zip(*prompts), each)
 
 
 def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:

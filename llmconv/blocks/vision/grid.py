@@ -117,7 +117,7 @@ def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
 
 
 def token_positions(tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int = 0, tokens: Sequence[int] = (), seconds: Sequence[float] = ()) -> tuple[np.ndarray, int]:
-    """(int32 [3, n], the position of the next token): time, height and width of every token [n] of a prompt.
+    """(int32 [3, n], the position of the token that is generated next): time, height and width of every token [n] of a prompt.
 
     A text token has one number in all three rows. The tokens of an image, which stand for its merged patches, have the number behind
     the text plus their frame, row and column; the text behind it goes on after the longer side of the image.
@@ -127,7 +127,7 @@ def token_positions(tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int 
     import numpy as np
 
     marks = np.isin(ids, tokens or [tower.token])
-    made, at, left = np.zeros((3, len(ids)), np.int32), 0, list(enumerate(grids))
+    made, at, begin, left = np.zeros((3, len(ids)), np.int32), 0, first, list(enumerate(grids))
     while at < len(ids):
         if not marks[at]:
             made[:, at] = first
@@ -144,4 +144,4 @@ def token_positions(tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int 
             found[0] = np.floor(found[0] * (tower.interval * seconds[number]))
         made[:, at : at + prod(sides)] = first + found
         at, first = at + prod(sides), first + max(sides[1:])
-    return made, first
+    return made, int(made.max(initial=begin - 1)) + 1
