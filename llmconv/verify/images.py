@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 from math import prod
 from typing import TYPE_CHECKING
 
@@ -46,23 +47,23 @@ def look(session: Session, net: Net, ids: np.ndarray, images: Images, first: int
     return Seen(np.flatnonzero(ids == tower.token), tokens, tuple(deep)), places
 
 
-def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
-    """Launches of a vit net by itself, of several shapes of images when `thorough`."""
-    for grids in shapes(session.plan.tower, thorough, masked=any("mask" in io.name for io in net.inputs)):
+def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> None:
+    """Up to `most` launches of a vit net by itself, with images of several shapes."""
+    masked = any("mask" in io.name for io in net.inputs)
+    for grids in islice(shapes(session.plan.tower, masked), most):
         launch(session, net, random(session.plan.tower, grids, rng))
 
 
-def shapes(tower: TowerSpec, thorough: bool, masked: bool) -> Iterator[Grids]:
-    """Grids that fit the tower: the largest image; when `thorough` also a wide, a high and the smallest one; and, where a mask keeps
-    frames apart, two images of which one moves."""
+def shapes(tower: TowerSpec, masked: bool) -> Iterator[Grids]:
+    """Grids that fit the tower, the most telling ones first: the largest image; two images of which one moves, where a mask keeps frames
+    apart; a high, a wide and the smallest image."""
     merge, most = tower.merge, tower.tokens
     yield ((1, tower.pixels[1] // tower.patch, tower.pixels[0] // tower.patch),)
-    if not thorough:
-        return
-    yield from {((1, rows * merge, columns * merge),) for rows, columns in ((1, max(1, most * 2 // 3)), (max(1, most // 4), min(2, most)), (1, 1))}
     if masked and most >= 6:
-        side = min(most - 4, 5)
-        yield (1, merge, side * merge), (2, 2 * merge, merge)
+        yield (1, merge, min(most - 4, 5) * merge), (2, 2 * merge, merge)
+    yield ((1, max(1, most // 2) * merge, merge),)
+    yield ((1, merge, max(1, most * 2 // 3) * merge),)
+    yield ((1, merge, merge),)
 
 
 def prompt(plan: Plan, rng: np.random.Generator, length: int) -> tuple[np.ndarray, Images | None]:

@@ -12,7 +12,7 @@ from llmconv.errors import ConvertError
 from llmconv.layout import Layout
 from llmconv.plan import Plan
 from llmconv.verify import manifest
-from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, seconds
+from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, looks, seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -79,8 +79,10 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
                 runtime.table.check(sessions[0])
         for net in choice.nets if not interface else ():
             if checkable(net):
-                launches = images.alone if net.kind == "vit" else alone
-                launches(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+                if net.kind == "vit":
+                    images.alone(sessions[0], net, rng, looks(net))
+                else:
+                    alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
     roomy = [net for net in choice.nets if net.places]
     if roomy and not interface:
         sessions.append(_with_adapter(plan, files, roomy, rng, say))

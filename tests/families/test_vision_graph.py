@@ -45,8 +45,10 @@ class Both:
         tower = self.made.tower
         images = random(tower, tuple(map(tuple, grids)), np.random.default_rng(0))
         launch = nets.vit(self.net, images, self.made.family.vision.preprocess(tower, images.patches, grids, False), tower.merge)
-        found = dict(zip((io.name for io in self.net.outputs), interpret(self.net.graph, launch.inputs, self.weights)))
-        return nets.results(launch, found), nets.EXPECTED["vit"](self.reference, launch)
+        return nets.results(launch, self.run(launch.inputs)), nets.EXPECTED["vit"](self.reference, launch)
+
+    def run(self, inputs) -> dict[str, np.ndarray]:
+        return dict(zip((io.name for io in self.net.outputs), interpret(self.net.graph, inputs, self.weights)))
 
 
 def some(tower) -> list[list[tuple[int, int, int]]]:

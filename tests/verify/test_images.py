@@ -130,13 +130,14 @@ def test_a_tower_and_a_sum_by_themselves(vision_checkpoint):
     plan = planned(vision_checkpoint, "qwen3_vl")
     chip = Interpreted(plan)
     session, by_name = Session(plan, chip), {net.name: net for net in plan.nets}
-    images.alone(session, by_name["vit"], np.random.default_rng(0), thorough=True)
+    images.alone(session, by_name["vit"], np.random.default_rng(0), 5)
     alone(session, by_name["add"], np.random.default_rng(0), thorough=True)
     assert right(session) and session.launches == {"vit": 5, "add": 1}
     assert len([c for c in session.compared if c.net == "vit"]) == 4
-    grids = list(images.shapes(plan.tower, True, masked=True))
-    assert grids[0] == ((1, 6, 4),) and len({g for g in grids if len(g) > 1}) == 1 and len(grids) == 5
+    grids = list(images.shapes(plan.tower, masked=True))
+    assert grids[0] == ((1, 6, 4),) and len(grids[1]) == 2 and len(grids) == 5
     assert all(sum(t * h * w for t, h, w in g) <= plan.tower.patches for g in grids)
+    assert all(len(g) == 1 for g in images.shapes(plan.tower, masked=False))
 
 
 def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
