@@ -313,3 +313,8 @@ def test_weights_of_the_tower_stay_in_half_precision(name, vision_checkpoint):
     assert flags["block_0"].mode == flags["block_cache_0"].mode == "W4BF16" and flags["block_0"].q_group_size == 64
     assert (flags["vit"].mode, flags["vit"].q_group_size, flags["vit"].dynamic) == ("BF16", 0, True)
     assert "attention_mask" not in [io.name for net in made.nets if net.name == "vit" for io in net.inputs]
+
+
+def test_layers_with_three_positions_are_not_split(vision_checkpoint):
+    with pytest.raises(InputError, match="tp: the compiler splits Llama's form .* by one position for every token"):
+        planned(vision_checkpoint("qwen2_vl", text={"num_key_value_heads": 2}), max_pixels="112,112", num_device=2)

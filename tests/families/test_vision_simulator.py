@@ -55,7 +55,7 @@ def test_everything(name, build, size, vision_checkpoint, convert):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize(
     "options",
-    [{"dynamic": 1}, {"use_block_with_kv": 1}, {"use_history_kv": 1}, {"share_prompt": 1}, {"chunk_length": 16}, {"batch": 2}, {"embedding_disk": 1, "do_sample": 1}, {"quantize": "f16"}],
+    [{"dynamic": 1}, {"use_block_with_kv": 1}, {"use_history_kv": 1}, {"share_prompt": 1}, {"chunk_length": 16}, {"batch": 2}, {"embedding_disk": 1, "do_sample": 1}, {"quantize": "f16"}, {"num_device": 3, "distribute_strategy": "pp"}],
     ids=str,
 )
 def test_options(name, options, vision_checkpoint, convert):
