@@ -14,11 +14,11 @@ from vision_checkpoints import CONFIGS
 from llmconv.verify import verify
 
 SEQ = 48
-# towers of other dimensions than the golden ones: head sizes 64, 48 and 36, another merge, windows of one token
+# towers of other dimensions than the golden ones: head sizes 64, 48 and 72, another merge, windows of four tokens
 ODD = {
     "qwen2_vl": ({"embed_dim": 256, "depth": 3, "mlp_ratio": 2}, "84,112"),
     "qwen2_5_vl": ({"hidden_size": 192, "intermediate_size": 320, "window_size": 64, "depth": 2, "fullatt_block_indexes": [1]}, "140,84"),
-    "qwen3_vl": ({"hidden_size": 144, "depth": 2, "deepstack_visual_indexes": [1, 0], "num_position_embeddings": 100, "spatial_merge_size": 3}, "144,96"),
+    "qwen3_vl": ({"hidden_size": 288, "depth": 2, "deepstack_visual_indexes": [1, 0], "num_position_embeddings": 100, "spatial_merge_size": 3}, "144,96"),
 }
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
 BUILDS = {"bf16 on bm1688": ("bf16", "bm1688"), "w4bf16 on bm1684x": ("w4bf16", "bm1684x"), "bf16 on bm1684x": ("bf16", "bm1684x")}
