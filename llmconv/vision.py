@@ -19,7 +19,8 @@ def tower_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, s
     """The sizes of the family's vision tower, if it has one. Raises InputError for max_pixels that do not fit it."""
     if family.vision is None:
         if job.max_pixels:
-            raise InputError(f"max_pixels {job.max_pixels} with a {config['model_type']} model", "it is converted without a vision tower", "Leave max_pixels out.")
+            what = f"max_pixels {job.max_pixels} with a {config['model_type']} model"
+            raise InputError(what, "it is converted without a vision tower", "Leave max_pixels out.")
         return None
     tower = family.vision.tower.spec(config, checkpoint.tensors, job.pixels)
     tower.check(spec.layers, spec.hidden)

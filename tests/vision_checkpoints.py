@@ -33,7 +33,10 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_vl": _TEXT
     | _TOKENS
     | _CHUNKED
-    | {"model_type": "qwen2_vl", "vision_config": _SIZES | {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 320, "mlp_ratio": 4, "hidden_size": 256, "in_chans": 3}},
+    | {
+        "model_type": "qwen2_vl",
+        "vision_config": _SIZES | {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 320, "mlp_ratio": 4, "hidden_size": 256, "in_chans": 3},
+    },
     "qwen2_5_vl": _TEXT
     | _TOKENS
     | _CHUNKED

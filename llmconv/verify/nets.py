@@ -136,7 +136,9 @@ def step(
     return Launch(net, {name: made[name] for name in ios}, count, (past,), label or f"{count} at {past}", places)
 
 
-def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "", places: np.ndarray | None = None) -> Launch:
+def steps(
+    net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "", places: np.ndarray | None = None
+) -> Launch:
     """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B, 3, 1], their
     positions, if not those of text.
 

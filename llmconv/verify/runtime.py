@@ -108,7 +108,13 @@ class Runtime:
         return hidden[:, : len(ids)]
 
     def decode(
-        self, session: Session, tokens: Sequence[int], pasts: Sequence[int], caches: Sequence[Sequence[Cache]], label: str, places: Sequence[np.ndarray] | None = None
+        self,
+        session: Session,
+        tokens: Sequence[int],
+        pasts: Sequence[int],
+        caches: Sequence[Sequence[Cache]],
+        label: str,
+        places: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
         """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go into the caches.
         places: each token's positions [3, 1], where it has three."""

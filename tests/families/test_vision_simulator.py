@@ -22,6 +22,17 @@ ODD = {
 }
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
 BUILDS = {"bf16 on bm1688": ("bf16", "bm1688"), "w4bf16 on bm1684x": ("w4bf16", "bm1684x"), "bf16 on bm1684x": ("bf16", "bm1684x")}
+OPTIONS = (
+    {"dynamic": 1},
+    {"use_block_with_kv": 1},
+    {"use_history_kv": 1},
+    {"share_prompt": 1},
+    {"chunk_length": 16},
+    {"batch": 2},
+    {"embedding_disk": 1, "do_sample": 1},
+    {"quantize": "f16"},
+    {"num_device": 3, "distribute_strategy": "pp"},
+)
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 
@@ -53,11 +64,7 @@ def test_everything(name, build, size, vision_checkpoint, convert):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONFIGS)
-@pytest.mark.parametrize(
-    "options",
-    [{"dynamic": 1}, {"use_block_with_kv": 1}, {"use_history_kv": 1}, {"share_prompt": 1}, {"chunk_length": 16}, {"batch": 2}, {"embedding_disk": 1, "do_sample": 1}, {"quantize": "f16"}, {"num_device": 3, "distribute_strategy": "pp"}],
-    ids=str,
-)
+@pytest.mark.parametrize("options", OPTIONS, ids=str)
 def test_options(name, options, vision_checkpoint, convert):
     vision, pixels = ODD[name]
     out = convert(vision_checkpoint(name, vision=vision), seq=64, chip="bm1688", max_pixels=pixels, **options)

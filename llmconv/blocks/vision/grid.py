@@ -22,13 +22,14 @@ HIDDEN = -10000.0  # in masks: -1e30 breaks the chip's softmax
 
 def size(tower: TowerSpec, patches: np.ndarray, grids: Grids, dynamic: bool) -> int:
     """Rows of a launch's inputs: those of the net, or of a dynamic launch those of the patches. InputError when they do not fit."""
-    count = sum(map(prod, grids))
+    count, given = sum(map(prod, grids)), f"grids {[list(map(int, g)) for g in grids]}"
     if patches.shape != (count, tower.row):
-        raise InputError(f"patches of shape {list(patches.shape)}", f"grids {[list(g) for g in grids]} take {[count, tower.row]}", "Give pixel_values and image_grid_thw of the model's own processor.")
+        raise InputError(f"patches of shape {list(patches.shape)}", f"{given} take {[int(count), tower.row]}", "Give what the model's own processor gives.")
     if any(side % tower.merge for _, *sides in grids for side in sides):
-        raise InputError(f"grids {[list(g) for g in grids]}", f"rows and columns are multiples of {tower.merge}", f"Resize images to multiples of {tower.unit} pixels.")
+        raise InputError(given, f"rows and columns are multiples of {tower.merge}", f"Resize images to multiples of {tower.unit} pixels.")
     if count > tower.patches:
-        raise InputError(f"{count} patches", f"the net takes {tower.patches}: {tower.pixels[0]} x {tower.pixels[1]} pixels in all", "Resize the images, or convert with larger max_pixels.")
+        most = f"the net takes {tower.patches}: {tower.pixels[0]} x {tower.pixels[1]} pixels in all"
+        raise InputError(f"{count} patches", most, "Resize the images, or convert with larger max_pixels.")
     return count if dynamic else tower.patches
 
 
@@ -71,7 +72,8 @@ def mask(lengths: Sequence[int], size: int) -> np.ndarray:
 def alone(grids: Grids) -> None:
     """Raise InputError unless the grids are one frame, where no mask keeps several apart."""
     if len(frames(grids)) != 1:
-        raise InputError(f"grids {[list(g) for g in grids]} in a dynamic launch", "without a mask input all patches see each other", "Launch the net for one frame at a time.")
+        what = f"grids {[list(map(int, g)) for g in grids]} in a dynamic launch"
+        raise InputError(what, "without a mask input all patches see each other", "Launch the net for one frame at a time.")
 
 
 def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
@@ -108,15 +110,17 @@ def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
         return lines, np.stack([1 - (at - low), at - low], 1)
 
     index, weight = [], []
-    for grid in grids:
-        place = places(tower, [grid])
-        (y, of_y), (x, of_x) = ((lines[place[:, axis]], shares[place[:, axis]]) for axis, (lines, shares) in enumerate(map(along, grid[1:])))
+    for count, *sides in grids:
+        place = places(tower, [(count, *sides)])
+        (y, of_y), (x, of_x) = ((lines[place[:, axis]], shares[place[:, axis]]) for axis, (lines, shares) in enumerate(map(along, sides)))
         index.append((y[:, :, None] * side + x[:, None, :]).reshape(-1, 4))
         weight.append((of_y[:, :, None] * of_x[:, None, :]).reshape(-1, 4))
     return np.concatenate(index).astype(np.int32), np.concatenate(weight).astype(np.float32)
 
 
-def token_positions(tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int = 0, tokens: Sequence[int] = (), seconds: Sequence[float] = ()) -> tuple[np.ndarray, int]:
+def token_positions(
+    tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int = 0, tokens: Sequence[int] = (), seconds: Sequence[float] = ()
+) -> tuple[np.ndarray, int]:
     """(int32 [3, n], the position of the token that is generated next): time, height and width of every token [n] of a prompt.
 
     A text token has one number in all three rows. The tokens of an image, which stand for its merged patches, have the number behind
@@ -134,7 +138,7 @@ def token_positions(tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int 
             at, first = at + 1, first + 1
             continue
         if not left:
-            raise InputError(f"image token {at} of the prompt", f"{len(grids)} grids are given, and it belongs to none of them", "Give image_grid_thw of every image.")
+            raise InputError(f"image token {at} of the prompt", f"{len(grids)} grids are given, none for it", "Give image_grid_thw of every image.")
         number, (count, rows, columns) = left.pop(0)
         sides = (count, rows // tower.merge, columns // tower.merge)
         if not marks[at : at + prod(sides)].all() or at + prod(sides) > len(ids):

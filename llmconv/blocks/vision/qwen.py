@@ -7,6 +7,7 @@ conventions as in transformers' modeling_qwen2_vl, modeling_qwen2_5_vl and model
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmconv.blocks.attention import cut
@@ -151,10 +152,15 @@ def _merge(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) ->
 
 def _linear(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, out: int, bias: bool = True) -> Value:
     path = spec.path(role, index)
-    return _matmul(g, path, x, out, lambda part: ("flat", ("tensor", f"{path}.{part}")) if role == "patch" and part == "weight" else ("tensor", f"{path}.{part}"), bias)
+
+    def source(part: str) -> tuple:
+        tensor = ("tensor", f"{path}.{part}")
+        return ("flat", tensor) if (role, part) == ("patch", "weight") else tensor
+
+    return _matmul(g, path, x, out, source, bias)
 
 
-def _matmul(g: Graph, path: str, x: Value, out: int, source, bias: bool = True) -> Value:
+def _matmul(g: Graph, path: str, x: Value, out: int, source: Callable[[str], tuple], bias: bool = True) -> Value:
     """x [n, K] times the weight [out, K] that source("weight") says, transposed, plus source("bias")."""
     weight = g.weight(f"{path}.weight", (x.shape[-1], out), ("transpose", source("weight")))
     return g.MatMul(x, weight, g.weight(f"{path}.bias", (1, out), source("bias")) if bias else g.none, name=path)

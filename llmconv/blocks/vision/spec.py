@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from llmconv.blocks.spec import ACTIVATIONS
@@ -17,10 +17,11 @@ class TowerSpec:
 
     prefix: what its tensors' names begin with; names: role -> name behind it, as in `Tower`.
     width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is merge x merge of them).
-    temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms".
+    temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms"; gated: the MLP has a gate.
     window: side in pixels of the windows that attention keeps to in all blocks but `full` ones; 0: none.
     positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the language model too.
-    token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a video, 0: one per frame.
+    token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a video, 0: one per
+    frame; pixels: width and height of the largest image.
     """
 
     prefix: str
@@ -38,12 +39,12 @@ class TowerSpec:
     norm: str
     gated: bool
     token: int
+    pixels: tuple[int, int]
     window: int = 0
     full: tuple[int, ...] = ()
     positions: int = 0
     deepstack: tuple[int, ...] = ()
     interval: float = 0.0
-    pixels: tuple[int, int] = field(default=(0, 0))
 
     @property
     def head_dim(self) -> int:
@@ -77,7 +78,8 @@ class TowerSpec:
         """Raise InputError for sizes that contradict each other or the language model's (layers, hidden size)."""
         where = "of vision_config in config.json"
         if self.width % self.heads or self.head_dim % 4:
-            raise InputError(f"{self.heads} heads {where} with a width of {self.width}", "a head's elements are turned in pairs by row and by column, so its size is a multiple of 4", "Repair config.json.")
+            why = "a head's elements are turned in pairs by row and by column, so its size is a multiple of 4"
+            raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
         if self.activation not in ACTIVATIONS:
             raise InputError(f"hidden_act {self.activation!r} {where}", f"llmconv knows {', '.join(ACTIVATIONS)}", "Convert a model with one of these.")
         if self.out != hidden:
@@ -90,15 +92,15 @@ class TowerSpec:
             if len(set(blocks)) < len(blocks) or any(not 0 <= b < self.depth for b in blocks):
                 raise InputError(f"{name} {list(blocks)} {where}", f"the tower has blocks 0 to {self.depth - 1}", "Repair config.json.")
         if len(self.deepstack) >= layers:
-            raise InputError(f"deepstack_visual_indexes {list(self.deepstack)} {where}", f"what they give is added between the language model's {layers} layers", "Repair config.json.")
+            why = f"what they give is added between the language model's {layers} layers"
+            raise InputError(f"deepstack_visual_indexes {list(self.deepstack)} {where}", why, "Repair config.json.")
 
 
 @dataclass(frozen=True)
 class Tower:
-    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger; a norm of `norm` ("layer" or "rms") kind.
+    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may begin with.
 
-    prefixes: what names may begin with. fields: TowerSpec's field -> (name in vision_config, default; REQUIRED: none).
-    pixels: default of max_pixels.
+    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. norm, gated: see TowerSpec.
     """
 
     names: Mapping[str, str]
