@@ -151,15 +151,16 @@ def _blocks_of(made) -> None:
             assert far(found[output], right) < EXACT, (net.name, output)
 
 
-def test_text_alone_is_plain_qwen2(vision_checkpoint):
-    """With the same number in all three rows a block gives what Qwen2 gives."""
-    model = vision_checkpoint("qwen2_vl")
+@pytest.mark.parametrize("name, text", [("qwen2_vl", "qwen2"), ("qwen2_5_vl", "qwen2"), ("qwen3_vl", "qwen3")])
+def test_text_alone_is_the_plain_model(name, text, vision_checkpoint):
+    """With the same number in all three rows a block gives what Qwen2 or Qwen3 gives, to the bit."""
+    model = vision_checkpoint(name)
     plain = shutil.copytree(model, model.parent / "plain", dirs_exist_ok=True)
     config = json.loads((model / "config.json").read_text())
-    text = {k: v for k, v in config.items() if k not in ("vision_config", "rope_scaling")} | {"model_type": "qwen2"}
-    (plain / "config.json").write_text(json.dumps(text))
-    _drop(plain, "visual.")
-    ours, theirs = planned(model, max_pixels="112,112"), planned(plain)
+    config = {k: v for k, v in {**config, **config.get("text_config", {})}.items() if k not in ("vision_config", "text_config", "rope_scaling")}
+    (plain / "config.json").write_text(json.dumps(config | {"model_type": text}))
+    _language_model(plain)
+    ours, theirs = planned(model, max_pixels=PIXELS[name]), planned(plain)
     for name in ("block_0", "block_cache_1"):
         net, other = (next(n for n in made.nets if n.name == name) for made in (ours, theirs))
         launch, twin = next(launches(ours, net)), next(launches(theirs, other))
@@ -168,10 +169,11 @@ def test_text_alone_is_plain_qwen2(vision_checkpoint):
             np.testing.assert_array_equal(found[output][:, : launch.count], right[output][:, : launch.count])
 
 
-def _drop(model, prefix: str) -> None:
+def _language_model(model) -> None:
+    """Leave the tensors of the language model, under its own names."""
     from safetensors.torch import load_file, save_file
 
-    tensors = {k: v for k, v in load_file(model / "model.safetensors").items() if not k.startswith(prefix)}
+    tensors = {k.replace("model.language_model.", "model."): v for k, v in load_file(model / "model.safetensors").items() if "visual." not in k}
     save_file(tensors, model / "model.safetensors")
 
 

@@ -90,6 +90,17 @@ def test_a_batch_with_images(name, vision_checkpoint):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+def test_several_images_in_a_prompt(name, vision_checkpoint):
+    plan = planned(vision_checkpoint, name)
+    shown = images.random(plan.tower, ((1, 2, 4), (1, 4, 2), (1, 2, 2)), np.random.default_rng(0))
+    ids = np.array([5, 998, 1000, 1000, 999, 7, 8, 998, 1000, 1000, 999, 998, 1000, 999, 9])
+    session = Session(plan, Interpreted(plan))
+    found = converse(session, Runtime.of(plan), [Turn(ids, TOKENS, images=shown)])
+    assert right(session, found)
+    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, ids, shown, [t.found for t in found.tokens])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_text_alone(name, vision_checkpoint):
     """No image in the prompt: no vit, no sums, positions one behind the other."""
     plan = planned(vision_checkpoint, name)
