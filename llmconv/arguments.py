@@ -76,7 +76,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def _metavar(option: Option) -> str:
-    return {"int": "N", "path": "DIR", "size": "SIZE"}.get(option.kind, "X")
+    return {"int": "N", "path": "DIR", "size": "SIZE", "pixels": "W,H"}.get(option.kind, "X")
 
 
 def _help(option: Option) -> str:

@@ -29,9 +29,9 @@ def dry_run(job: Job, given: Mapping[str, Any]) -> str:
 
 def _keys(made: Plan) -> list[str]:
     lines = ["=== llm_convert dry-run ==="]
-    values = {k: getattr(made.job, k, None) for k in KEYS} | {"model_type": made.config["model_type"], "max_shape": None}
-    if not values["max_pixels"]:
-        values["max_pixels"] = None
+    values = {k: getattr(made.job, k, None) for k in KEYS} | {"model_type": made.config["model_type"]}
+    shape = made.job.pixels
+    values |= {"max_shape": list(shape) if shape else None, "max_pixels": shape[0] * shape[1] if shape else None}
     lines += [f"  {k:<22} = {values[k]}" for k in KEYS]
     lines.append(f"  {'converter':<22} = llmconv.families.{made.family.name}")
     return lines + [f"  {k:<22} = {getattr(made.job, k)}" for k in ("q_group_size", "use_history_kv", "chunk_length")]

@@ -136,6 +136,11 @@ class Job:
             )
 
     @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Width and height that max_pixels says, if it says any."""
+        return tuple(map(int, self.max_pixels.split(","))) if self.max_pixels else None
+
+    @property
     def splits(self) -> bool:
         """Whether every layer is split over several devices."""
         return self.num_device > 1 and self.distribute_strategy == "tp"

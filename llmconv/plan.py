@@ -7,7 +7,9 @@ import math
 import re
 from dataclasses import dataclass, replace
 
+from llmconv import vision
 from llmconv.blocks.spec import Spec
+from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
@@ -23,7 +25,8 @@ from llmconv.options import CHIPS
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled."""
+    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled.
+    `tower`: the sizes of the vision tower, if there is one."""
 
     job: Job
     config: Config
@@ -32,6 +35,7 @@ class Plan:
     spec: Spec
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
+    tower: TowerSpec | None = None
 
     @property
     def weights(self) -> int:
@@ -67,10 +71,15 @@ def plan(job: Job) -> Plan:
     _check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
+    tower = vision.tower_of(job, family, config, checkpoint, spec)
+    if tower:
+        notes += vision.notes(job, tower)
+        nets = (*vision.tower_nets(job, spec, tower), *nets)
+        job = replace(job, max_pixels=",".join(map(str, tower.pixels)))
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:
         notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
-    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
+    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), tower)
     _check_tensors(made)
     return made
 
