@@ -14,9 +14,10 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
 def weight_elements(net: Net) -> tuple[int, int]:
-    """(elements that the compiler gets as float32, elements that it gets as raw bf16 bits)."""
+    """(elements that the compiler gets as float32, elements that it gets as raw bf16 bits, of which two bytes of integers are one)."""
     weights = net.graph.weights.values()
-    return sum(prod(w.shape) for w in weights if w.dtype != "bf16"), sum(prod(w.shape) for w in weights if w.dtype == "bf16")
+    halves = sum(prod(w.shape) for w in weights if w.dtype == "bf16") + sum(prod(w.shape) for w in weights if w.dtype == "ui8") // 2
+    return sum(prod(w.shape) for w in weights if w.dtype == "f32"), halves
 
 
 def compile_memory(net: Net) -> int:
@@ -64,6 +65,9 @@ def net_coefficients(net: Net) -> int:
             continue
         shape = op.results[0].shape
         count = prod(shape)
+        if op.results[0].dtype == "ui8":
+            total += count
+            continue
         quantised = bits < 16 and len(shape) == 2 and op.results[0].name.endswith(".weight")
         total += count * bits // 8 + (count // group * 3 if group else 0) if quantised else 2 * count
     return total

@@ -19,12 +19,12 @@ CHUNK = 32 << 20  # bytes of source rows read at a time
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
     """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
 
-    dtype f32 gives float32; bf16 gives the raw bits as uint16.
+    dtype f32 gives float32; bf16 gives the raw bits as uint16; ui8 gives bytes.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for weight in weights:
             as_bits = weight["dtype"] == "bf16"
-            header = {"descr": "<u2" if as_bits else "<f4", "fortran_order": False, "shape": shape(weight["recipe"], checkpoint)}
+            header = {"descr": {"bf16": "<u2", "ui8": "|u1"}.get(weight["dtype"], "<f4"), "fortran_order": False, "shape": shape(weight["recipe"], checkpoint)}
             with archive.open(weight["name"] + ".npy", "w", force_zip64=True) as f:
                 npy.write_array_header_1_0(f, header)
                 for part in _parts(weight["recipe"], checkpoint, as_bits):
