@@ -10,8 +10,9 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint, TensorInfo
+from llmconv.plan import Plan
+from llmconv.verify.weights import half
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,22 +23,25 @@ KEEP_BYTES = 256 << 20  # dequantised weights kept for their next rows
 
 @dataclass
 class Dequantised:
-    """The checkpoint with a float weight PATH.weight [N, K] for every quantised one. zero_shift: what was taken from GPTQ's zero points."""
+    """The checkpoint with a float weight PATH.weight [N, K] for every quantised one. zero_shift: what was taken from GPTQ's zero points;
+    scales: the type that scales are rounded to (the chip has them in half precision; f32: as they are)."""
 
     checkpoint: Checkpoint
     awq: bool
     zero_shift: int
     block: tuple[int, int]
+    scales: str = "f32"
     _kept: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict, repr=False)
 
     @classmethod
-    def of(cls, checkpoint: Checkpoint, config: Config) -> Dequantised:
+    def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
+        config = plan.config
         section = next((part[name] for part in (config.sub("text_config"), config) for name in ("quantization_config", "compression_config") if part.get(name)), {})
         packing = str(section.get("packing_format") or section.get("backend") or "auto_round:auto_gptq")
         own = "round" in str(section.get("quant_method"))
         awq = section.get("quant_method") == "awq" or own and "awq" in packing
         first = packing in ("auto_round:auto_gptq", "auto_round:gptq") if own else (section.get("checkpoint_format") or section.get("format")) != "gptq_v2"
-        return cls(checkpoint, awq, int(first), tuple(section.get("weight_block_size") or (1, 1)))
+        return cls(plan.checkpoint, awq, int(first), tuple(section.get("weight_block_size") or (1, 1)), scales)
 
     def info(self, name: str) -> TensorInfo:
         return self.checkpoint.info(name)
@@ -69,7 +73,8 @@ class Dequantised:
         if self.checkpoint.info(name).dtype in ("I32", "I64"):
             words = torch.from_numpy(self.checkpoint.raw(name).copy()).long()
             return words & 0xFFFFFFFF
-        return torch.from_numpy(self.checkpoint.float32(name).copy())
+        values = self.checkpoint.float32(name).copy()
+        return torch.from_numpy(half(values, self.scales) if name.endswith(("scales", "weight_scale")) else values)
 
     def _groups(self, name: str, inputs: int, count: int) -> torch.Tensor:
         import torch

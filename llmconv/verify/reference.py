@@ -44,8 +44,8 @@ class Reference:
 
         self.adapter = adapter
         self.plan, self.oracle = plan, plan.family.reference or Oracle()
-        self.tensors = Dequantised.of(plan.checkpoint, plan.config) if plan.spec.stored else plan.checkpoint
         self.precision = Precision.of(plan) if precision is None else precision
+        self.tensors = Dequantised.of(plan, self.precision.scales) if plan.spec.stored else plan.checkpoint
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
         self.model = _build(self.oracle, plan.config)
         self.decoder = self.model.get_decoder()
