@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -167,8 +167,6 @@ def _pack(section: dict[str, Any], layer: Linear, path: str, how: How) -> dict[s
     return made
 
 
-def corrupted(layer: Linear, **changes: Any) -> Linear:
-    return replace(layer, **changes)
 
 
 def fp8(model: Path, to: Path, block: tuple[int, int] = (128, 128)) -> Path:
