@@ -50,11 +50,11 @@ def test_what_autoround_wrote(name, convert):
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_bf16(method, quantised, convert):
     """The activations' type is the checkpoint's: bf16."""
-    right(convert(quantised(method, How(4, 64), "qwen2"), seq=64, quantize="auto", chip="bm1688"), "w4bf16", ["block_0", "block_1", "block_cache_0"])
+    right(convert(quantised(method, How(4, 64), "qwen3"), seq=SEQ, quantize="auto", chip="bm1688"), "w4bf16", ["block_0", "block_1", "block_cache_0"])
 
 
 def test_fp8(base, tmp_path, convert):
-    right(convert(fp8(base("qwen2"), tmp_path / "fp8"), seq=64, quantize="auto", chip="bm1688"), "bf16", ["block_0", "block_cache_1"])
+    right(convert(fp8(base("qwen3"), tmp_path / "fp8"), seq=SEQ, quantize="auto", chip="bm1688"), "bf16", ["block_0", "block_cache_1"])
 
 
 def test_a_quantised_head_and_sizes_beside_the_lanes(quantised, convert):
