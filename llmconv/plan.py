@@ -21,6 +21,9 @@ from llmconv.nets import Net, decoder_nets
 from llmconv.options import BY_NAME, CHIPS
 
 
+SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")  # ends of names of what only quantised layers have
+
+
 @dataclass(frozen=True)
 class Plan:
     """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled."""
@@ -118,6 +121,9 @@ def keeps(job: Job, found: Quantisation) -> bool:
 def _stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
     """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a model whose head is tied."""
     if not found:
+        packed = [name for name in checkpoint.tensors if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)]
+        if packed:
+            raise InputError(f"tensor {packed[0]} of {checkpoint.path} is part of a quantised layer", "config.json does not say how it is quantised (quantization_config)", "Download config.json again, or convert the float checkpoint.")
         return spec
     tensors = {name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)}
     stored = found.modules(replace(checkpoint, tensors=tensors))
@@ -125,6 +131,9 @@ def _stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkp
         raise InputError(f"no tensor of {checkpoint.path} is quantised", f"{checkpoint.path.name}/config.json says that it is, with {found.method}", "Download the weights again, or remove quantization_config.")
     if not keeps(job, found):
         stored = {path: replace(one, codes=None) for path, one in stored.items()}
+    elif left := [(path, one) for path, one in stored.items() if not one.codes]:
+        path, one = left[0]
+        raise InputError(f"group size {one.group} of {path} in {checkpoint.path}", "the nets have groups of multiples of 32", f"Say -q {job.half} (weights are dequantised), or convert the float checkpoint.")
     return replace(spec, stored=stored, tied=spec.tied and spec.path("head") not in stored)
 
 

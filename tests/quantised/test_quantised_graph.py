@@ -257,7 +257,7 @@ def test_a_job_of_a_manifest_is_settled_as_it_was(quantised):
 
 
 def test_a_bias_of_zeros_where_the_model_has_none_does_not_matter(quantised):
-    model = quantised("gptq", How(4, 64), options=LAYER)
+    model = quantised("gptq", How(4, 64), options=LAYER | {"dtype": "float16"})
     tensors = load_file(model / "model.safetensors")
     name = "model.layers.0.mlp.down_proj.bias"
     save_file(tensors | {name: np.zeros(256, np.float16)}, model / "model.safetensors")

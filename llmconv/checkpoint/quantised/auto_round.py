@@ -6,11 +6,9 @@ of a kernel behind it) has the later ones, "auto_round:auto_awq" is AWQ's gemm f
 
 from __future__ import annotations
 
-import re
-
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.quantised import awq, gptq
-from llmconv.checkpoint.quantised.base import Quantisation, Scheme, overridden, refused, scheme
+from llmconv.checkpoint.quantised.base import Quantisation, Scheme, matches, overridden, refused, rules, scheme
 
 LESS = ("auto_round:auto_gptq", "auto_round:gptq")
 OWN = ("auto_round", "auto_round:gptqmodel", "auto_round:exllamav2", "auto_round:tritonv2", "autoround:exllamav2", "autoround:tritonv2")
@@ -28,12 +26,12 @@ def read(section: Config) -> Quantisation:
     if section.get("act_bits") not in (None, 16, 32):
         raise refused(section, "act_bits", "16: activations are not quantised")
     base = scheme(section, symmetric=bool(section.get("sym", True)))
-    rules = section.get("extra_config") or {}
+    table = rules(section, "extra_config")
 
     def of(path: str) -> Scheme:
         """The layer's own name decides, else the first pattern that is found in it."""
-        found = path if path in rules else next((rule for rule in rules if rules[rule] and re.search(rule, path)), None)
-        return overridden(base, rules[found], section, f"extra_config[{found!r}]") if found is not None and rules[found] else base
+        found = path if path in table else next((rule for rule in table if table[rule] and matches(rule, path, section, "extra_config", anywhere=True)), "")
+        return overridden(base, table[found], section, f"extra_config[{found!r}]") if table.get(found) else base
 
     words = f"auto-round ({packing})"
     if packing in AWQ:

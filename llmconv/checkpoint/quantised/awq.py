@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, expect, groups, paths, refused, repeated, scheme
+from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, paths, refused, scheme
 from llmconv.errors import InputError
 
 FLOATS = ("F16", "BF16", "F32")
@@ -47,7 +47,7 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     info = checkpoint.info(f"{path}.qweight")
     k, width = info.shape if len(info.shape) == 2 else (0, 0)
     n = width * 8
-    count, group = groups(checkpoint, path, scheme.group, k)
+    count = groups(checkpoint, path, scheme.group, k)
     words = f"{BITS} bits and group size {scheme.group or -1}"
     expect(checkpoint, info.name, ("I32",), (k, width), words)
     expect(checkpoint, f"{path}.scales", FLOATS, (count, n), words)
@@ -56,6 +56,4 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     def columns(part: str) -> tuple:
         return ("transpose", ("interleave", ("unpack", ("bytes", ("raw", f"{path}.{part}")), BITS)))
 
-    codes, scales, zeros = columns("qweight"), ("transpose", ("tensor", f"{path}.scales")), columns("qzeros")
-    times = k // count // group
-    return Packed(("dequantise", codes, scales, zeros), BITS, group, ("pack", codes, BITS), repeated(scales, times), repeated(zeros, times))
+    return assemble(BITS, k, count, ("pack", columns("qweight"), BITS), ("transpose", ("tensor", f"{path}.scales")), columns("qzeros"))

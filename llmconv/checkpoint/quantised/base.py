@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ class Packed:
     """One linear layer, weight[n, k] = (code - zero point) * scale of k's group, as recipes.
 
     bits: 4 or 8; group: inputs per scale in the net, a divisor of the checkpoint's. codes: uint8 [N, K * bits / 8], at 4 bits the
-    even inputs in the low nibbles; scales: float32, zeros: uint8, both [N, K / group]. No codes: the layer is dequantised.
+    even inputs in the low nibbles; scales: float32, zeros: uint8, both [N, K / group]. No codes: the layer can only be dequantised.
     values: float32 [N, K], the dequantised weight. order: the inputs [K] in the order in which the codes have them (None: their own);
     order_key: equal for equal orders. beside: tensors that are accounted for although no recipe reads them.
     """
@@ -74,6 +75,22 @@ def scheme(section: Config, bits: str = "bits", group: str = "group_size", symme
     return Scheme(count, max(0, size or 0), symmetric)
 
 
+def rules(section: Config, name: str) -> dict[str, Mapping[str, Any]]:
+    """A table of layers' names or patterns, and the fields that are declared for them; empty where there is none."""
+    table = section.get(name) or {}
+    if not isinstance(table, Mapping) or not all(isinstance(fields, (Mapping, type(None))) for fields in table.values()):
+        raise refused(section, name, "objects of fields by layer")
+    return {pattern: fields or {} for pattern, fields in table.items()}
+
+
+def matches(pattern: str, path: str, section: Config, name: str, anywhere: bool = False) -> bool:
+    """Whether the pattern, from field `name`, fits the layer's path from its beginning, or anywhere in it."""
+    try:
+        return bool((re.search if anywhere else re.match)(pattern, path))
+    except re.error as e:
+        raise InputError(f"{section.where}{name} in {section.file} has the pattern {pattern!r}", f"it is no regular expression: {e}", "Repair config.json.") from None
+
+
 def paths(checkpoint: Checkpoint, part: str) -> list[str]:
     """The layers that have a tensor PATH.part."""
     return sorted(name.removesuffix(f".{part}") for name in checkpoint.tensors if name.endswith(f".{part}"))
@@ -92,21 +109,12 @@ def expect(checkpoint: Checkpoint, name: str, dtypes: Sequence[str], shape: tupl
         )
 
 
-def groups(checkpoint: Checkpoint, path: str, declared: int, inputs: int) -> tuple[int, int]:
-    """(scales per output row in the checkpoint, inputs per scale in the net): a scale of many inputs, or of all, becomes several equal ones.
-
-    InputError when the declared group does not divide the inputs, or is no multiple of 32."""
+def groups(checkpoint: Checkpoint, path: str, declared: int, inputs: int) -> int:
+    """Scales per output row in the checkpoint. InputError when the declared group (0: all inputs) does not divide the inputs."""
     size = declared or inputs
-    if inputs % size:
+    if not inputs or inputs % size:
         raise InputError(f"group size {size} does not divide the {inputs} inputs of {path} in {checkpoint.path}", "the last group would be cut", "Convert the float checkpoint.")
-    fits = next((group for group in GROUPS if size % group == 0), 0)
-    if not fits:
-        raise InputError(f"group size {size} of {path} in {checkpoint.path}", "the chip's layout takes multiples of 32", "Say -q bf16 (weights are dequantised), or convert the float checkpoint.")
-    return inputs // size, fits
-
-
-def repeated(recipe: tuple, times: int) -> tuple:
-    return recipe if times == 1 else ("repeat", recipe, times)
+    return inputs // size
 
 
 @dataclass(frozen=True)
@@ -139,6 +147,31 @@ def order(checkpoint: Checkpoint, name: str, inputs: int, group: int) -> Order:
 def _plain(typecode: str, inputs: int, group: int) -> array:
     """The group of each input where they lie in order."""
     return array(typecode, (place // group for place in range(inputs)))
+
+
+def assemble(bits: int, inputs: int, count: int, codes: tuple, scales: tuple, zeros: tuple, mixed: Order | None = None, beside: tuple[str, ...] = ()) -> Packed:
+    """A layer of `inputs` inputs out of its codes (packed, [N, K * bits / 8]) and scales and zero points [N, count].
+
+    A scale of many inputs, or of all, becomes several equal ones in the net."""
+    taken, by = ("unpack", codes, bits), mixed.recipe if mixed else None
+    if by:
+        taken = ("take", taken, ("sorted", by))
+        codes = ("pack", taken, bits)
+    values: tuple = ("dequantise", taken, scales, zeros)
+    if by:
+        values = ("take", values, ("places", by))
+    size = inputs // count
+    group = next((group for group in GROUPS if size % group == 0), 0)
+    if not group:
+        return Packed(values, bits, size, beside=beside)
+    return Packed(
+        values, bits, group, codes, _repeated(scales, size // group), _repeated(zeros, size // group),
+        order=("sorted", by) if by else None, order_key=mixed.key if by else "", beside=beside,
+    )  # fmt: skip
+
+
+def _repeated(recipe: tuple, times: int) -> tuple:
+    return recipe if times == 1 else ("repeat", recipe, times)
 
 
 def overridden(base: Scheme, fields: Mapping[str, Any], section: Config, where: str) -> Scheme:

@@ -7,14 +7,13 @@ weight_shape int64 [2] repeats N and K. weight_g_idx int32 [K] (optional): the g
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Mapping
 from typing import Any
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, expect, groups, order, paths, refused, repeated, scheme
+from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, matches, order, paths, refused, rules, scheme
 from llmconv.errors import InputError
 
 FLOATS = ("F16", "BF16", "F32")
@@ -28,16 +27,19 @@ def read(section: Config) -> Quantisation:
     if section.get("quantization_status", "compressed") != "compressed":
         raise refused(section, "quantization_status", '"compressed"')
     for name in ("sparsity_config", "transform_config"):
-        if section.get(name) and section[name].get("format") != "dense":
+        given = section.get(name)
+        if given and not (isinstance(given, Mapping) and given.get("format") == "dense"):
             raise refused(section, name, "none")
-    table = section.get("config_groups")
-    if not isinstance(table, Mapping) or not table or not all(isinstance(group, Mapping) for group in table.values()):
-        raise refused(section, "config_groups", "an object of at least one group")
-    rules = [(target, _scheme(section, name, group)) for name, group in table.items() for target in group.get("targets") or ()]
-    base = next(iter(rules))[1] if rules else Scheme(4, 0)
+    targets = []
+    for name, group in rules(section, "config_groups").items():
+        found = _scheme(section, name, group)
+        targets += [(str(target), found) for target in group.get("targets") or ()]
+    if not targets:
+        raise refused(section, "config_groups", "an object of at least one group with targets")
+    base = targets[0][1]
 
     def modules(checkpoint: Checkpoint) -> dict[str, Packed]:
-        return {path: linear(checkpoint, path, _of(rules, path, section)) for path in paths(checkpoint, "weight_packed")}
+        return {path: linear(checkpoint, path, _of(targets, path, section)) for path in paths(checkpoint, "weight_packed")}
 
     return Quantisation("compressed-tensors (pack-quantized)", base.bits, base.group, base.symmetric, modules)
 
@@ -50,7 +52,8 @@ def _scheme(section: Config, name: str, group: Mapping[str, Any]) -> Scheme:
     for activations in ("input_activations", "output_activations"):
         if whole.get(activations) is not None:
             raise refused(whole, activations, "null: activations are not quantised")
-    weights = Config(dict(whole.get("weights") or {}), section.file, f"{whole.where}weights.")
+    given = whole.get("weights")
+    weights = Config(dict(given) if isinstance(given, Mapping) else {}, section.file, f"{whole.where}weights.")
     if weights.get("type", "int") != "int":
         raise refused(weights, "type", '"int"')
     strategy = weights.get("strategy") or ("group" if weights.get("group_size") else "tensor")
@@ -61,10 +64,10 @@ def _scheme(section: Config, name: str, group: Mapping[str, Any]) -> Scheme:
     return scheme(weights, "num_bits", symmetric=bool(weights.get("symmetric", True)))
 
 
-def _of(rules: list[tuple[str, Scheme]], path: str, section: Config) -> Scheme:
+def _of(targets: list[tuple[str, Scheme]], path: str, section: Config) -> Scheme:
     """The scheme of a layer: its own name goes before patterns ("re:..."), and those before the name of its class."""
-    for kind in (lambda t: t == path, lambda t: t.startswith("re:") and re.match(t[3:], path), lambda t: t == "Linear"):
-        for target, found in rules:
+    for kind in (lambda t: t == path, lambda t: t.startswith("re:") and matches(t[3:], path, section, "config_groups"), lambda t: t == "Linear"):
+        for target, found in targets:
             if kind(target):
                 return found
     raise InputError(f"{path} is quantised, but no target of {section.where}config_groups in {section.file} means it", "its bits are not known", "Check config.json against the weights.")
@@ -75,32 +78,19 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     bits, info = scheme.bits, checkpoint.info(f"{path}.weight_packed")
     n, width = info.shape if len(info.shape) == 2 else (0, 0)
     k = width * 32 // bits
-    count, group = groups(checkpoint, path, scheme.group, k)
+    count = groups(checkpoint, path, scheme.group, k)
     words = f"{bits} bits and group size {scheme.group or -1}"
     expect(checkpoint, info.name, ("I32",), (n, width), words)
     expect(checkpoint, f"{path}.weight_scale", FLOATS, (n, count), words)
     beside = _shape(checkpoint, path, n, k)
-    codes, scales = ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale")
     zeros: tuple = ("constant", (n, count), 1 << (bits - 1))
     if not scheme.symmetric:
         expect(checkpoint, f"{path}.weight_zero_point", ("I32",), (-(-n * bits // 32), count), words)
         zeros = ("transpose", ("unpack", ("bytes", ("transpose", ("raw", f"{path}.weight_zero_point"))), bits))
     indices = f"{path}.weight_g_idx"
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
-    if mixed:
-        beside += (indices,)
-    taken = ("unpack", codes, bits)
-    values: tuple = ("dequantise", taken, scales, zeros)
-    by = None
-    if mixed and mixed.recipe:
-        by = ("sorted", mixed.recipe)
-        taken = ("take", taken, by)
-        codes, values = ("pack", taken, bits), ("take", ("dequantise", taken, scales, zeros), ("places", mixed.recipe))
-    times = k // count // group
-    return Packed(
-        values, bits, group, codes, repeated(scales, times), repeated(zeros, times),
-        order=by, order_key=mixed.key if mixed else "", beside=beside,
-    )  # fmt: skip
+    beside += (indices,) if mixed else ()
+    return assemble(bits, k, count, ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale"), zeros, mixed, beside)
 
 
 def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]:

@@ -9,12 +9,11 @@ comes back; AutoGPTQ's own packer destroyed the word there, so there is nothing 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, expect, groups, order, overridden, paths, refused, repeated, scheme
+from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, matches, order, overridden, paths, refused, rules, scheme
 
 ONES = {4: 0x11111111, 8: 0x01010101}  # 1 for every code of a word
 FLOATS = ("F16", "BF16", "F32")
@@ -29,13 +28,13 @@ def read(section: Config) -> Quantisation:
     if section.get("pack_dtype", "int32") != "int32":
         raise refused(section, "pack_dtype", "int32")
     base = scheme(section, symmetric=bool(section.get("sym", True)))
-    rules = section.get("dynamic") or {}
+    table = rules(section, "dynamic")
 
     def of(path: str) -> Scheme:
         """GPTQModel: the first pattern that matches decides; those after "-:" leave the layer in float."""
-        for pattern, fields in rules.items():
-            if not pattern.startswith("-:") and re.match(pattern.removeprefix("+:"), path):
-                return overridden(base, fields or {}, section, f"dynamic[{pattern!r}]")
+        for pattern, fields in table.items():
+            if not pattern.startswith("-:") and matches(pattern.removeprefix("+:"), path, section, "dynamic"):
+                return overridden(base, fields, section, f"dynamic[{pattern!r}]")
         return base
 
     words = f"gptq{'' if form == 'gptq' else ' (v2)'}"
@@ -56,28 +55,14 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme, less: bool) -> Pac
     bits, info = scheme.bits, checkpoint.info(f"{path}.qweight")
     rows, n = info.shape if len(info.shape) == 2 else (0, 0)
     k = rows * 32 // bits
-    count, group = groups(checkpoint, path, scheme.group, k)
+    count = groups(checkpoint, path, scheme.group, k)
     words = f"{bits} bits and group size {scheme.group or -1}"
     expect(checkpoint, info.name, ("I32",), (k * bits // 32, n), words)
     expect(checkpoint, f"{path}.scales", FLOATS, (count, n), words)
     expect(checkpoint, f"{path}.qzeros", ("I32",), (count, -(-n * bits // 32)), words)
     indices = f"{path}.g_idx"
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
-    codes = ("bytes", ("transpose", ("raw", info.name)))
     zeros = ("raw", f"{path}.qzeros")
     zeros = ("bytes", ("plus", zeros, ONES[bits]) if less else zeros)
     scales, zeros = ("transpose", ("tensor", f"{path}.scales")), ("transpose", ("unpack", zeros, bits))
-    values: tuple
-    if mixed and mixed.recipe:
-        taken = ("take", ("unpack", codes, bits), ("sorted", mixed.recipe))
-        codes = ("pack", taken, bits)
-        values = ("take", ("dequantise", taken, scales, zeros), ("places", mixed.recipe))
-    else:
-        values = ("dequantise", ("unpack", codes, bits), scales, zeros)
-    times = k // count // group
-    return Packed(
-        values, bits, group, codes, repeated(scales, times), repeated(zeros, times),
-        order=("sorted", mixed.recipe) if mixed and mixed.recipe else None,
-        order_key=mixed.key if mixed else "",
-        beside=(indices,) if mixed else (),
-    )  # fmt: skip
+    return assemble(bits, k, count, ("bytes", ("transpose", ("raw", info.name))), scales, zeros, mixed, (indices,) if mixed else ())
