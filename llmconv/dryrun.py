@@ -5,6 +5,8 @@ The first lines are the vendor's keys in the vendor's order (spec, section 1.3),
 
 from __future__ import annotations
 
+from collections import Counter
+
 from llmconv.estimate import coefficient_bytes, compile_seconds, device_memory, scratch_bytes
 from llmconv.job import Job
 from llmconv.nets import Net
@@ -43,6 +45,8 @@ def _line(net: Net) -> str:
         flags.append(f"split over {f.num_device} devices")
     if f.q_group_size:
         flags.append(f"g={f.q_group_size}{' symmetric' if f.q_symmetric else ''}")
+    packed = Counter((op.attrs["weight_bits"], op.attrs["q_group_size"]) for op in net.graph.ops if op.kind == "A16MatMul")
+    flags += [f"{count} x w{bits} g={group} of the checkpoint" for (bits, group), count in sorted(packed.items())]
     return f"{net.name}: {inputs} -> {outputs} [{', '.join(flags)}]"
 
 

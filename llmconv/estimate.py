@@ -20,11 +20,16 @@ def weight_elements(net: Net) -> tuple[int, int]:
     return sum(prod(w.shape) for w in weights if w.dtype == "f32"), halves
 
 
+def _packed_bytes(net: Net) -> int:
+    """Bytes of the integers that the checkpoint has quantised already."""
+    return sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
+
+
 def compile_memory(net: Net) -> int:
-    """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (a 7B block in bf16) and
-    3 times its bf16 tables, on top of a fixed part."""
+    """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (a 7B block in bf16),
+    3 times its bf16 tables and 4 times its integers (a 7B block of 4 bits), on top of a fixed part."""
     floats, halves = weight_elements(net)
-    return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves
+    return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves + _packed_bytes(net)
 
 
 def scratch_bytes(net: Net) -> int:
@@ -45,9 +50,11 @@ def compile_seconds(net: Net) -> float:
 
 
 def stamp_memory(net: Net) -> int:
-    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one (llmconv.lower)."""
-    largest = max((prod(w.shape) for w in net.graph.weights.values()), default=0)
-    return 120 * MB + min(2 * largest, 400 * MB)
+    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one (llmconv.lower); of one that
+    is packed in the checkpoint too, up to 5 times its codes (measured: AWQ's are unpacked and transposed whole)."""
+    largest = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype != "ui8"), default=0)
+    packed = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8"), default=0)
+    return 120 * MB + max(min(2 * largest, 400 * MB), 5 * packed)
 
 
 def stamp_seconds(net: Net) -> float:

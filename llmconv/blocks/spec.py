@@ -127,6 +127,11 @@ class Spec:
         return any(one.codes for one in self.stored.values())
 
     @property
+    def group(self) -> int:
+        """Inputs per scale of packed weights, as most have it."""
+        return max(kinds := [one.group for one in self.stored.values() if one.codes], key=kinds.count, default=0)
+
+    @property
     def platform(self) -> str:
         """What the compiler calls the origin of a net's weights."""
         return "LLM_QUANTIZED" if self.packed else "LLM"

@@ -331,10 +331,7 @@ def test_a_transposed_matrix_fails(quantised, monkeypatch):
 
 
 def test_an_order_that_is_left_out_fails(quantised, monkeypatch):
-    wrong(monkeypatch, quantised("gptq", How(4, 64, False, 9), options=LAYER), shared, "order", lambda *_: shared.Order(None))
-    monkeypatch.setattr(gptq, "order", lambda *_: shared.Order(None))
-    made = planned(quantised("gptq", How(4, 64, False, 9), "qwen3", options=LAYER))
-    assert far(made, made.nets[-1]) > 0.2
+    wrong(monkeypatch, quantised("gptq", How(4, 64, False, 9), options=LAYER), gptq, "order", lambda *_: shared.Order(None))
 
 
 def test_autorounds_own_checkpoints():

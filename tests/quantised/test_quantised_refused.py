@@ -212,3 +212,30 @@ def test_experts_with_mixed_groups(quantised):
         return None if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate")) else How(4, 64, False, 1 if "expert" in path else 0)
 
     refused(quantised("gptq", How(4, 64, False, 1), "qwen2_moe", pick), "experts.0.gate_proj", "desc_act")
+
+
+SPLIT = TINY | {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "intermediate_size": 8704}
+
+
+@pytest.mark.parametrize("how, pick, word", [
+    (How(8, 64), None, "8 bits"),
+    (How(4, 64, False, 1), None, "self_attn.q_proj has its groups mixed"),
+    (How(4, 64), "self_attn.v_proj", "self_attn.v_proj is not quantised"),
+    (How(4, 512), None, ""),
+])  # fmt: skip
+def test_layers_that_are_not_split_over_devices(how, pick, word, quantised):
+    model = quantised("gptq", how, pick=lambda path: None if "lm_head" in path or pick and pick in path else how, options=SPLIT)
+    if word:
+        refused(model, "num_device 2", word, "distribute_strategy pp", num_device="2")
+    else:
+        block = planned(model, num_device="2").nets[-1]
+        assert (block.flags.mode, block.flags.q_group_size, block.flags.num_device) == ("W4F16", 256, 2)
+
+
+def test_a_dry_run_shows_it(quantised):
+    from llmconv.dryrun import dry_run
+
+    text = dry_run(Job.create({"model": str(quantised("awq", How(4, 128), options=TINY)), "seq": "32", "out": "/nowhere"}))
+    assert "  quantize               = w4f16" in text and "  q_group_size           = 128" in text
+    assert "Note: the checkpoint is quantised with awq (4 bits, groups of 128): its integers stay as they are." in text
+    assert text.count("[F16, io_alone, static, 7 x w4 g=128 of the checkpoint]") == 1
