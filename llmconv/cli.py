@@ -67,6 +67,17 @@ def _parser() -> argparse.ArgumentParser:
     why.add_argument("net", nargs="?", metavar="NET", help="a net or a task, e.g. block_0 or merge")
     why.set_defaults(run=_why)
 
+    inspect = commands.add_parser("inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel.")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="a .bmodel, of llmconv or of the vendor's tools")
+    inspect.add_argument("--json", action="store_true", help="print everything as JSON")
+    inspect.set_defaults(run=_inspect)
+
+    graph = commands.add_parser("graph", help="the task graph as SVG or DOT", description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.")
+    graph.add_argument("out", nargs="?", type=Path, metavar="OUT", help="output directory of a conversion")
+    graph.add_argument("--to", type=Path, default=Path("graph.svg"), metavar="FILE", help="file to write, .svg or .dot; - prints DOT [graph.svg]")
+    _add_options(graph)
+    graph.set_defaults(run=_graph)
+
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
     gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size (default 20G)")
     gc.set_defaults(run=_gc)
@@ -158,16 +169,36 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
+    from llmconv import report
     from llmconv.verify import verify
 
     nets = [n for n in args.nets.split(",") if n]
-    return 0 if verify(args.out, nets=nets or None, full=args.full) else 1
+    right = verify(args.out, nets=nets or None, full=args.full)
+    report.write(args.out)
+    return 0 if right else 1
 
 
 def _why(args: argparse.Namespace) -> int:
     from llmconv.explaining import why
 
     print(why(args.out, args.net))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    import json
+
+    from llmconv import inspecting
+
+    made = inspecting.inspect(args.file)
+    print(json.dumps(made, indent=1) if args.json else inspecting.text(made))
+    return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    from llmconv.graphing import draw
+
+    print(draw(args.out, _given(args), args.to))
     return 0
 
 

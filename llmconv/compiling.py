@@ -14,13 +14,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmconv import toolchain
-from llmconv.bmodel.normalise import normalise
+from llmconv import packs, tables
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.split import Split, keep, split
 from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.compiler import Compiler
+from llmconv.lower.coefficients import Blob, coefficients
 from llmconv.nets import IO_CONFIG
+
+CHEAPER = {
+    "apart": "compiled without its table; a sample of it showed that this gives the same",
+    "packed": "compiled as if quantised already; its linears, one by one, showed that our coefficients are right",
+}
 
 
 @dataclass(frozen=True)
@@ -56,7 +62,7 @@ def build_net(net: str, source: dict[str, Any], template: list[str] | None, owne
         facts, reason = _stamp(net, source, Files.of(template), Files.of(owner) if owner else None, targets)
     if reason:
         facts = _compile(net, source, Files.of(owner) if owner else None, check, place, targets)
-        facts["why"] = reason
+        facts["why"] = facts["why"] or reason
     targets.facts.write_text(json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1), encoding="utf-8")
     targets.run.write_text(json.dumps(facts["run"]), encoding="utf-8")
     own = facts["coefficients"] == f"{net}.coeff"
@@ -71,59 +77,72 @@ def build_net(net: str, source: dict[str, Any], template: list[str] | None, owne
 
 
 def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
-    """Compile natively. Weights go to an npz in the scratch folder, which is deleted afterwards unless it is to be kept."""
-    from llmconv.checkpoint import npz
-
-    tools = toolchain.find() or toolchain.fetch()
-    scratch, log = Path(place["scratch"]), Path(place["log"])
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "source").mkdir(parents=True)
-    run = scratch / "run"
-    run.mkdir()
-    log.parent.mkdir(parents=True, exist_ok=True)
+    """Have the compiler make the net, in the form that was exported for it. The scratch folder is deleted afterwards unless it is to be kept."""
+    exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
+    checkpoint = Checkpoint.open(Path(source["model"]))
+    theirs = owner.read_facts() if owner else None
+    compiler = Compiler(source["flags"], Path(place["scratch"]), Path(place["log"]), bool(place["keep"]))
     try:
-        mlir = scratch / "source" / f"{net}.mlir"
-        shutil.copyfile(source["mlir"], mlir)
-        if source["addresses"]:
-            shutil.copyfile(source["addresses"], run / IO_CONFIG)
-        exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
-        checkpoint = Checkpoint.open(Path(source["model"]))
-        npz.write(mlir.parent / "weights.npz", exported["weights"], checkpoint)
-        jit = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest)
-        raw = scratch / "net.bmodel"
-        result = toolchain.compile_mlir(tools, mlir, toolchain.CompileFlags(**source["flags"]), raw, run, log, jit)
-        if not place["keep"]:
-            shutil.rmtree(mlir.parent)
-        normalise(raw)
-        theirs = owner.read_facts() if owner else None
-        shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
-        devices = source["flags"]["num_device"]
-        if devices > 1:  # its parts share nothing with other nets, so they stay together
-            held, taken = keep(raw, targets.bare, devices), Split(0, "")
-            targets.coefficients.write_bytes(b"")
-        else:
-            taken = split(raw, targets.bare, targets.coefficients, shared)
-            held = [taken.size]
+        facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, theirs, targets)
+        facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, theirs, check, targets)
         if targets.addresses:
-            shutil.copyfile(run / IO_CONFIG, targets.addresses)
+            shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
     finally:
         if not place["keep"]:
-            shutil.rmtree(scratch, ignore_errors=True)
+            shutil.rmtree(compiler.scratch, ignore_errors=True)
+    return {"how": "compiled", "why": why, "cycles": compiler.results[-1].cycles, **facts, "run": compiler.took}
+
+
+def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, check: bool, targets: Files) -> dict[str, Any]:
+    """Compile the net with all its weights, which go to an npz."""
+    whole = exported.get("halved") or {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
+    raw = compiler.run(net, whole["mlir"], whole["weights"], checkpoint, _beside(source))
+    shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
+    devices = source["flags"]["num_device"]
+    if devices > 1:  # its parts share nothing with other nets, so they stay together
+        held, taken = keep(raw, targets.bare, devices), Split(0, "")
+        targets.coefficients.write_bytes(b"")
+    else:
+        taken = split(raw, targets.bare, targets.coefficients, shared)
+        held = [taken.size]
     return {
-        "how": "compiled",
-        "cycles": result.cycles,
         "coefficient_bytes": sum(held),
         "coefficient_sha256": taken.sha256,
         "coefficients": theirs["coefficients"] if taken == shared else f"{net}.coeff" if taken.size else "",
+        "form": "",
         "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",
-        "run": {"seconds": round(result.seconds, 3), "cpu_seconds": round(result.cpu_seconds, 3), "peak_rss": result.peak_rss},
     }
 
 
-def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]):
-    """Our own coefficients for a net whose program is `bare`, where weights have other `places`, by which adapters are loaded."""
-    from llmconv.lower.coefficients import coefficients
+def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, targets: Files) -> tuple[dict[str, Any], str]:
+    """Compile a net without its table or with stand-ins for its linears. Returns its facts and what was done, or ({}, why it was not)."""
+    kind = next((k for k in ("apart", "packed") if k in exported), "")
+    known = bool(kind and theirs and theirs["form"] == kind)  # the same weights, in the same form
+    if kind == "apart":
+        why = tables.program(exported[kind], checkpoint, compiler, targets.bare)
+    elif kind == "packed":
+        why = packs.program(net, exported[kind], known, checkpoint, compiler, targets.bare, _beside(source))
+    else:
+        return {}, ""
+    if why:
+        return {}, f"compiled with all its weights: {why}"
+    blob = _blob(exported, checkpoint, source["flags"], targets.bare, {})
+    if known and theirs["coefficient_bytes"] == blob.size:
+        targets.coefficients.write_bytes(b"")
+        holder, sha256 = theirs["coefficients"], theirs["coefficient_sha256"]
+    else:
+        with targets.coefficients.open("wb") as file:
+            holder, sha256 = f"{net}.coeff", blob.write(file)
+    facts = {"coefficient_bytes": blob.size, "coefficient_sha256": sha256, "coefficients": holder, "form": kind, "check": "equal"}
+    return facts, CHEAPER[kind]
 
+
+def _beside(source: dict[str, Any]) -> Path | None:
+    return Path(source["addresses"]) if source["addresses"] else None
+
+
+def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]) -> Blob:
+    """Our own coefficients for a net whose program is `bare`, where weights have other `places`, by which adapters are loaded."""
     stage = BModel.read(bare).nets[0].stages[0]
     locations = [(places.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]
     return coefficients(exported["weights"], exported["roles"], checkpoint, flags, locations)
@@ -172,6 +191,7 @@ def _stamp(net: str, source: dict[str, Any], template: Files, owner: Files | Non
         "coefficient_bytes": known["coefficient_bytes"],
         "coefficient_sha256": sha256,
         "coefficients": holder,
+        "form": "",
         "check": "",
         "run": {"seconds": round(time.monotonic() - start, 3), "cpu_seconds": round(time.process_time() - cpu, 3), "peak_rss": 0},
     }

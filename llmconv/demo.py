@@ -31,6 +31,7 @@ QWEN2 = {
     "sliding_window": 4096,
     "max_window_layers": 2,
 }
+GAIN = 1.5
 
 
 def dense_tensors(config: dict[str, Any], biases: tuple[str, ...] = (), qk_norm: bool = False) -> Iterator[tuple[str, tuple[int, ...], str]]:
@@ -61,8 +62,9 @@ def dense_tensors(config: dict[str, Any], biases: tuple[str, ...] = (), qk_norm:
             yield prefix + "self_attn.k_norm.weight", (dim,), "norm"
 
 
-def draw(name: str, shape: tuple[int, ...], kind: str, seed: int):
-    """float32 values that expose mistakes: norms differ from 1, biases are not zero, weights keep unit scale.
+def draw(name: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = GAIN):
+    """float32 values that expose mistakes: norms differ from 1, biases are not zero, weights keep unit scale:
+    a linear makes its inputs `gain` times as large.
 
     Every tensor has a generator of its own, seeded by its name, so that the values are the same everywhere.
     """
@@ -75,16 +77,16 @@ def draw(name: str, shape: tuple[int, ...], kind: str, seed: int):
         return 0.3 * x
     if kind == "embed":
         return x
-    return x * (1.5 / np.sqrt(int(np.prod(shape[1:]))))
+    return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def write_checkpoint(path: Path, config: dict[str, Any], tensors, name: str, seed: int = 0, shards: int = 1, dtype: str = "bfloat16") -> Path:
+def write_checkpoint(path: Path, config: dict[str, Any], tensors, name: str, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN) -> Path:
     """Write config.json and safetensors files of random `tensors` ((name, shape, kind), ...) to `path`."""
     import torch
     from safetensors.torch import save_file
 
     path.mkdir(parents=True, exist_ok=True)
-    made = {t: torch.from_numpy(draw(f"{name}:{t}", shape, kind, seed)).to(getattr(torch, dtype)).contiguous() for t, shape, kind in tensors}
+    made = {t: torch.from_numpy(draw(f"{name}:{t}", shape, kind, seed, gain)).to(getattr(torch, dtype)).contiguous() for t, shape, kind in tensors}
     (path / "config.json").write_text(json.dumps(config, indent=1))
     if shards == 1:
         save_file(made, path / "model.safetensors", metadata={"format": "pt"})

@@ -6,18 +6,27 @@ from collections.abc import Sequence
 from math import prod
 
 from llmconv.devices import groups
+from llmconv.forms import PART
 from llmconv.nets import Net
 from llmconv.plan import Plan
+from llmconv.top.table import SAMPLE
 
 MB = 1 << 20
 KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
-def weight_elements(net: Net) -> tuple[int, int]:
-    """(elements that the compiler gets as float32, elements that it gets as raw bf16 bits, of which two bytes of integers are one)."""
-    weights = net.graph.weights.values()
-    halves = sum(prod(w.shape) for w in weights if w.dtype == "bf16") + sum(prod(w.shape) for w in weights if w.dtype == "ui8") // 2
-    return sum(prod(w.shape) for w in weights if w.dtype == "f32"), halves
+def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
+    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having that form
+    (llmconv.forms). Not those that the checkpoint has quantised already."""
+    floats = {name: prod(w.shape) for name, w in net.graph.weights.items() if w.dtype == "f32"}
+    halves = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "bf16")
+    if form == "apart":
+        return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
+    if form == "packed":
+        return PART, sum(floats.values()) // 4  # codes
+    if form == "halved":
+        return 0, halves + sum(floats.values())  # all but a few norms and biases
+    return sum(floats.values()), halves
 
 
 def _packed_bytes(net: Net) -> int:
@@ -25,17 +34,17 @@ def _packed_bytes(net: Net) -> int:
     return sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
 
 
-def compile_memory(net: Net) -> int:
+def compile_memory(net: Net, form: str = "") -> int:
     """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (a 7B block in bf16),
-    3 times its bf16 tables and 4 times its integers (a 7B block of 4 bits), on top of a fixed part."""
-    floats, halves = weight_elements(net)
-    return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves + _packed_bytes(net)
+    3 times its bf16 tables and 4 times the checkpoint's own integers (a 7B block of 4 bits), on top of a fixed part."""
+    floats, halves = weight_elements(net, form)
+    return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves + 4 * _packed_bytes(net)
 
 
-def scratch_bytes(net: Net) -> int:
+def scratch_bytes(net: Net, form: str = "") -> int:
     """Bytes of disk that a net's compile needs while it runs: the weight file, the lowered weights, its .bmodel."""
-    floats, halves = weight_elements(net)
-    return KERNEL + 4 * floats + 2 * halves + 3 * net_coefficients(net)
+    floats, halves = weight_elements(net, form)
+    return KERNEL + 4 * floats + 2 * halves + _packed_bytes(net) + (6 * halves if form == "apart" else 3 * net_coefficients(net))
 
 
 def net_bytes(net: Net, owner: bool) -> int:
@@ -43,10 +52,10 @@ def net_bytes(net: Net, owner: bool) -> int:
     return MB + (0 if owner else net_coefficients(net))
 
 
-def compile_seconds(net: Net) -> float:
+def compile_seconds(net: Net, form: str = "") -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M."""
-    floats, halves = weight_elements(net)
-    return 0.3 + 6e-8 * floats + 2e-8 * halves
+    floats, halves = weight_elements(net, "" if form == "packed" else form)  # all its linears, one after another
+    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1e-8 * _packed_bytes(net)
 
 
 def stamp_memory(net: Net) -> int:
@@ -59,7 +68,7 @@ def stamp_memory(net: Net) -> int:
 
 def stamp_seconds(net: Net) -> float:
     """CPU-seconds of stamping: about 4 ns a weight when it has to be quantised."""
-    return 0.05 + 4e-9 * sum(weight_elements(net))
+    return 0.05 + 4e-9 * (sum(weight_elements(net)) + _packed_bytes(net))
 
 
 def net_coefficients(net: Net) -> int:

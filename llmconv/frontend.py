@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from llmconv import engine
+from llmconv import engine, report
 from llmconv.engine import events
 from llmconv.errors import ConvertError
 from llmconv.job import Job
@@ -20,7 +20,7 @@ from llmconv.summary import Summary
 from llmconv.toolchain import cache_dir, doctor
 
 
-def run_options(job: Job, given: Mapping[str, Any], command: str, notes: Sequence[str] = ()) -> engine.RunOptions:
+def run_options(job: Job, given: Mapping[str, Any], command: str = "", notes: Sequence[str] = ()) -> engine.RunOptions:
     """How the engine runs a job: the build's own options out of those given.
 
     command: repeats one task, with {task} in it. notes: told when the run starts.
@@ -42,7 +42,7 @@ def run_options(job: Job, given: Mapping[str, Any], command: str, notes: Sequenc
         debug=job.debug,
         repeat=lambda name: command.format(task=name),
         preflight=lambda: doctor.preflight(job.out_dir),
-        listeners=[begin, Summary(Layout(job.out_dir))],
+        listeners=[begin, report.Writer(job.out_dir), Summary(Layout(job.out_dir))],
     )
 
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from llmconv.forms import form_of
 from llmconv.lower.structure import structure
 from llmconv.nets import Net
 
 LARGE = 64 << 20  # bytes of a table in half precision
+
 
 @dataclass(frozen=True)
 class Origin:
@@ -19,12 +21,14 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
+    form: how the compiler gets it (llmconv.forms), "" as it is.
     after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
     members: how many nets are stamped from this one.
     """
 
     template: str | None = None
     owner: str | None = None
+    form: str = ""
     after: str | None = None
     members: int = 0
 
@@ -49,14 +53,16 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
-    return {name: replace(origin, after=after, members=members[name]) for (name, origin), after in zip(found.items(), _queue(nets))}
+    forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
+    queue = _queue(nets, forms)
+    return {name: replace(origin, form=forms.get(name, ""), after=after, members=members[name]) for (name, origin), after in zip(found.items(), queue)}
 
 
-def _queue(nets: Sequence[Net]) -> list[str | None]:
-    """For each net the large-table net before it, if it has a large table itself."""
+def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
+    """For each net whose large table the compiler sees, the one before it."""
     places, last = [], None
     for net in nets:
-        large = net.layer is None and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
+        large = net.layer is None and forms.get(net.name) != "apart" and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
         places.append(last if large else None)
         last = net.name if large else last
     return places

@@ -34,6 +34,10 @@ class Layout:
         return self.out / "verify.json"
 
     @property
+    def report(self) -> Path:
+        return self.out / "report.html"
+
+    @property
     def toolchain(self) -> Path:
         return self.state / "toolchain.json"
 

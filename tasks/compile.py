@@ -16,7 +16,7 @@ from .shapes import head
 # What a net takes over from the facts of another: nothing else of those may rebuild it
 FACTS = {
     "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
-    "owner": ("coefficient_bytes", "coefficient_sha256", "coefficients"),
+    "owner": ("form", "coefficient_bytes", "coefficient_sha256", "coefficients"),
 }
 
 
@@ -49,7 +49,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
     need = (
         Need(memory=stamp_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), seconds=stamp_seconds(net))
         if stamped
-        else Need(memory=compile_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), scratch=scratch_bytes(net), seconds=compile_seconds(net))
+        else Need(memory=compile_memory(net, origin.form), disk=net_bytes(net, owner=bool(origin.owner)), scratch=scratch_bytes(net, origin.form), seconds=compile_seconds(net, origin.form))
     )
     return task(
         net.name,

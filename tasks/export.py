@@ -7,8 +7,10 @@ import json
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
+from llmconv.forms import form
 from llmconv.layout import Layout
 from llmconv.lower.roles import roles
+from llmconv.nets import Net
 from llmconv.plan import Plan
 
 from .shapes import head
@@ -17,7 +19,7 @@ from .shapes import head
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("export", "MLIR of every net")
     for net in plan.nets:
-        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps({"weights": net.weights, "roles": roles(net.graph)}, indent=0)}
+        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps(_weights(net, stamp=not plan.job.no_stamp), indent=0)}
         yield task(
             net.name,
             "llmconv.actions:write_text",
@@ -30,3 +32,8 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             local=True,
             doc=f"MLIR of {net.name}",
         )
+
+
+def _weights(net: Net, stamp: bool) -> dict:
+    """The net's weights, how it uses them, and the form in which the compiler gets it, if that is not its own."""
+    return {"weights": net.weights, "roles": roles(net.graph)} | (form(net) if stamp else {})

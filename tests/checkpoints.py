@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from llmconv.demo import QWEN2, dense_tensors, write_checkpoint
+from llmconv.demo import GAIN, QWEN2, dense_tensors, write_checkpoint
 
 _BASE = {k: v for k, v in QWEN2.items() if k not in ("use_sliding_window", "sliding_window", "max_window_layers")}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -34,7 +34,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", **changes: Any) -> Path:
+def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN, **changes: Any) -> Path:
     """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config changed."""
     config = CONFIGS[name] | {"torch_dtype": dtype} | changes
     config = {k: v for k, v in config.items() if v is not None}
@@ -45,4 +45,4 @@ def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str =
     if config.get("mlp_bias"):
         biases += ["gate", "up", "down"]
     tensors = dense_tensors(config, tuple(biases), qk_norm=family == "qwen3")
-    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype)
+    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)

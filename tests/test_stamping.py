@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 
 import pytest
 
@@ -13,6 +14,7 @@ CASES = {
     "LoRA, dynamic": {"quantize": "bf16", "chip": "cv186x", "lora_max_rank": 8, "dynamic": 1},
     "w8 symmetric, history in both forms": {"quantize": "w8f16", "symmetric": 1, "use_history_kv": 1},
     "w4, decode stages": {"quantize": "w4bf16", "chunk_length": 16},
+    "f16": {"quantize": "f16"},
 }
 MORE = {f"{q} {c} {s} {extra}": {"quantize": q, "chip": c, "symmetric": s, **({extra: 1} if extra else {})}
         for q in ("bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16") for c in ("bm1684x", "bm1688", "cv186x") for s in (0, 1) for extra in ("", "dynamic", "share_prompt")
@@ -36,6 +38,77 @@ def test_stamped_nets_equal_compiled_ones(case, checkpoint, convert):
     compare(checkpoint, convert, **CASES[case])
 
 
+TABLES = {
+    "bm1684x": {"chip": "bm1684x", "quantize": "w4bf16"},
+    "f16": {"chip": "bm1684x", "quantize": "f16"},
+    "bm1688, logits": {"chip": "bm1688", "quantize": "bf16", "do_sample": 1},
+    "one core, f16": {"chip": "bm1688", "num_core": 1, "quantize": "w4f16"},
+    "cv186x, LoRA": {"chip": "cv186x", "quantize": "bf16", "lora_max_rank": 8},
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("tied", "vocab"), [(False, 9001), *(pytest.param(t, v, marks=pytest.mark.slow) for t, v in ((True, 9001), (True, 8192)))])
+@pytest.mark.parametrize("case", TABLES)
+def test_nets_compiled_without_their_table_equal_those_compiled_with_it(case, tied, vocab, checkpoint, convert):
+    model = checkpoint("qwen2", num_hidden_layers=1, vocab_size=vocab, hidden_size=128, intermediate_size=128, tie_word_embeddings=tied)
+    stamped, compiled = (convert(model, seq=32, no_stamp=n, **TABLES[case]) for n in (0, 1))
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
+    made = {n["name"]: n for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
+    assert {name for name, net in made.items() if net["form"] == "apart"} == {"embedding", "embedding_cache", "lm_head"}
+
+
+PACKED = {
+    "bm1684x": {"quantize": "w4bf16", "chunk_length": 16},
+    "two cores, symmetric": {"chip": "bm1688", "quantize": "w4f16", "symmetric": 1},
+    "cv186x, w8, LoRA": {"chip": "cv186x", "quantize": "w8bf16", "lora_max_rank": 8},
+    "dynamic, history": {"quantize": "w8f16", "dynamic": 1, "share_prompt": 1},
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("case", PACKED)
+def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(case, checkpoint, convert, monkeypatch):
+    model = checkpoint("qwen2", num_hidden_layers=3)
+    compiled = convert(model, seq=64, no_stamp=1, **PACKED[case])
+    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    stamped = convert(model, seq=64, no_cache=1, **PACKED[case])
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
+    made = json.loads((stamped / "manifest.json").read_text())["nets"]
+    templates = {n["name"] for n in made if n["layer"] in (0, 2)}
+    assert {n["name"] for n in made if n["form"] == "packed"} == templates
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("quantize", ["bf16", "w4bf16"])
+def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint, convert):
+    model = checkpoint("qwen2", num_hidden_layers=1, seed=41)
+    file = model / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    (size,) = struct.unpack_from("<Q", content)
+    tensors = json.loads(content[8 : 8 + size])
+    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"):
+        first, _ = tensors[name]["data_offsets"]
+        struct.pack_into("<6H", content, 8 + size + first, 0x0001, 0x807F, 0x007F, 0x8000, 0x0080, 0x8080)
+    file.write_bytes(content)
+    stamped, compiled = (convert(model, seq=32, quantize=quantize, no_stamp=n) for n in (0, 1))
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
+
+
+@pytest.mark.compiler
+def test_a_linear_that_differs_from_our_coefficients_is_not_packed(checkpoint, convert, monkeypatch):
+    """With wrong scales in llmconv.lower each check fails, the compiler quantises the block, and the result is right all the same."""
+    model = checkpoint("qwen2", num_hidden_layers=2)
+    right = convert(model, seq=32, quantize="w4bf16", no_stamp=1, no_cache=1)
+    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    wrong = "import llmconv.lower.coefficients as c\nwhole = c.quantize\nc.quantize = lambda *a, **k: (lambda q, s, z: (q, s ^ 1, z))(*whole(*a, **k))\n"
+    monkeypatch.setenv("PYTHONPATH", _patched(right.parent, wrong))
+    mended = convert(model, seq=32, quantize="w4bf16", no_cache=1)
+    assert digest(next(mended.glob("*.bmodel"))) == digest(next(right.glob("*.bmodel")))
+    made = json.loads((mended / "manifest.json").read_text())["nets"]
+    assert any("differ from the compiler's" in n["why"] for n in made) and not any(n["form"] == "packed" for n in made)
+
+
 @pytest.mark.slow
 @pytest.mark.compiler
 @pytest.mark.parametrize("case", MORE)
@@ -48,7 +121,7 @@ def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint
     """With a wrong rounding in llmconv.lower the self-check fails, every net is compiled, and the result is right all the same."""
     model = checkpoint("qwen2", num_hidden_layers=4)
     right = convert(model, seq=32, no_stamp=1, no_cache=1)
-    monkeypatch.setenv("PYTHONPATH", _sabotage(right.parent))
+    monkeypatch.setenv("PYTHONPATH", _patched(right.parent, "import llmconv.lower.coefficients as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"))
     wrong = convert(model, seq=32, no_cache=1)
     assert digest(next(wrong.glob("*.bmodel"))) == digest(next(right.glob("*.bmodel")))
     made = json.loads((wrong / "manifest.json").read_text())["nets"]
@@ -56,11 +129,9 @@ def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint
     assert any("differ from the compiler's" in n["why"] for n in made)
 
 
-def _sabotage(place) -> str:
-    """A directory whose sitecustomize makes llmconv.lower round towards zero, in the workers too."""
-    folder = place / "sabotage"
-    folder.mkdir()
-    (folder / "sitecustomize.py").write_text(
-        "import llmconv.lower.coefficients as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"
-    )
+def _patched(place, code: str) -> str:
+    """A directory whose sitecustomize runs `code` in llmconv's processes, the workers too."""
+    folder = place / "patched"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
     return str(folder)

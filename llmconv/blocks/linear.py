@@ -7,8 +7,9 @@ from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
 
-def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value) -> Value:
-    """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA."""
+def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool = True) -> Value:
+    """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA (where
+    adapters are made for the role)."""
     k, n = spec.linear(role)
     path = spec.path(role, layer)
     bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias")) if role in spec.bias else g.none
@@ -19,7 +20,7 @@ def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value) -> Value:
         source = floats(spec, source)
         source = source[1] if source[0] == "transpose" else ("transpose", source)
         out = g.MatMul(x, g.weight(f"{path}.weight", (k, n), source), bias, name=path)
-    return lora(g, path, path, x, out, k, n) if g.lora_rank else out
+    return lora(g, path, path, x, out, k, n) if g.lora_rank and adapted else out
 
 
 def lora(g: Graph, path: str, name: str, x: Value, base: Value, k: int, n: int, first: float = 0.0) -> Value:

@@ -3,6 +3,7 @@
 All experts are computed for every token, as one wide MLP in which a token's weights are 0 for the experts that it was not given:
 exact, and three MatMuls whatever their number, which every mode quantises. The compiler's own operation for experts (top.Mlp) reads
 only the chosen ones, but hangs on bm1688 and beside 4-bit weights, is never quantised, and takes a prefill token by token (1.30.2).
+Adapters are made for the shared expert, not for the routed ones: those are each other's neighbours in one tensor here.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     """x [B, L, H] -> the sum of what the chosen experts of each token give, times their weights, plus the gated shared expert."""
     e, (batch, length, _) = spec.experts, x.shape
     path = spec.path("expert_gate", layer)
-    inner = g.SiLU(linear(g, spec, "expert_gate", layer, x), name=f"{path}.silu")
-    inner = g.Mul(inner, linear(g, spec, "expert_up", layer, x), name=f"{path}.mul")
+    inner = g.SiLU(linear(g, spec, "expert_gate", layer, x, adapted=False), name=f"{path}.silu")
+    inner = g.Mul(inner, linear(g, spec, "expert_up", layer, x, adapted=False), name=f"{path}.mul")
     inner = g.Reshape(inner, to=(batch, length, e.count, e.width), shape=(batch, -1, e.count, e.width), name=f"{path}.apart")
     inner = g.Mul(inner, routing(g, spec, layer, x), name=f"{path}.weighted")
     inner = g.Reshape(inner, to=(batch, length, e.count * e.width), shape=(batch, -1, e.count * e.width), name=f"{path}.together")
-    return g.Add(shared(g, spec, layer, x), linear(g, spec, "expert_down", layer, inner), name=f"{path}.add")
+    return g.Add(shared(g, spec, layer, x), linear(g, spec, "expert_down", layer, inner, adapted=False), name=f"{path}.add")
 
 
 def routing(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
@@ -61,6 +62,6 @@ def shared(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     path = spec.path("shared_gate", layer)
     gate = g.SiLU(linear(g, spec, "shared_gate", layer, x), name=f"{path}.silu")
     y = g.Mul(gate, linear(g, spec, "shared_up", layer, x), name=f"{path}.mul")
-    factor = linear(g, spec, "shared_factor", layer, x)
+    factor = linear(g, spec, "shared_factor", layer, x, adapted=False)
     factor = g.Sigmoid(factor, name=f"{spec.path('shared_factor', layer)}.sigmoid")
     return g.Mul(linear(g, spec, "shared_down", layer, y), factor, name=f"{path}.gated")

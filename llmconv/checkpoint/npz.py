@@ -13,21 +13,22 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
 from llmconv.numeric import to_bf16, to_f16
 
+TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<f2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
 
 
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
     """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
 
-    dtype f32 gives float32; bf16 gives the raw bits as uint16; ui8 gives bytes.
+    dtype f32 gives float32, f16 float16; bf16 the bits as uint16, those of a plain tensor as they are, of what is computed without denormals, as
+    the compiler rounds; ui8 bytes.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for weight in weights:
-            as_bits = weight["dtype"] == "bf16"
-            header = {"descr": {"bf16": "<u2", "ui8": "|u1"}.get(weight["dtype"], "<f4"), "fortran_order": False, "shape": shape(weight["recipe"], checkpoint)}
+            header = {"descr": TYPES[weight["dtype"]], "fortran_order": False, "shape": shape(weight["recipe"], checkpoint)}
             with archive.open(weight["name"] + ".npy", "w", force_zip64=True) as f:
                 npy.write_array_header_1_0(f, header)
-                for part in _parts(weight["recipe"], checkpoint, as_bits):
+                for part in _parts(weight["recipe"], checkpoint, weight["dtype"]):
                     f.write(np.ascontiguousarray(part).data)
 
 
@@ -53,12 +54,21 @@ def half_rows(checkpoint: Checkpoint, name: str, half: str) -> Iterator[np.ndarr
             yield to_bf16(values) if half == "bf16" else to_f16(values)
 
 
-def _parts(recipe: list, checkpoint: Checkpoint, as_bits: bool) -> Iterator[np.ndarray]:
+def _parts(recipe: list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndarray]:
     if recipe[0] != "tensor":
         values = evaluate(recipe, checkpoint)
-        yield to_bf16(values) if as_bits else values
-    elif as_bits:
+        if dtype == "bf16":
+            yield _flushed(to_bf16(values))
+        else:
+            yield to_f16(values) if dtype == "f16" else values.astype(TYPES[dtype], copy=False)
+    elif dtype == "bf16":
         yield from half_rows(checkpoint, recipe[1], "bf16")
     else:
         for rows in _chunks(checkpoint, recipe[1]):
             yield checkpoint.float32(recipe[1], rows)
+
+
+def _flushed(bits: np.ndarray) -> np.ndarray:
+    """bf16 bits, denormals made zeros of their sign."""
+    tiny = bits & 0x7F80 == 0
+    return np.where(tiny, bits & 0x8000, bits) if tiny.any() else bits

@@ -107,11 +107,11 @@ def _codegen(flags: CompileFlags, model_file: str) -> str:
 
 
 def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scratch: Path, log: Path, ppl_cache: Path,
-                 threads: int = 1) -> CompileResult:
+                 threads: int = 1, append: bool = False) -> CompileResult:
     """Compile `mlir` to `out` (replaced whole, or not touched). The compiler runs in `scratch`, which must be the net's own.
 
     The weights are found as module.weight_file says, relative to the MLIR's folder. ppl_cache: the shared folder of
-    attention kernels. ToolError, with the net's name, the signal or exit code, the cause and the log, when it fails.
+    attention kernels. append: the log goes on. ToolError, with the net's name, the signal or exit code, the cause and the log, when it fails.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -122,7 +122,7 @@ def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scra
         env = mend.put(private.parent / "bin", environment(tool, private, threads)) | {"PWD": str(scratch.absolute())}
         try:
             for arguments in _calls(flags, _SOURCE):
-                ended.append(process.run([tool.root / "bin" / "tpuc-opt", *arguments], cwd=scratch, env=env, log=log, append=bool(ended)))
+                ended.append(process.run([tool.root / "bin" / "tpuc-opt", *arguments], cwd=scratch, env=env, log=log, append=append or bool(ended)))
                 if not ended[-1].ok:
                     break
         except OSError as error:

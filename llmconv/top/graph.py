@@ -32,7 +32,7 @@ class Op:
 @dataclass(frozen=True)
 class Weight:
     """A coefficient tensor of the net: the name by which the compiler looks it up, its shape, and the recipe
-    (llmconv.checkpoint.recipe) that makes its values from the checkpoint. dtype f32, bf16 (raw bits) or ui8."""
+    (llmconv.checkpoint.recipe) that makes its values from the checkpoint. dtype f32, f16, bf16 (raw bits) or ui8."""
 
     name: str
     shape: Shape

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+SHARED = ("shared_gate", "shared_up", "shared_down")  # of the expert beside routed ones
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class Adapter:
                     strength = 1 / 8 if ".lora_A." in name else 1
                     weights[name] = half(strength * rng.standard_normal(shape) * inner**-0.5, plan.job.half)
         spec = plan.spec
-        paths = {spec.source(role, layer): spec.path(role, layer) for layer in range(spec.layers) for role in ROLES}
+        paths = {spec.source(role, layer): spec.path(role, layer) for layer in range(spec.layers) for role in (*ROLES, *(SHARED if spec.experts else ()))}
         return cls(weights, paths, spec.path("embedding"), spec.path("head"), plan.job.half)
 
     def parts(self, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -53,11 +54,12 @@ class Adapter:
     def parts_of(self, source: tuple) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """What is added to the linear whose weight [N, K] the model has from recipe `source`: (first, last, A, B) for its rows first to
         last, which are all, or those of one role in a fused tensor."""
+        whole, start, end = _rows(source)
         for recipe, path in self.paths.items():
-            fused = recipe[0] == "rows" and recipe[1] == source
-            if (recipe == source or fused) and f"{path}.lora_A.weight" in self.weights:
+            tensor, first, last = _rows(recipe)
+            if tensor == whole and f"{path}.lora_A.weight" in self.weights and (end is None or last is not None and start <= first and last <= end):
                 a, b = self.parts(path)
-                yield (*recipe[2:4], a, b) if fused else (0, b.shape[1], a, b)
+                yield first - start, first - start + b.shape[1], a, b
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
         """What is added to the embedding's rows `ids` [n]: [n, H]."""
@@ -98,3 +100,8 @@ def _write(adapter: Adapter, target: Path) -> set[str]:
                 file.write((numeric.to_bf16 if adapter.dtype == "bf16" else numeric.to_f16)(values).tobytes())
                 found.add(name)
     return found
+
+
+def _rows(recipe: tuple) -> tuple[tuple, int, int | None]:
+    """A recipe as rows first to last of another; last is None for all of them."""
+    return (recipe[1], recipe[2], recipe[3]) if recipe[0] == "rows" else (recipe, 0, None)

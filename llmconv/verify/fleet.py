@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from llmconv.plan import Plan
     from llmconv.simulator.client import NetInfo, Simulator
 
-EVEN = 0.8  # of the largest share of a split net's coefficients: the smallest may be this
 END = "_distribute_end"  # what the compiler adds to the name of a tensor that is put together from devices
 
 
@@ -107,16 +106,3 @@ def undo_cascade(bmodel: Path, target: Path) -> tuple[Path, dict[str, list[Part]
         holder[key] = Piece(model.path, model.base + start, size)
     write(target, model.tree)
     return target, {name: sorted(found, key=lambda p: (p.turn, p.device)) for name, found in parts.items()}
-
-
-def undivided(plan: Plan, bmodel: Path) -> list[str]:
-    """What of the split nets' coefficients is not divided: each device must hold about as much as any other (whole groups and lanes
-    make small differences)."""
-    held: dict[str, list[int]] = {}
-    model = BModel.read(bmodel)
-    for net, found in zip(model.tree["net"], model.nets):
-        if cascade := net.get("cascade"):
-            sizes = held.setdefault(cascade["main_name"], [0] * plan.job.num_device)
-            sizes[cascade.get("device_id", 0)] += sum(stage.coeff.size for stage in found.stages)
-    split = {net.name: held.get(net.name, [0]) for net in plan.nets if net.flags.num_device > 1}
-    return [f"{name} has coefficients of {sizes} bytes on its devices" for name, sizes in split.items() if min(sizes) < EVEN * max(1, *sizes)]

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session
     from llmconv.verify.runtime import Runtime
+    from llmconv.verify.shares import unlike
 
 TOKENS = 16
 
@@ -62,14 +63,13 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
     """Launch what was chosen and judge it."""
     import numpy as np
 
-    from llmconv.verify.fleet import undivided
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session, alone, checkable
     from llmconv.verify.runtime import Runtime
 
     rng, generation = np.random.default_rng(seed), None
     with _chips(plan, files) as simulator:
-        interface = [*differences(plan, simulator.nets), *(undivided(plan, files[0]) if plan.job.splits else ())]
+        interface = [*differences(plan, simulator.nets), *(unlike(plan, files[0]) if plan.job.splits else ())]
         sessions = [Session(plan, simulator, say)]
         runtime = Runtime.of(plan)
         if choice.tokens and runtime and not interface:

@@ -103,6 +103,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma3": {"model_type": "gemma3", "text_config": GEMMA3_TEXT, "torch_dtype": "bfloat16"},
     "olmo2": BASE | {"model_type": "olmo2", "rope_theta": 500000.0},
     "smollm3": BASE | {"model_type": "smollm3", "no_rope_layers": [1, 0], "rope_theta": 2000000.0, "tie_word_embeddings": True},
+    "ernie4_5": BASE | {"model_type": "ernie4_5", "head_dim": 64, "use_bias": True, "rope_theta": 500000.0, "tie_word_embeddings": True},
+    "seed_oss": BASE | {"model_type": "seed_oss", "head_dim": 32, "rope_theta": 1e7, "attention_bias": True, "attention_out_bias": True, "mlp_bias": True},
     "qwen2_moe": BASE
     | {
         "model_type": "qwen2_moe",

@@ -14,9 +14,12 @@ from llmconv.job import Job
 from llmconv.plan import Plan, plan
 from llmconv.top.interpret import interpret
 from llmconv.verify import nets
+from llmconv.verify.adapters import Adapter
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
+# what goes with fixed lengths and without writing to an input, which is the simulator's to show
+OPTIONS = [{"lora_max_rank": 4, "max_input_length": 32}, {"share_prompt": 1, "chunk_length": 16}]
 EXACT = 5e-6  # relative L2 of two float32 computations
 
 
@@ -29,9 +32,10 @@ def planned(model, seq: int = 64, **options) -> Plan:
     return plan(Job.create({"model": str(model), "seq": str(seq), "out": str(model.parent / "out")} | {k: str(v) for k, v in options.items()}))
 
 
-def run(made: Plan, net, inputs) -> dict[str, np.ndarray]:
+def run(made: Plan, net, inputs, adapter: Adapter | None = None) -> dict[str, np.ndarray]:
     """The net's outputs by name, from our interpreter."""
     weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in net.graph.weights.values()}
+    weights |= {name: values for name, values in adapter.weights.items() if name in weights} if adapter else {}
     return dict(zip((io.name for io in net.outputs), interpret(net.graph, inputs, weights)))
 
 
@@ -60,6 +64,20 @@ def test_blocks_equal_the_class(name, seq, family_checkpoint):
 
 
 @pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("options", OPTIONS, ids=lambda o: " ".join(o))
+def test_blocks_with_options_equal_the_class(name, options, family_checkpoint):
+    """What an option adds to the blocks, history, adapters or a batch, goes with every family's maths."""
+    made = planned(family_checkpoint(name), **options)
+    adapter = Adapter.random(made, np.random.default_rng(0)) if made.job.lora_max_rank else None
+    reference = Reference(made, Precision(), adapter=adapter)
+    for net in (net for net in made.nets if net.layer is not None):
+        for launch in launches(made, net):
+            found = nets.results(launch, run(made, net, launch.inputs, adapter))
+            for output, right in nets.EXPECTED[net.kind](reference, launch).items():
+                assert far(found[output][:, : right.shape[1]], right) < EXACT, (net.name, output, launch.label)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
 def test_embedding_and_head_equal_the_class(name, family_checkpoint):
     made = planned(family_checkpoint(name), do_sample=1)
     reference, by_name = Reference(made, Precision()), {net.name: net for net in made.nets}
@@ -72,7 +90,7 @@ def test_embedding_and_head_equal_the_class(name, family_checkpoint):
     assert far(found, reference.logits(hidden)) < EXACT
 
 
-@pytest.mark.parametrize("name", ["granite", "phi3", "mistral", "glm", "gemma3_text", "olmo2", "smollm3", "qwen2_moe", "qwen2_sliding"])
+@pytest.mark.parametrize("name", ["granite", "phi3", "mistral", "glm", "gemma3_text", "olmo2", "smollm3", "ernie4_5", "seed_oss", "qwen2_moe", "qwen2_sliding"])
 def test_chain_equals_the_whole_model(name, family_checkpoint):
     """All nets one after another give the logits of transformers' whole forward, also beyond a sliding window."""
     import torch

@@ -1,0 +1,55 @@
+"""One net's compiles: MLIR text and the weights of a checkpoint in, a reproducible .bmodel out."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from llmconv import toolchain
+from llmconv.bmodel.normalise import normalise
+from llmconv.checkpoint import npz
+from llmconv.checkpoint.files import Checkpoint
+
+
+class Compiler:
+    """Compiles with `flags`, each time in a folder of its own below `scratch`, which is emptied first; all write one log.
+
+    keep: weight files stay. `results`: what each compile took.
+    """
+
+    def __init__(self, flags: Mapping[str, Any], scratch: Path, log: Path, keep: bool = False):
+        self.flags, self.scratch, self._log, self._keep = toolchain.CompileFlags(**flags), scratch, log, keep
+        self._tools = toolchain.find() or toolchain.fetch()
+        self._kernels = toolchain.kernels(toolchain.cache_dir(), self._tools.version, self._tools.digest)
+        self.results: list[toolchain.CompileResult] = []
+        shutil.rmtree(scratch, ignore_errors=True)
+        scratch.mkdir(parents=True)
+
+    def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Path | None = None) -> Path:
+        """The .bmodel of an MLIR text and its weights. beside: a file that the compiler finds where it runs."""
+        run, source = self.scratch / name / "run", self.scratch / name / "source"
+        run.mkdir(parents=True)
+        source.mkdir()
+        (source / "net.mlir").write_text(text, encoding="utf-8")
+        if beside:
+            shutil.copy(beside, run)
+        if weights:
+            npz.write(source / "weights.npz", weights, checkpoint)
+        out = self.scratch / name / "net.bmodel"
+        self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=bool(self.results)))
+        if not self._keep:
+            shutil.rmtree(source)
+        normalise(out)
+        return out
+
+    def made(self, name: str, file: str) -> Path:
+        """A file that the compiler left where it ran."""
+        return self.scratch / name / "run" / file
+
+    @property
+    def took(self) -> dict[str, Any]:
+        """Seconds, CPU-seconds and peak bytes of memory of all compiles."""
+        found = self.results
+        return {"seconds": round(sum(r.seconds for r in found), 3), "cpu_seconds": round(sum(r.cpu_seconds for r in found), 3), "peak_rss": max(r.peak_rss for r in found)}

@@ -1,0 +1,80 @@
+"""In which form a net is given to the compiler, where another than its own is cheaper and gives the same program. Pure.
+
+apart: a net with a large table, without the table (llmconv.tables); packed: a large quantised block, its linears already quantised
+(llmconv.packs); halved: a block in half precision, its linears in that type. With `no_stamp` every net is compiled as it is, which is what the tests
+compare with.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from math import prod
+from typing import Any
+
+from llmconv.lower.layout import Mode
+from llmconv.lower.roles import roles
+from llmconv.nets import Net
+from llmconv.top.graph import Graph
+from llmconv.top.rewrite import halved, linear_alone, packed
+from llmconv.top.table import as_input, sampled, table
+
+LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
+PART = 1 << 24  # weights that the compiler quantises at a time then
+
+
+def form_of(net: Net) -> str:
+    """apart, packed, halved, or "" for the net as it is."""
+    flags = net.flags
+    if flags.num_device > 1:
+        return ""
+    if net.layer is None:
+        return "apart" if table(net.graph) is not None and not flags.dynamic else ""
+    if flags.mode in ("BF16", "F16"):
+        return "halved"
+    shapes = [weight.shape for weight in _linears(net)]
+    mode = Mode.of(flags.to_dict())
+    fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
+    return "packed" if fits and sum(map(prod, shapes)) >= LARGE else ""
+
+
+def form(net: Net) -> dict[str, Any]:
+    """What the compiler gets of the net in that form, JSON-able: {form: {...}}, or {}."""
+    kind = form_of(net)
+    names = [weight.name for weight in _linears(net)]
+    if kind == "apart":
+        return {kind: _apart(net)}
+    if kind == "halved" and names:
+        return {kind: _texts(net, halved(net.graph, names, net.flags.mode.lower()))}
+    if kind == "packed":
+        mode = Mode.of(net.flags.to_dict())
+        parts = [_texts(net, linear_alone(net.graph, *part)) for part in _parts(net, mode)]
+        return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group)) | {"linears": parts}}
+    return {}
+
+
+def _apart(net: Net) -> dict[str, Any]:
+    sample = sampled(net.graph)
+    made = {"sample": _texts(net, sample)}
+    for name, graph in (("whole", net.graph), ("sample", sample)):
+        made |= {f"{name}_input": _texts(net, as_input(graph)), f"{name}_shifted": _texts(net, as_input(graph, "unused"))}
+    return made
+
+
+def _texts(net: Net, graph: Graph) -> dict[str, Any]:
+    """MLIR, weights and their roles of another graph for the net."""
+    other = replace(net, graph=graph)
+    return {"mlir": other.mlir, "weights": other.weights, "roles": roles(graph)}
+
+
+def _parts(net: Net, mode: Mode) -> Iterator[tuple[str, int, int]]:
+    """(weight, first column, last column) of parts of its linears, of at most PART weights."""
+    step = mode.lanes * mode.cores
+    for weight in _linears(net):
+        k, n = weight.shape
+        columns = max(1, PART // k // step) * step
+        yield from ((weight.name, first, min(first + columns, n)) for first in range(0, n, columns))
+
+
+def _linears(net: Net) -> list:
+    return [net.graph.weights[role["weight"]] for role in roles(net.graph) if role["kind"] == "linear"]

@@ -1,0 +1,136 @@
+"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs of the runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmconv import history
+from llmconv.errors import ConvertError
+from llmconv.layout import Layout
+
+if TYPE_CHECKING:
+    from llmconv.plan import Plan
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of an output directory; whatever is missing is empty or None.
+
+    given: the options as they were typed. plan: of those options, None when the checkpoint cannot be read any more. manifest: of the
+    .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe). verified: verify.json, if it is about this .bmodel.
+    runs: oldest first, the last one is what the report is about. deps: task -> tasks before it.
+    """
+
+    layout: Layout
+    given: Mapping[str, Any]
+    plan: Plan | None
+    manifest: Mapping[str, Any] | None
+    bmodel: Mapping[str, Any] | None
+    verified: Mapping[str, Any] | None
+    runs: tuple[history.Run, ...]
+    deps: Mapping[str, frozenset[str]]
+
+    @property
+    def last(self) -> history.Run:
+        return self.runs[-1] if self.runs else history.Run(0.0)
+
+    @property
+    def job(self) -> Mapping[str, Any]:
+        """The settled options: of what is being built, else of what was."""
+        if self.plan:
+            from llmconv.tasks.manifest import job_json
+
+            return job_json(self.plan.job)
+        return self.manifest["job"] if self.manifest else self.given
+
+    @property
+    def name(self) -> str:
+        """Of the model: that on the hub if it comes from there (`origin` of a Job), else of its directory."""
+        return str(self.job.get("origin") or Path(str(self.job.get("model_path", self.layout.out))).name)
+
+    @property
+    def nets(self) -> list[dict[str, Any]]:
+        """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those that are finished."""
+        if self.manifest and not self.outdated:
+            return list(self.manifest["nets"])
+        return [self._net(net) for net in self.plan.nets] if self.plan else list(self.manifest["nets"]) if self.manifest else []
+
+    def _net(self, net: Any) -> dict[str, Any]:
+        told: dict[str, Any] = {"name": net.name, "kind": net.kind, "layer": net.layer, "stage_of": net.stage_of, "flags": net.flags.to_dict()}
+        task, run = f"compile:{net.name}", self.last
+        done = task in run.unchanged or any(span.name == task and span.how in ("built", "cached") for span in run.spans)
+        for path in self.layout.net(net.name)[2:] if done else ():
+            told |= _json(path) or {}
+        return told
+
+    @property
+    def outdated(self) -> bool:
+        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not get to it."""
+        run = self.last
+        if self.manifest and self.plan and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items()):
+            return True
+        if run.finished and not run.finished.get("status"):
+            return False
+        return "manifest" not in run.unchanged and not any(span.name == "manifest" and span.how == "built" for span in run.spans)
+
+
+def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
+    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet."""
+    layout = Layout(out)
+    given = _json(layout.job) or {}
+    runs = history.read(layout.state)
+    if ending is not None and runs and runs[-1].finished is None:
+        history.add(runs[-1], ending)
+    manifest = _json(layout.manifest)
+    if manifest is not None and not {"job", "bmodel", "nets", "sha256"} <= set(manifest):
+        manifest = None
+    verified = _json(layout.verified)
+    if not (verified and manifest and verified.get("sha256") == manifest["sha256"]):
+        verified = None
+    facts = Facts(layout, given, _plan(given), manifest, None, verified, tuple(runs), {})
+    if manifest:
+        facts = replace(facts, bmodel=_described(out / manifest["bmodel"]))
+    return replace(facts, deps=_dependencies(facts.plan))
+
+
+def _plan(given: Mapping[str, Any]) -> Plan | None:
+    from llmconv.job import Job
+    from llmconv.plan import plan
+
+    try:
+        return plan(Job.create(given))
+    except (ConvertError, OSError):
+        return None
+
+
+def _described(file: Path) -> dict[str, Any] | None:
+    from llmconv.bmodel.describe import describe
+
+    try:
+        return describe(file)
+    except ConvertError:
+        return None
+
+
+def _dependencies(made: Plan | None) -> dict[str, frozenset[str]]:
+    if made is None:
+        return {}
+    from llmconv.graphing import dependencies
+
+    try:
+        return {name: frozenset(deps) for name, deps in dependencies(made).items()}
+    except ConvertError:  # the compiler does not run any more
+        return {}
+
+
+def _json(path: Path) -> dict[str, Any] | None:
+    """The object in a JSON file; None when there is none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return found if isinstance(found, dict) else None
+    except (OSError, ValueError):
+        return None

@@ -1,0 +1,126 @@
+"""What became of a build: the verdict, and every net's status with its reason."""
+
+from __future__ import annotations
+
+import math
+import re
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmconv.history import Run, Span
+from llmconv.options import ALIASES, BY_NAME, parse
+
+from .facts import Facts
+
+STATES = ("failed", "blocked", "open", "cached", "stamped", "compiled")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """mood: good, bad or unsure (its colour); title and text: what to read first; command: what to do next, or ""."""
+
+    mood: str
+    title: str
+    text: str
+    command: str = ""
+
+
+@dataclass(frozen=True)
+class NetStatus:
+    """state: one of STATES. why: of how it was made; reason: why that was not up to date, or what stops it. error: its worst relative
+    L2 in the verification with the limit; None if it was not verified."""
+
+    name: str
+    state: str
+    why: str
+    reason: str
+    facts: Mapping[str, Any]
+    error: tuple[float, float] | None
+    right: bool | None
+
+
+def verdict(facts: Facts) -> Verdict:
+    """One line on the whole."""
+    run, verified = facts.last, facts.verified
+    left = "The .bmodel in this directory is of an earlier build." if facts.manifest and facts.outdated else ""
+    if run.failures:
+        names = ", ".join(run.failures)
+        if names == "verify" and facts.manifest:
+            return Verdict("bad", "Built, but not right", next(iter(run.failures.values()))["failure"].get("why") or "The verification failed.")
+        return Verdict("bad", f"Failed: {names}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
+    if run.finished and run.finished.get("interrupted"):
+        return Verdict("unsure", f"Stopped by {run.finished['interrupted']}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
+    if run.finished and run.finished.get("status"):
+        return Verdict("bad", "Could not start", f"The build was stopped before its first task; the terminal says why. {left}".strip(), command(facts))
+    if not facts.manifest or facts.outdated:
+        return Verdict("unsure", "Not a whole build", f"Only some of the tasks were asked for. {left or 'There is no .bmodel here yet.'}", command(facts))
+    if verified is None:
+        return Verdict("good", "Built", "Not verified yet. The chip simulator can prove it right:", shlex.join(["llmconv", "verify", str(facts.layout.out)]))
+    if not verified["ok"]:
+        return Verdict("bad", "Built, but not right", verified["summary"])
+    return Verdict("good", "Built and verified", verified["summary"])
+
+
+def nets(facts: Facts) -> list[NetStatus]:
+    """The status of every net, in the order of the .bmodel."""
+    run = facts.last
+    spans = {span.name: span for past in facts.runs for span in past.spans}  # of a task the latest
+    errors = {net["name"]: net for net in facts.verified["nets"]} if facts.verified else {}
+    return [_net(net, run, spans.get(f"compile:{net['name']}"), errors.get(net["name"])) for net in facts.nets]
+
+
+def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[str, Any] | None) -> NetStatus:
+    name, task = net["name"], f"compile:{net['name']}"
+    state, why = net.get("how", "open"), net.get("why", "")
+    reason = span.reason if span else ""
+    if task in run.failures:
+        failure = run.failures[task]["failure"]
+        state, why, reason = "failed", failure["what"], failure.get("why", "")
+    elif task in run.blocked:
+        state, why, reason = "blocked", f"needs {run.blocked[task]}, which failed", ""
+    elif state == "open":
+        why, reason = "not built yet", ""
+    elif span is not None and span.how == "cached":
+        state, why = "cached", f"{net['how']} in an earlier build" + (f": {why}" if net["how"] == "stamped" else "")
+    if task in run.unchanged:
+        reason = "unchanged in the last run" if any(other.name.startswith("compile:") for other in run.spans) else ""
+    output = worst_output(checked)
+    error = (math.inf if output["relative_l2"] is None else output["relative_l2"], output["relative_l2_limit"]) if output else None
+    return NetStatus(name, state, why, reason, net, error, checked["ok"] if checked else None)
+
+
+def worst_output(checked: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
+    """The output of a verified net (of verify.json) that comes closest to its limit, or is beyond it by most."""
+    # against the checkpoint's own weights there is only a bound on the cosine
+    bounded = [output for output in checked["outputs"] if output["relative_l2_limit"] is not None] if checked else []
+    return max(bounded, key=closeness, default=None)
+
+
+def closeness(output: Mapping[str, Any]) -> float:
+    """An output's relative L2 as part of its limit; infinite when it is not finite."""
+    error, limit = output["relative_l2"], output["relative_l2_limit"]
+    return math.inf if error is None else error / limit if limit else math.inf if error else 0.0
+
+
+def worst(facts: Facts) -> float | None:
+    """The largest relative L2 of any layer, as `llmconv verify` shows it."""
+    found = [status.error[0] for status in nets(facts) if status.error and re.match("block", status.name)]
+    return max(found, default=None)
+
+
+def command(facts: Facts, task: str = "") -> str:
+    """The command of the conversion, or of one of its tasks."""
+    words = ["llmconv", "convert"]
+    for given, value in facts.given.items():
+        option = BY_NAME.get(ALIASES.get(given, ""))
+        if option is None:
+            continue
+        if option.kind != "flag":
+            words += [f"--{option.name}", str(value)]
+        elif parse({given: value})[option.name]:
+            words.append(f"--{option.name}")
+    if task:
+        words += ["--task", task]
+    return shlex.join(words)

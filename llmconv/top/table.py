@@ -1,0 +1,45 @@
+"""Nets that hold one large table: their graph with the table as an input, and with the first rows of the table alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from llmconv.top.graph import Graph, Op, Value, Weight
+from llmconv.top.rewrite import rewrite, same_op, same_weight
+
+SAMPLE = 4096  # rows at least of a sample, and what the rows left out are a multiple of: it has the table's remainders
+
+
+def table(graph: Graph) -> Weight | None:
+    """The graph's one weight, if that is a table [V, H] of at least 2 SAMPLE rows, read from one tensor of the checkpoint."""
+    if len(graph.weights) != 1:
+        return None
+    (weight,) = graph.weights.values()
+    large = len(weight.shape) == 2 and weight.shape[0] >= 2 * SAMPLE and weight.recipe[0] == "tensor"
+    return weight if large and weight.shape[0] != weight.shape[1] else None
+
+
+def sampled(graph: Graph) -> Graph:
+    """The graph for a vocabulary of fewer tokens: the first SAMPLE rows of the table and a few more."""
+    full = table(graph)
+    vocab, width = full.shape
+    rows = SAMPLE + vocab % SAMPLE
+    part = replace(full, shape=(rows, width), recipe=("rows", full.recipe, 0, rows))
+
+    def fewer(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any]) -> Any:
+        sizes = {k: tuple(rows if d == vocab else d for d in attrs[k]) for k in ("to", "shape") if k in attrs}
+        return same_op(g, op, operands, {**attrs, **sizes})
+
+    return rewrite(graph, lambda g, _, attrs: same_weight(g, part, attrs), fewer)
+
+
+def as_input(graph: Graph, unused: str = "") -> Graph:
+    """The graph with its only weight as its last input, float32 like all inputs of the Top dialect; behind that an input `unused`,
+    which is larger, if it is named."""
+    made = rewrite(graph, lambda g, weight, _: g.input(weight.name, weight.shape))
+    if unused:
+        rows, width = made.inputs[-1].shape
+        made.input(unused, (rows + SAMPLE, width))
+    return made
