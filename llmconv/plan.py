@@ -106,7 +106,11 @@ def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tupl
         again = f"dequantised, and quantised to {job.weight_bits} bits again" if job.weight_bits < 16 else f"dequantised to {job.half}"
         return replace(job, q_group_size=job.q_group_size if job.weight_bits < 16 else 0), [f"{words}: its weights are {again}"]
     if job.q_group_size not in (BY_NAME["q_group_size"].default, found.group):
-        raise InputError(f"q_group_size {job.q_group_size} with quantize {job.quantize}", f"{words}, in groups of {found.group or 'all inputs'}, and stays as it is", "Leave q_group_size out.")
+        raise InputError(
+            f"q_group_size {job.q_group_size} with quantize {job.quantize}",
+            f"{words}, in groups of {found.group or 'all inputs'}, and stays as it is",
+            "Leave q_group_size out.",
+        )
     if job.symmetric and not found.symmetric:
         raise InputError(f"symmetric with quantize {job.quantize}", f"{words} asymmetrically, and stays as it is", "Leave symmetric out.")
     groups = f"groups of {found.group}" if found.group else "one scale per output"
@@ -123,17 +127,29 @@ def _stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkp
     if not found:
         packed = [name for name in checkpoint.tensors if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)]
         if packed:
-            raise InputError(f"tensor {packed[0]} of {checkpoint.path} is part of a quantised layer", "config.json does not say how it is quantised (quantization_config)", "Download config.json again, or convert the float checkpoint.")
+            raise InputError(
+                f"tensor {packed[0]} of {checkpoint.path} is part of a quantised layer",
+                "config.json does not say how it is quantised (quantization_config)",
+                "Download config.json again, or convert the float checkpoint.",
+            )
         return spec
     tensors = {name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)}
     stored = found.modules(replace(checkpoint, tensors=tensors))
     if not stored:
-        raise InputError(f"no tensor of {checkpoint.path} is quantised", f"{checkpoint.path.name}/config.json says that it is, with {found.method}", "Download the weights again, or remove quantization_config.")
+        raise InputError(
+            f"no tensor of {checkpoint.path} is quantised",
+            f"{checkpoint.path.name}/config.json says that it is, with {found.method}",
+            "Download the weights again, or remove quantization_config.",
+        )
     if not keeps(job, found):
         stored = {path: replace(one, codes=None) for path, one in stored.items()}
     elif left := [(path, one) for path, one in stored.items() if not one.codes]:
         path, one = left[0]
-        raise InputError(f"group size {one.group} of {path} in {checkpoint.path}", "the nets have groups of multiples of 32", f"Say -q {job.half} (weights are dequantised), or convert the float checkpoint.")
+        raise InputError(
+            f"group size {one.group} of {path} in {checkpoint.path}",
+            "the nets have groups of multiples of 32",
+            f"Say -q {job.half} (weights are dequantised), or convert the float checkpoint.",
+        )
     return replace(spec, stored=stored, tied=spec.tied and spec.path("head") not in stored)
 
 

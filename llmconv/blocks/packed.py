@@ -41,7 +41,11 @@ def packed(spec: Spec, source: tuple, outputs: int) -> Packed | None:
                 "Say -q bf16 (weights are dequantised), or convert the float checkpoint.",
             )
     if one.order and source[0] not in ("tensor", "rows"):
-        raise InputError(f"{first.removesuffix('.weight')} has mixed groups (desc_act)", "it is one part of several of a matrix in the net", "Say -q bf16 (weights are dequantised).")
+        raise InputError(
+            f"{first.removesuffix('.weight')} has mixed groups (desc_act)",
+            "it is one part of several of a matrix in the net",
+            "Say -q bf16 (weights are dequantised).",
+        )
     made = {part: replaced(source, lambda name, part=part: getattr(kept[name], part)) for part in ("codes", "scales", "zeros", "values")}
     return replace(one, **made)
 

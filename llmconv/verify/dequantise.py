@@ -36,7 +36,8 @@ class Dequantised:
     @classmethod
     def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
         config = plan.config
-        section = next((part[name] for part in (config.sub("text_config"), config) for name in ("quantization_config", "compression_config") if part.get(name)), {})
+        parts = (config.sub("text_config"), config)
+        section = next((part[name] for part in parts for name in ("quantization_config", "compression_config") if part.get(name)), {})
         packing = str(section.get("packing_format") or section.get("backend") or "auto_round:auto_gptq")
         own = "round" in str(section.get("quant_method"))
         awq = section.get("quant_method") == "awq" or own and "awq" in packing

@@ -103,11 +103,11 @@ def _part(weights: Mapping[str, Mapping], role: Mapping[str, Any], by_inputs: bo
 def _packed_part(weights: Mapping[str, Mapping], role: Mapping[str, Any], by_inputs: bool, first: int, last: int) -> dict[str, dict]:
     """The same of codes, scales and zero points [N, ..] that the checkpoint has. A part of the inputs is whole groups."""
     made = {}
-    for part, width in (("weight", lambda inputs: inputs * role["bits"] // 8), ("scales", lambda inputs: inputs // role["group"]), ("zeros", lambda inputs: inputs // role["group"])):
+    for part in ("weight", "scales", "zeros"):
         weight = weights[role[part]]
         (n, columns), recipe = weight["shape"], weight["recipe"]
         if by_inputs:
-            start, end = width(first), width(last)
+            start, end = (edge * role["bits"] // 8 if part == "weight" else edge // role["group"] for edge in (first, last))
             made[weight["name"]] = {**weight, "shape": (n, end - start), "recipe": ("transpose", ("rows", ("transpose", recipe), start, end))}
         else:
             made[weight["name"]] = {**weight, "shape": (last - first, columns), "recipe": ("rows", recipe, first, last)}

@@ -88,7 +88,11 @@ def matches(pattern: str, path: str, section: Config, name: str, anywhere: bool 
     try:
         return bool((re.search if anywhere else re.match)(pattern, path))
     except re.error as e:
-        raise InputError(f"{section.where}{name} in {section.file} has the pattern {pattern!r}", f"it is no regular expression: {e}", "Repair config.json.") from None
+        raise InputError(
+            f"{section.where}{name} in {section.file} has the pattern {pattern!r}",
+            f"it is no regular expression: {e}",
+            "Repair config.json.",
+        ) from None
 
 
 def paths(checkpoint: Checkpoint, part: str) -> list[str]:
@@ -100,7 +104,11 @@ def expect(checkpoint: Checkpoint, name: str, dtypes: Sequence[str], shape: tupl
     """InputError unless the tensor is of one of the safetensors types and of the shape that `declared` (in words) demands."""
     info = checkpoint.info(name)
     if info.dtype not in dtypes:
-        raise InputError(f"tensor {name} of {checkpoint.path} is of type {info.dtype}", f"{' or '.join(dtypes)} is expected", "Check quantization_config against the weights.")
+        raise InputError(
+            f"tensor {name} of {checkpoint.path} is of type {info.dtype}",
+            f"{' or '.join(dtypes)} is expected",
+            "Check quantization_config against the weights.",
+        )
     if info.shape != shape:
         raise InputError(
             f"tensor {name} of {checkpoint.path} has shape {list(info.shape)}",
@@ -113,7 +121,11 @@ def groups(checkpoint: Checkpoint, path: str, declared: int, inputs: int) -> int
     """Scales per output row in the checkpoint. InputError when the declared group (0: all inputs) does not divide the inputs."""
     size = declared or inputs
     if not inputs or inputs % size:
-        raise InputError(f"group size {size} does not divide the {inputs} inputs of {path} in {checkpoint.path}", "the last group would be cut", "Convert the float checkpoint.")
+        raise InputError(
+            f"group size {size} does not divide the {inputs} inputs of {path} in {checkpoint.path}",
+            "the last group would be cut",
+            "Convert the float checkpoint.",
+        )
     return inputs // size
 
 
@@ -176,5 +188,6 @@ def _repeated(recipe: tuple, times: int) -> tuple:
 
 def overridden(base: Scheme, fields: Mapping[str, Any], section: Config, where: str) -> Scheme:
     """The scheme of a layer for which some fields are declared apart."""
-    own = Config({"bits": base.bits, "group_size": base.group or -1, **{k: v for k, v in fields.items() if v is not None}}, section.file, f"{section.where}{where}.")
+    given = {name: value for name, value in fields.items() if value is not None}
+    own = Config({"bits": base.bits, "group_size": base.group or -1, **given}, section.file, f"{section.where}{where}.")
     return scheme(own, symmetric=bool(own.get("sym", base.symmetric)))

@@ -70,7 +70,11 @@ def _of(targets: list[tuple[str, Scheme]], path: str, section: Config) -> Scheme
         for target, found in targets:
             if kind(target):
                 return found
-    raise InputError(f"{path} is quantised, but no target of {section.where}config_groups in {section.file} means it", "its bits are not known", "Check config.json against the weights.")
+    raise InputError(
+        f"{path} is quantised, but no target of {section.where}config_groups in {section.file} means it",
+        "its bits are not known",
+        "Check config.json against the weights.",
+    )
 
 
 def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:

@@ -21,10 +21,10 @@ FLOATS = ("F16", "BF16", "F32")
 
 def read(section: Config) -> Quantisation:
     """The quantisation that a quantization_config of quant_method gptq declares."""
-    form = section.get("checkpoint_format") or section.get("format") or "gptq"
-    if form not in ("gptq", "gptq_v2") or section.get("is_marlin_format"):
-        known = '"gptq" and "gptq_v2"'
-        raise refused(section, "is_marlin_format" if section.get("is_marlin_format") else "checkpoint_format" if section.get("checkpoint_format") else "format", known)
+    given = next((name for name in ("is_marlin_format", "checkpoint_format", "format") if section.get(name)), "format")
+    form = section.get(given) or "gptq"
+    if form not in ("gptq", "gptq_v2"):
+        raise refused(section, given, '"gptq" and "gptq_v2"')
     if section.get("pack_dtype", "int32") != "int32":
         raise refused(section, "pack_dtype", "int32")
     base = scheme(section, symmetric=bool(section.get("sym", True)))
