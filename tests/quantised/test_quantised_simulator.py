@@ -101,14 +101,16 @@ def test_everything(form, how, chip, quantised, convert):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "chatglm", "glm", "gemma3", "granite", "minicpm", "olmo2", "smollm3", "mistral", "qwen2_moe", "qwen3", "llama"])
+@pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "chatglm", "glm", "gemma3", "granite", "minicpm", "olmo2", "smollm3", "mistral", "qwen2_moe", "qwen3", "llama", "ernie4_5", "seed_oss"])
 def test_families(name, quantised, convert):
     """q, k, v out of one tensor; other names; routed experts. The activations are float16, in which the chip is exact."""
 
     def pick(path):
         return None if path.endswith(("lm_head", "output_layer", "mlp.gate", "shared_expert_gate")) else How(4, 64)
 
-    out = convert(quantised("gptq", How(4, 64), name, pick), seq=64, quantize="w4f16", chip="bm1688")
+    # the compiler dies of qwen2_moe's decode in f16 on bm1688, and of the float checkpoint with -q w4bf16 and w4f16 there (1.30.2)
+    quantize = "w4bf16" if name == "qwen2_moe" else "w4f16"
+    out = convert(quantised("gptq", How(4, 64), name, pick), seq=64, quantize=quantize, chip="bm1688")
     assert verify(out, nets=["block_0", "block_1", "block_cache_0", "block_cache_1"])
 
 
