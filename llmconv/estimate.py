@@ -17,8 +17,8 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having that form
-    (llmconv.forms)."""
-    floats = {name: prod(w.shape) for name, w in net.graph.weights.items() if w.dtype != "bf16"}
+    (llmconv.forms). Not those that the checkpoint has quantised already."""
+    floats = {name: prod(w.shape) for name, w in net.graph.weights.items() if w.dtype == "f32"}
     halves = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "bf16")
     if form == "apart":
         return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
@@ -29,17 +29,22 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     return sum(floats.values()), halves
 
 
+def _packed_bytes(net: Net) -> int:
+    """Bytes of the integers that the checkpoint has quantised already."""
+    return sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
+
+
 def compile_memory(net: Net, form: str = "") -> int:
-    """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (a 7B block in bf16) and
-    3 times its bf16 tables, on top of a fixed part."""
+    """Bytes of memory that compiling a net takes: measured at 2.6 times its float32 weights (a 7B block in bf16),
+    3 times its bf16 tables and 4 times the checkpoint's own integers (a 7B block of 4 bits), on top of a fixed part."""
     floats, halves = weight_elements(net, form)
-    return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves
+    return 150 * MB + int(2.6 * 4 * floats) + 3 * 2 * halves + 4 * _packed_bytes(net)
 
 
 def scratch_bytes(net: Net, form: str = "") -> int:
     """Bytes of disk that a net's compile needs while it runs: the weight file, the lowered weights, its .bmodel."""
     floats, halves = weight_elements(net, form)
-    return KERNEL + 4 * floats + 2 * halves + (6 * halves if form == "apart" else 3 * net_coefficients(net))
+    return KERNEL + 4 * floats + 2 * halves + _packed_bytes(net) + (6 * halves if form == "apart" else 3 * net_coefficients(net))
 
 
 def net_bytes(net: Net, owner: bool) -> int:
@@ -50,18 +55,20 @@ def net_bytes(net: Net, owner: bool) -> int:
 def compile_seconds(net: Net, form: str = "") -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M."""
     floats, halves = weight_elements(net, "" if form == "packed" else form)  # all its linears, one after another
-    return 0.3 + 6e-8 * floats + 2e-8 * halves
+    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1e-8 * _packed_bytes(net)
 
 
 def stamp_memory(net: Net) -> int:
-    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one (llmconv.lower)."""
-    largest = max((prod(w.shape) for w in net.graph.weights.values()), default=0)
-    return 120 * MB + min(2 * largest, 400 * MB)
+    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one (llmconv.lower); of one that
+    is packed in the checkpoint too, up to 5 times its codes (measured: AWQ's are unpacked and transposed whole)."""
+    largest = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype != "ui8"), default=0)
+    packed = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8"), default=0)
+    return 120 * MB + max(min(2 * largest, 400 * MB), 5 * packed)
 
 
 def stamp_seconds(net: Net) -> float:
     """CPU-seconds of stamping: about 4 ns a weight when it has to be quantised."""
-    return 0.05 + 4e-9 * sum(weight_elements(net))
+    return 0.05 + 4e-9 * (sum(weight_elements(net)) + _packed_bytes(net))
 
 
 def net_coefficients(net: Net) -> int:
@@ -74,6 +81,9 @@ def net_coefficients(net: Net) -> int:
             continue
         shape = op.results[0].shape
         count = prod(shape)
+        if op.results[0].dtype == "ui8":
+            total += count
+            continue
         quantised = bits < 16 and len(shape) == 2 and op.results[0].name.endswith(".weight")
         total += count * bits // 8 + (count // group * 3 if group else 0) if quantised else 2 * count
     return total

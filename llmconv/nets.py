@@ -167,7 +167,14 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
     graph = decoder.block(name, spec, layer, replace(step, split=job.splits), job.lora_max_rank)
     outputs = [(v.name, job.half) for v in graph.outputs]
     flags["num_device"] = job.num_device if job.splits else 1
-    settings = flags_for(job, job.quantize, q_group_size=job.q_group_size, q_symmetric=job.symmetric and job.weight_bits < 16, **flags)
+    mode = job.quantize
+    if not spec.packed:
+        flags |= {"q_group_size": job.q_group_size, "q_symmetric": job.symmetric and job.weight_bits < 16}
+    elif job.splits:  # only what the flags know is split
+        flags |= {"q_group_size": spec.group}
+    else:  # what is quantised already says so itself
+        mode = job.half
+    settings = flags_for(job, mode, **flags)
     return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph, window=spec.window(layer, job.seq_length))
 
 

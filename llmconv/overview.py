@@ -46,7 +46,7 @@ def _head(made: Plan) -> list[str]:
     lines = [
         _row("model", f"{name}, {spec.layers} layers, {count(made.weights)} weights, {size(made.checkpoint.nbytes)}"),
         _row("", f"in {job.model_path}"),
-        _row("quantisation", _quantisation(job)),
+        _row("quantisation", _quantisation(job, packed=spec.packed)),
         _row("target", f"{job.chip}, {job.num_device} device{'s' * (job.num_device > 1)}, {job.num_core} core{'s' * (job.num_core > 1)}"),
         _row("lengths", f"{job.seq_length} tokens, prompts up to {job.max_input_length}" + (f", batch {job.batch}" if job.batch > 1 else "")),
         _row("output", str(Layout(job.out_dir).bmodel(made.folder))),
@@ -54,7 +54,9 @@ def _head(made: Plan) -> list[str]:
     return lines + [f"note: {note}" for note in made.notes]
 
 
-def _quantisation(job: Job) -> str:
+def _quantisation(job: Job, packed: bool) -> str:
+    if packed:
+        return f"{job.quantize}: the checkpoint's own integers; the rest {job.half}"
     if job.weight_bits == 16:
         return f"{job.quantize}: nothing is quantised"
     kind = "symmetric, " if job.symmetric else ""
@@ -164,4 +166,5 @@ def _flags(net: Net) -> list[str]:
         flags.append(f"split over {f.num_device} devices")
     if f.q_group_size:
         flags.append(f"g={f.q_group_size}{' symmetric' if f.q_symmetric else ''}")
-    return flags
+    packed = Counter((op.attrs["weight_bits"], op.attrs["q_group_size"]) for op in net.graph.ops if op.kind == "A16MatMul")
+    return flags + [f"{number} x w{bits} g={group} of the checkpoint" for (bits, group), number in sorted(packed.items())]

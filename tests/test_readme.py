@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from llmconv.checkpoint.quantised import METHODS
 from llmconv.families import families
 from llmconv.options import OPTIONS, Option
 
@@ -60,6 +61,11 @@ def test_the_option_table(request):
 def test_every_family_is_named():
     text = README.read_text()
     assert [name for name in sorted(families()) if f"`{name}`" not in text] == []
+
+
+def test_every_method_of_quantisation_is_named():
+    text = README.read_text()
+    assert [name for name in METHODS if f"`{name.removeprefix('intel/')}`" not in text] == []
 
 
 def test_the_example_of_a_family_is_the_family():

@@ -147,7 +147,7 @@ def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
 def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> Graph:
     """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and v_cache
     [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm, unless it is for several devices."""
-    g = Graph(name, lora_rank=lora_rank)
+    g = Graph(name, lora_rank=lora_rank, platform=spec.platform)
     x, tokens = inputs(g, spec, step)
     y = rms_norm(g, spec, "input_norm", layer, x)
     y, k, v = attention(g, spec, layer, step, y, tokens)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from llmconv.blocks.linear import lora, rms_norm, scale
+from llmconv.blocks.packed import floats, matmul, packed
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
@@ -41,15 +42,19 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> 
     """hidden_states [1, H] -> token_id [1, 1], the index of the largest logit, or the logits [1, V]. norm: with the final norm, which
     the last block has otherwise.
 
-    The table is the left operand so that the compiler stores it as it stores the embedding's: tied models then share it.
+    The table is the left operand so that the compiler stores it as it stores the embedding's: tied models then share it. A head that
+    the checkpoint holds quantised is a layer like others.
     """
-    g = Graph("lm_head")
+    g = Graph("lm_head", platform=spec.platform)
     path = spec.path("head")
     x = g.input("hidden_states", (1, spec.hidden))
     x = scale(g, rms_norm(g, spec, "norm", None, x) if norm else x, spec.logit_scale, f"{path}.scale")
-    source = spec.path("embedding" if spec.tied else "head")
-    table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), ("tensor", f"{source}.weight"), dtype)
-    logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)
+    source = ("tensor", f"{spec.path('embedding' if spec.tied else 'head')}.weight")
+    if weight := packed(spec, source, spec.vocab):
+        logits = matmul(g, path, weight, (spec.hidden, spec.vocab), x, g.none)
+    else:
+        table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), floats(spec, source), dtype)
+        logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)
     logits = g.Reshape(logits, to=(1, spec.vocab), name=f"{path}.reshape")
     return g.output(best(g, logits) if greedy else logits)
 

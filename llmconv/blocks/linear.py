@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmconv.blocks.packed import floats, matmul, ordered_by, packed
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
@@ -13,9 +14,12 @@ def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool 
     path = spec.path(role, layer)
     bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias")) if role in spec.bias else g.none
     source = spec.source(role, layer)
-    source = source[1] if source[0] == "transpose" else ("transpose", source)
-    weight = g.weight(f"{path}.weight", (k, n), source)
-    out = g.MatMul(x, weight, bias, name=path)
+    if weight := packed(spec, source, n):
+        out = matmul(g, path, weight, (k, n), x, bias, ordered_by(spec, role, layer, weight))
+    else:
+        source = floats(spec, source)
+        source = source[1] if source[0] == "transpose" else ("transpose", source)
+        out = g.MatMul(x, g.weight(f"{path}.weight", (k, n), source), bias, name=path)
     return lora(g, path, path, x, out, k, n) if g.lora_rank and adapted else out
 
 

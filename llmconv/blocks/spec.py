@@ -8,6 +8,7 @@ from typing import Any
 
 from llmconv.checkpoint import rope
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.quantised.base import Packed
 from llmconv.errors import InputError
 
 ACTIVATIONS = {
@@ -80,6 +81,7 @@ class Spec:
     qk_norm: "head" (each head of q and k by itself), "all" (all heads at once) or "".
     norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
     The scales multiply: embeddings, what attention and MLP add to the residual, attention scores, the head's input.
+    stored: linear layers that the checkpoint holds quantised, by the path of their tensors.
     """
 
     names: Mapping[str, str]
@@ -104,6 +106,7 @@ class Spec:
     residual_scale: float = 1.0
     logit_scale: float = 1.0
     experts: Experts | None = None
+    stored: Mapping[str, Packed] = field(default_factory=dict)
 
     @property
     def layers(self) -> int:
@@ -125,6 +128,21 @@ class Spec:
             sizes |= {"shared_factor": (self.hidden, 1)}
         sizes |= {"gate": (self.hidden, self.intermediate), "up": (self.hidden, self.intermediate), "down": (self.intermediate, self.hidden)}
         return sizes[role]
+
+    @property
+    def packed(self) -> bool:
+        """Whether weights stay the integers that the checkpoint has; nothing else is quantised then."""
+        return any(one.codes for one in self.stored.values())
+
+    @property
+    def group(self) -> int:
+        """Inputs per scale of packed weights, as most have it."""
+        return max(kinds := [one.group for one in self.stored.values() if one.codes], key=kinds.count, default=0)
+
+    @property
+    def platform(self) -> str:
+        """What the compiler calls the origin of a net's weights."""
+        return "LLM_QUANTIZED" if self.packed else "LLM"
 
     def grouped(self) -> dict[str, int]:
         """Role -> inputs of every linear that w4 and w8 modes quantise in groups; an expert's groups may not reach into the next one's."""

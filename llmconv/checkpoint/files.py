@@ -74,6 +74,13 @@ class Checkpoint:
         except KeyError:
             raise InputError(f"the checkpoint {self.path} has no tensor {name}", "the model needs it", "Check that the download is complete.") from None
 
+    def raw_bytes(self, name: str) -> bytes:
+        """The bytes of a small tensor."""
+        info = self.info(name)
+        with open(info.file, "rb") as file:
+            file.seek(info.offset)
+            return file.read(info.nbytes)
+
     def raw(self, name: str, rows: slice | None = None) -> np.ndarray:
         """The tensor as stored (bf16 and f8 as their bits), or only some of its first-axis rows."""
         import numpy as np

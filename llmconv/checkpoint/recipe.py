@@ -13,6 +13,21 @@
     ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
     ("earlier", N)                    [1, N, N], 1 below the diagonal, else 0
 
+and of quantised checkpoints (llmconv.checkpoint.packing), where the results are integers unless a float is mentioned
+
+    ("raw", name)                     a tensor as it is stored
+    ("bytes", r)                      int32 words as bytes
+    ("plus", r, number)               words plus a number
+    ("unpack", r, bits)               bytes as codes of 4 or 8 bits; ("pack", r, bits) the inverse
+    ("interleave", r)                 columns in AWQ's order
+    ("take", r, order)                columns in another order, which is a recipe too
+    ("sorted", r)                     the order of inputs that sorts their groups; ("places", r) its inverse
+    ("constant", shape, number)       uint8
+    ("repeat", r, times)              every column several times
+    ("dequantise", codes, scales, zeros)    float32 (code - zero point) * scale
+    ("fp8", bits, scales, rows, columns)    float32 of e4m3 numbers with a scale for every block
+    ("number", r)                     integers as float32, in which the compiler takes indices
+
 A recipe is JSON: it is part of a net's key, and a worker evaluates it next to the compiler. To add an operation, add a function
 to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
 """
@@ -23,7 +38,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from llmconv.checkpoint import rope
+from llmconv.checkpoint import packing, rope
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 
@@ -33,22 +48,34 @@ if TYPE_CHECKING:
 
 def names(recipe: tuple | list) -> Iterator[str]:
     """The checkpoint tensors that a recipe reads."""
-    if recipe[0] == "tensor":
+    if recipe[0] in ("tensor", "raw"):
         yield recipe[1]
     else:
         for part in recipe[1:]:
-            if isinstance(part, (tuple, list)) and part and isinstance(part[0], str) and part[0] in EVALUATE:
+            if is_recipe(part):
                 yield from names(part)
+
+
+def is_recipe(part: Any) -> bool:
+    """Whether an element of a recipe is one itself."""
+    return isinstance(part, (tuple, list)) and bool(part) and isinstance(part[0], str) and part[0] in EVALUATE
+
+
+def replaced(recipe: tuple, leaf: Callable[[str], tuple]) -> tuple:
+    """The recipe with every ("tensor", name) replaced by leaf(name)."""
+    if recipe[0] == "tensor":
+        return leaf(recipe[1])
+    return tuple(replaced(part, leaf) if is_recipe(part) else part for part in recipe)
 
 
 def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     """The shape of the result, from the checkpoint's headers alone. Raises InputError for a missing tensor."""
     kind = recipe[0]
-    if kind == "tensor":
+    if kind in ("tensor", "raw"):
         return checkpoint.info(recipe[1]).shape
     if kind == "rope":
         return (recipe[3], 1, rope.width(recipe[2], recipe[1]))
-    if kind == "fill":
+    if kind in ("fill", "constant"):
         return tuple(recipe[1])
     if kind == "causal":
         return (recipe[1], recipe[1])
@@ -57,6 +84,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
+    if kind in packing.ROWWISE:
+        return packing.ROWWISE[kind][0](inner, *recipe[2:])
     if kind == "stack":
         return (len(recipe) - 1, *_alike(recipe, checkpoint))
     if kind == "concat":
@@ -141,6 +170,11 @@ def _concat(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
     return np.concatenate([evaluate(part, checkpoint) for part in parts])
 
 
+def _on_each(operation: Callable[..., Any]) -> Callable[..., Any]:
+    """An operation of llmconv.checkpoint.packing as one on recipes."""
+    return lambda checkpoint, *given: operation(*(evaluate(part, checkpoint) if is_recipe(part) else part for part in given))
+
+
 EVALUATE: dict[str, Callable[..., Any]] = {
     "tensor": lambda checkpoint, name: checkpoint.float32(name),
     "transpose": _transpose,
@@ -150,13 +184,21 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
+    "constant": lambda checkpoint, shape, number: _fill(shape, number).astype("u1"),
     "values": lambda checkpoint, values: _array(values),
     "causal": lambda checkpoint, size: _causal(size),
     "earlier": lambda checkpoint, size: _earlier(size),
     "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
+    "raw": lambda checkpoint, name: checkpoint.raw(name),
+    **{name: _on_each(operation) for name, (_, operation) in packing.ROWWISE.items()},
+    "sorted": _on_each(packing.sort),
+    "places": _on_each(packing.places),
+    "dequantise": _on_each(packing.dequantise),
+    "fp8": _on_each(packing.fp8),
+    "number": lambda checkpoint, inner: evaluate(inner, checkpoint).astype("f4"),
 }
 
 
 def evaluate(recipe: tuple | list, checkpoint: Checkpoint) -> np.ndarray:
-    """The weight's values, float32."""
+    """The weight's values: float32, or the integers of a quantised one."""
     return EVALUATE[recipe[0]](checkpoint, *recipe[1:])

@@ -206,6 +206,8 @@ def _plain(source: Source, declared: str, dtype: str) -> Iterator[np.ndarray]:
         values, stored = source.read(first, min(first + rows, source.shape[0]))
         if dtype == "f32":
             yield to_float(values, stored)
+        elif dtype == "i32":
+            yield values.astype(np.int32)
         elif declared != "bf16":
             yield half_bits(values, stored, dtype)
         else:  # a table declared bf16 goes in bit by bit

@@ -152,6 +152,10 @@ def _plain(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]
     return [Piece(name, role["place"], use, "weight", mode.half, 2 * prod(weight["shape"]))]
 
 
+def _index(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
+    return [Piece(role["weight"], role["place"], use, "weight", "i32", 4 * prod(weights[role["weight"]]["shape"]))]
+
+
 def _bias(use: int, role: Mapping, mode: Mode, op: str, first: int, last: int, cut: int | None, float_name: str) -> list[Piece]:
     """The bias's columns first..last beside operation `op`; cut: the axis when it is a part of the whole."""
     if not role["bias"]:
@@ -226,4 +230,4 @@ def _unknown(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piec
     raise NotCovered(f"weight {role['weight']} of {role['op']}")
 
 
-_MAKE = {"linear": _linear, "packed": _packed, "plain": _plain, "unknown": _unknown}
+_MAKE = {"linear": _linear, "packed": _packed, "plain": _plain, "index": _index, "unknown": _unknown}

@@ -3,6 +3,7 @@
     {"kind": "linear", "op": name, "weight": w, "bias": b or None}   MatMul by a constant [K, N]: quantised in w4 and w8 modes
     {"kind": "packed", "op": name, "weight": q, "scales": s, "zeros": z, "bias": b or None, "bits": 4, "group": 64}   A16MatMul
     {"kind": "plain", "weight": w, "place": "tpu.RMSNorm.gamma", "float": False}    stored in half precision, or in float32
+    {"kind": "index", "weight": w, "place": "tpu.Gather.index"}      indices, stored as int32
     {"kind": "unknown", "weight": w, "op": kind}                     not covered
 
 `place` is the name that the compiled file's coefficient table gives the tensor; a LoRA weight's is its path.
@@ -57,6 +58,8 @@ def _uses(op: Op, names: list[str | None], attrs: dict) -> list[dict]:
         return [_plain(names[1], "tpu.Mul.1", attrs)]
     if op.kind == "Gather" and names[0] and not names[1]:
         return [_plain(names[0], "tpu.Gather.source", attrs)]
+    if op.kind == "Gather" and names[1] and not names[0]:
+        return [{"kind": "index", "weight": names[1], "place": "tpu.Gather.index"}]
     return [{"kind": "unknown", "weight": n, "op": op.kind} for n in names if n]
 
 

@@ -10,8 +10,10 @@ from math import prod
 import numpy as np
 
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.recipe import evaluate, shape
+from llmconv.checkpoint.packing import ROWWISE, dequantise
+from llmconv.checkpoint.recipe import evaluate, is_recipe, shape
 from llmconv.lower.errors import NotCovered
+from llmconv.lower.rounding import to_float
 
 WHOLE = 1 << 27  # elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
 AS_STORED = ("BF16", "F16", "F32", "U8")
@@ -48,6 +50,14 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
     if kind == "rows":
         inner, start = _reader(recipe[1], checkpoint), recipe[2]
         return lambda first, last: inner(start + first, start + last)
+    if kind == "raw":
+        return lambda first, last: (checkpoint.raw(recipe[1], slice(first, last)), "U8")
+    if kind in ROWWISE:
+        return _rowwise(ROWWISE[kind][1], recipe, checkpoint)
+    if kind == "transpose" and recipe[1][0] == "raw":
+        return _columns(recipe[1][1], checkpoint)
+    if kind == "dequantise":
+        return _dequantised(recipe, checkpoint)
     if prod(shape(recipe, checkpoint)) > WHOLE:
         raise NotCovered(f"a recipe {kind!r} of a large tensor")
     if kind == "rope":
@@ -60,6 +70,35 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
         return values[0][first:last], "U8" if values[0].dtype == np.uint8 else "F32"
 
     return read
+
+
+def _rowwise(operation: Callable[..., np.ndarray], recipe: Sequence, checkpoint: Checkpoint) -> Read:
+    """An operation on every row by itself: of just as many rows."""
+    inner = _reader(recipe[1], checkpoint)
+    given = [evaluate(part, checkpoint) if is_recipe(part) else part for part in recipe[2:]]
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        values, stored = inner(first, last)
+        return operation(values, *given), stored
+
+    return read
+
+
+def _columns(name: str, checkpoint: Checkpoint) -> Read:
+    """The rows of a transposed tensor, which is kept."""
+    kept: list[np.ndarray] = []
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        if not kept:
+            kept.append(checkpoint.raw(name))
+        return kept[0][:, first:last].T, "U8"
+
+    return read
+
+
+def _dequantised(recipe: Sequence, checkpoint: Checkpoint) -> Read:
+    parts = [_reader(part, checkpoint) for part in recipe[1:]]
+    return lambda first, last: (dequantise(*(to_float(*part(first, last)) if i == 1 else part(first, last)[0] for i, part in enumerate(parts))), "F32")
 
 
 @lru_cache(maxsize=2)

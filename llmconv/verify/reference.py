@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from llmconv.checkpoint import recipe
 from llmconv.families.oracle import Oracle
 from llmconv.verify.adapters import Adapter
+from llmconv.verify.dequantise import Dequantised
 from llmconv.verify.sight import Sight
 from llmconv.verify.weights import Precision
 
@@ -45,7 +46,8 @@ class Reference:
 
         self.adapter = adapter
         self.plan, self.oracle = plan, plan.family.reference or Oracle()
-        self.precision = Precision.of(plan.job) if precision is None else precision
+        self.precision = Precision.of(plan) if precision is None else precision
+        self.tensors = Dequantised.of(plan, self.precision.scales) if plan.spec.stored else plan.checkpoint
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
         self.model = _build(self.oracle, plan.config)
         self.decoder = self.model.get_decoder()
@@ -70,7 +72,7 @@ class Reference:
         table = self.decoder.get_input_embeddings()
         source = self.source(self.paths[id(table)] + ".weight")
         used, where = np.unique(ids, return_inverse=True)
-        rows = np.concatenate([recipe.evaluate(("rows", source, int(i), int(i) + 1), self.plan.checkpoint) for i in used])
+        rows = np.concatenate([recipe.evaluate(("rows", source, int(i), int(i) + 1), self.tensors) for i in used])
         rows = self.precision.of_other(rows) + (self.adapter.rows(used) if adapted and self.adapter else 0)
         few = copy.copy(table)
         few.padding_idx = None  # it names a row of the whole table, and matters to training alone
@@ -123,7 +125,7 @@ class Reference:
         with torch.inference_mode():
             for first in range(0, head.weight.shape[0], step):
                 last = min(first + step, head.weight.shape[0])
-                rows = self.precision.of_other(recipe.evaluate(("rows", self.source(name), first, last), self.plan.checkpoint))
+                rows = self.precision.of_other(recipe.evaluate(("rows", self.source(name), first, last), self.tensors))
                 weight = self._tensor(rows + self.adapter.of_head(first, last) if adapted and self.adapter else rows)
                 parts.append(torch.func.functional_call(shell, {f"{path}.weight": weight}, (), {"use_cache": False}).logits[0].float().numpy())
         return np.concatenate(parts, -1)
@@ -210,7 +212,7 @@ class Reference:
         weights = {}
         for n, _ in module.named_parameters():
             source = self.source(f"{path}.{n}")
-            values = recipe.evaluate(source, self.plan.checkpoint)
+            values = recipe.evaluate(source, self.tensors)
             values = self._rounded(values, n in linear)
             weights[n] = self._tensor(values)
         return weights
@@ -249,7 +251,7 @@ def _build(oracle: Oracle, config: Any) -> Any:
     import torch
     import transformers
 
-    given = oracle.config(config)
+    given = {name: value for name, value in oracle.config(config).items() if name not in ("quantization_config", "compression_config")}
     settings = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(copy.deepcopy(given))
     maker = getattr(transformers, oracle.model) if oracle.model else transformers.AutoModelForCausalLM
     with _no_storage():

@@ -54,7 +54,7 @@ def _digest(content: Any) -> tuple[int, str]:
 def _wrong(plan: Plan, net: Net, held: list[Held]) -> str:
     if not held:
         return "it is not split"
-    by_inputs = {f"{plan.spec.path(role, net.layer)}.weight" for role in BY_INPUTS}
+    by_inputs = {f"{plan.spec.path(role, net.layer)}.{part}" for role in BY_INPUTS for part in ("weight", "qweight")}
     left = [device.copy() for device in held]
     for role in roles(net.graph):
         shares = next((s for s in _shares(plan, net, role, role["weight"] in by_inputs) if all(_has(d, part) for d, part in zip(left, s, strict=True))), None)
@@ -73,16 +73,17 @@ def _shares(plan: Plan, net: Net, role: Mapping[str, Any], by_inputs: bool) -> I
     """The ways in which the compiler may have split one use of a weight: what each device then holds."""
     weights = {w["name"]: w for w in net.weights}
     devices, flags = plan.job.num_device, net.flags.to_dict() | {"num_device": 1}
-    if role["kind"] != "linear":
+    if role["kind"] not in ("linear", "packed"):
         yield [_stored(plan, weights, role, flags)] * devices
         return
-    weight = weights[role["weight"]]
-    total = weight["shape"][0 if by_inputs else 1]
+    packed, shape = role["kind"] == "packed", weights[role["weight"]]["shape"]
+    n, k = (shape[0], shape[1] * 8 // role["bits"]) if packed else shape[::-1]
+    total, cut = k if by_inputs else n, _packed_part if packed else _part
     for unit in UNITS:
         step = -(-total // devices // unit) * unit
         edges = [min(step * device, total) for device in range(devices)] + [total]
-        if step * (devices - 1) < total:
-            yield [_stored(plan, weights | _part(weights, role, by_inputs, *edge), role, flags) for edge in zip(edges, edges[1:])]
+        if step * (devices - 1) < total and not (packed and by_inputs and any(edge % role["group"] for edge in edges)):
+            yield [_stored(plan, weights | cut(weights, role, by_inputs, *edge), role, flags) for edge in zip(edges, edges[1:])]
 
 
 def _part(weights: Mapping[str, Mapping], role: Mapping[str, Any], by_inputs: bool, first: int, last: int) -> dict[str, dict]:
@@ -94,6 +95,23 @@ def _part(weights: Mapping[str, Mapping], role: Mapping[str, Any], by_inputs: bo
     rows = recipe[1] if recipe[0] == "transpose" else ("transpose", recipe)
     made = {weight["name"]: {**weight, "shape": (k, last - first), "recipe": ("transpose", ("rows", rows, first, last))}}
     if role["bias"]:
+        bias = weights[role["bias"]]
+        made[bias["name"]] = {**bias, "shape": (*bias["shape"][:-1], last - first), "recipe": ("rows", bias["recipe"], first, last)}
+    return made
+
+
+def _packed_part(weights: Mapping[str, Mapping], role: Mapping[str, Any], by_inputs: bool, first: int, last: int) -> dict[str, dict]:
+    """The same of codes, scales and zero points [N, ..] that the checkpoint has. A part of the inputs is whole groups."""
+    made = {}
+    for part in ("weight", "scales", "zeros"):
+        weight = weights[role[part]]
+        (n, columns), recipe = weight["shape"], weight["recipe"]
+        if by_inputs:
+            start, end = (edge * role["bits"] // 8 if part == "weight" else edge // role["group"] for edge in (first, last))
+            made[weight["name"]] = {**weight, "shape": (n, end - start), "recipe": ("transpose", ("rows", ("transpose", recipe), start, end))}
+        else:
+            made[weight["name"]] = {**weight, "shape": (last - first, columns), "recipe": ("rows", recipe, first, last)}
+    if role["bias"] and not by_inputs:
         bias = weights[role["bias"]]
         made[bias["name"]] = {**bias, "shape": (*bias["shape"][:-1], last - first), "recipe": ("rows", bias["recipe"], first, last)}
     return made

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session
     from llmconv.verify.runtime import Runtime
-    from llmconv.verify.shares import unlike
 
 TOKENS = 16
 
@@ -67,6 +66,7 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session, alone, checkable
     from llmconv.verify.runtime import Runtime
+    from llmconv.verify.shares import unlike
 
     rng, generation = np.random.default_rng(seed), None
     with _chips(plan, files) as simulator:

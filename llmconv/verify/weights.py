@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.job import Job
+from llmconv.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -24,17 +24,20 @@ def half(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per scale, else 16."""
+    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per scale, else 16;
+    scales: type of the scales of weights that the checkpoint has quantised (f32: as there)."""
 
     dtype: str = "f32"
     bits: int = 16
     group: int = 0
     symmetric: bool = False
+    scales: str = "f32"
 
     @classmethod
-    def of(cls, job: Job) -> Precision:
-        """What the chip has for a resolved job."""
-        return cls(job.half, job.weight_bits, job.q_group_size, job.symmetric)
+    def of(cls, plan: Plan) -> Precision:
+        """What the chip has. Weights that the checkpoint has quantised already are what they stand for, rounded."""
+        job = plan.job
+        return cls(job.half, scales=job.half) if plan.spec.packed else cls(job.half, job.weight_bits, job.q_group_size, job.symmetric)
 
     def of_linear(self, weight: np.ndarray) -> np.ndarray:
         """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale of each group."""

@@ -1,0 +1,53 @@
+"""Checkpoints that are quantised already: which method, and every quantised layer in one form (base.Packed).
+
+To add a method, add a module with a `read`, and a line to METHODS.
+"""
+
+from __future__ import annotations
+
+import json
+
+from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.quantised import auto_round, awq, compressed_tensors, fp8, gptq
+from llmconv.checkpoint.quantised.base import Packed, Quantisation
+from llmconv.errors import InputError
+
+__all__ = ["METHODS", "Packed", "Quantisation", "read"]
+
+METHODS = {
+    "gptq": gptq.read,
+    "awq": awq.read,
+    "auto-round": auto_round.read,
+    "intel/auto-round": auto_round.read,
+    "compressed-tensors": compressed_tensors.read,
+    "fp8": fp8.read,
+}
+
+
+def read(config: Config) -> Quantisation | None:
+    """How the checkpoint of this config.json is quantised; None when it is not. InputError for what llmconv does not convert.
+
+    Where it is declared: quantization_config of the language model or of the whole, compression_config (older compressed-tensors), or
+    the file quantize_config.json (older AutoGPTQ)."""
+    for part in (config.sub("text_config"), config):
+        for name in ("quantization_config", "compression_config"):
+            if isinstance(part.get(name), dict):
+                return _read(Config(part[name], config.file, f"{part.where}{name}."))
+    beside = config.file.parent / "quantize_config.json"
+    if beside.is_file():
+        try:
+            return _read(Config({"quant_method": "gptq", **json.loads(beside.read_text(encoding="utf-8"))}, beside))
+        except (ValueError, TypeError) as e:
+            raise InputError(f"{beside} is not valid JSON", str(e), "Download it again.") from None
+    return None
+
+
+def _read(section: Config) -> Quantisation:
+    method = section.get("quant_method") or ("compressed-tensors" if "config_groups" in section else None)
+    if method not in METHODS:
+        raise InputError(
+            f"the checkpoint is quantised with {method or 'an unnamed method'} ({section.where}quant_method in {section.file})",
+            f"llmconv knows {', '.join(METHODS)}",
+            "Convert the float checkpoint with -q w4bf16.",
+        )
+    return METHODS[method](section)
