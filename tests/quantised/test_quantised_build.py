@@ -74,7 +74,7 @@ def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert
     tensors[name].view(np.uint16 if part == "scales" else np.int32)[0, 0] ^= 1
     save_file(tensors, model / "model.safetensors")
     given = {"model": str(model), "out": str(out), "seq": "32", "quantize": "auto", "chip": "bm1688"}
-    assert frontend.run(Job.create(given), given, ["convert"], "{task}") == 0
+    assert frontend.run(Job.create(given), given, ["convert"]) == 0
     after = {net["name"]: net["coefficient_sha256"] for net in nets(out)}
     assert {name for name in before if before[name] != after[name]} == {"block_1", "block_cache_1"}
 

@@ -235,7 +235,8 @@ def test_layers_that_are_not_split_over_devices(how, pick, word, quantised):
 def test_a_dry_run_shows_it(quantised):
     from llmconv.dryrun import dry_run
 
-    text = dry_run(Job.create({"model": str(quantised("awq", How(4, 128), options=TINY)), "seq": "32", "out": "/nowhere"}))
+    given = {"model": str(quantised("awq", How(4, 128), options=TINY)), "seq": "32", "out": "/nowhere", "debug": "1"}
+    text = dry_run(Job.create(given), given)
     assert "  quantize               = w4f16" in text and "  q_group_size           = 128" in text
-    assert "Note: the checkpoint is quantised with awq (4 bits, groups of 128): its integers stay as they are." in text
+    assert "note: the checkpoint is quantised with awq (4 bits, groups of 128): its integers stay as they are" in text
     assert text.count("[F16, io_alone, static, 7 x w4 g=128 of the checkpoint]") == 1
