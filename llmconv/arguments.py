@@ -84,8 +84,6 @@ def _help(option: Option) -> str:
     text = option.help
     if option.choices:
         text += f" ({', '.join(option.choices)})"
-    if option.later:
-        return f"{text} (not in this version yet)"
     if option.kind == "flag":
         return f"{text} [off]"
     if option.default in (None, ""):

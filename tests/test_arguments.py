@@ -44,7 +44,7 @@ def test_help_is_grouped_and_names_every_default(capsys, monkeypatch):
         (entry,) = re.findall(rf"^  (?:-\w, )?(?:--processor, )?--{option.name}\b.*\n(?: {{20,}}.*\n)*", text, re.M)
         told = " ".join(entry.split())
         shown = {"flag": "off"}.get(option.kind, option.default)
-        assert option.later or "default" in told or told.endswith(f"[{'required' if option.group == 'required' else shown if shown not in (None, '') else 'none'}]"), told
+        assert "default" in told or told.endswith(f"[{'required' if option.group == 'required' else shown if shown not in (None, '') else 'none'}]"), told
 
 
 COMPLETE = """
