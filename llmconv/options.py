@@ -48,7 +48,7 @@ OPTIONS = (
     Option("share_prompt", "flag", False, "a prompt shared by many conversations", "sequence"),
     Option("use_history_kv", "flag", False, "prefill with history in the vendor's newer scheme", "sequence"),
     Option("chunk_length", "int", 0, "decode stages of growing KV length", "sequence"),
-    Option("max_pixels", "pixels", "", "W,H of the largest image", "vision"),
+    Option("max_pixels", "pixels", "", "W,H of the largest image; default: the model family's", "vision"),
     Option("lora_max_rank", "int", 0, "room for LoRA adapters of this rank; 0: none", "other nets"),
     Option("do_sample", "flag", False, "logits and sampling heads instead of the greedy token", "other nets"),
     Option("embedding_disk", "flag", False, "embedding table as a file for the CPU", "other nets"),
