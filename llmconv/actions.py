@@ -24,12 +24,14 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
         Path(out[target]).write_text(text, encoding="utf-8")
 
 
-def digest_shard(model: str, shard: str, threads: int, out: Out) -> dict[str, Any]:
-    """sha256 of every tensor of one safetensors file, as {name: digest of type, shape and bytes}."""
-    from llmconv.checkpoint.digest import tensor_digests
+def digest_shard(model: str, shard: str, threads: int, hub: bool, out: Out) -> dict[str, Any]:
+    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose blobs are
+    called by their sha256: then its header is all that is read."""
+    from llmconv.checkpoint.digest import blob_digests, tensor_digests
 
     (target,) = out
-    table = tensor_digests(Path(model) / shard, threads)
+    path = Path(model) / shard
+    table = (blob_digests(path) if hub else None) or tensor_digests(path, threads)
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 
@@ -40,7 +42,7 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
     (target,) = out
     found = toolchain.find() or toolchain.fetch()
-    Path(out[target]).write_text(json.dumps({"version": found.version, "digest": found.digest}), encoding="utf-8")
+    Path(out[target]).write_text(found.record, encoding="utf-8")
     return {"root": str(found.root), "version": found.version}
 
 
@@ -76,8 +78,8 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_manifest(job: dict[str, Any], bmodel: str, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
-    """manifest.json: what was built from what. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
+def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
+    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
     from llmconv import __version__
 
     (target,) = out
@@ -92,6 +94,7 @@ def write_manifest(job: dict[str, Any], bmodel: str, merged: str, devices: list[
         "checkpoint": {"tensors": len(tensors), "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()},
         "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
         "bmodel": bmodel,
+        "weights": weights,
         **json.loads(Path(merged).read_text(encoding="utf-8")),
         **({"devices": [_with_facts(device) for device in devices]} if devices else {}),
         "nets": [_with_facts(net) for net in nets],

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import __version__
+from llmconv.arguments import SHELLS, Parser, add_options, completion
 from llmconv.errors import ConvertError, InputError
-from llmconv.options import OPTIONS, Option
+from llmconv.options import OPTIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -41,18 +42,18 @@ def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="llmconv", description="make for LLM-to-chip builds: a HuggingFace checkpoint to a .bmodel")
+    parser = Parser(prog="llmconv", description="make for LLM-to-chip builds: a HuggingFace checkpoint to a .bmodel")
     parser.add_argument("-V", "--version", action=_Version)
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
-    convert = commands.add_parser("convert", help="convert a checkpoint", description="Convert a checkpoint to a .bmodel.")
-    _add_options(convert)
+    convert = commands.add_parser("convert", help="convert a checkpoint", usage="%(prog)s -m MODEL -s N [options]", description="Convert a checkpoint to a .bmodel.")
+    add_options(convert)
     convert.add_argument("-V", "--version", action=_Version)
     convert.add_argument("--task", action="append", default=[], metavar="NAME", help="build only this task, e.g. compile:block_0 (repeatable)")
     convert.set_defaults(run=_convert)
 
-    plan = commands.add_parser("plan", help="what a conversion would do", description="Show what a conversion would build, take from the cache and keep.")
-    _add_options(plan)
+    plan = commands.add_parser("plan", help="what a conversion would do", usage="%(prog)s -m MODEL -s N [options]", description="Show what a conversion would build, take from the cache and keep.")
+    add_options(plan)
     plan.set_defaults(run=_plan)
 
     verify = commands.add_parser("verify", help="prove a .bmodel on the chip simulator", description="Run the nets on the chip simulator against the model's own maths.")
@@ -75,45 +76,24 @@ def _parser() -> argparse.ArgumentParser:
     graph = commands.add_parser("graph", help="the task graph as SVG or DOT", description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.")
     graph.add_argument("out", nargs="?", type=Path, metavar="OUT", help="output directory of a conversion")
     graph.add_argument("--to", type=Path, default=Path("graph.svg"), metavar="FILE", help="file to write, .svg or .dot; - prints DOT [graph.svg]")
-    _add_options(graph)
+    add_options(graph)
     graph.set_defaults(run=_graph)
 
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
-    gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size (default 20G)")
+    gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]")
     gc.set_defaults(run=_gc)
 
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
     doctor.set_defaults(run=_doctor)
 
+    complete = commands.add_parser("completion", help="a script that completes these commands in a shell", description="Print a completion script.", epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" before it.')
+    complete.add_argument("shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]")
+    complete.set_defaults(run=_completion)
+
     demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
-    demo.add_argument("dir", nargs="?", type=Path, default=Path("demo"), help="where to (default ./demo)")
+    demo.add_argument("dir", nargs="?", type=Path, default=Path("demo"), help="where to [./demo]")
     demo.set_defaults(run=_demo)
     return parser
-
-
-def _add_options(parser: argparse.ArgumentParser) -> None:
-    groups: dict[str, Any] = {}
-    for option in OPTIONS:
-        if option.group not in groups:
-            groups[option.group] = parser.add_argument_group(option.group)
-        names = [*option.flags, f"--{option.name}"]
-        if "_" in option.name:
-            names.append(f"--{option.name.replace('_', '-')}")
-        kind: dict[str, Any] = {"action": "store_const", "const": "1"} if option.kind == "flag" else {"metavar": _metavar(option)}
-        groups[option.group].add_argument(*names, dest=option.name, default=None, help=_help(option), **kind)
-
-
-def _metavar(option: Option) -> str:
-    return {"int": "N", "path": "DIR", "choice": "X", "size": "SIZE"}.get(option.kind, "X")
-
-
-def _help(option: Option) -> str:
-    text = option.help
-    if option.choices:
-        text += f" ({', '.join(option.choices)})"
-    if option.kind not in ("flag", "path", "size") and option.default not in (None, ""):
-        text += f" [{option.default}]"
-    return text + (" (not in this version yet)" if option.later else "")
 
 
 class _Version(argparse.Action):
@@ -145,25 +125,36 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _convert(args: argparse.Namespace) -> int:
     from llmconv import frontend
     from llmconv.job import Job
+    from llmconv.summary import program
 
-    given = _given(args)
+    given, notes = frontend.settle(_given(args))
     job = Job.create(given)
     if given.get("dry_run"):
         from llmconv.dryrun import dry_run
 
-        print(dry_run(job))
+        print(dry_run(job, given))
         return 0
-    if given.get("out_dir") is None:
-        print(f"Info: --out_dir not set, using '{job.out_dir}'")
-    words = " ".join(shlex.quote(a) for a in args.argv if not a.startswith("--task"))
-    return frontend.run(job, given, args.task or ["convert"], f"llmconv {words} --task {{task}}")
+    notes += [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
+    llmconv = program("llmconv")
+    command = frontend.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {shlex.join(_without_task(args.argv))} --task {{task}}")
+    return frontend.run(job, given, args.task or ["convert"], command, notes)
+
+
+def _without_task(argv: Sequence[str]) -> list[str]:
+    """The arguments but for --task NAME and --task=NAME."""
+    kept = list(argv)
+    while "--task" in kept:
+        at = kept.index("--task")
+        del kept[at : at + 2]
+    return [word for word in kept if not word.startswith("--task=")]
 
 
 def _plan(args: argparse.Namespace) -> int:
     from llmconv.explaining import forecast
+    from llmconv.frontend import settle
     from llmconv.job import Job
 
-    given = _given(args)
+    given, _ = settle(_given(args))
     print(forecast(Job.create(given), given))
     return 0
 
@@ -222,6 +213,13 @@ def _doctor(args: argparse.Namespace) -> int:
     checks = doctor.check()
     print(doctor.report(checks))
     return doctor.status(checks)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    alias = Parser(prog="llm_convert")
+    add_options(alias)
+    print(completion([_parser(), alias], args.shell))
+    return 0
 
 
 def _demo(args: argparse.Namespace) -> int:

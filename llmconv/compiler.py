@@ -27,14 +27,14 @@ class Compiler:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
 
-    def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Path | None = None) -> Path:
-        """The .bmodel of an MLIR text and its weights. beside: a file that the compiler finds where it runs."""
+    def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None) -> Path:
+        """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows."""
         run, source = self.scratch / name / "run", self.scratch / name / "source"
         run.mkdir(parents=True)
         source.mkdir()
         (source / "net.mlir").write_text(text, encoding="utf-8")
-        if beside:
-            shutil.copy(beside, run)
+        for known, file in (beside or {}).items():
+            shutil.copyfile(file, run / known)
         if weights:
             npz.write(source / "weights.npz", weights, checkpoint)
         out = self.scratch / name / "net.bmodel"

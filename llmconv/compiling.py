@@ -137,8 +137,9 @@ def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any],
     return facts, CHEAPER[kind]
 
 
-def _beside(source: dict[str, Any]) -> Path | None:
-    return Path(source["addresses"]) if source["addresses"] else None
+def _beside(source: dict[str, Any]) -> dict[str, Path]:
+    """The addresses that a further decode stage has to use, under the compiler's name for them."""
+    return {IO_CONFIG: Path(source["addresses"])} if source["addresses"] else {}
 
 
 def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, places: Mapping[str, str]) -> Blob:

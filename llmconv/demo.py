@@ -104,6 +104,7 @@ def demo(place: Path) -> int:
     """Make the checkpoint `place`/qwen2-tiny, convert it to `place`/out, verify it. Returns the exit code."""
     from llmconv import frontend
     from llmconv.job import Job
+    from llmconv.summary import program
     from llmconv.verify import verify
 
     model = place / "qwen2-tiny"
@@ -111,7 +112,7 @@ def demo(place: Path) -> int:
         write_checkpoint(model, QWEN2, dense_tensors(QWEN2, ("q", "k", "v")), "qwen2")
         print(f"wrote {model}: a random Qwen2 of {QWEN2['num_hidden_layers']} layers")
     given = {"model": str(model), "seq": "128", "out": str(place / "out")}
-    status = frontend.run(Job.create(given), given, ["convert"], f"doit {{task}} model={model} seq=128 out={place / 'out'}")
+    status = frontend.run(Job.create(given), given, ["convert"], frontend.Command(f"{program('llmconv')} demo {place}", f"{program('doit')} {{task}} model={model} seq=128 out={place / 'out'}"))
     if status:
         return status
     return 0 if verify(place / "out") else 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -30,8 +31,9 @@ class InputError(ConvertError):
 
 
 class ToolError(ConvertError):
-    """A program that llmconv runs (compiler, simulator) failed; `log` is its full output, where there is one."""
+    """A program that llmconv runs (compiler, simulator) failed; `log` is its full output, where there is one, and `lines` are
+    the last of it that mean something."""
 
-    def __init__(self, what: str, why: str = "", try_: str = "", log: Path | None = None):
+    def __init__(self, what: str, why: str = "", try_: str = "", log: Path | None = None, lines: Sequence[str] = ()):
         super().__init__(what, why, try_)
-        self.log = log
+        self.log, self.lines = log, tuple(lines)

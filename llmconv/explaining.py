@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -35,21 +34,23 @@ def _tasks(made: Plan) -> dict[str, Any]:
     return {"task_llmconv": lambda: tasks.all_tasks(made)}
 
 
-def forecast(job: Job, given: Mapping[str, Any]) -> str:
-    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs."""
-    from llmconv.dryrun import needs
+def outlook(made: Plan, job: Job, given: Mapping[str, Any]) -> engine.Outlook | None:
+    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs. None while
+    the weights are still to be downloaded: what they make of the cache is not known before."""
     from llmconv.frontend import run_options
 
+    if not all(shard.exists() for shard in made.checkpoint.shards):
+        return None
+
+    return engine.outlook(_tasks(made), ["export" if job.only_mlir else "convert"], run_options(job, given))
+
+
+def forecast(job: Job, given: Mapping[str, Any]) -> str:
+    """`llmconv plan`. Raises InputError for whatever would stop the conversion."""
+    from llmconv.overview import overview
+
     made = plan(job)
-    items = engine.plan(_tasks(made), ["convert"], run_options(job, given, ""))
-    count = Counter(item.action for item in items)
-    lines = [f"{made.family.name} in {job.model_path} -> {Layout(job.out_dir).bmodel(made.folder)}"]
-    lines += [f"Note: {note}." for note in made.notes]
-    lines.append(", ".join(f"{count[a]} {text}" for a, text in (("run", "to run"), ("maybe", "perhaps"), ("cached", "from the cache"), ("unchanged", "up to date")) if count[a]))
-    for item in items:
-        if item.action != "unchanged":
-            lines.append(f"  {item.action:<7} {item.name:<28} {item.reason}")
-    return "\n".join([*lines, *needs(made)])
+    return overview(made, outlook(made, job, given))
 
 
 def why(out: Path, name: str | None) -> str:
@@ -61,7 +62,7 @@ def why(out: Path, name: str | None) -> str:
 
     job, given = saved_job(out)
     made = plan(job)
-    options = run_options(job, given, "")
+    options = run_options(job, given)
     if name is None:
         items = [i for i in engine.plan(_tasks(made), ["convert"], options) if i.action != "unchanged"]
         if not items:

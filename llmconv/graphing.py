@@ -24,11 +24,17 @@ TASKS = ("convert", "verify")
 
 def draw(out: Path | None, given: Mapping[str, Any], to: Path) -> str:
     """Draw the graph of the job in `out`, or else of the options `given`, to a file; returns what to print. `to` "-": that is the DOT."""
+    from llmconv.frontend import settle
+
     if out is not None and given:
         raise InputError(f"{out} and options", "the options of a build are kept in its directory", "Give the directory alone, or options alone.")
     if str(to) != "-" and to.suffix not in (".svg", ".dot"):
         raise InputError(f"--to {to}", "a name that ends in .svg or .dot is expected", "Say --to graph.svg, or - to print DOT.")
-    job, given = saved_job(out) if out is not None else (Job.create(given), given)
+    if out is not None:
+        job, given = saved_job(out)
+    else:
+        given, _ = settle(given)
+        job = Job.create(given)
     found = boxes(job, given)
     title = f"{job.model_name} to {job.out_dir}"
     if str(to) == "-":

@@ -24,6 +24,7 @@ class Origin:
     form: how the compiler gets it (llmconv.forms), "" as it is.
     after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
     members: how many nets are stamped from this one.
+    structure: the same for nets whose programs are the same.
     """
 
     template: str | None = None
@@ -31,6 +32,7 @@ class Origin:
     form: str = ""
     after: str | None = None
     members: int = 0
+    structure: str = ""
 
 
 def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
@@ -55,7 +57,7 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
     members = Counter(origin.template for origin in found.values())
     forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
     queue = _queue(nets, forms)
-    return {name: replace(origin, form=forms.get(name, ""), after=after, members=members[name]) for (name, origin), after in zip(found.items(), queue)}
+    return {name: replace(origin, form=forms.get(name, ""), after=after, members=members[name], structure=keys[name]) for (name, origin), after in zip(found.items(), queue)}
 
 
 def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:

@@ -9,13 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.errors import InputError
+from llmconv.hub import Name
 from llmconv.options import CHIPS, parse
 
 
 @dataclass(frozen=True)
 class Job:
     """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
-    llmconv.plan.resolve settles them for a checkpoint. Options of the build itself (jobs, memory, ...) are not part of a Job."""
+    llmconv.plan.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as org/name@commit, or "".
+    Options of the build itself (jobs, memory, ...) are not part of a Job."""
 
     model_path: Path
     seq_length: int
@@ -42,6 +44,7 @@ class Job:
     only_mlir: bool = False
     debug: bool = False
     no_stamp: bool = False
+    origin: str = ""
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Job:
@@ -56,9 +59,14 @@ class Job:
             raise InputError("no sequence length is given", "it sizes the KV cache", "Say seq=512 (doit) or -s 512 (llmconv).")
         if values.pop("rvti"):
             raise InputError(f"rvti with chip {values['chip']}", "RVTI exists on bm1690e alone", "Leave rvti out.")
-        values["model_path"] = Path(os.path.abspath(os.path.expanduser(values["model_path"])))
+        hub = Name.parse(values["model_path"])
+        if hub is not None:
+            hub = hub.cached()
+            values["model_path"], values["origin"] = hub.folder, str(hub)
+        else:
+            values["model_path"], values["origin"] = Path(os.path.abspath(os.path.expanduser(values["model_path"]))), ""
         if values["out_dir"] is None:
-            values["out_dir"] = f"{values['model_path'].name.lower()}_{values['chip']}_{values['quantize']}"
+            values["out_dir"] = f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"
         values["out_dir"] = Path(os.path.abspath(os.path.expanduser(values["out_dir"])))
         job = cls(**{f.name: values[f.name] for f in fields(cls)})
         job._check()
@@ -128,13 +136,18 @@ class Job:
             )
 
     @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Width and height that max_pixels says, if it says any."""
+        return tuple(map(int, self.max_pixels.split(","))) if self.max_pixels else None
+
+    @property
     def splits(self) -> bool:
         """Whether every layer is split over several devices."""
         return self.num_device > 1 and self.distribute_strategy == "tp"
 
     @property
     def model_name(self) -> str:
-        return self.model_path.name.lower()
+        return Path(self.origin.partition("@")[0] or self.model_path).name.lower()
 
     @property
     def half(self) -> str:

@@ -13,12 +13,13 @@ from typing import Any
 from llmconv.errors import InputError
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
+PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # chip -> cores
 
 
 @dataclass(frozen=True)
 class Option:
-    """kind: str, int, flag, path, size (bytes, with K/M/G) or one of `choices`. `later`: the work that will bring it."""
+    """kind: str, int, flag, path, size (bytes, with K/M/G), pixels ("W,H") or one of `choices`."""
 
     name: str
     kind: str
@@ -28,11 +29,10 @@ class Option:
     flags: tuple[str, ...] = ()
     variable: str = ""
     choices: tuple[str, ...] = ()
-    later: str = ""
 
 
 OPTIONS = (
-    Option("model_path", "path", None, "directory of the HuggingFace checkpoint", "required", ("-m",), "model"),
+    Option("model_path", "path", None, "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub", "required", ("-m",), "model"),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
     Option("quantize", "choice", "auto", "weights: auto follows the checkpoint, else bf16", "quantisation", ("-q",), choices=QUANTIZE),
     Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),
@@ -48,7 +48,7 @@ OPTIONS = (
     Option("share_prompt", "flag", False, "a prompt shared by many conversations", "sequence"),
     Option("use_history_kv", "flag", False, "prefill with history in the vendor's newer scheme", "sequence"),
     Option("chunk_length", "int", 0, "decode stages of growing KV length", "sequence"),
-    Option("max_pixels", "str", "", "W,H of the largest image", "vision", later="vision models"),
+    Option("max_pixels", "pixels", "", "W,H of the largest image", "vision"),
     Option("lora_max_rank", "int", 0, "room for LoRA adapters of this rank; 0: none", "other nets"),
     Option("do_sample", "flag", False, "logits and sampling heads instead of the greedy token", "other nets"),
     Option("embedding_disk", "flag", False, "embedding table as a file for the CPU", "other nets"),
@@ -63,6 +63,7 @@ OPTIONS = (
     Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: most of what is free", "build"),
     Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
+    Option("progress", "choice", "auto", "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal", "build", choices=PROGRESS),
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 
@@ -76,7 +77,7 @@ _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 def parse(given: Mapping[str, Any]) -> dict[str, Any]:
     """Every option with its typed value: what is given (strings or values), else the default.
 
-    Raises InputError for an unknown name (with the near miss), a value that does not parse, and an option of later work.
+    Raises InputError for an unknown name (with the near miss) and a value that does not parse.
     """
     values = {o.name: o.default for o in OPTIONS}
     for key, raw in given.items():
@@ -87,10 +88,7 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
             near = difflib.get_close_matches(key, ALIASES, n=1)
             raise InputError(f"unknown option {key!r}", "llmconv takes no such option", f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them.")
         option = BY_NAME[name]
-        value = _value(option, raw)
-        if option.later and value != option.default:
-            raise InputError(f"{name}={raw}", f"{option.later} is not in this version of llmconv yet", f"Leave {name} out.")
-        values[name] = value
+        values[name] = _value(option, raw)
     return values
 
 
@@ -112,6 +110,11 @@ def _value(option: Option, raw: Any) -> Any:
             return int(text)
         except ValueError:
             raise bad("a whole number is expected") from None
+    if option.kind == "pixels":
+        sides = [part.strip() for part in text.split(",")]
+        if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+            raise bad("two whole numbers with a comma between them are expected, e.g. 672,896")
+        return ",".join(str(int(side)) for side in sides)
     if option.kind == "size":
         value = amount(text)
         if value is None:

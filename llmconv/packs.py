@@ -19,11 +19,11 @@ from llmconv.lower.coefficients import coefficients
 from llmconv.lower.errors import NotCovered
 
 
-def program(net: str, packed: Mapping[str, Any], known: bool, checkpoint: Checkpoint, compiler: Compiler, bare: Path, beside: Path | None) -> str:
+def program(net: str, packed: Mapping[str, Any], known: bool, checkpoint: Checkpoint, compiler: Compiler, bare: Path, beside: Mapping[str, Path]) -> str:
     """Write the program of a block to `bare`. Returns "", or why the block has to be compiled as it is.
 
     packed: {mlir, weights, roles} of the block with stand-ins, and of each part of a linear alone in `linears`. known: the linears are those of a net
-    for which they were found right. beside: a file that the compiler finds where it runs.
+    for which they were found right. beside: files that the compiler finds where it runs.
     """
     for i, linear in enumerate(() if known else packed["linears"]):
         alone = compiler.scratch / f"linear_{i}.bmodel"

@@ -3,11 +3,14 @@ config.json and safetensors headers, writes nothing, runs nothing."""
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
 
+from llmconv import vision
 from llmconv.blocks.spec import Spec
+from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint import quantised, recipe
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
@@ -16,6 +19,7 @@ from llmconv.devices import check_devices
 from llmconv.errors import InputError
 from llmconv.families import family_of
 from llmconv.families.family import Family
+from llmconv.hub import Name
 from llmconv.job import Job
 from llmconv.nets import Net, decoder_nets
 from llmconv.options import BY_NAME, CHIPS
@@ -26,7 +30,8 @@ SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")  # 
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled."""
+    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled.
+    `tower`: the sizes of the vision tower, if there is one."""
 
     job: Job
     config: Config
@@ -35,6 +40,13 @@ class Plan:
     spec: Spec
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
+    tower: TowerSpec | None = None
+
+    @property
+    def weights(self) -> int:
+        """How many weights the model has: elements of the tensors that are used; one in two places counts once."""
+        names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}.union(self.disk_tensors)
+        return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
 
     @property
     def disk_tensors(self) -> list[str]:
@@ -56,11 +68,8 @@ class Plan:
 
 def plan(job: Job) -> Plan:
     """The plan of a job. Raises InputError for everything that can be known to be wrong before work starts."""
-    config = Config.read(job.model_path)
-    family = family_of(config["model_type"])
-    quantisation = quantised.read(config)
-    job, notes = resolve(job, config, quantisation)
-    checkpoint = Checkpoint.open(job.model_path)
+    config, family, quantisation, job, notes = check_config(job)
+    checkpoint = _checkpoint(job)
     spec = _stored(family.decoder.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
     spec.check(job.seq_length)
     notes += _layers(spec)
@@ -68,12 +77,36 @@ def plan(job: Job) -> Plan:
     _check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
+    tower = vision.tower_of(job, family, config, checkpoint, spec)
+    if tower:
+        notes += vision.notes(job, tower)
+        nets = (*vision.tower_nets(job, spec, tower), *nets)
+        job = replace(job, max_pixels=",".join(map(str, tower.pixels)))
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:
         notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
-    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes))
+    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), tower)
     _check_tensors(made)
     return made
+
+
+def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
+    """What config.json alone decides, before any weights are there: its family, how it is quantised, the resolved
+    job, and notes. Errors as `plan`."""
+    config = Config.read(job.model_path)
+    family = family_of(config["model_type"])
+    quantisation = quantised.read(config)
+    return config, family, quantisation, *resolve(job, config, quantisation)
+
+
+def _checkpoint(job: Job) -> Checkpoint:
+    """The model's tensors. Of a model of the hub whose weights are still to come, the headers are asked for."""
+    if not job.origin:
+        return Checkpoint.open(job.model_path)
+    from llmconv.hub.repository import checkpoint
+
+    repo, _, commit = job.origin.partition("@")
+    return checkpoint(Name(repo, commit or "main"))
 
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:

@@ -1,11 +1,17 @@
-"""What is printed when a conversion is done: where the result is, how large, how long it took, what comes next."""
+"""What is told when a conversion is done: where the result is, how large, what it took, what to expect of it, what comes next."""
 
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
+from collections import Counter
+from pathlib import Path
 from typing import Any
 
 from llmconv.engine import events
+from llmconv.engine.words import duration
 from llmconv.layout import Layout
 
 CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compiler's static cost model
@@ -34,34 +40,132 @@ def size(nbytes: float) -> str:
     raise AssertionError
 
 
-class Summary:
-    """A listener that prints a few lines when a run that made a .bmodel ends well."""
+def program(name: str) -> str:
+    """How a user can call one of our programs from here: its name if that is what the shell finds, else its path."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if not own.exists() or (found and os.path.realpath(found) == os.path.realpath(own)):
+        return name
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
-    def __init__(self, layout: Layout):
-        self.layout = layout
+
+def coefficient_bytes(manifest: dict[str, Any]) -> int:
+    """Bytes of coefficients in the .bmodel; nets that share theirs count once."""
+    return sum({n["coefficients"] or n["name"]: n["coefficient_bytes"] for n in manifest["nets"]}.values())
+
+
+class Summary:
+    """A listener that tells, after a run that made a .bmodel, what came of it.
+
+    progress: as in engine.RunOptions; with "json" the summary is one more object, with "quiet" it is left out.
+    """
+
+    def __init__(self, layout: Layout, progress: str = "auto"):
+        self.layout, self.progress = layout, progress
         self.merged = False
+        self.nets: dict[str, str] = {}  # what this run did for each net
 
     def __call__(self, event: Any) -> None:
-        if isinstance(event, events.TaskFinished) and event.name == "verify":
-            print(event.values["text"])
-        if isinstance(event, (events.TaskFinished, events.TaskUnchanged)) and event.name == "manifest":
-            self.merged = True
+        if isinstance(event, (events.TaskFinished, events.TaskUnchanged)):
+            self._task(event)
         if isinstance(event, events.RunFinished) and self.merged and not event.status:
-            print(self.text(event))
+            if self.progress == "json":
+                print(json.dumps({"event": "Summary"} | self.facts(event)), flush=True)
+            elif self.progress != "quiet":
+                print(self.text(event), flush=True)
 
-    def text(self, event: Any) -> str:
+    def _task(self, event: Any) -> None:
+        phase, _, net = event.name.partition(":")
+        if phase == "compile":
+            unchanged = isinstance(event, events.TaskUnchanged)
+            self.nets[net] = "up to date" if unchanged else "from the cache" if event.how == "cached" else event.values["how"]
+        self.merged = self.merged or event.name == "manifest"
+        if event.name == "verify" and isinstance(event, events.TaskFinished) and self.progress not in ("json", "quiet"):
+            print(event.values["text"])
+
+    def facts(self, event: events.RunFinished) -> dict[str, Any]:
+        """What is known at the end of a run, JSON-able; bytes and seconds."""
         manifest = json.loads(self.layout.manifest.read_text(encoding="utf-8"))
-        time = latencies(manifest)
-        nets = manifest["nets"]
-        lines = [
-            f"{self.layout.out / manifest['bmodel']}  {size(manifest['bytes'])}, {len(nets)} nets",
-            f"built {event.built}, cached {event.cached}, unchanged {event.unchanged} tasks in {event.seconds:.1f} s",
+        held = coefficient_bytes(manifest)
+        return {
+            "bmodel": str(self.layout.out / manifest["bmodel"]),
+            "bytes": manifest["bytes"],
+            "coefficient_bytes": held,
+            "weights": manifest["weights"],
+            "bits_per_weight": round(8 * held / manifest["weights"], 2),
+            "nets": dict(Counter(self.nets.values())),
+            "seconds": round(event.seconds, 1),
+            "cpu_seconds": round(event.cpu, 1),
+            "peak_memory": event.peak_memory,
+            "peak_disk": event.peak_disk,
+            "chip": manifest["job"]["chip"],
+            "max_input_length": manifest["job"]["max_input_length"],
+            "estimated_seconds": latencies(manifest),
+            "verified": self._verified(manifest["sha256"]),
+        }
+
+    def _verified(self, sha256: str) -> dict[str, Any] | None:
+        """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}; None when it did not run."""
+        try:
+            told = json.loads(self.layout.verified.read_text(encoding="utf-8"))
+            if told["sha256"] != sha256:
+                return None
+            found = [(output["relative_l2"] or 0.0, net["name"], output) for net in told["nets"] for output in net["outputs"]]
+            worst = max(found, key=lambda item: item[0], default=None)
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        named = {"net": worst[1], "output": worst[2]["output"], "relative_l2": worst[0], "limit": worst[2]["relative_l2_limit"]} if worst else None
+        return {"ok": told["ok"], "worst": named}
+
+    def text(self, event: events.RunFinished) -> str:
+        """The facts as lines of at most 80 columns, but for paths."""
+        f = self.facts(event)
+        rows = [
+            ("size", f"{size(f['bytes'])}; {f['bits_per_weight']:.2f} bits per weight ({size(f['coefficient_bytes'])} for {count(f['weights'])} weights)"),
+            ("nets", f"{sum(f['nets'].values())}: {', '.join(f'{n} {how}' for how, n in sorted(f['nets'].items()))}"),
+            ("took", f"{duration(f['seconds'])}, {duration(f['cpu_seconds'])} of CPU" + self._peaks(f)),
+            *zip(("estimate", ""), estimates(f)),
+            ("verified", _verdict(f["verified"])),
+            *([("report", str(self.layout.report))] if self.layout.report.exists() else []),
+            ("next", self._next(f)),
         ]
-        estimates = []
-        if time["prefill"]:
-            estimates.append(f"prefill of {manifest['job']['max_input_length']} tokens {1000 * time['prefill']:.2f} ms")
-        if time["decode"]:
-            estimates.append(f"decode {1000 * time['decode']:.2f} ms/token ({1 / time['decode']:.0f} tokens/s)")
-        if estimates:
-            lines.append(f"compiler estimate on {manifest['job']['chip']}: {', '.join(estimates)}")
-        return "\n".join([*lines, f"next: llmconv verify {self.layout.out}"])
+        return "\n".join([f["bmodel"], *(f"  {name:<9} {text}" for name, text in rows)])
+
+    def _peaks(self, f: dict[str, Any]) -> str:
+        peaks = [f"{size(f[key])} of {word}" for key, word in (("peak_memory", "memory"), ("peak_disk", "disk")) if f[key]]
+        return f"; peak {', '.join(peaks)}" if peaks else ""
+
+    def _next(self, f: dict[str, Any]) -> str:
+        if f["verified"] is None:
+            return f"{program('llmconv')} verify {self.layout.out}"
+        if f["verified"]["ok"]:
+            return "copy the .bmodel and config/ to the device"
+        return f"{program('llmconv')} verify {self.layout.out} --full"
+
+
+def count(number: int) -> str:
+    """A number of weights: "494 M", "7.6 B"."""
+    for unit, step in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= step:
+            return f"{number / step:.1f} {unit}" if number < 100 * step else f"{number / step:.0f} {unit}"
+    return str(number)
+
+
+def estimates(f: dict[str, Any]) -> list[str]:
+    """Lines on the latencies that the compiler estimates, and that nobody has measured."""
+    time, parts = f["estimated_seconds"], []
+    if time["prefill"]:
+        parts.append(f"prefill of {f['max_input_length']} tokens in {1000 * time['prefill']:.2f} ms")
+    if time["decode"]:
+        parts.append(f"then {1 / time['decode']:.0f} tokens/s ({1000 * time['decode']:.2f} ms each)")
+    if not parts:
+        return [f"none: the compiler gives none for dynamic nets on {f['chip']}"]
+    return [", ".join(parts), f"by the compiler's count of cycles for {f['chip']}; not measured"]
+
+
+def _verdict(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "not yet"
+    worst = told["worst"]
+    at = f", worst relative L2 {worst['relative_l2']:.4f} ({worst['net']} {worst['output']}, limit {worst['limit']:.4f})" if worst else ""
+    return ("right" if told["ok"] else "WRONG") + at

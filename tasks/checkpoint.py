@@ -12,6 +12,7 @@ from llmconv.plan import Plan
 from .shapes import head
 
 MB = 1 << 20
+DIGESTED = 500e6  # bytes that a thread reads and digests in a second, about
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -19,13 +20,14 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     # a single shard holds everything up: nothing can be keyed before it is read
     threads = max(1, (os.cpu_count() or 1) // len(plan.checkpoint.shards))
     for shard in plan.checkpoint.shards:
+        held = sum(info.nbytes for info in plan.checkpoint.tensors.values() if info.file == shard)
         yield task(
             shard.name,
             "llmconv.actions:digest_shard",
-            {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads},
+            {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads, "hub": bool(plan.job.origin)},
             basename="checkpoint",
             targets=[layout.digests(shard.name)],
             watch=[shard],
-            need=Need(memory=(30 + 10 * threads) * MB),
+            need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + held / (DIGESTED * threads)),
             doc=f"digests of the tensors in {shard.name}",
         )

@@ -69,6 +69,8 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
         key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
         need=need,
+        phase="stamp" if stamped else "compile",
+        like=f"{'stamp' if stamped else 'compile'} {origin.structure}",
         doc=f"stamp {net.name} from {origin.template}" if stamped else f"compile {net.name}",
     )
 

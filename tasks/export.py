@@ -27,9 +27,11 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             basename="export",
             targets=list(files),
             key={"text": hashlib.sha256("\0".join(files.values()).encode()).hexdigest()},
-            need=Need(memory=0),
+            need=Need(memory=0, seconds=0.01),
             cacheable=False,
             local=True,
+            like="export",
+            foretold=list(files.values()),
             doc=f"MLIR of {net.name}",
         )
 

@@ -41,6 +41,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         {
             "job": job,
             "bmodel": bmodel,
+            "weights": plan.weights,
             "merged": str(layout.facts("merged")),
             "devices": [{"bmodel": g.file, "nets": list(g.nets), "facts": str(layout.facts(f"merged_{g.name}"))} for g in devices],
             "nets": nets,
@@ -51,7 +52,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         targets=[layout.manifest],
         file_dep=[layout.facts("merged"), *(layout.facts(f"merged_{g.name}") for g in devices), layout.toolchain, *digests, *(path for n in plan.nets for path in layout.net(n.name)[2:])],
         key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
-        need=Need(memory=50 * MB),
+        need=Need(memory=50 * MB, seconds=0.1),
         cacheable=False,
         doc="manifest.json: options, digests, sizes, times",
     )

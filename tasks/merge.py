@@ -18,6 +18,7 @@ from llmconv.plan import Plan
 from .shapes import head, single
 
 MB = 1 << 20
+MERGED = 200e6  # bytes that are written and digested in a second, about
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -52,7 +53,7 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         targets=[target, layout.facts(facts)],
         file_dep=[path for paths in files.values() for path in paths[:3]],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL),
+        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL, seconds=0.1 + coefficient_bytes(nets) / MERGED),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {target.name}",
     )
@@ -67,7 +68,7 @@ def _combination(plan: Plan, layout: Layout) -> dict:
         basename="merge",
         targets=[target],
         key={"text": text},
-        need=Need(memory=0),
+        need=Need(memory=0, seconds=0.01),
         cacheable=False,
         local=True,
         doc="which nets are on which device",
@@ -86,7 +87,7 @@ def _config(plan: Plan, layout: Layout) -> dict:
         picks=[(layout.digests(shard.name), plan.disk_tensors) for shard in shards],
         reads=shards,
         key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]},
-        need=Need(memory=150 * MB),
+        need=Need(memory=150 * MB, seconds=0.2),
         cacheable=False,
         doc="copy configuration and tokenizer",
     )

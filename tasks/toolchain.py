@@ -19,5 +19,6 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         targets=[layout.toolchain],
         key={"version": toolchain.VERSION, "digest": found.digest if found else None},
         cacheable=False,
+        foretold=[found.record] if found else [],
         doc=f"tpu_mlir {toolchain.VERSION}: find or fetch the compiler",
     )

@@ -11,6 +11,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
+import vision_checkpoints  # noqa: E402
 from checkpoints import make  # noqa: E402
 
 
@@ -55,6 +56,20 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     return get
 
 
+@pytest.fixture(scope="session")
+def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same directory."""
+    made: dict[str, Path] = {}
+
+    def get(name: str, **options) -> Path:
+        key = repr((name, sorted(options.items())))
+        if key not in made:
+            made[key] = vision_checkpoints.make(tmp_path_factory.mktemp("models"), name, **options)
+        return made[key]
+
+    return get
+
+
 @pytest.fixture
 def convert(llmconv_env, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """convert(model, seq=128, quantize="bf16", ...) -> the output directory of a conversion that ended well."""
@@ -64,7 +79,7 @@ def convert(llmconv_env, tmp_path_factory: pytest.TempPathFactory) -> Callable[.
     def run(model: Path, **options) -> Path:
         out = tmp_path_factory.mktemp("out")
         given = {"model": str(model), "out": str(out)} | {k: str(v) for k, v in options.items()}
-        status = frontend.run(Job.create(given), given, ["convert"], "{task}")
+        status = frontend.run(Job.create(given), given, ["convert"])
         assert status == 0, f"converting {model} with {options} ended with {status}"
         return out
 

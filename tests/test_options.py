@@ -194,7 +194,7 @@ def test_dry_run_tells_each_devices_memory(checkpoint, capsys, tmp_path):
     assert main([*argv, "--num_device", "3", "--distribute_strategy", "pp"]) == 0
     assert time.monotonic() - start < 1
     told = capsys.readouterr().out
-    assert all(f"memory dev{k} (estimate)" in told for k in range(3)) and "max_input_length       = 32" in told
+    assert all(f"memory dev{k} " in told for k in range(3)) and "max_input_length       = 32" in told
     assert not (tmp_path / "out").exists()
 
 
@@ -217,11 +217,11 @@ def test_only_mlir_writes_every_net_and_a_build_reuses_it(checkpoint, llmconv_en
     from llmconv import frontend
 
     given = {"model": str(checkpoint("qwen2", **SMALL)), "out": str(tmp_path / "out"), "seq": str(SEQ)}
-    assert frontend.run(Job.create(given | {"only_mlir": "1"}), given, ["convert"], "{task}") == 0
+    assert frontend.run(Job.create(given | {"only_mlir": "1"}), given, ["convert"]) == 0
     texts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "mlir").glob("*.mlir")}
     assert {path.stem for path in texts} == {net.name for net in made(checkpoint).nets}
     assert not list((tmp_path / "out").glob("*.bmodel"))
-    assert frontend.run(Job.create(given), given, ["convert"], "{task}") == 0
+    assert frontend.run(Job.create(given), given, ["convert"]) == 0
     assert {path: path.stat().st_mtime_ns for path in texts} == texts and list((tmp_path / "out").glob("*.bmodel"))
 
 

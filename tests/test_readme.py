@@ -30,7 +30,7 @@ EFFECTS = {
     "share_prompt": "as use_block_with_kv, and `block_prompt_i` without history is added",
     "use_history_kv": "`block_kv_i` with history is added; prefill without mask input, dynamic",
     "chunk_length": "`block_cache_i` gets stages for shorter histories; length of prefill with use_history_kv",
-    "max_pixels": "size of the `vit` net",
+    "max_pixels": "number of patches that the `vit` net takes, (W / patch) * (H / patch)",
     "lora_max_rank": "A and B of rank r beside every linear of a block (routed experts aside); `lm_head` gives logits; adds `embedding_lora`, `embedding_cache_lora`, `lm_head_lora` and the sampling heads",
     "do_sample": "`lm_head` gives logits; adds `greedy_head` and `sample_head`",
     "embedding_disk": "no `embedding` and `embedding_cache`; `config/embedding.bin` instead",
@@ -44,9 +44,8 @@ EFFECTS = {
 def row(option: Option) -> str:
     names = ", ".join(f"`{n}`" for n in (*option.flags, f"--{option.name}"))
     default = "" if option.default in (None, "", False) or option.group == "required" else f"`{option.default}`"
-    later = " (not in this version yet: refused)" if option.later else ""
     choices = f" ({', '.join(option.choices)})" if option.choices else ""
-    return f"| {names} | {default} | {option.help}{choices}{later} | {EFFECTS.get(option.name, NOTHING)} |"
+    return f"| {names} | {default} | {option.help}{choices} | {EFFECTS.get(option.name, NOTHING)} |"
 
 
 def test_the_option_table(request):

@@ -7,7 +7,7 @@ import struct
 
 import pytest
 
-from llmconv.bmodel.read import digest
+from llmconv.bmodel.read import BModel, digest
 
 CASES = {
     "w4 on two cores": {"quantize": "w4bf16", "chip": "bm1688"},
@@ -36,6 +36,15 @@ def compare(checkpoint, convert, **options) -> None:
 @pytest.mark.parametrize("case", CASES)
 def test_stamped_nets_equal_compiled_ones(case, checkpoint, convert):
     compare(checkpoint, convert, **CASES[case])
+
+
+@pytest.mark.compiler
+def test_decode_stages_use_the_addresses_of_the_first(checkpoint, convert):
+    out = convert(checkpoint("qwen2", num_hidden_layers=1), seq=64, chunk_length=16)
+    (file,) = out.glob("*.bmodel")
+    (net,) = (net for net in BModel.read(file).tree["net"] if net["name"] == "block_cache_0")
+    first, *others = ({"memory": (s["io_addr"], s["io_size"])} | {t["name"]: t["device_addr"] for t in s["input_tensor"]} for s in net["parameter"])
+    assert others == [first, first]
 
 
 TABLES = {

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmconv.blocks.linear import linear, rms_norm
-from llmconv.blocks.spec import NEIGHBOURS, Spec
+from llmconv.blocks.spec import NEIGHBOURS, Layer, Spec
+from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
 
 MASK_WEIGHT = "attention_mask.weight"
@@ -58,8 +59,8 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
     width = spec.head_dim if spec.rope_mode == NEIGHBOURS else params["dim"]
     if spec.rope_mode == NEIGHBOURS:
         params["neighbours"] = width
-    rows = {}
-    for part in ("cos", "sin"):
+    rows = _three_axes(g, spec.kinds[layer], step, positions) if spec.kinds[layer].axes else {}
+    for part in ("cos", "sin") if not rows else ():
         table = g.weight(f"rotary_{part}.weight", (step.capacity, 1, width), ("rope", part, params, step.capacity))
         rows[part] = g.Gather(table, positions, name=f"rotary_{part}")
 
@@ -73,6 +74,30 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
         return g.Concat(g.Rope(first, rows["sin"], rows["cos"], name=f"{name}.rope"), rest, axis=3, name=name)
 
     return turn(q, "q_proj"), turn(k, "k_cache")
+
+
+def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str, Value]:
+    """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L] (or [B, 3, 1]).
+
+    One table has a column for the cos and one for the sin of every frequency; of the rows for an axis the columns of other axes are
+    made 0, and their sum has each column from its own axis. Exact: all but one of the addends are 0.
+    """
+    width = kind.rope["dim"]
+    # a sequence's three positions are side by side where several are decoded: [B, 3, 1]
+    shape, axes_at = ((step.capacity, 1, width), 0) if step.batch == 1 else ((step.capacity, width), 1)
+    table = g.weight("rotary.weight", shape, ("rope", BOTH, kind.rope, step.capacity))
+    found = g.Gather(table, positions, name="rotary")
+    total = None
+    for axis, letter in enumerate("thw"):
+        first, last = [0] * 4, list(found.shape)
+        first[axes_at], last[axes_at] = axis, axis + 1
+        rows = g.Slice(found, g.none, g.none, g.none, offset=tuple(first), steps=(1,) * 4, ends=tuple(last), name=f"rotary_{letter}")
+        own = tuple(float(a == axis) for a in kind.axes)
+        mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, width), ("values", ((((*own, *own),),),)))
+        rows = g.Mul(rows, mask, name=f"rotary_{letter}.mul")
+        total = rows if total is None else g.Add(total, rows, name=f"rotary_{letter}.add")
+    parts = {part: cut(g, total, first, first + width // 2, f"rotary_{part}.half") for part, first in (("cos", 0), ("sin", width // 2))}
+    return {part: g.Concat(half, half, axis=3, name=f"rotary_{part}") for part, half in parts.items()}
 
 
 def _elementary_rope(g: Graph, x: Value, sin: Value, cos: Value, name: str) -> Value:

@@ -123,10 +123,12 @@ def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Val
 
 
 def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
-    """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L], attention_mask
-    [B, 1, L, keys] (unless it is a constant tile), and history_k and history_v [B, history, KV, D]."""
+    """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L] (with three positions for
+    every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (unless it is a constant tile), and history_k and history_v [B, history, KV, D]."""
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
-    positions = g.input("position_ids", (step.batch, step.length), "si32")
+    many, axes = step.batch > 1, spec.positions
+    shape = (step.batch, step.length) if axes == 1 else (step.batch, axes, step.length) if many else (axes, step.length)
+    positions = g.input("position_ids", shape, "si32")
     tile = {"name": MASK_WEIGHT, "shape": (step.mask_tile, step.mask_tile), "recipe": ("causal", step.mask_tile)}
     constant = step.mask_tile and not step.decode
     mask = None if constant else g.input("attention_mask", (step.batch, 1, step.length, step.keys))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 from llmconv.blocks.spec import Layer
 from llmconv.checkpoint.config import Config
@@ -27,3 +28,29 @@ def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
     first = config.int("max_window_layers", 28, least=0)
     sliding = config.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in range(count)]
     return tuple(Layer(rope, window if kind == "sliding_attention" else None) for kind in sliding[:count])
+
+
+def three_axes(rule: Rule, axes: Callable[[Config, Sequence[int], int], tuple[int, ...]], sections: tuple[int, int, int]) -> Rule:
+    """The layers of `rule`, whose tokens have three positions: axes(config, sections, frequencies) says which one each frequency turns by.
+
+    sections: how many frequencies each axis has where rope's mrope_section does not say.
+    """
+
+    def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
+        return tuple(replace(kind, axes=axes(config, kind.rope.get("mrope_section", sections), kind.rope["dim"] // 2)) for kind in rule(config, head_dim))
+
+    return kinds
+
+
+def chunked(config: Config, sections: Sequence[int], frequencies: int) -> tuple[int, ...]:
+    """All frequencies of time, then those of height, then those of width (and so on)."""
+    if sum(sections) != frequencies:
+        raise config.error("rope mrope_section", f"is {list(sections)}, which does not add up to the {frequencies} frequencies of a head")
+    return tuple(number % 3 for number, count in enumerate(sections) for _ in range(count))
+
+
+def interleaved(config: Config, sections: Sequence[int], frequencies: int) -> tuple[int, ...]:
+    """Time, height, width, time, and so on: every axis until its section is used up, then time."""
+    if len(sections) != 3:
+        raise config.error("rope mrope_section", f"is {list(sections)}; three numbers are expected")
+    return tuple(i % 3 if i < 3 * sections[i % 3] else 0 for i in range(frequencies))

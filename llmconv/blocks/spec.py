@@ -17,6 +17,7 @@ ACTIVATIONS = {
     "gelu": ("GELU", {}),
     "gelu_new": ("GELU", {"approx_mode": "tanh"}),
     "gelu_pytorch_tanh": ("GELU", {"approx_mode": "tanh"}),
+    "quick_gelu": ("Swish", {"beta": 1.702}),
 }
 
 # Pairs that rope turns: elements i and i + dim/2 of a head, or 2i and 2i + 1
@@ -51,11 +52,13 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 @dataclass(frozen=True)
 class Layer:
     """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
-    (None: all before it). sparse: routed experts in place of the MLP."""
+    (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a token's three
+    positions (time, height, width) it turns by; empty where a token has one position."""
 
     rope: Mapping[str, Any]
     window: int | None = None
     sparse: bool = False
+    axes: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -108,6 +111,11 @@ class Spec:
     @property
     def layers(self) -> int:
         return len(self.kinds)
+
+    @property
+    def positions(self) -> int:
+        """How many positions a token has: 1, or 3 (time, height, width)."""
+        return 3 if any(kind.axes for kind in self.kinds) else 1
 
     def linear(self, role: str) -> tuple[int, int]:
         """(K, N) of a block's linear layer."""

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import os
+import re
 from pathlib import Path
 
 from .read import BModel
 
 EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # as long as every time that the compiler writes
-PADDING = slice(21, 24)  # of binary_ir: never written by the compiler, so it holds whatever memory held
+# Every group of operations in binary_ir begins with its counts of inputs and outputs and constants, and three bytes that the compiler
+# never writes, so that they hold whatever memory held. (Measured with two compilations under different MALLOC_PERTURB_.)
+PADDING = re.compile(rb"[\x01-\x1f]\x00\xff[\x01-\x1f].\x22[\x01\x03](...)", re.DOTALL)
 
 
 def normalise(path: Path) -> None:
-    """Set the time field to the epoch and clear the padding of `binary_ir`, in place.
+    """Set the time field to the epoch and clear the padding in `binary_ir`, in place.
 
     Both are measured to be all that differs between two compilations of one net by tpu_mlir 1.30.2.
     """
@@ -26,7 +29,9 @@ def normalise(path: Path) -> None:
             f.seek(head.index(stamp))
             f.write(EPOCH)
         for start, size in binaries:
-            if size >= PADDING.stop:
-                f.seek(base + start + PADDING.start)
-                f.write(bytes(PADDING.stop - PADDING.start))
+            f.seek(base + start)
+            binary = f.read(size)
+            for group in PADDING.finditer(binary):
+                f.seek(base + start + group.start(1))
+                f.write(bytes(3))
         os.fsync(f.fileno())

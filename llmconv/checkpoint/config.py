@@ -61,7 +61,8 @@ class Config(Mapping):
         """This config with some fields replaced."""
         return Config({**self.data, **fields}, self.file, self.where)
 
-    def _error(self, key: str, why: str) -> InputError:
+    def error(self, key: str, why: str) -> InputError:
+        """What is wrong with a field."""
         return InputError(f"{self.where}{key} in {self.file}", why, "Repair config.json or download it again.")
 
     def int(self, key: str, default: Any = _MISSING, least: int = 1) -> int:
@@ -69,20 +70,20 @@ class Config(Mapping):
         value = self.data.get(key)
         if value is None:
             if default is _MISSING:
-                raise self._error(key, "is missing, and the model cannot be built without it")
+                raise self.error(key, "is missing, and the model cannot be built without it")
             return default
         if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise self._error(key, f"is {value!r}; a whole number of at least {least} is expected")
+            raise self.error(key, f"is {value!r}; a whole number of at least {least} is expected")
         return value
 
     def float(self, key: str, default: Any = _MISSING) -> float:
         value = self.data.get(key)
         if value is None:
             if default is _MISSING:
-                raise self._error(key, "is missing, and the model cannot be built without it")
+                raise self.error(key, "is missing, and the model cannot be built without it")
             return default
         if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise self._error(key, f"is {value!r}; a number is expected")
+            raise self.error(key, f"is {value!r}; a number is expected")
         return float(value)
 
     def bool(self, key: str, default: bool) -> bool:
@@ -90,7 +91,7 @@ class Config(Mapping):
         if value is None:
             return default
         if not isinstance(value, bool):
-            raise self._error(key, f"is {value!r}; true or false is expected")
+            raise self.error(key, f"is {value!r}; true or false is expected")
         return value
 
     def require(self, key: str, value: Any) -> None:
@@ -115,7 +116,7 @@ class Config(Mapping):
         if kind and isinstance(given, dict) and isinstance(given.get(kind), dict):
             given = given[kind]
         if given is not None and not isinstance(given, dict):
-            raise self._error("rope_scaling", f"is {given!r}; an object is expected")
+            raise self.error("rope_scaling", f"is {given!r}; an object is expected")
         rope = {k: v for k, v in (given or {}).items() if v is not None}
         name = rope.pop("type", None)
         name = rope.get("rope_type", name) or "default"

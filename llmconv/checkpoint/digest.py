@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -19,6 +20,17 @@ def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
     # threads help: reading and hashing both let go of the interpreter
     with open(shard, "rb", buffering=0) as f, ThreadPoolExecutor(threads) as pool:
         return dict(zip((t.name for t in tensors), pool.map(lambda t: _digest(f.fileno(), t), tensors)))
+
+
+def blob_digests(shard: Path) -> dict[str, str] | None:
+    """{tensor: sha256 over its type, shape, and its place in a file of known sha256}; None when the file's name is not its sha256.
+
+    The cache of huggingface_hub keeps large files as blobs/SHA256, with a link to each.
+    """
+    blob = shard.resolve()
+    if blob.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", blob.name):
+        return None
+    return {t.name: hashlib.sha256(f"{t.dtype}{list(t.shape)}{blob.name}:{t.offset}".encode()).hexdigest() for t in read_header(shard)}
 
 
 def _digest(descriptor: int, info: TensorInfo) -> str:

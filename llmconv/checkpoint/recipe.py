@@ -6,6 +6,7 @@
     ("stack", r, ...)                 tensors of one shape along a new first axis
     ("concat", r, ...)                tensors along their first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
+    ("flat", r)                       all axes behind the first one joined: a convolution's kernel as the rows of a matrix
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
     ("fill", shape, number)           a constant
     ("values", nested list)           small constants as they are
@@ -34,6 +35,7 @@ to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint import packing, rope
@@ -72,7 +74,7 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind in ("tensor", "raw"):
         return checkpoint.info(recipe[1]).shape
     if kind == "rope":
-        return (recipe[3], 1, rope.width(recipe[2]))
+        return (recipe[3], 1, rope.width(recipe[2], recipe[1]))
     if kind in ("fill", "constant"):
         return tuple(recipe[1])
     if kind == "causal":
@@ -88,6 +90,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (len(recipe) - 1, *_alike(recipe, checkpoint))
     if kind == "concat":
         return (sum(shape(r, checkpoint)[0] for r in recipe[1:]), *inner[1:])
+    if kind == "flat":
+        return (inner[0], prod(inner[1:]))
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
     if kind == "rows":
@@ -134,6 +138,10 @@ def _earlier(size: int) -> np.ndarray:
     return np.tri(size, k=-1, dtype=np.float32)[None]
 
 
+def _flat(values: np.ndarray) -> np.ndarray:
+    return values.reshape(len(values), -1)
+
+
 def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
     import numpy as np
 
@@ -173,6 +181,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "rows": _rows,
     "stack": _stack,
     "concat": _concat,
+    "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
     "constant": lambda checkpoint, shape, number: _fill(shape, number).astype("u1"),

@@ -117,23 +117,29 @@ def _longrope_attention(rope: Mapping[str, Any]) -> float:
     return 1.0 if factor <= 1 else math.sqrt(1 + math.log(factor) / math.log(rope["original_max_position"]))
 
 
-def width(rope: Mapping[str, Any]) -> int:
+HALF_COS, HALF_SIN, BOTH = "half_cos", "half_sin", "cos_sin"
+
+
+def width(rope: Mapping[str, Any], part: str = "") -> int:
     """Sizes of a row of the table."""
-    return rope.get("neighbours") or rope["dim"]
+    return rope["dim"] // 2 if part in (HALF_COS, HALF_SIN) else rope.get("neighbours") or rope["dim"]
 
 
 def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
-    """float32 [length, 1, width]: cos or sin of every position.
+    """float32 [length, 1, width]: cos or sin of every position; half_cos or half_sin: of each frequency once; cos_sin: both halves.
 
     The layout of rotate-half rope, both halves alike; or, if rope["neighbours"] is the head's whole size, that of pairs of
     neighbours: every value twice, then no rotation (cos 1, sin 0) for the rest of the head.
     """
     import numpy as np
 
+    if part == BOTH:
+        return np.concatenate([table(rope, length, HALF_COS), table(rope, length, HALF_SIN)], 2)
     frequencies, attention = inverse_frequencies(rope, length)
     angle = np.outer(np.arange(length, dtype=np.float32), frequencies)
-    angle = np.repeat(angle, 2, 1) if "neighbours" in rope else np.concatenate([angle, angle], 1)
+    if part not in (HALF_COS, HALF_SIN):
+        angle = np.repeat(angle, 2, 1) if "neighbours" in rope else np.concatenate([angle, angle], 1)
     # float64 inside: correctly rounded, the same on every machine
-    values = (np.cos if part == "cos" else np.sin)(angle.astype(np.float64)).astype(np.float32) * np.float32(attention)
-    rest = np.full((length, width(rope) - values.shape[1]), part == "cos", np.float32)
+    values = (np.cos if part.endswith("cos") else np.sin)(angle.astype(np.float64)).astype(np.float32) * np.float32(attention)
+    rest = np.full((length, width(rope, part) - values.shape[1]), part == "cos", np.float32)
     return np.concatenate([values, rest], 1).reshape(length, 1, -1)

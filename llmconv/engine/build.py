@@ -15,9 +15,11 @@ from llmconv.errors import ConvertError
 from . import events, machine, outputs, preflight, scheduler
 from .decide import Decider, Decision, pairs
 from .failure import Failure, from_death, from_exception
+from .forecast import Forecast
 from .graph import Graph, Node
 from .interrupt import Handlers, Interrupted
 from .lock import Lock
+from .monitor import Monitor
 from .options import RunOptions
 from .perform import perform
 from .plain import run_plain
@@ -25,7 +27,7 @@ from .pool import Death, Pool, Result
 from .state import State
 from .threads import Threads
 
-HEARTBEAT = 60.0  # seconds
+HEARTBEAT = 1.0  # seconds
 
 
 class Build:
@@ -48,6 +50,7 @@ class Build:
         self.total = sum(node.works for node in graph.nodes.values())
         self.counts = dict.fromkeys(("built", "cached", "unchanged", "failed"), 0)
         self.status = 0
+        self.cpu, self.peak = 0.0, 0  # seconds of the workers' processes; bytes of the largest
         self.stopping = False  # start nothing more
         self.cancelled = False  # what runs is not wanted either
         self.checked = False  # the preflight check comes before the first start
@@ -56,6 +59,8 @@ class Build:
 
     def run(self) -> int:
         """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot start."""
+        if self.options.prepare:
+            self.options.prepare()
         try:
             return self._run()
         except OSError as error:  # of the engine's own files; an action's errors do not come this way
@@ -70,6 +75,8 @@ class Build:
             self.listeners.append(log)
             self.state = State(self.options.state_dir)
             self.decider = Decider(self.state, self.options)
+            self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
+            self.monitor = Monitor(self.graph, self.forecast, self.jobs, self.scheduler.memory, str(self.options.state_dir.parent))
             self.pool = Pool(self.options.state_dir, lock.worker_fd, self.results)
             try:
                 self._start(lock)
@@ -80,12 +87,20 @@ class Build:
             finally:
                 self._cancel()
                 self.state.close()
-                seconds, left = time.monotonic() - begin, len(self._unsettled())
-                self._tell(
-                    events.RunFinished(self.status, **self.counts, left=left, seconds=seconds, interrupted=interrupted)
-                )
+                self._finish(time.monotonic() - begin, interrupted)
                 log.close()
         return self.status
+
+    def _finish(self, seconds: float, interrupted: str) -> None:
+        if self.counts["built"] or self.counts["cached"]:
+            self.monitor.peaks.sample(0, disk_too=True)
+        self._tell(
+            events.RunFinished(
+                self.status, **self.counts, left=len(self._unsettled()), seconds=seconds, interrupted=interrupted,
+                cpu=self.cpu + time.process_time(), peak_memory=max(self.peak, self.monitor.peaks.memory),
+                peak_disk=self.monitor.peaks.disk, again=self.options.again,
+            )
+        )
 
     def _tell(self, event: events.Event) -> None:
         for listener in list(self.listeners):
@@ -98,15 +113,14 @@ class Build:
     def _start(self, lock: Lock) -> None:
         out = self.options.state_dir.parent
         self._tell(events.RunStarted(self.total, self.jobs, self.scheduler.memory, str(out)))
-        if self.state.note:
-            self._tell(events.Note(self.state.note))
+        for note in (*self.options.notes, self.state.note):
+            if note:
+                self._tell(events.Note(note))
         if lock.unclean:
             self._clear_scratch()
         folders = {os.path.dirname(path) for path in self.graph.producers}
         outputs.sweep(folders, out if lock.unclean else None)
-        self.priorities = scheduler.priorities(
-            self.graph, lambda name: self.decider.expected_seconds(self.graph.nodes[name])
-        )
+        self.priorities = scheduler.priorities(self.graph, lambda name: self.forecast.seconds(self.graph.nodes[name]))
 
     def _loop(self) -> str:
         """Until nothing runs and nothing can start. Returns the name of the signal that ended it, or ""."""
@@ -116,11 +130,12 @@ class Build:
             self._launch()
             if not self.running:
                 return ""
+            if time.monotonic() >= beat:
+                self._beat()
+                beat = time.monotonic() + HEARTBEAT
             try:
                 batch = [self.results.get(timeout=max(0.0, beat - time.monotonic()))]
             except queue.Empty:
-                beat += HEARTBEAT
-                self._beat()
                 continue
             while not self.results.empty():  # what ended together is committed together
                 batch.append(self.results.get())
@@ -132,9 +147,7 @@ class Build:
                 return signals[0].name
 
     def _beat(self) -> None:
-        now = time.monotonic()
-        running = tuple((name, now - start) for name, start in self.running.items())
-        self._tell(events.Heartbeat(running, sum(self.counts.values()), self.total))
+        self._tell(self.monitor.beat(self.running, self.pool.busy(), self.settled, self.counts, self.total))
 
     def _cancel(self) -> None:
         """Ends everything that still runs and removes what it staged."""
@@ -218,8 +231,9 @@ class Build:
             else:
                 slot = self.pool.start(job)
         how = "cache" if decision.fetch else "run"
-        memory, seconds = self.decider.expected_memory(node), self.decider.expected_seconds(node)
-        self._tell(events.TaskStarted(name, decision.reason, how, slot, memory, seconds))
+        memory, seconds = self.decider.expected_memory(node), self.forecast.seconds(node)
+        phase = node.action.phase if node.action else name
+        self._tell(events.TaskStarted(name, decision.reason, how, slot, memory, seconds, phase, _local(node)))
 
     # ------------------------------------------------------------------ ending
 
@@ -257,7 +271,11 @@ class Build:
         how = "cached" if decision.fetch else "built"
         self.counts[how] += 1
         cpu, peak, values = answer["cpu"], answer["peak_rss"], answer["values"]
-        self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values))
+        if how == "built":
+            self.forecast.finished(node, seconds)
+            self.cpu += 0 if _local(node) else cpu  # what threads of this process took is part of its own time
+            self.peak = max(self.peak, peak)
+        self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values, _local(node)))
         if answer["note"]:
             self._tell(events.Note(f"{name}: {answer['note']}"))
         self._done(name)
@@ -287,7 +305,8 @@ class Build:
         self.status = max(self.status, failure.exit_code)
         self.settled.add(name)
         self.stopping = self.stopping or not self.options.continue_
-        self._tell(events.TaskFailed(name, failure, self.options.repeat(name) if self.options.repeat else ""))
+        node, repeat = self.graph.nodes[name], self.options.repeat
+        self._tell(events.TaskFailed(name, failure, repeat(name) if repeat else "", node.action.phase if node.action else name))
         if self.options.continue_:
             for user in self.graph.after([name]) - self.settled:
                 self.settled.add(user)
@@ -300,3 +319,8 @@ class Build:
             self.missing[user] -= 1
             if not self.missing[user]:
                 self.ready.append(user)
+
+
+def _local(node: Node) -> bool:
+    """Whether it runs in a thread of this process."""
+    return bool(node.action and node.action.local)

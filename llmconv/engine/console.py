@@ -1,120 +1,129 @@
-"""The plain console: a line per task that ran, failures with what to do, a summary. One listener among others."""
+"""The consoles that write lines: plain (a line per event), json (an object per event), quiet (failures alone)."""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
+from collections.abc import Callable
 from typing import TextIO
 
-from . import events
+from . import events, words
 from .events import Event
+from .options import RunOptions
+from .words import duration, size
 
-_FIRST = ("not built yet", "a plain doit task")  # reasons that go without saying
+MINUTE = 60.0  # seconds between two lines that say no more than that the build goes on
 
 
-class Plain:
-    """Writes to `stream` (default: stdout, whatever it is at the time). debug: with tracebacks."""
+def console(options: RunOptions) -> list[Callable[[Event], None]]:
+    """The listener that shows a run as `options.progress` says (none for "none")."""
+    kind = options.progress
+    if kind == "auto":
+        kind = "tty" if sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "") else "plain"
+    if kind == "tty":
+        from .terminal import Terminal
 
-    def __init__(self, stream: TextIO | None = None, debug: bool = False):
-        self._stream, self._debug = stream, debug
-        self._total = self._ended = 0
-        self._failures: list[events.TaskFailed] = []
-        self._blocked = 0
+        return [Terminal(options.debug)]
+    return {"plain": [Plain(debug=options.debug)], "json": [Json()], "quiet": [Quiet(debug=options.debug)], "none": []}[kind]
 
-    def __call__(self, event: Event) -> None:
-        method = getattr(self, f"_on_{type(event).__name__}", None)
-        if method is not None:
-            method(event)
 
-    def _write(self, line: str) -> None:
+class Lines:
+    """Writes lines to `stream` (default: stdout, whatever it is at the time), for as long as somebody reads them."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._stream = stream
+
+    def write(self, line: str) -> None:
+        """One line (or several)."""
         stream = self._stream or sys.stdout
         try:
             stream.write(line + "\n")
             stream.flush()
         except (BrokenPipeError, ValueError):
             self._stream = open(os.devnull, "w", encoding="utf-8")  # nobody reads any more; the build goes on
+        except UnicodeEncodeError:
+            stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+
+
+class Json:
+    """Every event as a line of JSON, as in events.jsonl."""
+
+    def __init__(self, stream: TextIO | None = None):
+        self._lines = Lines(stream)
+
+    def __call__(self, event: Event) -> None:
+        self._lines.write(json.dumps(events.record(event)))
+
+
+class Quiet:
+    """Nothing, but what failed and how to go on: on stderr."""
+
+    def __init__(self, stream: TextIO | None = None, debug: bool = False):
+        self._lines, self._debug = Lines(stream or sys.stderr), debug
+        self._failures: list[events.TaskFailed] = []
+        self._blocked = 0
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, events.TaskFailed):
+            self._failures.append(event)
+        elif isinstance(event, events.TaskBlocked):
+            self._blocked += 1
+        elif isinstance(event, events.RunFinished) and event.status:
+            for line in words.ending(event, self._failures, self._blocked, self._debug):
+                self._lines.write(line)
+
+
+class Plain:
+    """A line per task that ran, one a minute, failures with what to do, a summary. debug: with tracebacks."""
+
+    def __init__(self, stream: TextIO | None = None, debug: bool = False):
+        self._lines, self._debug = Lines(stream), debug
+        self._total = self._ended = self._blocked = 0
+        self._begin = self._told = 0.0
+        self._failures: list[events.TaskFailed] = []
+
+    def __call__(self, event: Event) -> None:
+        method = getattr(self, f"_on_{type(event).__name__}", None)
+        if method is not None:
+            method(event)
 
     def _on_RunStarted(self, event: events.RunStarted) -> None:
         self._total = event.total
+        self._begin = self._told = event.time
 
     def _on_Note(self, event: events.Note) -> None:
-        self._write(f"note: {event.text}")
+        self._lines.write(f"note: {event.text}")
 
     def _on_TaskUnchanged(self, event: events.TaskUnchanged) -> None:
         self._ended += 1
 
     def _on_TaskFinished(self, event: events.TaskFinished) -> None:
         self._ended += 1
-        reason = "" if event.reason in _FIRST else f"  ({event.reason})"
+        reason = f"  ({words.why(event)})" if words.why(event) else ""
         if event.how == "cached":
             took = "from the cache"
         else:
-            took = duration(event.seconds) + (f", {size(event.peak_rss)}" if event.peak_rss else "")
-        self._write(f"[{self._ended:>{len(str(self._total))}}/{self._total}] {event.name}  {took}{reason}")
+            how = [words.result(event)] if words.result(event) != "built" else []
+            took = ", ".join([*how, duration(event.seconds)] + ([size(event.peak_rss)] if event.peak_rss else []))
+        self._lines.write(f"[{self._ended:>{len(str(self._total))}}/{self._total}] {event.name}  {took}{reason}")
 
     def _on_TaskRetried(self, event: events.TaskRetried) -> None:
-        self._write(f"{event.name}: {event.failure}\n  It is tried once more, with nothing beside it.")
+        self._lines.write(f"{event.name}: {event.failure}\n  It is tried once more, with nothing beside it.")
 
     def _on_TaskFailed(self, event: events.TaskFailed) -> None:
         self._ended += 1
         self._failures.append(event)
-        self._write(f"FAILED {event.name}: {event.failure.what}")
+        self._lines.write(f"FAILED {event.name}: {event.failure.what}")
 
     def _on_TaskBlocked(self, event: events.TaskBlocked) -> None:
         self._blocked += 1
 
     def _on_Heartbeat(self, event: events.Heartbeat) -> None:
-        if (self._stream or sys.stdout).isatty():
-            return
-        running = ", ".join(f"{name} ({duration(seconds)})" for name, seconds in event.running)
-        self._write(f"still at it, {event.finished} of {event.total} tasks done; running: {running}")
+        if event.time - self._told >= MINUTE:
+            self._told = event.time
+            self._lines.write(words.beat(event, event.time - self._begin))
 
     def _on_RunFinished(self, event: events.RunFinished) -> None:
-        for failed in self._failures:
-            self._report(failed)
-        parts = [
-            f"{count} {what}"
-            for count, what in (
-                (event.built, "built"),
-                (event.cached, "from the cache"),
-                (event.unchanged, "up to date"),
-                (event.failed, "failed"),
-                (self._blocked, "not built because of that"),
-            )
-            if count
-        ]
-        self._write(f"{', '.join(parts) or 'nothing to do'} in {duration(event.seconds)}")
-        if event.interrupted:
-            done = event.built + event.cached + event.unchanged
-            self._write(
-                f"stopped by {event.interrupted}: {done} finished tasks are kept; run the same command again to go on"
-            )
-        elif event.left:
-            self._write(f"{event.left} tasks were not started")
-
-    def _report(self, failed: events.TaskFailed) -> None:
-        failure = failed.failure
-        self._write(f"\n{failed.name} failed: {failure}")
-        if failure.log:
-            self._write(f"  full output: {failure.log}")
-        if failed.repeat:
-            self._write(f"  only this task again: {failed.repeat}")
-        if self._debug and failure.traceback:
-            self._write(failure.traceback.rstrip())
-
-
-def duration(seconds: float) -> str:
-    """"0.3 s", "42 s", "3 min 05 s", "2 h 07 min"."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(int(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest:02} s"
-    return f"{minutes // 60} h {minutes % 60:02} min"
-
-
-def size(count: int) -> str:
-    """Bytes as "812 MB" or "3.1 GB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+        for line in words.ending(event, self._failures, self._blocked, self._debug):
+            self._lines.write(line)

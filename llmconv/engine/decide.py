@@ -14,8 +14,6 @@ from .options import RunOptions
 from .perform import Job
 from .state import Row, State
 
-DEFAULT_SECONDS = 1.0  # for a task of which nothing is known
-
 
 @dataclass(frozen=True)
 class Decision:
@@ -102,13 +100,6 @@ class Decider:
             estimate=node.action.need.memory,
             finished=time.time(),
         )
-
-    def expected_seconds(self, node: Node) -> float:
-        """From the last time, else from the task's own estimate."""
-        row = self.state.rows.get(node.name)
-        if row is not None:
-            return row.seconds
-        return node.action.need.seconds or DEFAULT_SECONDS if node.action else 0.0
 
     def expected_memory(self, node: Node) -> int:
         """Bytes to reserve."""

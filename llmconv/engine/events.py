@@ -11,6 +11,7 @@ from typing import Any, Callable
 from .failure import Failure
 
 KEEP = 20 << 20  # bytes of events.jsonl before it becomes events.1.jsonl
+SAMPLES = 500  # heartbeats in events.jsonl of a run, about: enough for a curve, however long it takes
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ class TaskUnchanged(Event):
 @dataclass(frozen=True)
 class TaskStarted(Event):
     """reason: why it is not up to date; how: "run" or "cache"; slot: worker number, 0 in the main process;
-    memory: bytes reserved; expected: seconds, 0 if unknown."""
+    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds."""
 
     name: str
     reason: str
@@ -55,6 +56,8 @@ class TaskStarted(Event):
     slot: int
     memory: int
     expected: float
+    phase: str
+    local: bool
 
 
 @dataclass(frozen=True)
@@ -68,6 +71,7 @@ class TaskFinished(Event):
     cpu: float
     peak_rss: int
     values: dict
+    local: bool
 
 
 @dataclass(frozen=True)
@@ -80,11 +84,12 @@ class TaskRetried(Event):
 
 @dataclass(frozen=True)
 class TaskFailed(Event):
-    """repeat: the command that repeats this task, or ""."""
+    """repeat: the command that repeats this task, or "". phase: as in TaskStarted."""
 
     name: str
     failure: Failure
     repeat: str
+    phase: str
 
 
 @dataclass(frozen=True)
@@ -97,16 +102,26 @@ class TaskBlocked(Event):
 
 @dataclass(frozen=True)
 class Heartbeat(Event):
-    """Once a minute. running: (name, seconds so far)."""
+    """Once a second. running: (name, seconds so far, bytes of memory now). finished: built, cached or unchanged; waiting: to
+    be done, or known to be up to date only when their turn comes. memory: bytes that llmconv and all it started take now;
+    budget: bytes that tasks may take. left: seconds to the end; share: of the whole work that is done, 0 to 1."""
 
-    running: tuple[tuple[str, float], ...]
+    running: tuple[tuple[str, float, int], ...]
     finished: int
+    failed: int
+    waiting: int
     total: int
+    memory: int
+    budget: int
+    left: float
+    share: float
 
 
 @dataclass(frozen=True)
 class RunFinished(Event):
-    """status: exit code. left: tasks that were not reached. interrupted: name of the signal, or ""."""
+    """status: exit code. left: tasks that were not reached. interrupted: name of the signal, or "". cpu: seconds of all
+    processes; peak_memory: bytes of all processes together, as sampled; peak_disk: bytes of the output directory at most, as
+    sampled; again: the command of the whole run, or ""."""
 
     status: int
     built: int
@@ -116,9 +131,18 @@ class RunFinished(Event):
     left: int
     seconds: float
     interrupted: str
+    cpu: float
+    peak_memory: int
+    peak_disk: int
+    again: str
 
 
 Listener = Callable[[Event], None]
+
+
+def record(event: Event) -> dict[str, Any]:
+    """The event as a JSON object: its kind under "event", then its fields."""
+    return {"event": type(event).__name__, **asdict(event)}
 
 
 class Log:
@@ -135,18 +159,28 @@ class Log:
         self._events = open(path, "a", encoding="utf-8", buffering=1 << 16)
         self._trace = None
         self._started: dict[str, TaskStarted] = {}
+        self._begin = self._beat = 0.0
 
     def __call__(self, event: Event) -> None:
         try:
             if isinstance(event, TaskUnchanged):  # there may be thousands in a run that does nothing
                 self._events.write(f'{{"event": "TaskUnchanged", "time": {event.time}, "name": {json.dumps(event.name)}}}\n')
                 return
-            record = {"event": type(event).__name__, **asdict(event)}
-            self._events.write(json.dumps(record) + "\n")
+            if isinstance(event, Heartbeat) and self._passes(event.time):
+                return
+            self._events.write(json.dumps(record(event)) + "\n")
             self._events.flush()
             self._draw(event)
         except OSError:
             pass  # a full disk stops the build where it matters; the log is not what matters
+
+    def _passes(self, time: float) -> bool:
+        """Whether this heartbeat is one of too many: the longer the run, the rarer they are written."""
+        self._begin = self._begin or time
+        if time - self._beat < (time - self._begin) / SAMPLES:
+            return True
+        self._beat = time
+        return False
 
     def _draw(self, event: Event) -> None:
         if isinstance(event, TaskStarted):
@@ -159,7 +193,7 @@ class Log:
             args: dict[str, Any] = {"reason": start.reason, "result": type(event).__name__}
             if isinstance(event, TaskFinished):
                 args.update(how=event.how, cpu=round(event.cpu, 3), peak_mib=event.peak_rss >> 20)
-            record = {
+            block = {
                 "name": event.name,
                 "cat": event.name.partition(":")[0],
                 "ph": "X",
@@ -169,7 +203,10 @@ class Log:
                 "dur": int((event.time - start.time) * 1e6),
                 "args": args,
             }
-            self._trace.write(json.dumps(record) + ",\n")
+            self._trace.write(json.dumps(block) + ",\n")
+        elif isinstance(event, Heartbeat) and self._trace is not None:
+            counter = {"name": "memory", "ph": "C", "pid": 1, "ts": int(event.time * 1e6), "args": {"MiB": event.memory >> 20}}
+            self._trace.write(json.dumps(counter) + ",\n")
 
     def close(self) -> None:
         """Ends both files."""

@@ -8,8 +8,9 @@ from typing import Any, Mapping, Sequence
 
 from llmconv.errors import InputError
 
-from . import keys, scheduler
+from . import keys, machine, scheduler
 from .cache import Cache
+from .forecast import Forecast
 from .graph import Graph, Node, load
 from .judge import describe, judge
 from .options import RunOptions
@@ -44,6 +45,31 @@ def plan(
     return [explainer.item(name) for name, node in explainer.graph.nodes.items() if node.works]
 
 
+@dataclass(frozen=True)
+class Outlook:
+    """What a whole run would be. seconds: from start to end; work: seconds of all its tasks one after another; jobs: tasks at
+    a time; memory: bytes that they may take together."""
+
+    items: list[Item]
+    seconds: float
+    work: float
+    jobs: int
+    memory: int
+
+
+def outlook(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions) -> Outlook:
+    """As `plan`, with a forecast. What the cache has costs nothing in it; what may run counts as if it did."""
+    graph = load(tasks, selected)
+    explainer = Explainer(graph, options)
+    items = [explainer.item(name) for name, node in graph.nodes.items() if node.works]
+    needs = {item.name: item.need.memory for item in items}
+    forecast = Forecast(graph, explainer.rows, lambda node: needs.get(node.name, 0))
+    jobs, memory = options.jobs or machine.cores(), options.memory or machine.memory()
+    settled = {item.name for item in items if item.action in ("unchanged", "cached")}
+    seconds, _, work = forecast.left({}, settled, jobs, memory)
+    return Outlook(items, seconds, work, jobs, memory)
+
+
 def why(tasks: Sequence[dict] | Mapping[str, Any], name: str, options: RunOptions) -> Item:
     """The Item of one task: why it would be built again, or (unchanged) what it was built from."""
     graph = load(tasks, [name])
@@ -57,7 +83,7 @@ class Explainer:
 
     def __init__(self, graph: Graph, options: RunOptions):
         self.graph, self.options = graph, options
-        self._rows = read_state(options.state_dir)
+        self.rows = read_state(options.state_dir)
         self._cache = Cache(options.cache) if options.cache else None
         self._inputs = keys.Inputs(lambda identity: None, lambda identity, digest: None)
         self._items: dict[str, Item] = {}
@@ -72,7 +98,7 @@ class Explainer:
         return self._items[name]
 
     def _explain(self, node: Node) -> Item:
-        row = self._rows.get(node.name)
+        row = self.rows.get(node.name)
         if node.action is None:
             unsure = any(dep in self._unsure for dep in node.deps)
             return self._item(node, "run" if unsure or node.plain else "unchanged", "", None, row)
@@ -92,7 +118,10 @@ class Explainer:
         if entry is not None:
             self._produced(node, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
             return self._item(node, "cached", reason, text, row)
-        self._unsure.add(node.name)
+        if node.action.foretold:
+            self._produced(node, list(node.action.foretold))
+        else:
+            self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)
 
     def _feeds(self, dep: str, node: Node) -> bool:

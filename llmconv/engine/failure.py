@@ -8,14 +8,15 @@ import shutil
 import signal
 import traceback as tracebacks
 from dataclasses import asdict, dataclass
+from typing import Sequence
 
 from llmconv.errors import ConvertError
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task failed. `log`: a file with the full output, or "". `killed`: signal 9 or no memory left, worth one
-    more try with the machine to itself. traceback: for --debug only."""
+    """Why a task failed. `log`: a file with the full output, or "", and `lines` its last words. `killed`: signal 9 or no
+    memory left, worth one more try with the machine to itself. traceback: for --debug only."""
 
     kind: str
     what: str
@@ -25,6 +26,7 @@ class Failure:
     traceback: str = ""
     exit_code: int = 1
     killed: bool = False
+    lines: Sequence[str] = ()
 
     def __str__(self) -> str:
         return str(ConvertError(self.what, self.why, self.try_))
@@ -44,7 +46,7 @@ def from_exception(error: BaseException, place: str = "") -> Failure:
         killed = getattr(error, "signal", None) == signal.SIGKILL or "SIGKILL" in error.what
         log = str(getattr(error, "log", None) or "")
         return Failure(
-            type(error).__name__, error.what, error.why, error.try_, log, trace, error.exit_code, killed
+            type(error).__name__, error.what, error.why, error.try_, log, trace, error.exit_code, killed, getattr(error, "lines", ())
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _from_os(error, place, trace)
@@ -94,11 +96,23 @@ def from_death(returncode: int, log: str) -> Failure:
             "Run with a smaller -n, or give the machine more memory or swap.",
             log,
             killed=True,
+            lines=last_words(log),
         )
     if returncode < 0:
         try:
             name = signal.Signals(-returncode).name
         except ValueError:
             name = f"signal {-returncode}"
-        return Failure("Crashed", f"the worker process died of {name}", log=log)
-    return Failure("Crashed", f"the worker process ended with exit code {returncode}", log=log)
+        return Failure("Crashed", f"the worker process died of {name}", log=log, lines=last_words(log))
+    return Failure("Crashed", f"the worker process ended with exit code {returncode}", log=log, lines=last_words(log))
+
+
+def last_words(log: str, count: int = 6) -> tuple[str, ...]:
+    """The last lines of a worker's log that are not empty, of at most its last 64 KiB; () when it cannot be read."""
+    try:
+        with open(log, "rb") as file:
+            file.seek(max(0, file.seek(0, os.SEEK_END) - (64 << 10)))
+            text = file.read().decode("utf-8", "replace")
+    except OSError:
+        return ()
+    return tuple(line for line in text.splitlines() if line.strip())[-count:]

@@ -148,6 +148,10 @@ class Pool:
         self._workers.append(worker)
         return worker
 
+    def busy(self) -> dict[str, int]:
+        """Task -> process number of the worker that has it."""
+        return {worker.job: worker.process.pid for worker in self._workers if worker.job is not None}
+
     def finished(self, answer: dict) -> None:
         """To be called with every Result: its worker is free again."""
         worker = next((worker for worker in self._workers if worker.job == answer["name"]), None)

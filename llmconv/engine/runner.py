@@ -16,7 +16,7 @@ from llmconv.errors import ConvertError
 
 from . import events, explain
 from .build import Build
-from .console import Plain
+from .console import console
 from .graph import from_doit, load
 from .lock import Lock
 from .options import RunOptions
@@ -42,8 +42,7 @@ def run(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], opti
 
 
 def _listeners(options: RunOptions) -> list[events.Listener]:
-    plain = [] if options.progress == "none" else [Plain(debug=options.debug)]
-    return [*plain, *options.listeners]
+    return [*console(options), *options.listeners]
 
 
 def install(options_source: Callable[[], RunOptions]) -> Callable[[], None]:

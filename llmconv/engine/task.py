@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -47,6 +48,9 @@ class Action:
     need: Need = Need()
     cacheable: bool = True
     local: bool = False
+    phase: str = ""
+    like: str = ""
+    foretold: tuple[str, ...] = ()
 
     def __call__(self) -> bool:
         """doit calls this only when its own runner got the task: that would build without state, lock or budget."""
@@ -70,6 +74,9 @@ def task(
     need: Need = Need(),
     cacheable: bool = True,
     local: bool = False,
+    phase: str = "",
+    like: str = "",
+    foretold: Sequence[str] = (),
     entry: bool = False,
     doc: str = "",
 ) -> dict[str, Any]:
@@ -83,7 +90,9 @@ def task(
     call), key (every option that determines the output), file_dep (content), picks (named entries of JSON files),
     watch (the stat identity of big files). `reads` are files that the action reads and whose content is covered by
     picks: they do not count, but a change while llmconv runs fails the task, as it does for all other inputs.
-    need: see Need. cacheable=False keeps the outputs out of the action cache. entry: users name this task on doit's
+    phase: what is shown as going on while it runs (default: its basename). like: tasks with the same word are expected to take as
+    long as each other. foretold: the text of every target, where that is known before it is written: what depends on it can then
+    be planned. need: see Need. cacheable=False keeps the outputs out of the action cache. entry: users name this task on doit's
     command line, so it takes doit's -n, --continue and -a after its name too (`doit convert model=... -n 2`).
     """
     action = Action(
@@ -99,6 +108,9 @@ def task(
         need=need,
         cacheable=cacheable,
         local=local,
+        phase=phase or basename or name or "",
+        like=like,
+        foretold=tuple(hashlib.sha256(text.encode()).hexdigest() for text in foretold),
     )
     inputs = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
     result: dict[str, Any] = {

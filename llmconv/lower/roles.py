@@ -54,6 +54,8 @@ def _uses(op: Op, names: list[str | None], attrs: dict) -> list[dict]:
         return [_plain(names[1], "tpu.RMSNorm.gamma", attrs, op.attrs["weight_keep_f32"])]
     if op.kind == "FAttention" and names[3] and not any(names[:3] + names[4:]):
         return [_plain(names[3], "tpu.FAttention.3", attrs, True)]
+    if op.kind == "Mul" and names[1] and not names[0]:
+        return [_plain(names[1], "tpu.Mul.1", attrs)]
     if op.kind == "Gather" and names[0] and not names[1]:
         return [_plain(names[0], "tpu.Gather.source", attrs)]
     if op.kind == "Gather" and names[1] and not names[0]:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from llmconv.engine.console import duration
+from llmconv.engine.words import duration
 from llmconv.history import Run
 from llmconv.options import BY_NAME
 from llmconv.summary import latencies, size

@@ -217,9 +217,7 @@ def _failure(name: str, what: str, broken: dict[str, int], log: Path, scratch: P
         why, cure = f"the kernel JIT returned {codes}", "Check cmake, make and the C++ compiler (llmconv doctor)"
     if what.endswith("SIGKILL") and not cure:
         why, cure = "probably out of memory", "Run fewer jobs at once (-n 1)"
-    error = ToolError(f"net {name}: the compiler {what}", why, f"{cure}. Log: {log}" if cure else f"Log: {log}", log)
-    error.lines = lines
-    return error
+    return ToolError(f"net {name}: the compiler {what}", why, f"{cure}." if cure else "", log, lines)
 
 
 def _move(model: Path, out: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import re
 import subprocess
@@ -23,6 +24,11 @@ class Toolchain:
     root: Path
     version: str
     digest: str
+
+    @property
+    def record(self) -> str:
+        """JSON with all that a build may depend on."""
+        return json.dumps({"version": self.version, "digest": self.digest})
 
 
 def cache_dir(env: Mapping[str, str] | None = None) -> Path:

@@ -7,6 +7,12 @@ def rms(np, attrs, x, w):
     return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + attrs["eps"]) * w
 
 
+def layer_norm(np, attrs, x, w, b):
+    """Over the last axis."""
+    x = x - np.mean(x, -1, keepdims=True)
+    return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + attrs["eps"]) * w + b
+
+
 def matmul(np, attrs, x, w, bias):
     y = x @ (np.swapaxes(w, -1, -2) if attrs["right_transpose"] else w)
     return y if bias is None else y + bias

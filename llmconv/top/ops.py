@@ -47,6 +47,7 @@ _ROPE = {
 
 ROWS = (
     Row("RMSNorm", infer.same, maths.rms, {"eps": Attr("f64"), "weight_keep_f32": Attr("bool", False)}),
+    Row("LayerNorm", infer.same, maths.layer_norm, {"axis": Attr("si32"), "eps": Attr("f64"), "normalized_shape": Attr("i64s")}),
     Row(
         "MatMul",
         infer.matmul,
@@ -140,6 +141,7 @@ ROWS = (
         {"scale": Attr("f64", 1.0), "bias": Attr("f64", 0.0), "log": Attr("bool", False), **_QUANT_ROUND},
     ),
     Row("SiLU", infer.same, lambda np, a, x: x / (1 + np.exp(-x))),
+    Row("Swish", infer.same, lambda np, a, x: x / (1 + np.exp(-a["beta"] * x)), {"beta": Attr("f64", 1.0), **_QUANT_ROUND}),
     Row("GELU", infer.same, maths.gelu, {"approx_mode": Attr("str", "normal")}),
     Row("Add", infer.broadcast, lambda np, a, x, y: x + y, {**_RELU, "is_scalar": Attr("bool", False)}),
     Row("Mul", infer.broadcast, lambda np, a, x, y: x * y, {**_RELU, "is_scalar": Attr("bool", False)}),

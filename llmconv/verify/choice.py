@@ -39,11 +39,16 @@ def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int) -> 
     if names:
         nets = tuple(_find(plan, name) for name in names)
         return Choice(nets, 0, sum(map(seconds, nets)))
-    whole = sum(map(seconds, plan.nets)) * 2 + tokens * sum(seconds(net) for net in plan.nets if net.kind in ("block_cache", "lm_head"))
+    whole = sum(seconds(net) * (looks(net) + 1 if net.kind == "vit" else 2) for net in plan.nets) + tokens * sum(seconds(net) for net in plan.nets if net.kind in ("block_cache", "lm_head"))
     if full or whole <= FULL_SECONDS:
         return Choice(plan.nets, tokens, whole)
     decode = next((net for net in plan.nets if net.kind == "block_cache"), plan.nets[0])
     return Choice((decode,), 0, seconds(decode))
+
+
+def looks(net: Net) -> int:
+    """How many images a vision tower is tried with: of several shapes, unless that takes minutes."""
+    return 5 if seconds(net) < THOROUGH_SECONDS else 3 if seconds(net) < 10 * THOROUGH_SECONDS else 1
 
 
 def seconds(net: Net) -> float:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmconv.plan import Plan
-from llmconv.verify import compare, nets
+from llmconv.verify import compare, images, nets
 from llmconv.verify.reference import Reference
 from llmconv.verify.runs import CHIP, Picked, Session, pick
 from llmconv.verify.runtime import Runtime
+from llmconv.verify.sight import Course, Images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -39,11 +40,13 @@ class Generation:
 
 @dataclass(frozen=True)
 class Turn:
-    """Tokens [n] to read, and how many to generate behind them (0: read on). back: first forget all but so many tokens."""
+    """Tokens [n] to read, and how many to generate behind them (0: read on). back: first forget all but so many tokens.
+    images: those that its image tokens stand for."""
 
     ids: np.ndarray
     tokens: int
     back: int | None = None
+    images: Images | None = None
 
 
 class Own:
@@ -52,22 +55,32 @@ class Own:
     def __init__(self, reference: Reference):
         self.reference = reference
         self.caches: list[tuple[np.ndarray, np.ndarray] | None] = [None] * reference.layers
+        self.course = Course(reference.plan.spec.positions)
+
+    def look(self, ids: np.ndarray, images: Images) -> None:
+        """See the images of a prompt [n], which is read next."""
+        self.course.show(*self.reference.sight.look(ids, images, self.course.next))
 
     def forward(self, ids: np.ndarray) -> np.ndarray:
         """Final hidden states [1, n, H] of the next tokens [n]."""
         import numpy as np
 
         n, past = len(ids), self.caches[0][0].shape[1] if self.caches[0] else 0
-        hidden, positions = self.reference.embed(np.asarray(ids)[None]), past + np.arange(n)[None]
+        places, seen = self.course.go(n)
+        hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
+        hidden = seen.enter(hidden) if seen else hidden
         mask = nets.mask(n, past, n, past, nets.FAR)
         for layer, cache in enumerate(self.caches):
             hidden, k, v = self.reference.block(layer, hidden, positions, mask, cache)
+            more = seen.after(layer, n) if seen else None
+            hidden = hidden if more is None else hidden + more
             self.caches[layer] = tuple(np.concatenate(pair, 1) for pair in zip(cache, (k, v))) if cache else (k, v)
         return hidden
 
     def forget(self, kept: int) -> None:
         """Go back to the first `kept` tokens."""
         self.caches = [tuple(part[:, :kept] for part in cache) for cache in self.caches]
+        self.course.forget(kept)
 
 
 class Speaker:
@@ -80,19 +93,26 @@ class Speaker:
         shape = (1, runtime.capacity, spec.kv_heads, spec.head_dim)
         self.session, self.runtime, self.name, self.past = session, runtime, name, 0
         self.caches = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(spec.layers)]
+        self.course = Course(spec.positions)
         self.own, self.blurred = Own(session.reference), Own(session.half)
         self.judged: list[Picked] = []
         self._state: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def read(self, ids: np.ndarray) -> None:
-        """Prefill tokens [n], in as many chunks as it takes."""
+    def read(self, ids: np.ndarray, shown: Images | None = None) -> None:
+        """Prefill tokens [n], in as many chunks as it takes. shown: the images that its image tokens stand for."""
+        if shown is not None:
+            self.course.show(*images.look(self.session, self.runtime.by_name["vit"], ids, shown, self.course.next))
+            for model in (self.own, self.blurred):
+                model.look(ids, shown)
         while len(ids):
             most = self.runtime.chunk(self.past)
             if not most:
                 raise ValueError(f"no net reads on behind {self.past} tokens")
             chunk, ids = ids[:most], ids[most:]
             label = f"{self.name}{'prompt of ' if not self.past else ''}{len(chunk)}{f' behind {self.past}' if self.past else ''}"
-            self.follow(chunk, self.runtime.prefill(self.session, chunk, self.past, self.caches, label))
+            places, seen = self.course.go(len(chunk))
+            rows = self.runtime.prefill(self.session, chunk, self.past, self.caches, label, places if len(places) > 1 else None, seen)
+            self.follow(chunk, rows)
 
     def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """The chip has read tokens [n], to hidden states `rows` [1, n, H]: compare the chain with the model's."""
@@ -116,6 +136,7 @@ class Speaker:
     def forget(self, kept: int) -> None:
         """Go back to the first `kept` tokens. The chip's rows beyond them stay, as in a runtime, and must not count."""
         self.past = kept
+        self.course.forget(kept)
         self.own.forget(kept)
         self.blurred.forget(kept)
 
@@ -131,7 +152,8 @@ def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
         full = any(sequence.past >= runtime.capacity for sequence in sequences)
         if number == tokens or full or not all(0 <= token < session.plan.spec.vocab for token in found):
             break
-        states = runtime.decode(session, found, [s.past for s in sequences], [s.caches for s in sequences], f"token {number}")
+        places = [s.course.go(1)[0] for s in sequences] if session.plan.spec.positions > 1 else None
+        states = runtime.decode(session, found, [s.past for s in sequences], [s.caches for s in sequences], f"token {number}", places)
         for sequence, token, rows in zip(sequences, found, states):
             sequence.follow(np.array([token]), rows)
     return found
@@ -152,23 +174,28 @@ def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Genera
             sequence.forget(turn.back)
             last = []
         sequence.name = f"turn {number}, " if len(said) > 1 else ""
-        sequence.read(np.concatenate([np.array(last, int), turn.ids]))
+        sequence.read(np.concatenate([np.array(last, int), turn.ids]), turn.images)
         last = write([sequence], turn.tokens) if turn.tokens else []
     return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
-def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], tokens: int) -> Generation:
-    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded together."""
+def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Images | None], tokens: int) -> Generation:
+    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded together.
+    shown: what the image tokens of each stand for."""
     sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
-    for sequence, prompt in zip(sequences, prompts):
-        sequence.read(prompt)
+    for sequence, prompt, seen in zip(sequences, prompts, shown):
+        sequence.read(prompt, seen)
     write(sequences, tokens)
     return Generation(tuple(map(int, prompts[0])), tuple(p for sequence in sequences for p in sequence.judged))
 
 
 def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -> list[Turn]:
     """A conversation that a plan's nets are for: one prompt; with prefill history a long one and another; for a shared prompt that and
-    two questions, each behind the prompt alone."""
+    two questions, each behind the prompt alone. The first has an image in it, if the model sees."""
+
+    def first_turn(count: int, answer: int) -> Turn:
+        read, shown = images.prompt(plan, rng, max(1, count))
+        return Turn(read, answer, images=shown)
 
     def ids(count: int) -> np.ndarray:
         return rng.integers(0, plan.spec.vocab, max(1, count))
@@ -177,13 +204,13 @@ def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -
     if job.share_prompt:
         prompt = min(runtime.chunk(0), room * 2 // 3) * 3 // 4
         ask = min(runtime.chunk(1), room - prompt) * 3 // 4
-        return [Turn(ids(prompt), 0), Turn(ids(ask), tokens // 2), Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt))]
+        return [first_turn(prompt, 0), Turn(ids(ask), tokens // 2), Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt))]
     if job.use_block_with_kv or job.use_history_kv:
         reach = min(room, nets.capacity(runtime.blocks(1)[0]))  # prefill takes no more history
         first = max(1, min(runtime.chunk(0) * 3 // 2, (reach - tokens // 2) * 2 // 3))
         second = min(runtime.chunk(1) * 3 // 4, room - first)
         if second > 0 and first + tokens // 2 <= reach:
-            return [Turn(ids(first), tokens // 2), Turn(ids(second - 1), tokens - tokens // 2)]
+            return [first_turn(first, tokens // 2), Turn(ids(second - 1), tokens - tokens // 2)]
     # with decode stages the generation begins in the shortest and grows out of it
     prompt = min(runtime.prompt(tokens), job.chunk_length - tokens // 2) if job.chunk_length else runtime.prompt(tokens)
-    return [Turn(ids(prompt), tokens)]
+    return [first_turn(prompt, tokens)]

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.nets import Net
 from llmconv.verify.reference import Reference
+from llmconv.verify.sight import Images
 from llmconv.verify.weights import half
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Launch:
     """Inputs by name, floats in float32 but with values that the net's half precision holds exactly.
 
     count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each sequence;
+    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; images: what a vit net looks at;
     label: for people.
     """
 
@@ -34,6 +36,8 @@ class Launch:
     count: int
     past: tuple[int, ...] = (0,)
     label: str = field(default="", compare=False)
+    positions: np.ndarray | None = None
+    images: Images | None = None
 
 
 def length(net: Net) -> int:
@@ -80,8 +84,34 @@ def lora(net: Net, values: Mapping[str, np.ndarray], count: int, label: str = ""
     return Launch(net, made, count, label=label)
 
 
-def step(net: Net, hidden: np.ndarray, count: int, past: int = 0, history: tuple[np.ndarray, np.ndarray] | None = None, label: str = "") -> Launch:
-    """A launch of a block: `count` tokens behind `past` ones.
+def vit(net: Net, images: Images, inputs: Mapping[str, np.ndarray], merge: int, label: str = "") -> Launch:
+    """A launch of a vision tower for images that the family has prepared `inputs` of."""
+    sizes = " and ".join("x".join(map(str, grid)) for grid in images.grids)
+    return Launch(net, {io.name: inputs[io.name] for io in net.inputs}, images.tokens(merge), label=label or f"patches {sizes}", images=images)
+
+
+def add(net: Net, first: np.ndarray, second: np.ndarray, label: str = "") -> Launch:
+    """A launch of the sum of two [1, L, H], flat."""
+    import numpy as np
+
+    made = {}
+    for io, values in zip(net.inputs, (first, second)):
+        full = np.zeros(io.shape, np.float32)
+        full[: values.size] = values.ravel()
+        made[io.name] = half(full, io.dtype)
+    return Launch(net, made, first.size, label=label or f"{first.size} values")
+
+
+def step(
+    net: Net,
+    hidden: np.ndarray,
+    count: int,
+    past: int = 0,
+    history: tuple[np.ndarray, np.ndarray] | None = None,
+    label: str = "",
+    places: np.ndarray | None = None,
+) -> Launch:
+    """A launch of a block: `count` tokens behind `past` ones. places: their positions [3, count], if not those of text.
 
     hidden [1, L, H] with L >= count, whatever in the padding; history: keys and values [1, rows, KV, D], whatever beyond `past`
     (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text has the same number in each.
@@ -93,7 +123,7 @@ def step(net: Net, hidden: np.ndarray, count: int, past: int = 0, history: tuple
     # a dynamic launch cannot have an empty history: it gets one row, and hides it
     keys = max(1, past) if net.flags.dynamic and capacity(net) else capacity(net)
     positions = np.zeros((*ios["position_ids"].shape[:-1], rows), np.int32)
-    positions[..., :count] = past + np.arange(count)
+    positions[..., :count] = past + np.arange(count) if places is None else places
     states = np.zeros((1, rows, hidden.shape[-1]), np.float32)
     states[:, : hidden.shape[1]] = hidden[:, :rows]
     made = {"input_states": half(states, ios["input_states"].dtype), "position_ids": positions}
@@ -103,11 +133,14 @@ def step(net: Net, hidden: np.ndarray, count: int, past: int = 0, history: tuple
         if name in ios:
             given = history[number] if history else np.zeros(ios[name].shape, np.float32)
             made[name] = half(given[:, :keys], ios[name].dtype)
-    return Launch(net, {name: made[name] for name in ios}, count, (past,), label or f"{count} at {past}")
+    return Launch(net, {name: made[name] for name in ios}, count, (past,), label or f"{count} at {past}", places)
 
 
-def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "") -> Launch:
-    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens.
+def steps(
+    net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "", places: np.ndarray | None = None
+) -> Launch:
+    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B, 3, 1], their
+    positions, if not those of text.
 
     hidden [B, 1, H]; history: keys and values [B, S, KV, D], whatever beyond the pasts. The net writes each new row into the last
     place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself.
@@ -119,8 +152,9 @@ def steps(net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.
     masks = np.concatenate([mask(1, keys, 1, past, HIDDEN, net.window) for past in pasts])
     made = {"input_states": hidden, "attention_mask": masks, "history_k": history[0], "history_v": history[1]}
     made = {name: half(values, ios[name].dtype) for name, values in made.items()}
-    made["position_ids"] = np.broadcast_to(np.array(pasts, np.int32).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1)), ios["position_ids"].shape)
-    return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}")
+    text = np.array(pasts).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1))
+    made["position_ids"] = np.broadcast_to(text if places is None else places, ios["position_ids"].shape).astype(np.int32)
+    return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}", places)
 
 
 def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int | None = None) -> np.ndarray:
@@ -143,7 +177,7 @@ def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.nda
     """What a launch gave, as `EXPECTED` gives it: [1, tokens, ...] of every output, one token of each sequence in a batch."""
     if not writes(launch.net):
         rows = [found[io.name] for io in launch.net.outputs]
-        return {io.name: r[:, : launch.count] if len(r.shape) > 2 else r[None] for io, r in zip(launch.net.outputs, rows)}
+        return {io.name: r[:, : launch.count] if len(r.shape) > 2 else r[None, : launch.count] for io, r in zip(launch.net.outputs, rows)}
     made = {io.name: found[io.name] for io in launch.net.outputs} | {"k_cache": found["history_k"][:, -1:], "v_cache": found["history_v"][:, -1:]}
     return {name: values.swapaxes(0, 1) for name, values in made.items()}
 
@@ -158,10 +192,10 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     import numpy as np
 
     n, given, made, routing = launch.count, launch.inputs, [], []
-    axes = 1 if writes(launch.net) else given["position_ids"].shape[0]
+    axes = reference.plan.spec.positions
     for sequence, past in enumerate(launch.past):
         one = slice(sequence, sequence + 1)
-        positions = np.tile(past + np.arange(n), (axes, 1))
+        positions = np.tile(past + np.arange(n), (axes, 1)) if launch.positions is None else launch.positions.reshape(-1, axes, n)[sequence]
         positions = positions[:, None] if axes > 1 else positions
         history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
         made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history))
@@ -180,9 +214,21 @@ def _lora(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     return {io.name: (logits + reference.logits(hidden, adapted=True) - reference.logits(hidden))[None]}
 
 
+def _vit(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
+    """The class's own tower on the same patches; masks, places and indices are its own."""
+    return {io.name: states[None] for io, states in zip(launch.net.outputs, reference.sight.features(launch.images), strict=True)}
+
+
+def _add(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
+    first, second = (values[None, : launch.count] for values in launch.inputs.values())
+    return {launch.net.outputs[0].name: first + second}
+
+
 EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, "np.ndarray"]]] = {
     "embedding": _embedding,
     "lora": _lora,
+    "vit": _vit,
+    "add": _add,
     "block": _block,
     "block_kv": _block,
     "block_prompt": _block,

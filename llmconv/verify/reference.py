@@ -12,12 +12,14 @@ import inspect
 from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint import recipe
 from llmconv.families.oracle import Oracle
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.dequantise import Dequantised
+from llmconv.verify.sight import Sight
 from llmconv.verify.weights import Precision
 
 if TYPE_CHECKING:
@@ -52,6 +54,11 @@ class Reference:
         self.routing: np.ndarray | None = None
         self.paths = {id(module): path for path, module in self.model.named_modules()}
         self._kept: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
+
+    @cached_property
+    def sight(self) -> Sight:
+        """The vision module, of a model that has one."""
+        return Sight(self)
 
     @property
     def layers(self) -> int:
@@ -97,7 +104,7 @@ class Reference:
             y = torch.func.functional_call(module, self._layer(layer), (x,), given)
             y = y[0] if isinstance(y, tuple) else y
             if layer == self.layers - 1 and not self.plan.job.splits:
-                y = torch.func.functional_call(self.decoder.norm, self._weights(self.decoder.norm), (y,))
+                y = torch.func.functional_call(self.decoder.norm, self.weights(self.decoder.norm), (y,))
         return tuple(t.float().numpy() for t in (y, *(n.transpose(1, 2) for n in cache.new)))
 
     def logits(self, hidden: np.ndarray, adapted: bool = False) -> np.ndarray:
@@ -106,14 +113,13 @@ class Reference:
         import torch
 
         head = self.model.get_output_embeddings()
-        tied = getattr(self.decoder.config, "tie_word_embeddings", False) and self.plan.spec.tied
-        name = self.paths[id(self.decoder.get_input_embeddings() if tied else head)] + ".weight"
+        name = self.paths[id(self.decoder.get_input_embeddings() if self.plan.spec.tied else head)] + ".weight"
         parts, width = [], head.weight.shape[1]
         step = max(1, HEAD_BYTES // (4 * width))
         state = self._tensor(hidden)[None]
         if self.plan.job.splits:
             with torch.inference_mode():
-                state = torch.func.functional_call(self.decoder.norm, self._weights(self.decoder.norm), (state,))
+                state = torch.func.functional_call(self.decoder.norm, self.weights(self.decoder.norm), (state,))
         shell = _with_parts(self.model, {id(self.model.base_model): _given(state)})
         path = self.paths[id(head)]
         with torch.inference_mode():
@@ -197,11 +203,11 @@ class Reference:
         cos, sin = rotary(x, torch.cat([positions, last], -1), *kind)
         return cos[..., :-1, :], sin[..., :-1, :]
 
-    def _weights(self, module: Any) -> dict[str, torch.Tensor]:
-        """The module's parameters by their names in it, read from the checkpoint."""
+    def weights(self, module: Any, quantised: bool = True) -> dict[str, torch.Tensor]:
+        """The module's parameters by their names in it, read from the checkpoint. quantised: whether its linears may be."""
         import torch
 
-        linear = {f"{n}.weight" for n, m in module.named_modules() if isinstance(m, torch.nn.Linear)}
+        linear = {f"{n}.weight" for n, m in module.named_modules() if quantised and isinstance(m, torch.nn.Linear)}
         path = self.paths[id(module)]
         weights = {}
         for n, _ in module.named_parameters():
@@ -221,7 +227,7 @@ class Reference:
 
     def _layer(self, layer: int) -> dict[str, torch.Tensor]:
         if layer not in self._kept:
-            self._kept[layer] = self._weights(self.decoder.layers[layer])
+            self._kept[layer] = self.weights(self.decoder.layers[layer])
             while len(self._kept) > 1 and sum(t.nbytes for w in self._kept.values() for t in w.values()) > KEEP_BYTES:
                 self._kept.popitem(last=False)
         return self._kept[layer]
@@ -278,8 +284,11 @@ def _given(hidden: torch.Tensor) -> Any:
     import torch
     from transformers.modeling_outputs import MoeModelOutputWithPast  # the other fields of a BaseModelOutputWithPast, and router_logits
 
+    class Output(MoeModelOutputWithPast):
+        rope_deltas = None  # what models with three positions give too
+
     class Given(torch.nn.Module):
         def forward(self, *_, **__):
-            return MoeModelOutputWithPast(last_hidden_state=hidden)
+            return Output(last_hidden_state=hidden)
 
     return Given()

@@ -11,6 +11,7 @@ from llmconv.plan import Plan
 from llmconv.verify import nets
 from llmconv.verify.disk import Table
 from llmconv.verify.runs import Session, checkable, choice
+from llmconv.verify.sight import Seen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -88,19 +89,35 @@ class Runtime:
             found = session.launch(nets.head(greedy, logits, label))
         return choice(found)
 
-    def prefill(self, session: Session, ids: np.ndarray, past: int, caches: Sequence[Cache], label: str) -> np.ndarray:
+    def prefill(
+        self, session: Session, ids: np.ndarray, past: int, caches: Sequence[Cache], label: str, places: np.ndarray | None = None, seen: Seen | None = None
+    ) -> np.ndarray:
         """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go into the caches,
-        and those of the padding behind them, as in a runtime's copy."""
+        and those of the padding behind them, as in a runtime's copy. places: the tokens' positions [3, n], where they have three."""
         hidden = self.embed(session, ids, label)
-        for net, cache in zip(self.blocks(past), caches):
-            found = session.launch(nets.step(net, hidden, len(ids), past, cache, label))
+        hidden = seen.enter(hidden) if seen else hidden
+        for layer, (net, cache) in enumerate(zip(self.blocks(past), caches)):
+            found = session.launch(nets.step(net, hidden, len(ids), past, cache, label, places))
             hidden = found["output_states"]
+            more = seen.after(layer, hidden.shape[1]) if seen else None
+            if more is not None:
+                (sums,) = session.launch(nets.add(self.by_name["add"], hidden, more)).values()
+                hidden = sums[: hidden.size].reshape(hidden.shape)
             for rows, new in zip(cache, (found["k_cache"], found["v_cache"])):
                 rows[:, past : past + new.shape[1]] = new[:, : rows.shape[1] - past]
         return hidden[:, : len(ids)]
 
-    def decode(self, session: Session, tokens: Sequence[int], pasts: Sequence[int], caches: Sequence[Sequence[Cache]], label: str) -> list[np.ndarray]:
-        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go into the caches."""
+    def decode(
+        self,
+        session: Session,
+        tokens: Sequence[int],
+        pasts: Sequence[int],
+        caches: Sequence[Sequence[Cache]],
+        label: str,
+        places: Sequence[np.ndarray] | None = None,
+    ) -> list[np.ndarray]:
+        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go into the caches.
+        places: each token's positions [3, 1], where it has three."""
         import numpy as np
 
         states = [self.embed(session, np.array([token]), label, decode=True)[:, :1] for token in tokens]
@@ -108,10 +125,10 @@ class Runtime:
         for layer, net in enumerate(self.caches(max(pasts))):
             if self.batch > 1:
                 history = tuple(np.concatenate([cache[layer][part] for cache in caches]) for part in (0, 1))
-                found = session.launch(nets.steps(net, hidden, pasts, history, label))
+                found = session.launch(nets.steps(net, hidden, pasts, history, label, np.stack(places) if places else None))
                 found = {name: values.swapaxes(0, 1) for name, values in found.items()}
             else:
-                found = session.launch(nets.step(net, hidden, 1, pasts[0], caches[0][layer], label))
+                found = session.launch(nets.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None))
             hidden = found["output_states"]
             for sequence, (past, cache) in enumerate(zip(pasts, caches)):
                 for rows, new in zip(cache[layer], (found["k_cache"], found["v_cache"])):

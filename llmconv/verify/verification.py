@@ -12,7 +12,7 @@ from llmconv.errors import ConvertError
 from llmconv.layout import Layout
 from llmconv.plan import Plan
 from llmconv.verify import manifest
-from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, seconds
+from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, looks, seconds
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,6 +62,7 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
     """Launch what was chosen and judge it."""
     import numpy as np
 
+    from llmconv.verify import images
     from llmconv.verify.report import Report
     from llmconv.verify.runs import Session, alone, checkable
     from llmconv.verify.runtime import Runtime
@@ -78,7 +79,10 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
                 runtime.table.check(sessions[0])
         for net in choice.nets if not interface else ():
             if checkable(net):
-                alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+                if net.kind == "vit":
+                    images.alone(sessions[0], net, rng, looks(net))
+                else:
+                    alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
     roomy = [net for net in choice.nets if net.places]
     if roomy and not interface:
         sessions.append(_with_adapter(plan, files, roomy, rng, say))
@@ -87,14 +91,14 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
 
 def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
     """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens altogether."""
-    from llmconv.verify import generate
+    from llmconv.verify import generate, images
 
     if runtime.batch == 1:
         return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
     each = max(2, tokens // runtime.batch)
     longest = runtime.prompt(each)
-    prompts = [rng.integers(0, session.plan.spec.vocab, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
-    return generate.generate_batch(session, runtime, prompts, each)
+    prompts = [images.prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
+    return generate.generate_batch(session, runtime, *zip(*prompts), each)
 
 
 def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:

@@ -71,11 +71,11 @@ def test_console(shop, capsys):
 
 def test_console_reports_failures_with_the_way_out(shop, capsys):
     bad = [shop.task("a", "fail", text="tool"), shop.task("b", deps=("a",))]
-    shop.run(bad, progress="plain", continue_=True, repeat=lambda name: f"llmconv x --task {name}")
+    shop.run(bad, progress="plain", continue_=True, again="llmconv x", repeat=lambda name: f"llmconv x --task {name}")
     out = capsys.readouterr().out
     assert "a failed: tpuc-opt failed: line 3" in out and f"full output: {shop.log}" in out
     assert "only this task again: llmconv x --task a" in out and "Traceback" not in out
-    assert "1 failed, 1 not built because of that" in out
+    assert "1 failed, 1 not built because of that" in out and "0 finished tasks are kept; go on with: llmconv x\n" in out
     shop.run(bad, progress="plain", debug=True)
     assert "Traceback" in capsys.readouterr().out
 
@@ -103,3 +103,17 @@ def test_closed_output_does_not_end_the_build(shop):
             return False
 
     assert engine.run(tasks(shop), [], replace(shop.options, listeners=[Plain(Closed())])) == 0
+
+
+def test_what_is_foretold_lets_the_plan_look_further(shop):
+    def made() -> list[dict]:
+        return [shop.task("a", text="known", cacheable=False, foretold=["known"]), shop.task("b", "join", deps=("a",), key={"v": 1})]
+
+    cached = {"cache": shop.root / "cache"}
+    assert shop.run(made(), **cached) == 0
+    for name in ("a", "b"):
+        (shop.out / name).unlink()
+    for path in (shop.out / ".llmconv").glob("state.db*"):
+        path.unlink()
+    assert shop.plan(made(), **cached) == {"a": "run", "b": "cached"}
+    assert shop.run(made(), **cached) == 0 and [e.how for e in shop.told("TaskFinished")] == ["built", "cached"]

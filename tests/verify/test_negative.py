@@ -34,7 +34,7 @@ def launched(checkpoint, compiler, session_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPUC_ROOT", str(compiler.root))
         patch.setenv("LLMCONV_CACHE", str(session_cache))
-        assert frontend.run(Job.create(given), given, ["convert"], "{task}") == 0
+        assert frontend.run(Job.create(given), given, ["convert"]) == 0
     plan = plan_of(model, seq=SEQ, chip=CHIP)
     (bmodel,) = out.glob("*.bmodel")
     with Simulator(bmodel, CHIP, compiler.root) as simulator:

@@ -86,7 +86,7 @@ def test_a_batch_decodes_each_sequence_as_transformers_does(checkpoint):
     plan = plan_of(model, seq=SEQ, batch=3)
     prompts = [np.random.default_rng(n).integers(0, 256, n) for n in (5, 17, 11)]
     session = Session(plan, Interpreted(plan))
-    found = generate_batch(session, Runtime.of(plan), prompts, TOKENS)
+    found = generate_batch(session, Runtime.of(plan), prompts, [None] * 3, TOKENS)
     assert right(session, found)
     tokens = [[t.found for t in found.tokens[first : first + TOKENS]] for first in range(0, 3 * TOKENS, TOKENS)]
     assert [t.expected for t in found.tokens] == [token for prompt, own in zip(prompts, tokens) for token in whole(model, prompt.tolist(), own)]

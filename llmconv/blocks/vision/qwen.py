@@ -1,0 +1,180 @@
+"""The vision tower of the Qwen-VL line: a ViT over rows of patches with two-dimensional rope, and a merger of merge x merge patches.
+
+Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the masks and indices
+(llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025), DeepStack (Meng et al. 2024),
+conventions as in transformers' modeling_qwen2_vl, modeling_qwen2_5_vl and modeling_qwen3_vl.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from llmconv.blocks.attention import cut
+from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.checkpoint.rope import BOTH
+from llmconv.top.graph import Graph, Value
+
+EPS = 1e-6  # of every norm: the classes have it in their code
+THETA = 10000.0  # of rope, likewise
+
+
+@dataclass(frozen=True)
+class Sight:
+    """What every block needs beside the hidden states: cos and sin [1, n, 1, head_dim], and the masks (None: everything is seen)."""
+
+    cos: Value
+    sin: Value
+    full: Value
+    window: Value | None
+
+
+def vit(spec: TowerSpec, masked: bool = True) -> Graph:
+    """The tower as a net. n: most patches, N = n / merge^2: most tokens.
+
+    Inputs, in their public order: input_states [n, row] f32, position_ids [n, 2] (row and column of a patch); with a learned table
+    pos_idx [n, 4] and pos_weight [n, 4, 1] f32, four of its rows to mix for each patch; full_attn_mask or attention_mask [1, 1, n, n]
+    f32, unless not `masked`; with windows window_attn_mask [1, 1, n, n] f32 and reverse_index [N], which puts tokens back in order.
+    Outputs: the tokens [N, out], and as many for every deepstack block.
+    """
+    g = Graph("vit")
+    n = spec.patches
+    x = g.input("input_states", (n, spec.row))
+    places = g.input("position_ids", (n, 2), "si32")
+    taps = (g.input("pos_idx", (n, 4), "si32"), g.input("pos_weight", (n, 4, 1))) if spec.positions else None
+    name = "attention_mask" if spec.positions else "full_attn_mask"
+    full = g.input(name, (1, 1, n, n)) if masked else g.none
+    window = g.input("window_attn_mask", (1, 1, n, n)) if spec.window else None
+    order = g.input("reverse_index", (spec.tokens,), "si32") if spec.window else None
+    x = _embed(g, spec, x, taps)
+    sight = Sight(**_turns(g, spec, places), full=full, window=window)
+    kept = []
+    for layer in range(spec.depth):
+        x = _block(g, spec, layer, x, sight)
+        if layer in spec.deepstack:
+            kept.append(_merge(g, spec, "deep", spec.deepstack.index(layer), x))
+    x = _merge(g, spec, "merge", None, x)
+    if order is not None:
+        x = g.Gather(x, order, axis=0, name=f"{spec.path('merge_fc2')}.reverse")
+    return g.output(x, *kept)
+
+
+def add(length: int, hidden: int) -> Graph:
+    """input0, input1 [length * hidden] -> their sum: a runtime adds deepstack states to the output of a block with it."""
+    g = Graph("add")
+    shape = (length * hidden,)
+    return g.output(g.Add(g.input("input0", shape), g.input("input1", shape), name="add"))
+
+
+def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None) -> Value:
+    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix; and the mixed learned positions."""
+    x = _linear(g, spec, "patch", None, x, spec.width, bias=bool(taps))
+    if taps is None:
+        return x
+    path = spec.path("position")
+    table = g.weight(f"{path}.weight", (spec.positions, spec.width), ("tensor", f"{path}.weight"))
+    rows = g.Mul(g.Gather(table, taps[0], name=path), taps[1], name=f"{path}.mul")
+    mixed = g.Reduce(rows, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
+    return g.Add(x, mixed, name=f"{path}.add")
+
+
+def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
+    """cos and sin [1, n, 1, head_dim]: a quarter of a head turns by the patch's row, a quarter by its column, and both halves alike.
+
+    Of both parts there is one table [n, head_dim / 2], and one gather.
+    """
+    quarter, n, name = spec.head_dim // 4, spec.patches, f"{spec.prefix}rotary"
+    params = {"rope_type": "default", "rope_theta": THETA, "dim": 2 * quarter}
+    table = g.weight(f"{name}.weight", (n, 2 * quarter), ("rope", BOTH, params, n))
+    found = g.Reshape(g.Gather(table, places, name=name), to=(1, n, 1, 4 * quarter), shape=(1, -1, 1, 4 * quarter), name=f"{name}.reshape")
+    turns = {}
+    for part, first in (("cos", 0), ("sin", quarter)):
+        row, column = (cut(g, found, at, at + quarter, f"{name}.{part}.{axis}") for axis, at in (("row", first), ("column", 2 * quarter + first)))
+        turns[part] = g.Concat(row, column, row, column, axis=3, name=f"{name}.{part}")
+    return turns
+
+
+def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
+    y = _attention(g, spec, layer, _norm(g, spec, "norm1", layer, x), sight)
+    x = g.Add(x, y, name=f"{spec.path('proj', layer)}.add")
+    y = _mlp(g, spec, layer, _norm(g, spec, "norm2", layer, x))
+    return g.Add(x, y, name=f"{spec.path('fc2', layer)}.add")
+
+
+def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
+    """Queries and keys are one product and turned together: their rows are neighbours in the tensor that holds q, k and v."""
+    n, heads, dim, width = spec.patches, spec.heads, spec.head_dim, spec.width
+    fused = spec.path("qkv", layer)
+
+    def project(role: str, first: int, last: int) -> Value:
+        path = fused.removesuffix("qkv") + role
+        y = _matmul(g, path, x, last - first, lambda part: ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width))
+        count = (last - first) // dim
+        return g.Reshape(y, to=(1, n, count, dim), shape=(1, -1, count, dim), name=f"{path}.reshape")
+
+    turned = g.Rope(project("qk", 0, 2 * width), sight.sin, sight.cos, force_f32=True, name=f"{fused}.rotary")
+    q, k = (
+        g.Slice(turned, g.none, g.none, g.none, offset=(0, 0, first, 0), steps=(1,) * 4, ends=(1, n, first + heads, dim), name=f"{fused}.{role}")
+        for role, first in (("queries", 0), ("keys", heads))
+    )
+    name = f"{spec.path('block', layer)}fattention"
+    mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
+    sizes = {"batch": 1, "q_head": heads, "kv_head": heads, "dim": dim, "mq": n, "mk": n}
+    y = g.FAttention(q, k, project("v", 2 * width, 3 * width), mask, g.none, scale=dim**-0.5, **sizes, name=name)
+    y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
+    return _linear(g, spec, "proj", layer, y, width)
+
+
+def _mlp(g: Graph, spec: TowerSpec, layer: int, x: Value) -> Value:
+    """fc2(act(fc1(x))), or fc2(act(gate(x)) * fc1(x))."""
+    role = "gate" if spec.gated else "fc1"
+    y = _activate(g, spec.activation, _linear(g, spec, role, layer, x, spec.intermediate), spec.path(role, layer))
+    if spec.gated:
+        y = g.Mul(y, _linear(g, spec, "fc1", layer, x, spec.intermediate), name=f"{spec.path('fc1', layer)}.mul")
+    return _linear(g, spec, "fc2", layer, y, spec.width)
+
+
+def _merge(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
+    """merge^2 neighbouring rows become one token; the norm comes before that, or behind it in a deepstack merger."""
+    wide = spec.width * spec.merge**2
+    behind = role == "deep"
+    name = f"{spec.path(f'{role}_fc1', index)}.rows"
+
+    def join(y: Value) -> Value:
+        return g.Reshape(y, to=(spec.tokens, wide), shape=(-1, wide), name=name)
+
+    x = _norm(g, spec, f"{role}_norm", index, join(x) if behind else x)
+    x = x if behind else join(x)
+    x = _activate(g, "gelu", _linear(g, spec, f"{role}_fc1", index, x, wide), spec.path(f"{role}_fc1", index))
+    return _linear(g, spec, f"{role}_fc2", index, x, spec.out)
+
+
+def _linear(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, out: int, bias: bool = True) -> Value:
+    path = spec.path(role, index)
+
+    def source(part: str) -> tuple:
+        tensor = ("tensor", f"{path}.{part}")
+        return ("flat", tensor) if (role, part) == ("patch", "weight") else tensor
+
+    return _matmul(g, path, x, out, source, bias)
+
+
+def _matmul(g: Graph, path: str, x: Value, out: int, source: Callable[[str], tuple], bias: bool = True) -> Value:
+    """x [n, K] times the weight [out, K] that source("weight") says, transposed, plus source("bias")."""
+    weight = g.weight(f"{path}.weight", (x.shape[-1], out), ("transpose", source("weight")))
+    return g.MatMul(x, weight, g.weight(f"{path}.bias", (1, out), source("bias")) if bias else g.none, name=path)
+
+
+def _norm(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
+    path, size = spec.path(role, index), x.shape[-1]
+    weight = g.weight(f"{path}.weight", (1, size), ("tensor", f"{path}.weight"))
+    if spec.norm == "rms":
+        return g.RMSNorm(x, weight, eps=EPS, name=path)
+    bias = g.weight(f"{path}.bias", (1, size), ("tensor", f"{path}.bias"))
+    return g.LayerNorm(x, weight, bias, axis=len(x.shape) - 1, eps=EPS, normalized_shape=(size,), name=path)
+
+
+def _activate(g: Graph, activation: str, x: Value, path: str) -> Value:
+    kind, attrs = ACTIVATIONS[activation]
+    return g.op(kind, x, **attrs, name=f"{path}.{kind.lower()}")

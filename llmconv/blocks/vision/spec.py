@@ -1,0 +1,163 @@
+"""A vision tower's sizes, resolved from vision_config: what its net is built with, and what images it takes."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.checkpoint.config import Config
+from llmconv.errors import InputError
+
+
+@dataclass(frozen=True)
+class TowerSpec:
+    """Sizes of one tower that takes rows of patches.
+
+    prefix: what its tensors' names begin with; names: role -> name behind it, as in `Tower`.
+    width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is merge x merge of them).
+    temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms"; gated: the MLP has a gate.
+    window: side in pixels of the windows that attention keeps to in all blocks but `full` ones; 0: none.
+    positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the language model too.
+    token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a video, 0: one per
+    frame; pixels: width and height of the largest image.
+    """
+
+    prefix: str
+    names: Mapping[str, str]
+    depth: int
+    width: int
+    heads: int
+    intermediate: int
+    out: int
+    patch: int
+    merge: int
+    temporal: int
+    channels: int
+    activation: str
+    norm: str
+    gated: bool
+    token: int
+    pixels: tuple[int, int]
+    window: int = 0
+    full: tuple[int, ...] = ()
+    positions: int = 0
+    deepstack: tuple[int, ...] = ()
+    interval: float = 0.0
+
+    @property
+    def head_dim(self) -> int:
+        return self.width // self.heads
+
+    @property
+    def row(self) -> int:
+        """Values in a row of input_states: the pixels of one patch."""
+        return self.channels * self.temporal * self.patch**2
+
+    @property
+    def unit(self) -> int:
+        """Side in pixels of what becomes one token: images are multiples of it."""
+        return self.patch * self.merge
+
+    @property
+    def patches(self) -> int:
+        """Most patches that the net takes."""
+        return self.pixels[0] * self.pixels[1] // self.patch**2
+
+    @property
+    def tokens(self) -> int:
+        """Most tokens that the net gives."""
+        return self.patches // self.merge**2
+
+    def path(self, role: str, index: int | None = None) -> str:
+        """The name of a role's tensor without .weight; `index`: block or merger."""
+        return self.prefix + self.names[role].format(i=index)
+
+    def check(self, layers: int, hidden: int) -> None:
+        """Raise InputError for sizes that contradict each other or the language model's (layers, hidden size)."""
+        where = "of vision_config in config.json"
+        if self.width % self.heads or self.head_dim % 4:
+            why = "a head's elements are turned in pairs by row and by column, so its size is a multiple of 4"
+            raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
+        if self.activation not in ACTIVATIONS:
+            raise InputError(f"hidden_act {self.activation!r} {where}", f"llmconv knows {', '.join(ACTIVATIONS)}", "Convert a model with one of these.")
+        if self.out != hidden:
+            raise InputError(f"output size {self.out} {where}", f"the language model's hidden size is {hidden}", "Repair config.json.")
+        if self.window and self.window < self.unit:
+            raise InputError(f"window_size {self.window} {where}", f"a window holds at least one token of {self.unit} pixels", "Repair config.json.")
+        if int(self.positions**0.5) ** 2 != self.positions:
+            raise InputError(f"num_position_embeddings {self.positions} {where}", "the table is of a square grid", "Repair config.json.")
+        for name, blocks in (("fullatt_block_indexes", self.full), ("deepstack_visual_indexes", self.deepstack)):
+            if len(set(blocks)) < len(blocks) or any(not 0 <= b < self.depth for b in blocks):
+                raise InputError(f"{name} {list(blocks)} {where}", f"the tower has blocks 0 to {self.depth - 1}", "Repair config.json.")
+        if len(self.deepstack) >= layers:
+            why = f"what they give is added between the language model's {layers} layers"
+            raise InputError(f"deepstack_visual_indexes {list(self.deepstack)} {where}", why, "Repair config.json.")
+
+
+@dataclass(frozen=True)
+class Tower:
+    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may begin with.
+
+    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. norm, gated: see TowerSpec.
+    """
+
+    names: Mapping[str, str]
+    prefixes: tuple[str, ...]
+    fields: Mapping[str, tuple[str, Any]]
+    pixels: tuple[int, int]
+    norm: str = "layer"
+    gated: bool = False
+
+    def spec(self, config: Config, tensors: Container[str] = (), pixels: tuple[int, int] | None = None) -> TowerSpec:
+        """The sizes of a tower for images of `pixels` (width, height; None: the default). Raises InputError for a missing or senseless
+        field, and for sides that are no multiples of a token's.
+
+        tensors: names in the checkpoint, which tell the prefix that it uses.
+        """
+        part = config.sub("vision_config")
+        if part is config:
+            raise InputError(f"vision_config in {config.file} is missing", "the vision tower cannot be built without it", "Download it again.")
+        found = [p for p in self.prefixes if f"{p}{self.names['patch']}.weight" in tensors]
+        values = {name: _read(part, key, default) for name, (key, default) in self.fields.items()}
+        values["intermediate"] = values.get("intermediate") or int(values["width"] * part.float("mlp_ratio", 4.0))
+        # the class calls it in_channels, published files in_chans
+        values["channels"] = part.int("in_channels", part.int("in_chans", 3))
+        made = TowerSpec(
+            prefix=(found or self.prefixes)[0],
+            names=self.names,
+            norm=self.norm,
+            gated=self.gated,
+            token=config.int("image_token_id", 151655, least=0),
+            pixels=pixels or self.pixels,
+            **values,
+        )
+        _check_pixels(made)
+        return made
+
+
+def _read(config: Config, key: str, default: Any) -> Any:
+    if isinstance(default, str):
+        return config.get(key) or default
+    if isinstance(default, tuple):
+        value = config.get(key)
+        if value is None:
+            return default
+        if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            raise config.error(key, f"is {value!r}; a list of whole numbers is expected")
+        return tuple(value)
+    if isinstance(default, float):
+        return config.float(key, default)
+    return config.int(key, default, least=1 if default else 0)
+
+
+def _check_pixels(spec: TowerSpec) -> None:
+    sides = spec.pixels
+    if any(side < 1 or side % spec.unit for side in sides):
+        near = ",".join(str(max(1, round(side / spec.unit)) * spec.unit) for side in sides)
+        raise InputError(
+            f"max_pixels {','.join(map(str, sides))}",
+            f"both sides must be multiples of {spec.unit}: {spec.merge} x {spec.merge} patches of {spec.patch} pixels are one token",
+            f"Use {near}.",
+        )

@@ -1,0 +1,76 @@
+"""How long tasks will take, and how long the rest of the build: from what they and their like took, else from the estimates."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping
+from typing import Callable
+
+from .graph import Graph, Node
+from .state import Row
+
+DEFAULT_SECONDS = 1.0  # for a task of which nothing is known
+TRUST = (0.1, 10.0)  # how far measured times may bend the estimates
+
+
+class Forecast:
+    """Expected seconds of tasks. rows: what was built, by name; may grow while this lives. memory: bytes that a task will take."""
+
+    def __init__(self, graph: Graph, rows: Mapping[str, Row], memory: Callable[[Node], int]):
+        self._graph, self._rows, self._memory = graph, rows, memory
+        self._siblings: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # like -> sum of seconds, number
+        self._phases: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # phase -> seconds measured, seconds estimated
+        for name, node in graph.nodes.items():
+            if node.action and name in rows:
+                self._learn(node, rows[name].seconds)
+
+    def _learn(self, node: Node, seconds: float) -> None:
+        if node.action.like:
+            known = self._siblings[node.action.like]
+            known[0], known[1] = known[0] + seconds, known[1] + 1
+        if node.action.need.seconds:
+            phase = self._phases[node.action.phase]
+            phase[0], phase[1] = phase[0] + seconds, phase[1] + node.action.need.seconds
+
+    def finished(self, node: Node, seconds: float) -> None:
+        """A task was built in this run."""
+        if node.action:
+            self._learn(node, seconds)
+
+    def seconds(self, node: Node) -> float:
+        """From the last time; else what its like took; else its own estimate, bent as its phase's estimates were wrong."""
+        if node.action is None:
+            return 0.0
+        if node.name in self._rows:
+            return self._rows[node.name].seconds
+        total, number = self._siblings[node.action.like] if node.action.like else (0.0, 0)
+        if number:
+            return total / number
+        if not node.action.need.seconds:
+            return DEFAULT_SECONDS
+        measured, estimated = self._phases[node.action.phase]
+        bend = min(max(measured / estimated, TRUST[0]), TRUST[1]) if estimated else 1.0
+        return node.action.need.seconds * bend
+
+    def left(self, running: Mapping[str, float], settled: Collection[str], jobs: int, budget: int) -> tuple[float, float, float]:
+        """(seconds to the end, seconds of work done, seconds of work left). running: task -> seconds so far; budget: bytes.
+
+        No schedule is shorter than the longest chain of tasks, than the work shared by all slots, or than the memory-seconds
+        within the budget; llmconv's scheduler comes close to the largest of these.
+        """
+        chains: dict[str, float] = {}
+        longest = slots = room = work = done = 0.0
+        for name in reversed(self._graph.nodes):
+            node = self._graph.nodes[name]
+            if name in settled:
+                done += self.seconds(node)
+                continue
+            so_far = running.get(name, 0.0)
+            seconds = max(self.seconds(node) - so_far, 0.0)
+            done += so_far
+            chains[name] = seconds + max((chains[user] for user in node.users if user in chains), default=0.0)
+            longest = max(longest, chains[name])
+            work += seconds
+            slots += seconds * min(node.action.need.cpu if node.action else 1, jobs)
+            room += seconds * min(self._memory(node), budget)
+        return max(longest, slots / jobs, room / budget if budget else 0.0), done, work

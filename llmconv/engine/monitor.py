@@ -1,0 +1,46 @@
+"""Looks at a running build once a second: what runs, how much memory it takes, how long it will go on."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Mapping
+
+from . import events, usage
+from .forecast import Forecast
+from .graph import Graph
+
+
+class Monitor:
+    """Makes the heartbeats of a run, and keeps its highest figures. folder: the output directory; budget: bytes."""
+
+    def __init__(self, graph: Graph, forecast: Forecast, jobs: int, budget: int, folder: str):
+        self._graph, self._forecast = graph, forecast
+        self._jobs, self._budget = jobs, budget
+        self.peaks = usage.Peaks(folder)
+
+    def beat(
+        self, running: Mapping[str, float], workers: Mapping[str, int], settled: Collection[str],
+        counts: Mapping[str, int], total: int
+    ) -> events.Heartbeat:
+        """running: task -> when it started (time.monotonic). workers: task -> pid of its process. settled: done, failed or blocked.
+        counts: of tasks by how they ended; total: tasks that have an action."""
+        now = time.monotonic()
+        by_task = {name: usage.memory(pid) for name, pid in workers.items()}
+        own = usage.memory(os.getpid(), skip=tuple(workers.values()))  # with the idle workers, which it started
+        memory = own + sum(by_task.values())
+        self.peaks.sample(memory)
+        so_far = {name: now - start for name, start in running.items()}
+        left, done, work = self._forecast.left(so_far, settled, self._jobs, self._budget)
+        finished = sum(count for how, count in counts.items() if how != "failed")
+        return events.Heartbeat(
+            running=tuple((name, seconds, by_task.get(name, 0)) for name, seconds in so_far.items()),
+            finished=finished,
+            failed=counts["failed"],
+            waiting=max(0, total - finished - counts["failed"] - len(running)),
+            total=total,
+            memory=memory,
+            budget=self._budget,
+            left=left,
+            share=done / (done + work) if done + work else 1.0,
+        )

@@ -1,0 +1,135 @@
+"""A model of the hub: which commit it is, its small files, the table of its tensors. Weights are another matter (llmconv.hub.weights)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path, PurePosixPath
+
+from llmconv.checkpoint.files import DTYPES, Checkpoint, TensorInfo
+from llmconv.errors import InputError
+from llmconv.hub.errors import Unreachable, explained, quiet
+from llmconv.hub.name import Name
+
+# What a runtime or the conversion reads beside the weights: configuration, tokenizer, chat templates
+SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+INDEX = "model.safetensors.index.json"
+LARGEST = 200 << 20  # bytes of a file that still passes for a small one
+AT_ONCE = 4  # requests
+
+
+def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]) -> Name:
+    """The name with its commit, its config.json and then its other small files in the cache.
+
+    check: is given the folder when it holds config.json alone, and raises what is wrong with that. say: takes a remark.
+    Without the hub what is in the cache does, if it is whole. Errors: InputError for what the hub does not have or give, Unreachable.
+    """
+    if name.pinned and is_whole(name):
+        return name
+    quiet()
+    try:
+        found = _config(name)
+        check(found.folder)
+        _small(found)
+        return found
+    except Unreachable as error:
+        found = name.cached()
+        if not (found.pinned and is_whole(found)):
+            raise Unreachable(error.what, f"{error.why}; {_missing(found)}", "Check the network and HF_ENDPOINT, or name a directory.") from None
+        say(f"{error.what} ({error.why}): its files in the cache are used, as of commit {found.revision[:12]}")
+        return found
+
+
+def _missing(name: Name) -> str:
+    if not name.pinned or not name.folder.is_dir():
+        return f"nothing of {name.repo} is in the cache {name.store.parent}"
+    return f"of {name.repo} only a part is in the cache {name.store.parent}"
+
+
+def _config(name: Name) -> Name:
+    """config.json in the cache, and the name with the commit that it is of."""
+    from huggingface_hub import errors, get_hf_file_metadata, hf_hub_download, hf_hub_url
+
+    with explained(name, f"config.json of {name}"):
+        try:
+            get_hf_file_metadata(hf_hub_url(name.repo, "config.json", revision=name.revision))  # fails at once; the next call tries for long
+            path = hf_hub_download(name.repo, "config.json", revision=name.revision)
+        except errors.LocalEntryNotFoundError as error:  # what the library makes of an unreachable hub
+            raise (error.__cause__ or error) from None
+        except errors.EntryNotFoundError:
+            raise InputError(f"the model {name} has no config.json", "it is no checkpoint of transformers", "Name a repository with config.json and safetensors files.") from None
+    return replace(name, revision=Path(path).parent.name)
+
+
+def _small(name: Name) -> None:
+    from huggingface_hub import hf_hub_download
+
+    wanted = [file for file, size in _files(name).items() if _is_small(PurePosixPath(file), size) and not (name.folder / file).exists()]
+    with explained(name), ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(lambda file: hf_hub_download(name.repo, file, revision=name.revision), wanted))
+
+
+def _is_small(file: PurePosixPath, size: int) -> bool:
+    if size > LARGEST or file.suffix not in SMALL or file.name.startswith("."):
+        return False
+    if file.name.endswith(".index.json"):  # of weights in other formats
+        return str(file) == INDEX
+    return len(file.parts) == 1 or file.parts[0] == "additional_chat_templates"
+
+
+def _files(name: Name) -> dict[str, int]:
+    """The files of a commit and their bytes."""
+    from huggingface_hub import HfApi
+
+    with explained(name):
+        info = HfApi().model_info(name.repo, revision=name.revision, files_metadata=True)
+    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+
+
+def shards(name: Name) -> list[str]:
+    """The safetensors files that the model is made of. InputError when it has none."""
+    index = name.folder / INDEX
+    if index.exists():
+        try:
+            return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        except (ValueError, KeyError, AttributeError, TypeError) as error:
+            raise InputError(f"{INDEX} of {name} cannot be read", f"{type(error).__name__}: {error}", "Choose another revision.") from None
+    if (name.folder / "model.safetensors").exists():
+        return ["model.safetensors"]
+    files = [file for file in _files(name) if file.endswith(".safetensors") and "/" not in file and not file.startswith("consolidated")]
+    if not files:
+        raise InputError(f"the model {name} has no safetensors files", "llmconv reads no other format, and never unpickles a file", "Name a repository that has them.")
+    return ["model.safetensors"] if "model.safetensors" in files else sorted(files)
+
+
+def is_whole(name: Name) -> bool:
+    """Whether config.json and all weights are in the cache."""
+    folder = name.folder
+    if not (folder / "config.json").exists():
+        return False
+    if (folder / INDEX).exists():
+        return all((folder / shard).exists() for shard in shards(name))
+    return any(folder.glob("*.safetensors"))
+
+
+def checkpoint(name: Name) -> Checkpoint:
+    """The table of the model's tensors: from its files, or, while those are not there, from their headers alone.
+
+    Offsets in a table of headers count from the first tensor: nothing can be read by them.
+    """
+    if is_whole(name):
+        return Checkpoint.open(name.folder)
+    from huggingface_hub import HfApi
+
+    files, tensors = shards(name), {}
+    with explained(name), ThreadPoolExecutor(AT_ONCE) as pool:
+        tables = list(pool.map(lambda file: HfApi().parse_safetensors_file_metadata(name.repo, file, revision=name.revision), files))
+    for file, table in zip(files, tables):
+        for tensor, info in table.tensors.items():
+            start, end = info.data_offsets
+            if info.dtype not in DTYPES:
+                raise InputError(f"tensor {tensor} of {name} is of the unknown type {info.dtype}", "", "Name another model.")
+            tensors[tensor] = TensorInfo(tensor, name.folder / file, start, end - start, info.dtype, tuple(info.shape))
+    return Checkpoint(name.folder, tuple(name.folder / file for file in files), tensors)

@@ -1,0 +1,69 @@
+"""Shows a download as the build is shown: a bar on a terminal, a line a minute elsewhere, JSON, or nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+
+from llmconv.engine.words import duration, roughly
+from llmconv.hub.name import Name
+from llmconv.hub.weights import Meter
+
+MINUTE = 60.0
+
+Ended = Callable[[float], bool]
+
+
+def watcher(name: Name, progress: str) -> Callable[[Meter, Ended], None]:
+    """What llmconv.hub.weights.fetch calls with a meter; progress: as of a build."""
+    if progress == "auto":
+        progress = "tty" if sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "") else "plain"
+    short = f"{name.repo}@{name.revision[:12]}"
+    return {
+        "tty": lambda meter, ended: _bar(short, meter, ended),
+        "json": lambda meter, ended: _lines(meter, ended, lambda seconds: _json(name, meter, seconds)),
+        "plain": lambda meter, ended: _lines(meter, ended, lambda seconds: print(_line(short, meter, seconds), flush=True)),
+        "quiet": lambda meter, ended: None,
+    }[progress]
+
+
+def _lines(meter: Meter, ended: Ended, say: Callable[[float], None]) -> None:
+    """At the start, each minute, and at the end."""
+    begin = told = time.monotonic()
+    say(0.0)
+    while not ended(0.2):
+        if time.monotonic() - told >= MINUTE:
+            told = time.monotonic()
+            say(told - begin)
+    if not meter.stopped:
+        say(time.monotonic() - begin)
+
+
+def _line(name: str, meter: Meter, seconds: float) -> str:
+    done, total = f"{meter.done / 1e9:.2f}", f"{meter.total / 1e9:.2f} GB"
+    if meter.done >= meter.total:
+        return f"downloaded {name}: {total} in {duration(seconds)}"
+    if not seconds:
+        return f"downloading {name}: {total}"
+    rest = (meter.total - meter.done) / max(meter.done / seconds, 1.0)
+    return f"downloading {name}: {done} of {total}, {roughly(rest)} left"
+
+
+def _json(name: Name, meter: Meter, seconds: float) -> None:
+    print(json.dumps({"event": "Download", "time": time.time(), "model": str(name), "bytes": meter.done, "total": meter.total, "seconds": round(seconds, 3)}), flush=True)
+
+
+def _bar(name: str, meter: Meter, ended: Ended) -> None:
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    begin = time.monotonic()
+    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(*columns, transient=True, expand=True) as bar:
+        task = bar.add_task(name if len(name) <= 32 else f"{name[:31]}~", total=meter.total)
+        while not ended(0.2):
+            bar.update(task, completed=meter.done)
+    if not meter.stopped:
+        print(_line(name, meter, time.monotonic() - begin), flush=True)

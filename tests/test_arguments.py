@@ -1,0 +1,100 @@
+"""Help, near misses and completion of the command line."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+
+import pytest
+
+from llmconv.arguments import SHELLS
+from llmconv.cli import main
+from llmconv.options import OPTIONS
+
+
+def said(capsys, *argv: str) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main(list(argv))
+    assert ended.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
+
+
+@pytest.mark.parametrize("argv, says", [
+    (["conver"], "there is no command conver. Did you mean convert?"),
+    (["convert", "--quantise", "bf16"], "unknown option --quantise. Did you mean --quantize?"),
+    (["convert", "-m", "x", "--max-input-lenght=5"], "unknown option --max-input-lenght. Did you mean --max_input_length?"),
+    (["verify", "out", "--nett", "a"], "unknown option --nett. Did you mean --nets?"),
+    (["verify"], "the following arguments are required: OUT"),
+    (["doctor", "well"], "well is one argument too many"),
+])  # fmt: skip
+def test_wrong_usage_is_one_line_with_the_near_miss(capsys, argv, says):
+    assert says in said(capsys, *argv)
+
+
+def test_help_is_grouped_and_names_every_default(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with pytest.raises(SystemExit):
+        main(["convert", "--help"])
+    text = capsys.readouterr().out
+    assert all(len(line) <= 80 for line in text.splitlines())
+    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == ["options:", *dict.fromkeys(f"{o.group}:" for o in OPTIONS)]
+    for option in OPTIONS:
+        (entry,) = re.findall(rf"^  (?:-\w, )?(?:--processor, )?--{option.name}\b.*\n(?: {{20,}}.*\n)*", text, re.M)
+        told = " ".join(entry.split())
+        shown = {"flag": "off"}.get(option.kind, option.default)
+        assert option.later or "default" in told or told.endswith(f"[{'required' if option.group == 'required' else shown if shown not in (None, '') else 'none'}]"), told
+
+
+COMPLETE = """
+eval "$(cat "$1")"; shift
+eval "${SETUP:-}"
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=()
+function=$(complete -p "$1" | sed 's/.*-F \\([^ ]*\\).*/\\1/')
+$function "$1" "${@: -1}" "${COMP_WORDS[COMP_CWORD-1]}"
+printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@pytest.mark.parametrize("words, found", [
+    (["llmconv", "pl"], {"plan"}),
+    (["llmconv", "convert", "--quan"], {"--quantize"}),
+    (["llmconv", "convert", "-q", "w4"], {"w4bf16", "w4f16"}),
+    (["llm_convert", "--chip", "bm"], {"bm1684x", "bm1688"}),
+    (["llmconv", "completion", "z"], {"zsh"}),
+    (["doit", "convert", "quan"], {"quantize="}),
+    (["doit", "convert", "mod"], {"model=", "model_path="}),
+    (["doit", "convert", "chip", "=", "bm168"], {"bm1684x", "bm1688"}),
+    (["doit", "convert", "model=/m", "progress", "="], {"auto", "tty", "plain", "json", "quiet"}),
+])  # fmt: skip
+def test_bash_completes(capsys, tmp_path, words, found):
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    told = subprocess.run(["bash", "--norc", "-c", COMPLETE, "bash", script, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert set(told.stdout.split()) == found, told.stderr
+
+
+def test_bash_completes_tasks_by_doits_own_script(capsys, tmp_path):
+    """doit's own completion, when it is loaded, is asked for tasks and commands."""
+    assert main(["completion", "bash"]) == 0
+    script = tmp_path / "completion.bash"
+    script.write_text(capsys.readouterr().out)
+    setup = {"SETUP": '_doit() { COMPREPLY=( $(compgen -W "convert verify" -- "$2") ); }', "PATH": "/usr/bin:/bin"}
+    told = subprocess.run(["bash", "--norc", "-c", COMPLETE, "bash", script, "doit", "conv"], env=setup, capture_output=True, text=True, check=True)
+    assert told.stdout.split() == ["convert"]
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_every_shell_gets_a_script(capsys, tmp_path, shell):
+    assert main(["completion", shell]) == 0
+    script = tmp_path / "script"
+    script.write_text(capsys.readouterr().out)
+    assert "llm_convert" in script.read_text() and "quantize" in script.read_text()
+    if shutil.which(shell):
+        subprocess.run([shell, "-n", script], check=True)
+
+
+def test_a_shell_that_is_not_known(capsys):
+    assert "Did you mean bash?" in said(capsys, "completion", "bahs")

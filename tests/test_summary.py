@@ -1,0 +1,122 @@
+"""What is told at the end of a conversion, and before it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from llmconv.cli import main
+from llmconv.engine import events
+from llmconv.layout import Layout
+from llmconv.summary import Summary, count, program
+
+NET = {"stage_of": None, "coefficients": "", "coefficient_bytes": 0}
+MANIFEST = {
+    "job": {"chip": "bm1688", "max_input_length": 64},
+    "bmodel": "x.bmodel",
+    "bytes": 12_000_000,
+    "sha256": "abc",
+    "weights": 4_000_000,
+    "nets": [
+        NET | {"name": "embedding", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
+        NET | {"name": "embedding_cache", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
+        NET | {"name": "block_cache_0", "cycles": 900_000, "coefficients": "block_cache_0.coeff", "coefficient_bytes": 1_000_000},
+        NET | {"name": "block_0", "cycles": 9_000_000, "coefficients": "block_cache_0.coeff", "coefficient_bytes": 1_000_000},
+        NET | {"name": "lm_head", "cycles": 899_100},
+    ],
+}
+END = events.RunFinished(0, 2, 1, 1, 0, 0, 75.0, "", 42.0, 1_500_000_000, 90_000_000, "")
+
+
+def finished(name: str, event: str, **values) -> events.TaskFinished:
+    return events.TaskFinished(name, event, "", 1.0, 1.0, 0, values, False)
+
+
+@pytest.fixture
+def layout(tmp_path) -> Layout:
+    (tmp_path / "manifest.json").write_text(json.dumps(MANIFEST))
+    return Layout(tmp_path)
+
+
+def tell(layout: Layout, progress: str = "plain") -> Summary:
+    summary = Summary(layout, progress)
+    for event in (
+        finished("compile:embedding", "built", how="compiled"), finished("compile:block_0", "built", how="stamped"),
+        finished("compile:block_cache_0", "cached", how="compiled"), events.TaskUnchanged("compile:lm_head"), finished("manifest", "built"),
+    ):  # fmt: skip
+        summary(event)
+    summary(END)
+    return summary
+
+
+def test_the_end_tells_what_came_of_it(layout, capsys):
+    tell(layout)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == str(layout.out / "x.bmodel")
+    assert lines[1:-1] == [
+        "  size      12.0 MB; 6.00 bits per weight (3.0 MB for 4.0 M weights)",
+        "  nets      4: 1 compiled, 1 from the cache, 1 stamped, 1 up to date",
+        "  took      1 min 15 s, 42 s of CPU; peak 1.5 GB of memory, 90.0 MB of disk",
+        "  estimate  prefill of 64 tokens in 11.00 ms, then 500 tokens/s (2.00 ms each)",
+        "            by the compiler's count of cycles for bm1688; not measured",
+        "  verified  not yet",
+    ]
+    assert lines[-1].endswith(f"llmconv verify {layout.out}") and all(len(line) <= 80 for line in lines[1:-1])
+
+
+def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
+    output = {"output": "k_cache", "relative_l2": 0.0031, "relative_l2_limit": 0.01}
+    nets = [{"name": "block_0", "outputs": [output, output | {"output": "states", "relative_l2": 0.0088}]}, {"name": "lm_head", "outputs": []}]
+    layout.verified.write_text(json.dumps({"ok": True, "sha256": "abc", "nets": nets}))
+    tell(layout)
+    out = capsys.readouterr().out
+    assert "verified  right, worst relative L2 0.0088 (block_0 states, limit 0.0100)" in out and "config/ to the device" in out
+    layout.verified.write_text(json.dumps({"ok": False, "sha256": "abc", "nets": nets}))
+    tell(layout)
+    assert "verified  WRONG, worst" in capsys.readouterr().out
+    layout.verified.write_text(json.dumps({"ok": True, "sha256": "of another file", "nets": nets}))
+    tell(layout)
+    assert "verified  not yet" in capsys.readouterr().out
+
+
+def test_json_and_quiet(layout, capsys):
+    tell(layout, "json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["event"] == "Summary" and told["bits_per_weight"] == 6.0 and told["estimated_seconds"] == {"prefill": 0.011, "decode": 0.002}
+    tell(layout, "quiet")
+    assert capsys.readouterr().out == ""
+
+
+def test_numbers_and_programs(monkeypatch):
+    assert [count(n) for n in (999, 4_100_000, 494_000_000, 7_600_000_000)] == ["999", "4.1 M", "494 M", "7.6 B"]
+    monkeypatch.setenv("PATH", "/nowhere")
+    assert Path(program("llmconv")).name == "llmconv" and program("llmconv") != "llmconv", "not on the path: by its place"
+    assert program("no-such-program") == "no-such-program"
+
+
+def plan(capsys, *argv: str) -> str:
+    assert main(["plan", *argv]) == 0
+    return capsys.readouterr().out
+
+
+def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
+    told = plan(capsys, "-m", str(checkpoint("qwen2", num_hidden_layers=3)), "-s", "64", "-q", "w4bf16", "-o", str(tmp_path / "out"))
+    rows = {line.split("  ")[0]: " ".join(line.split()) for line in told.splitlines()}
+    assert rows["model"].startswith("model qwen2, 3 layers, 2.") and "w4bf16: layers in 4 bits, groups of 64; the rest bf16" in rows["quantisation"]
+    assert "block 3 2 compiled, 1 stamped shared" in " ".join(told.split()) and "together 9 " in " ".join(told.split())
+    assert rows["tasks"] == "tasks 23 to run" and "MiB of 16.0 GiB (estimate)" in rows["device memory"] and "WARNING" not in told
+    assert {"time", "disk", "RAM"} <= rows.keys() and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("chip, more, says", [
+    ("cv186x", ("-s", "65536", "-b", "128"), "WARNING: this cannot fit: boards with a cv186x have up to 8.0 GiB. Use a smaller -s or"),
+    ("bm1684x", ("-s", "65536", "-b", "218"), "WARNING: this hardly fits"),
+    ("bm1684x", ("-s", "65536", "-b", "128"), ""),
+])  # fmt: skip
+def test_a_plan_warns_when_the_device_is_too_small(checkpoint, llmconv_env, tmp_path, capsys, chip, more, says):
+    """A KV cache of 2 x 65536 x 128 x 2 bytes for each layer and sequence: 64 MiB for both layers of one."""
+    told = plan(capsys, "-m", str(checkpoint("qwen2", max_position_embeddings=65536)), "-c", chip, *more, "-o", str(tmp_path / "out"), "--max_input_length", "64")
+    warned = [line for line in told.splitlines() if line.startswith("WARNING")]
+    assert (len(warned) == 1 and says in warned[0]) if says else not warned, told

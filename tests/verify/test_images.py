@@ -1,0 +1,166 @@
+"""A prompt with an image against a chip made of the NumPy interpreter: what is launched, that it is what transformers generates, and
+that every fault is seen."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_generate import right
+from test_nets_of_options import Interpreted
+from verify_helpers import plan_of
+from vision_checkpoints import CONFIGS, whole
+
+from llmconv.blocks.vision import grid
+from llmconv.verify import images, nets
+from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
+from llmconv.verify.runs import Session, alone
+
+SEQ, TOKENS = 48, 5
+PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96"}
+
+
+def planned(vision_checkpoint, name: str, **options):
+    return plan_of(vision_checkpoint(name), seq=SEQ, max_pixels=PIXELS[name], **options)
+
+
+def chosen(model, ids: np.ndarray, shown: images.Images | None, tokens: list[int]) -> list[int]:
+    """What transformers' whole model would choose behind a prompt, and behind that and each of `tokens` but the last."""
+    import torch
+
+    given = torch.tensor([[*ids.tolist(), *tokens[:-1]]])
+    more = {}
+    if shown is not None:
+        more = {"pixel_values": torch.from_numpy(shown.patches), "image_grid_thw": torch.tensor(shown.grids), "mm_token_type_ids": (given == 1000).int()}
+    with torch.inference_mode():
+        return whole(model)(given, **more).logits[0, len(ids) - 1 :].argmax(-1).tolist()
+
+
+def conversation(plan, chip, seed: int = 2):
+    session, runtime = Session(plan, chip), Runtime.of(plan)
+    said = turns(plan, runtime, np.random.default_rng(seed), TOKENS)
+    return session, said, converse(session, runtime, said)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_checkpoint):
+    plan = planned(vision_checkpoint, name)
+    chip = Interpreted(plan)
+    session, (turn,), found = conversation(plan, chip)
+    assert right(session, found)
+    (where,) = np.nonzero(turn.ids == 1000)
+    assert len(where) == turn.images.tokens(2) == plan.tower.tokens and 0 < where[0] and where[-1] < len(turn.ids) - 1
+    tokens = [t.found for t in found.tokens]
+    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, turn.ids, turn.images, tokens)
+    layers = range(plan.spec.layers)
+    prefill = [run for i in layers for run in (f"block_{i}", *(["add"] if i < len(plan.tower.deepstack) else []))]
+    assert chip.runs[: 2 + len(prefill)] == ["vit", "embedding", *prefill]
+    assert chip.runs.count("vit") == 1 and chip.runs.count("add") == len(plan.tower.deepstack)
+    assert {c.net for c in session.compared} == {*chip.runs, CHAIN} - {"lm_head"}
+
+
+@pytest.mark.parametrize("options", [{"use_block_with_kv": 1}, {"share_prompt": 1, "max_prefill_kv_length": 28}], ids=str)
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_an_image_in_a_conversation(name, options, vision_checkpoint):
+    """In chunks, and shared by two questions: every answer is what transformers gives behind all that was read."""
+    plan = planned(vision_checkpoint, name, **options)
+    session, said, found = conversation(plan, Interpreted(plan))
+    assert right(session, found) and len(found.tokens) == TOKENS and said[0].images is not None
+    read, judged = np.zeros(0, int), list(found.tokens)
+    for turn in said:
+        read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
+        answer, judged = judged[: turn.tokens], judged[turn.tokens :]
+        tokens = [t.found for t in answer]
+        assert [t.expected for t in answer] == (chosen(plan.job.model_path, read, said[0].images, tokens) if tokens else [])
+        read = np.concatenate([read, tokens]).astype(int)
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+def test_a_batch_with_images(name, vision_checkpoint):
+    plan = planned(vision_checkpoint, name, batch=2)
+    assert next(net for net in plan.nets if net.name == "block_cache_0").inputs[1].shape == (2, 3, 1)
+    session = Session(plan, Interpreted(plan))
+    prompts = [images.prompt(plan, np.random.default_rng(n), n) for n in (13, 30)]
+    prompts.append((np.array([5, 6, 7]), None))
+    for pair in ((0, 1), (1, 2)):
+        found = generate_batch(session, Runtime.of(plan), *zip(*(prompts[n] for n in pair)), TOKENS)
+        assert right(session, found)
+        for n, first in zip(pair, (0, TOKENS)):
+            judged = found.tokens[first : first + TOKENS]
+            assert [t.expected for t in judged] == chosen(plan.job.model_path, *prompts[n], [t.found for t in judged])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_several_images_in_a_prompt(name, vision_checkpoint):
+    plan = planned(vision_checkpoint, name)
+    shown = images.random(plan.tower, ((1, 2, 4), (1, 4, 2), (1, 2, 2)), np.random.default_rng(0))
+    ids = np.array([5, 998, 1000, 1000, 999, 7, 8, 998, 1000, 1000, 999, 998, 1000, 999, 9])
+    session = Session(plan, Interpreted(plan))
+    found = converse(session, Runtime.of(plan), [Turn(ids, TOKENS, images=shown)])
+    assert right(session, found)
+    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, ids, shown, [t.found for t in found.tokens])
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_text_alone(name, vision_checkpoint):
+    """No image in the prompt: no vit, no sums, positions one behind the other."""
+    plan = planned(vision_checkpoint, name)
+    chip = Interpreted(plan)
+    session = Session(plan, chip)
+    found = converse(session, Runtime.of(plan), [Turn(np.arange(3, 20), TOKENS)])
+    assert right(session, found) and not {"vit", "add"} & set(chip.runs)
+    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, np.arange(3, 20), None, [t.found for t in found.tokens])
+
+
+@pytest.mark.parametrize(
+    "name, net, spoil, wrong",
+    [
+        ("qwen2_vl", "vit", lambda out: {k: v[::-1] for k, v in out.items()}, {"vit", CHAIN}),
+        ("qwen2_5_vl", "vit", lambda out: {k: np.roll(v, 1, 0) for k, v in out.items()}, {"vit", CHAIN}),
+        ("qwen3_vl", "vit", lambda out: dict(zip(out, [next(iter(out.values())), *list(out.values())[:0:-1]])), {"vit", CHAIN}),
+        ("qwen3_vl", "add", lambda out: {k: 0.5 * v for k, v in out.items()}, {"add", CHAIN}),
+    ],
+    ids=["qwen2_vl-backwards", "qwen2_5_vl-rolled", "qwen3_vl-deepstack", "qwen3_vl-sum"],
+)
+def test_faults_of_the_chip_are_seen(name, net, spoil, wrong, vision_checkpoint):
+    plan = planned(vision_checkpoint, name)
+    chip = Interpreted(plan, spoil=lambda *_: None)
+    sound = chip.run
+    chip.run = lambda run, inputs, read=(): spoil(sound(run, inputs, read)) if run == net else sound(run, inputs, read)
+    session, _, found = conversation(plan, chip)
+    assert {c.net for c in session.compared if not c.ok} == wrong
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_positions_of_text_for_an_image_are_seen(name, vision_checkpoint, monkeypatch):
+    monkeypatch.setattr(grid, "token_positions", lambda tower, ids, grids, first=0: (first + np.tile(np.arange(len(ids)), (3, 1)), first + len(ids)))
+    session, _, found = conversation(planned(vision_checkpoint, name), Interpreted(planned(vision_checkpoint, name)))
+    assert {c.net for c in session.compared if not c.ok} == {CHAIN}
+
+
+def test_a_tower_and_a_sum_by_themselves(vision_checkpoint):
+    plan = planned(vision_checkpoint, "qwen3_vl")
+    chip = Interpreted(plan)
+    session, by_name = Session(plan, chip), {net.name: net for net in plan.nets}
+    images.alone(session, by_name["vit"], np.random.default_rng(0), 5)
+    alone(session, by_name["add"], np.random.default_rng(0), thorough=True)
+    assert right(session) and session.launches == {"vit": 5, "add": 1}
+    assert len([c for c in session.compared if c.net == "vit"]) == 4
+    grids = list(images.shapes(plan.tower, masked=True))
+    assert grids[0] == ((1, 6, 4),) and len(grids[1]) == 2 and len(grids) == 5
+    assert all(sum(t * h * w for t, h, w in g) <= plan.tower.patches for g in grids)
+    assert all(len(g) == 1 for g in images.shapes(plan.tower, masked=False))
+
+
+def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
+    plan = planned(vision_checkpoint, "qwen2_5_vl", dynamic=1)
+    net, tower = next(n for n in plan.nets if n.name == "vit"), plan.tower
+    shown = images.random(tower, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
+    launch = nets.vit(net, shown, plan.family.vision.preprocess(tower, shown.patches, shown.grids, True), tower.merge)
+    assert {name: values.shape for name, values in launch.inputs.items()} == {
+        "input_states": (16, 1176),
+        "position_ids": (16, 2),
+        "full_attn_mask": (1, 1, 16, 16),
+        "window_attn_mask": (1, 1, 16, 16),
+        "reverse_index": (4,),
+    }
+    assert launch.count == 4 and launch.inputs["reverse_index"].dtype == np.int32

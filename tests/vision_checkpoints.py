@@ -1,0 +1,142 @@
+"""Tiny random checkpoints of the models that see, under the tensor names and config fields that each publishes.
+
+Names and shapes come from transformers' own class, built without storage. Values are drawn so that mistakes show: norms differ from 1,
+biases are not zero, weights keep unit scale.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import zlib
+from pathlib import Path
+from typing import Any
+
+_TEXT = {
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 1024,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "bos_token_id": 1,
+    "eos_token_id": 2,
+}
+_TOKENS = {"image_token_id": 1000, "video_token_id": 1001, "vision_start_token_id": 998, "vision_end_token_id": 999, "torch_dtype": "bfloat16"}
+_CHUNKED = {"rope_theta": 1000000.0, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
+_SIZES = {"num_heads": 4, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+CONFIGS: dict[str, dict[str, Any]] = {
+    "qwen2_vl": _TEXT
+    | _TOKENS
+    | _CHUNKED
+    | {
+        "model_type": "qwen2_vl",
+        "vision_config": _SIZES | {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 320, "mlp_ratio": 4, "hidden_size": 256, "in_chans": 3},
+    },
+    "qwen2_5_vl": _TEXT
+    | _TOKENS
+    | _CHUNKED
+    | {
+        "model_type": "qwen2_5_vl",
+        "vision_config": _SIZES
+        | {
+            "model_type": "qwen2_5_vl",
+            "depth": 3,
+            "hidden_act": "silu",
+            "hidden_size": 320,
+            "intermediate_size": 640,
+            "in_chans": 3,
+            "out_hidden_size": 256,
+            "window_size": 112,
+            "fullatt_block_indexes": [1],
+            "tokens_per_second": 2,
+        },
+    },
+    "qwen3_vl": _TOKENS
+    | {
+        "model_type": "qwen3_vl",
+        "tie_word_embeddings": False,
+        "text_config": _TEXT
+        | {
+            "model_type": "qwen3_vl_text",
+            "num_hidden_layers": 4,
+            "head_dim": 128,
+            "attention_bias": False,
+            "rope_theta": 5000000.0,
+            "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]},
+        },
+        "vision_config": _SIZES
+        | {
+            "model_type": "qwen3_vl",
+            "depth": 4,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "in_channels": 3,
+            "out_hidden_size": 256,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+            "deepstack_visual_indexes": [0, 1, 2],
+        },
+    },
+}
+CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+
+
+def whole(model: Path | dict[str, Any]):
+    """transformers' own class for a checkpoint, loaded in float32; of a config.json alone, without storage."""
+    import torch
+    import transformers
+
+    given = model if isinstance(model, dict) else json.loads((model / "config.json").read_text())
+    made = getattr(transformers, f"{CLASSES[given['model_type']]}ForConditionalGeneration")
+    if isinstance(model, dict):
+        with torch.device("meta"):
+            return made(transformers.CONFIG_MAPPING[given["model_type"]].from_dict(json.loads(json.dumps(given))))
+    return made.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def published(name: str, kind: str) -> str:
+    """What a checkpoint calls the class's parameter."""
+    return name if kind == "qwen3_vl" else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+
+
+def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int):
+    """float32 values of a tensor, every one with a generator of its own."""
+    import numpy as np
+
+    x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
+    if tensor.endswith(".bias") or "pos_embed" in tensor:
+        return 0.3 * x
+    if "norm" in tensor or "ln_q" in tensor:
+        return 1 + 0.2 * x
+    if "embed_tokens" in tensor:
+        return x
+    # smaller queries and keys keep the softmax from being so sharp that any half-precision computation blurs it
+    gain = 0.8 if re.search(r"[qk]_proj|qkv", tensor) else 1.5
+    return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
+
+
+def make(place: Path, name: str, *, seed: int = 0, text: dict | None = None, vision: dict | None = None, internal: bool = False, **changes: Any) -> Path:
+    """Write checkpoint `name` to a directory of that name in `place`. text, vision, changes: fields of those parts of config.json and of
+    the whole that are otherwise; internal: tensors under transformers' own names."""
+    import torch
+    from safetensors.torch import save_file
+
+    config = CONFIGS[name] | changes
+    config = config | {"text_config": config["text_config"] | (text or {})} if "text_config" in config else config | (text or {})
+    config |= {"vision_config": config["vision_config"] | (vision or {})}
+    made = {}
+    for parameter, value in whole(config).state_dict().items():
+        tensor = parameter if internal else published(parameter, name)
+        if not (tensor == "lm_head.weight" and (config | config.get("text_config", {}))["tie_word_embeddings"]):
+            made[tensor] = torch.from_numpy(draw(name, tensor, tuple(value.shape), seed)).to(torch.bfloat16).contiguous()
+    path = place / name
+    path.mkdir(parents=True, exist_ok=True)
+    (path / "config.json").write_text(json.dumps(config, indent=1))
+    save_file(made, path / "model.safetensors", metadata={"format": "pt"})
+    return path
