@@ -23,6 +23,7 @@ class Compiler:
         self.flags, self.scratch, self._log, self._keep = toolchain.CompileFlags(**flags), scratch, log, keep
         self._tools = toolchain.find() or toolchain.fetch()
         self._kernels = toolchain.kernels(toolchain.cache_dir(), self._tools.version, self._tools.digest)
+        self._begun = False
         self.results: list[toolchain.CompileResult] = []
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
@@ -30,6 +31,7 @@ class Compiler:
     def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None) -> Path:
         """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows."""
         run, source = self.scratch / name / "run", self.scratch / name / "source"
+        shutil.rmtree(self.scratch / name, ignore_errors=True)
         run.mkdir(parents=True)
         source.mkdir()
         (source / "net.mlir").write_text(text, encoding="utf-8")
@@ -37,8 +39,8 @@ class Compiler:
             shutil.copyfile(file, run / known)
         if weights:
             npz.write(source / "weights.npz", weights, checkpoint)
-        out = self.scratch / name / "net.bmodel"
-        self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=bool(self.results)))
+        out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
+        self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun))
         if not self._keep:
             shutil.rmtree(source)
         normalise(out)

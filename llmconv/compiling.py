@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from llmconv.bmodel.split import Split, keep, split
 from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler
+from llmconv.errors import ToolError
 from llmconv.lower.coefficients import Blob, coefficients
 from llmconv.nets import IO_CONFIG
 
@@ -83,7 +84,10 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
     theirs = owner.read_facts() if owner else None
     compiler = Compiler(source["flags"], Path(place["scratch"]), Path(place["log"]), bool(place["keep"]))
     try:
-        facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, theirs, targets)
+        try:
+            facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, theirs, targets)
+        except ToolError as failed:
+            facts, why = {}, f"compiled as it is, because the compiler fails on a cheaper form: {failed.why or failed.what}"
         facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, theirs, check, targets)
         if targets.addresses:
             shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
@@ -95,8 +99,8 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
 
 def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, check: bool, targets: Files) -> dict[str, Any]:
     """Compile the net with all its weights, which go to an npz."""
-    whole = exported.get("halved") or {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
-    raw = compiler.run(net, whole["mlir"], whole["weights"], checkpoint, _beside(source))
+    whole = {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
+    raw = _first(compiler, net, [exported["halved"], whole] if "halved" in exported else [whole], checkpoint, _beside(source))
     shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
     devices = source["flags"]["num_device"]
     if devices > 1:  # its parts share nothing with other nets, so they stay together
@@ -135,6 +139,16 @@ def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any],
             holder, sha256 = f"{net}.coeff", blob.write(file)
     facts = {"coefficient_bytes": blob.size, "coefficient_sha256": sha256, "coefficients": holder, "form": kind, "check": "equal"}
     return facts, CHEAPER[kind]
+
+
+def _first(compiler: Compiler, net: str, forms: Sequence[Mapping[str, Any]], checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Path:
+    """The .bmodel of the first form that the compiler takes; the last one's failure is the net's."""
+    for form in forms[:-1]:
+        try:
+            return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside)
+        except ToolError:
+            continue
+    return compiler.run(net, forms[-1]["mlir"], forms[-1]["weights"], checkpoint, beside)
 
 
 def _beside(source: dict[str, Any]) -> dict[str, Path]:

@@ -30,8 +30,10 @@ def form_of(net: Net) -> str:
         return ""
     if net.layer is None:
         return "apart" if table(net.graph) is not None and not flags.dynamic else ""
-    if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
-        return "" if any(weight.dtype == "ui8" for weight in net.graph.weights.values()) else "halved"
+    if flags.mode in ("BF16", "F16"):
+        # the compiler takes float32 alone beside layers that the checkpoint has quantised, and for f16 on several cores
+        full = any(weight.dtype == "ui8" for weight in net.graph.weights.values()) or flags.mode == "F16" and flags.num_core > 1
+        return "" if full else "halved"
     shapes = [weight.shape for weight in _linears(net)]
     mode = Mode.of(flags.to_dict())
     fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
