@@ -67,7 +67,7 @@ def test_failure(compile_with, tmp_path: Path, script: str, words: str) -> None:
     with pytest.raises(ToolError, match=re.escape(words)) as caught:
         compile_with(script)
     text = str(caught.value)
-    assert "\n" not in text and text.startswith("net block_0: ") and str(caught.value.log) in text
+    assert "\n" not in text and text.startswith("net block_0: ")
     assert caught.value.log == tmp_path / "logs/block_0.log" and caught.value.log.exists()
     assert (tmp_path / "out/block_0.bmodel").read_text() == "of an earlier build", "a failure never touches the output"
 
