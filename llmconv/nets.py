@@ -73,6 +73,8 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
 
     Runtimes count the nets, so none may be added or left out.
     """
+    # a dynamic net reads float32 norm weights as half precision and gives NaN (1.30.2); decode shares the coefficients of prefill
+    spec = replace(spec, float_norms=not job.dynamic)
     layers = range(spec.layers)
     stages = decode_lengths(job)
     head = _lm_head(job, spec)

@@ -51,7 +51,7 @@ def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name:
     if spec.norm_offset:
         recipe = ("add", recipe, spec.norm_offset)
     weight = g.weight(f"{path}.weight", (1,) * (len(x.shape) - 1) + (x.shape[-1],), recipe)
-    return g.RMSNorm(x, weight, eps=spec.eps, weight_keep_f32=bool(spec.norm_offset), name=name or path)
+    return g.RMSNorm(x, weight, eps=spec.eps, weight_keep_f32=bool(spec.norm_offset) and spec.float_norms, name=name or path)
 
 
 def scale(g: Graph, x: Value, factor: float, name: str) -> Value:

@@ -108,6 +108,8 @@ class Spec:
     experts: Experts | None = None
     stored: Mapping[str, Packed] = field(default_factory=dict)
 
+    float_norms: bool = True  # norms with an offset keep float32 weights
+
     @property
     def layers(self) -> int:
         return len(self.kinds)
