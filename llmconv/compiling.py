@@ -87,7 +87,7 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
         try:
             facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, theirs, targets)
         except ToolError as failed:
-            facts, why = {}, f"compiled as it is, because the compiler fails on a cheaper form: {failed.why or failed.what}"
+            facts, why = {}, _refused(failed)
         facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, theirs, check, targets)
         if targets.addresses:
             shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
@@ -100,7 +100,7 @@ def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool,
 def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, check: bool, targets: Files) -> dict[str, Any]:
     """Compile the net with all its weights, which go to an npz."""
     whole = {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
-    raw = _first(compiler, net, [exported["halved"], whole] if "halved" in exported else [whole], checkpoint, _beside(source))
+    raw, why = _first(compiler, net, [exported["halved"], whole] if "halved" in exported else [whole], checkpoint, _beside(source))
     shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
     devices = source["flags"]["num_device"]
     if devices > 1:  # its parts share nothing with other nets, so they stay together
@@ -114,6 +114,7 @@ def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], c
         "coefficient_sha256": taken.sha256,
         "coefficients": theirs["coefficients"] if taken == shared else f"{net}.coeff" if taken.size else "",
         "form": "",
+        **({"why": why} if why else {}),
         "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",
     }
 
@@ -141,14 +142,23 @@ def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any],
     return facts, CHEAPER[kind]
 
 
-def _first(compiler: Compiler, net: str, forms: Sequence[Mapping[str, Any]], checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Path:
-    """The .bmodel of the first form that the compiler takes; the last one's failure is the net's."""
+def _first(compiler: Compiler, net: str, forms: Sequence[Mapping[str, Any]], checkpoint: Checkpoint, beside: Mapping[str, Path]) -> tuple[Path, str]:
+    """The .bmodel of the first form that the compiler takes, and why it is not the first of all; the last one's failure is the net's."""
+    why = ""
     for form in forms[:-1]:
         try:
-            return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside)
-        except ToolError:
-            continue
-    return compiler.run(net, forms[-1]["mlir"], forms[-1]["weights"], checkpoint, beside)
+            return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside), why
+        except ToolError as failed:
+            why = _refused(failed)
+    return compiler.run(net, forms[-1]["mlir"], forms[-1]["weights"], checkpoint, beside), why
+
+
+def _refused(failed: ToolError) -> str:
+    """Why a net is compiled as it is. A compiler that was killed is not answered with a form that needs more memory: the engine runs
+    the task again, alone."""
+    if "SIGKILL" in failed.what:
+        raise failed
+    return f"compiled as it is, because the compiler fails on a cheaper form: {failed.why or failed.what}"
 
 
 def _beside(source: dict[str, Any]) -> dict[str, Path]:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from pathlib import Path
 
 import pytest
 
 from llmconv.bmodel.read import BModel, digest
+from llmconv.compiling import _first
+from llmconv.errors import ToolError
 
 CASES = {
     "w4 on two cores": {"quantize": "w4bf16", "chip": "bm1688"},
@@ -144,3 +147,30 @@ def _patched(place, code: str) -> str:
     folder.mkdir(exist_ok=True)
     (folder / "sitecustomize.py").write_text(code)
     return str(folder)
+
+
+class _Compiler:
+    """One that fails on the first form."""
+
+    def __init__(self, error: ToolError):
+        self.error, self.asked = error, []
+
+    def run(self, net, text, *_):
+        self.asked.append(text)
+        if text == "cheap":
+            raise self.error
+        return Path(text)
+
+
+def test_a_form_that_the_compiler_refuses_is_followed_by_the_net_and_told():
+    forms = [{"mlir": text, "weights": []} for text in ("cheap", "whole")]
+    compiler = _Compiler(ToolError("net block_0: the compiler died of SIGABRT", "arr.word_size"))
+    assert _first(compiler, "block_0", forms, None, {}) == (Path("whole"), "compiled as it is, because the compiler fails on a cheaper form: arr.word_size")
+
+
+def test_a_killed_compiler_is_not_followed_by_a_form_that_needs_more():
+    forms = [{"mlir": text, "weights": []} for text in ("cheap", "whole")]
+    compiler = _Compiler(ToolError("net block_0: the compiler died of SIGKILL", "probably out of memory"))
+    with pytest.raises(ToolError, match="SIGKILL"):
+        _first(compiler, "block_0", forms, None, {})
+    assert compiler.asked == ["cheap"]

@@ -42,7 +42,7 @@ def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name:
     """RMSNorm over the last axis by the role's weight; x itself where the family has no such norm.
 
     The operation is named after its weight unless `name` says otherwise. Weights with an offset (1 + w) stay float32 in the
-    net: bf16 would lose the low bits of w.
+    net, because bf16 would lose the low bits of w; not where dynamic nets cannot read them (Spec.float_norms).
     """
     if role not in spec.names:
         return x

@@ -23,7 +23,7 @@ from .monitor import Monitor
 from .options import RunOptions
 from .perform import perform
 from .plain import run_plain
-from .pool import Death, Pool, Result
+from .pool import Death, Pool
 from .state import State
 from .threads import Threads
 
