@@ -64,18 +64,10 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
         parts.append(Part(Path(net["bare"]), coefficients=piece))
     tools = toolchain.find() or toolchain.fetch()
     kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]
-    combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
-    values = {"bytes": Path(out[target]).stat().st_size, "sha256": _sha256(Path(out[target]))}
+    sha256 = combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
+    values = {"bytes": Path(out[target]).stat().st_size, "sha256": sha256}
     Path(out[facts]).write_text(json.dumps(values), encoding="utf-8")
-    return values | {"digests": {target: values["sha256"]}}
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb", buffering=0) as f:
-        while piece := f.read(8 << 20):
-            digest.update(piece)
-    return digest.hexdigest()
+    return values | {"digests": {target: sha256}}
 
 
 def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:

@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 from collections import Counter
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compi
 
 
 def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
-    """Compiler estimates in seconds: `prefill` of the longest prompt, `decode` of one token at full KV length.
+    """Compiler estimates in seconds: `image` of the largest size, `prefill` of the longest prompt, `decode` of one token at full KV length.
 
-    None where the compiler estimates nothing (dynamic nets). Work of the host is in neither.
+    None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in none.
     """
     clock = CLOCK[manifest["job"]["chip"]]
 
@@ -29,7 +30,7 @@ def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
         known = [n["cycles"] for n in nets]
         return sum(known) / clock if known and None not in known else None
 
-    return {"prefill": total("embedding", "block", "lm_head"), "decode": total("embedding_cache", "block_cache", "lm_head")}
+    return {"image": total("vit"), "prefill": total("embedding", "block", "lm_head"), "decode": total("embedding_cache", "block_cache", "lm_head")}
 
 
 def size(nbytes: float) -> str:
@@ -100,6 +101,7 @@ class Summary:
             "peak_disk": event.peak_disk,
             "chip": manifest["job"]["chip"],
             "max_input_length": manifest["job"]["max_input_length"],
+            "max_pixels": manifest["job"]["max_pixels"],
             "estimated_seconds": latencies(manifest),
             "verified": self._verified(manifest["sha256"]),
         }
@@ -124,7 +126,7 @@ class Summary:
             ("size", f"{size(f['bytes'])}; {f['bits_per_weight']:.2f} bits per weight ({size(f['coefficient_bytes'])} for {count(f['weights'])} weights)"),
             ("nets", f"{sum(f['nets'].values())}: {', '.join(f'{n} {how}' for how, n in sorted(f['nets'].items()))}"),
             ("took", f"{duration(f['seconds'])}, {duration(f['cpu_seconds'])} of CPU" + self._peaks(f)),
-            *zip(("estimate", ""), estimates(f)),
+            *zip_longest(("estimate",), estimates(f), fillvalue=""),
             ("verified", _verdict(f["verified"])),
             *([("report", str(self.layout.report))] if self.layout.report.exists() else []),
             ("next", self._next(f)),
@@ -158,9 +160,10 @@ def estimates(f: dict[str, Any]) -> list[str]:
         parts.append(f"prefill of {f['max_input_length']} tokens in {1000 * time['prefill']:.2f} ms")
     if time["decode"]:
         parts.append(f"then {1 / time['decode']:.0f} tokens/s ({1000 * time['decode']:.2f} ms each)")
-    if not parts:
+    image = [f"an image of {' x '.join(f['max_pixels'].split(','))} pixels in {1000 * time['image']:.2f} ms"] if time["image"] else []
+    if not parts and not image:
         return [f"none: the compiler gives none for dynamic nets on {f['chip']}"]
-    return [", ".join(parts), f"by the compiler's count of cycles for {f['chip']}; not measured"]
+    return [*image, *([", ".join(parts)] if parts else []), f"by the compiler's count of cycles for {f['chip']}; not measured"]
 
 
 def _verdict(told: dict[str, Any] | None) -> str:

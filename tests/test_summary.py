@@ -14,7 +14,7 @@ from llmconv.summary import Summary, count, program
 
 NET = {"stage_of": None, "coefficients": "", "coefficient_bytes": 0}
 MANIFEST = {
-    "job": {"chip": "bm1688", "max_input_length": 64},
+    "job": {"chip": "bm1688", "max_input_length": 64, "max_pixels": ""},
     "bmodel": "x.bmodel",
     "bytes": 12_000_000,
     "sha256": "abc",
@@ -66,6 +66,16 @@ def test_the_end_tells_what_came_of_it(layout, capsys):
     assert lines[-1].endswith(f"llmconv verify {layout.out}") and all(len(line) <= 80 for line in lines[1:-1])
 
 
+def test_the_end_estimates_an_image(layout, capsys):
+    """At its largest size; the language model's nets may be dynamic and have none."""
+    blocks = [net | {"cycles": None} for net in MANIFEST["nets"]]
+    made = MANIFEST | {"job": MANIFEST["job"] | {"max_pixels": "672,448"}, "nets": [NET | {"name": "vit", "cycles": 1_800_000}, *blocks]}
+    layout.manifest.write_text(json.dumps(made))
+    tell(layout)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[4:6] == ["  estimate  an image of 672 x 448 pixels in 2.00 ms", "            by the compiler's count of cycles for bm1688; not measured"]
+
+
 def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
     output = {"output": "k_cache", "relative_l2": 0.0031, "relative_l2_limit": 0.01}
     nets = [{"name": "block_0", "outputs": [output, output | {"output": "states", "relative_l2": 0.0088}]}, {"name": "lm_head", "outputs": []}]
@@ -84,7 +94,7 @@ def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
 def test_json_and_quiet(layout, capsys):
     tell(layout, "json")
     told = json.loads(capsys.readouterr().out)
-    assert told["event"] == "Summary" and told["bits_per_weight"] == 6.0 and told["estimated_seconds"] == {"prefill": 0.011, "decode": 0.002}
+    assert told["event"] == "Summary" and told["bits_per_weight"] == 6.0 and told["estimated_seconds"] == {"image": None, "prefill": 0.011, "decode": 0.002}
     tell(layout, "quiet")
     assert capsys.readouterr().out == ""
 

@@ -1,7 +1,7 @@
 """Write a .bmodel in one pass; combine several into one, with other names and coefficients where wanted.
 
 No part is ever held in memory: blobs stream from their file, or from a generator, into the result. Blobs of equal content are
-stored once. Same nets, same order, same fields as `model_tool --combine` gives; only `time` and the blobs' order are ours.
+stored once, and the sha256 of the whole comes with it. Same nets, same order, same fields as `model_tool --combine` gives; only `time` and the blobs' order are ours.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
@@ -69,8 +70,8 @@ class Part:
     places: Mapping[str, str] = field(default_factory=dict)
 
 
-def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece | None = None) -> None:
-    """Combine .bmodel files into `out`.
+def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece | None = None) -> str:
+    """Combine .bmodel files into `out`; returns its sha256 (hex).
 
     Nets come in the order of the parts. Nets of one name become stages of one net, at the first one's place. The kernel module is
     `kernel`, or the first part's, neuron size and device number are the largest. seconds: the file's time, since the epoch; it is written in UTC.
@@ -98,7 +99,7 @@ def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece
             model[field] = max(model.get(field, 0), tree.get(field, 0))
     if kernel is not None:
         model["kernel_module"]["binary"] = kernel
-    write(out, model)
+    return write(out, model)
 
 
 def _load(part: Part) -> dict:
@@ -161,84 +162,93 @@ def _shapes(stage: Mapping) -> list:
     return [[shape.get("dim", []) for shape in tensor.get("shape", ())] for tensor in stage["input_tensor"]]
 
 
-def write(out: Path, model: dict) -> None:
-    """Write the tree of a Model (schema.SCHEMA) whose Binary values are Pieces or Produced.
+def write(out: Path, model: dict) -> str:
+    """Write the tree of a Model (schema.SCHEMA) whose Binary values are Pieces or Produced; returns the file's sha256 (hex).
 
-    In the tree they are replaced by their (start, size), and the check codes beside them by their sha256. A file that could
-    not be finished is deleted.
+    In the tree they are replaced by their (start, size), and the check codes beside them by their sha256. A blob of unknown sha256 is read,
+    or produced, one more time for it. A file that could not be finished is deleted.
     """
-    places = [(where, holder, key, holder[key]) for where, holder, key in find("Binary", "Model", model)]
-    for _, holder, key, _ in places:
-        holder[key] = (0, 0)
-    used = HEADER.size + len(Encoder().encode("Model", model))
-    base = used + -used % ALIGN
+    blobs, end = _arrange(model)
+    tree = Encoder().encode("Model", model)
+    base = HEADER.size + len(tree)
+    base += -base % ALIGN
     try:
-        with out.open("wb") as file:
+        with out.open("wb") as file, _Hashed(file) as written:
             try:
-                _fill(file, model, places, base)
+                written.write(HEADER.pack(MAGIC, HEADER.size, base - HEADER.size, end, *[0] * 11))
+                written.write(tree)
+                written.write(bytes(base - HEADER.size - len(tree)))
+                for where, blob, digest in blobs:
+                    _copy(blob, digest, where, written)
             except BaseException:
                 out.unlink(missing_ok=True)
                 raise
+            return written.sha256
     except OSError as error:
         raise ConvertError(f"cannot write {out}", error.strerror or str(error)) from None
 
 
-def _fill(file: BinaryIO, model: dict, places: list, base: int) -> None:
-    """Write the blobs, from `base` on, and then, knowing where they are, what comes before them."""
-    file.seek(base)
-    blobs = _Blobs(file, base)
-    for where, holder, key, blob in places:
-        start, digest = blobs.put(blob, where)
-        holder[key] = (start, blob.size)
+def _arrange(model: dict) -> tuple[list[tuple[str, Piece | Produced, bytes]], int]:
+    """Give every blob of the tree its place, equal ones the same. Returns those to be stored, (where, blob, sha256), and the size of all."""
+    starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
+    known: dict[Piece | Produced, bytes] = {}
+    stored, end = [], 0
+    for where, holder, key in find("Binary", "Model", model):
+        blob = holder[key]
+        digest = known[blob] = known.get(blob) or _digest(blob)
+        if (blob.size, digest) not in starts:
+            starts[blob.size, digest] = end
+            stored.append((where, blob, digest))
+            end += blob.size + -blob.size % ALIGN
+        holder[key] = (starts[blob.size, digest], blob.size)
         if "check_code" in holder:
             holder["check_code"] = digest
-    file.truncate(base + blobs.end)
-    file.seek(0)
-    file.write(HEADER.pack(MAGIC, HEADER.size, base - HEADER.size, blobs.end, *[0] * 11))
-    file.write(Encoder().encode("Model", model))
+    return stored, end
 
 
-class _Blobs:
-    """The section of blobs that is being written. `end` is its size so far."""
+def _digest(blob: Piece | Produced) -> bytes:
+    if blob.sha256:
+        return bytes.fromhex(blob.sha256)
+    digest = hashlib.sha256()
+    for chunk in blob.chunks():
+        digest.update(chunk)
+    return digest.digest()
 
-    def __init__(self, file: BinaryIO, base: int):
-        self._file, self._base, self.end = file, base, 0
-        self._starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
-        self._known: dict[Piece | Produced, bytes] = {}
 
-    def put(self, blob: Piece | Produced, where: str) -> tuple[int, bytes]:
-        """Store a blob unless an equal one is there; returns its start and its sha256."""
-        digest = self._known.get(blob) or self._digest(blob)
-        if digest is None or (blob.size, digest) not in self._starts:
-            found = self._copy(blob, where)
-            if digest and found != digest:
-                raise ConvertError(f"{where} is damaged", f"its sha256 should be {digest.hex()} and is {found.hex()}")
-            digest = found
-        self._known[blob] = digest
-        return self._starts[blob.size, digest], digest
+def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> None:
+    """Write a blob and its padding; ConvertError when it is not what it should be."""
+    found, size = hashlib.sha256(), 0
+    for chunk in blob.chunks():
+        size += memoryview(chunk).nbytes
+        to.write(chunk, found)
+    if size != blob.size:
+        raise ConvertError(f"{where} is damaged", f"{blob.size} bytes are expected and there are {size}")
+    if found.digest() != digest:
+        raise ConvertError(f"{where} is damaged", f"its sha256 should be {digest.hex()} and is {found.hexdigest()}")
+    to.write(bytes(-size % ALIGN))
 
-    def _digest(self, blob: Piece | Produced) -> bytes | None:
-        """The blob's sha256 if it is told or cheap to learn."""
-        if blob.sha256:
-            return bytes.fromhex(blob.sha256)
-        if isinstance(blob, Piece) and blob.size <= CHUNK:
-            return hashlib.sha256(b"".join(blob.chunks())).digest()
-        return None
 
-    def _copy(self, blob: Piece | Produced, where: str) -> bytes:
-        """Append the blob, and take it back if it turns out to be there already; returns its sha256."""
-        sha256, size = hashlib.sha256(), 0
-        self._file.seek(self._base + self.end)
-        for chunk in blob.chunks():
-            size += memoryview(chunk).nbytes
-            sha256.update(chunk)
-            self._file.write(chunk)
-        if size != blob.size:
-            raise ConvertError(f"{where} is damaged", f"{blob.size} bytes are expected and there are {size}")
-        digest = sha256.digest()
-        if (size, digest) not in self._starts:
-            padding = -size % ALIGN
-            self._file.write(bytes(padding))  # explicitly: a blob that was taken back may lie here
-            self._starts[size, digest] = self.end
-            self.end += size + padding
-        return digest
+class _Hashed:
+    """A file that is written from front to back, and its sha256, for which a second thread hashes (hashlib lets go of the interpreter)."""
+
+    def __init__(self, file: BinaryIO):
+        self._file, self._whole = file, hashlib.sha256()
+        self._thread = ThreadPoolExecutor(1)
+
+    def write(self, chunk: bytes, digest: hashlib._Hash | None = None) -> None:
+        """Write a chunk (anything with a buffer), which is added to `digest` as well."""
+        hashed = self._thread.submit(self._whole.update, chunk)
+        if digest is not None:
+            digest.update(chunk)
+        self._file.write(chunk)
+        hashed.result()
+
+    @property
+    def sha256(self) -> str:
+        return self._whole.hexdigest()
+
+    def __enter__(self) -> _Hashed:
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._thread.shutdown()

@@ -66,6 +66,8 @@ def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
     found += _times(run)
     if manifest:
         times = latencies(manifest)
+        if times["image"]:
+            found.append(("image, estimate", f"{1000 * times['image']:.2f} ms", f"{manifest['job']['max_pixels'].replace(',', ' x ')} pixels"))
         if times["prefill"]:
             found.append(("prefill, estimate", f"{1000 * times['prefill']:.2f} ms", f"{manifest['job']['max_input_length']} tokens"))
         if times["decode"]:

@@ -112,7 +112,8 @@ def test_extract(compiler: toolchain.Toolchain, parts: dict[str, Path], tmp_path
 
 def test_the_same_bytes_anywhere_at_any_time(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     files = [parts["a8"], parts["ids"]]
-    combine(files, tmp_path / "1", 1_700_000_000)
+    told = combine(files, tmp_path / "1", 1_700_000_000)
+    assert told == hashlib.sha256((tmp_path / "1").read_bytes()).hexdigest()
     monkeypatch.setenv("TZ", "Asia/Shanghai")
     time.tzset()
     combine(files, tmp_path / "2", 1_700_000_000)
@@ -209,7 +210,7 @@ def test_equal_blobs_are_stored_once_and_nothing_is_held(compiled: Compile, tmp_
 
 
 def test_padding_is_zero(parts: dict[str, Path], tmp_path: Path):
-    """A large blob that is taken back leaves nothing behind."""
+    """What lies between the blobs is zero, also behind one that is in two places."""
     size = BModel.read(parts["a8"]).nets[0].stages[0].coeff.size
     ones = Produced(size, lambda: [b"\1" * size])
     again = Produced(size, lambda: [b"\1" * size])

@@ -19,6 +19,18 @@ SEQ = 64
 # as in the real ones of 32 and more layers, where this is divided by the root of their number: what a layer adds is little
 FIELDS = {"minicpm": {"scale_depth": 0.4}, "minicpm_tied": {"scale_depth": 0.4}}
 BLOCKS = ("block_0", "block_2", "block_cache_0", "block_cache_1", "block_cache_2")
+OPTIONS = {
+    "adapters, any length": ("bm1684x", {"lora_max_rank": 8, "dynamic": 1}),
+    "history, any length": ("bm1684x", {"use_block_with_kv": 1, "max_prefill_kv_length": 32, "dynamic": 1}),
+    "chunks, sampling": ("bm1688", {"use_history_kv": 1, "do_sample": 1}),
+    "shared prompt, table on disk": ("cv186x", {"share_prompt": 1, "embedding_disk": 1, "max_input_length": 24}),
+    "stages, w4f16, symmetric": ("cv186x", {"chunk_length": 16, "quantize": "w4f16", "symmetric": 1, "q_group_size": 32}),
+    "two sequences, w8bf16, one core": ("bm1688", {"batch": 2, "quantize": "w8bf16", "num_core": 1}),
+    "pipeline, f16": ("bm1688", {"num_device": 3, "distribute_strategy": "pp", "quantize": "f16"}),
+}
+# use_history_kv gives prefill no mask, so that nothing can attend to a window only
+UNMASKED = {name: {"sliding_window": SEQ} for name in ("phi3", "mistral", "gemma3_text", "qwen2_sliding")}
+UNMASKED["gemma3"] = {"text_config": CONFIGS["gemma3_text"] | {"sliding_window": SEQ}}
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 
@@ -41,8 +53,11 @@ def test_everything(name, build, family_checkpoint, convert):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["phi3_longrope", "chatglm", "gemma3"])
-@pytest.mark.parametrize("options", [{"dynamic": 1}, {"use_block_with_kv": 1, "dynamic": 1}, {"lora_max_rank": 8}, {"chunk_length": 16}])
-def test_options(name, options, family_checkpoint, convert):
-    out = convert(family_checkpoint(name), seq=SEQ, **options)
-    assert verify(out, nets=[f"block{kind}_{layer}" for kind in ("", "_cache") for layer in (0, 1)])
+@pytest.mark.parametrize("name", CONFIGS)
+@pytest.mark.parametrize("case", OPTIONS)
+def test_options(name, case, family_checkpoint, convert):
+    """Every option that changes what a net computes, with every family; all nets and a generation but on the chip that simulates slowly."""
+    chip, options = OPTIONS[case]
+    model = family_checkpoint(name, **(FIELDS.get(name, {}) | (UNMASKED.get(name, {}) if "use_history_kv" in options else {})))
+    out = convert(model, seq=SEQ, chip=chip, **options)
+    assert verify(out, nets=BLOCKS[:1] + BLOCKS[2:4]) if chip == "bm1684x" else verify(out, full=True, tokens=4)
