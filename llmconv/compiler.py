@@ -11,6 +11,7 @@ from llmconv import toolchain
 from llmconv.bmodel.normalise import normalise
 from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.errors import ToolError
 
 
 class Compiler:
@@ -55,3 +56,11 @@ class Compiler:
         """Seconds, CPU-seconds and peak bytes of memory of all compiles."""
         found = self.results
         return {"seconds": round(sum(r.seconds for r in found), 3), "cpu_seconds": round(sum(r.cpu_seconds for r in found), 3), "peak_rss": max(r.peak_rss for r in found)}
+
+
+def refused(failed: ToolError) -> str:
+    """Why a net is compiled as it is. A compiler that was killed is not answered with a form that needs more memory: the engine runs
+    the task again, alone."""
+    if "SIGKILL" in failed.what:
+        raise failed
+    return f"compiled as it is, because the compiler fails on a cheaper form: {failed.why or failed.what}"

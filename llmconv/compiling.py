@@ -48,21 +48,21 @@ class Files:
         return json.loads(self.facts.read_text(encoding="utf-8"))
 
 
-def build_net(net: str, source: dict[str, Any], template: list[str] | None, owner: list[str] | None, check: bool, place: dict[str, str], out: Mapping[str, str]) -> dict[str, Any]:
+def build_net(net: str, source: dict[str, Any], others: dict[str, list[str]], check: bool, place: dict[str, str], out: Mapping[str, str]) -> dict[str, Any]:
     """Make net `net`; the targets in `out` are those of `Files`, in that order.
 
-    source: {module, model, mlir, weights, flags, addresses, places}: the name in the .bmodel, the model directory, the exported
+    source: {module, model, mlir, weights, flags, addresses, places, checks}: the name in the .bmodel, the model directory, the exported
     files, compile flags, the file of addresses that a decode stage must use, or "", and what the template calls the weights that
-    adapters are loaded into. template, owner: the finished files (as in Files) of the nets that
-    llmconv.grouping names. check: compare our coefficients with the compiler's, because other nets will be stamped from this
-    one. place: {scratch, log, keep}.
+    adapters are loaded into, and what packs.check_linear wrote. others: the finished files (as in Files) of the nets that llmconv.grouping
+    names, template and owner.
+    check: compare our coefficients with the compiler's, because other nets will be stamped from this one. place: {scratch, log, keep}.
     """
-    targets = Files.of(list(out.values()))
-    reason = "compiled for its own structure" if template is None else ""
-    if template is not None:
-        facts, reason = _stamp(net, source, Files.of(template), Files.of(owner) if owner else None, targets)
+    targets, known = Files.of(list(out.values())), {role: Files.of(paths) for role, paths in others.items()}
+    reason = "" if "template" in known else "compiled for its own structure"
+    if not reason:
+        facts, reason = _stamp(net, source, known["template"], known.get("owner"), targets)
     if reason:
-        facts = _compile(net, source, Files.of(owner) if owner else None, check, place, targets)
+        facts = _compile(net, source, {role: files.read_facts() for role, files in known.items()}, check, place, targets)
         facts["why"] = facts["why"] or reason
     targets.facts.write_text(json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1), encoding="utf-8")
     targets.run.write_text(json.dumps(facts["run"]), encoding="utf-8")
@@ -77,18 +77,20 @@ def build_net(net: str, source: dict[str, Any], template: list[str] | None, owne
     }
 
 
-def _compile(net: str, source: dict[str, Any], owner: Files | None, check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
-    """Have the compiler make the net, in the form that was exported for it. The scratch folder is deleted afterwards unless it is to be kept."""
+def _compile(net: str, source: dict[str, Any], known: Mapping[str, dict[str, Any]], check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
+    """Have the compiler make the net, in the form that was exported for it. The scratch folder is deleted afterwards unless it is to be kept.
+
+    known: the facts of the other nets.
+    """
     exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
     checkpoint = Checkpoint.open(Path(source["model"]))
-    theirs = owner.read_facts() if owner else None
     compiler = Compiler(source["flags"], Path(place["scratch"]), Path(place["log"]), bool(place["keep"]))
     try:
         try:
-            facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, theirs, targets)
+            facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, known, targets)
         except ToolError as failed:
-            facts, why = {}, _refused(failed)
-        facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, theirs, check, targets)
+            facts, why = {}, refused(failed)
+        facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, known.get("owner"), check, targets)
         if targets.addresses:
             shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
     finally:
@@ -119,20 +121,20 @@ def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], c
     }
 
 
-def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, targets: Files) -> tuple[dict[str, Any], str]:
+def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, known: Mapping[str, dict[str, Any]], targets: Files) -> tuple[dict[str, Any], str]:
     """Compile a net without its table or with stand-ins for its linears. Returns its facts and what was done, or ({}, why it was not)."""
     kind = next((k for k in ("apart", "packed") if k in exported), "")
-    known = bool(kind and theirs and theirs["form"] == kind)  # the same weights, in the same form
     if kind == "apart":
         why = tables.program(exported[kind], checkpoint, compiler, targets.bare)
     elif kind == "packed":
-        why = packs.program(net, exported[kind], known, checkpoint, compiler, targets.bare, _beside(source))
+        why = next(filter(None, map(packs.difference, source["checks"])), "") or packs.program(net, exported[kind], checkpoint, compiler, targets.bare, _beside(source))
     else:
         return {}, ""
     if why:
         return {}, f"compiled with all its weights: {why}"
     blob = _blob(exported, checkpoint, source["flags"], targets.bare, {})
-    if known and theirs["coefficient_bytes"] == blob.size:
+    theirs = known.get("owner", {"form": ""})
+    if theirs["form"] == kind and theirs["coefficient_bytes"] == blob.size:  # the same weights, in the same form
         targets.coefficients.write_bytes(b"")
         holder, sha256 = theirs["coefficients"], theirs["coefficient_sha256"]
     else:
@@ -149,16 +151,8 @@ def _first(compiler: Compiler, net: str, forms: Sequence[Mapping[str, Any]], che
         try:
             return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside), why
         except ToolError as failed:
-            why = _refused(failed)
+            why = refused(failed)
     return compiler.run(net, forms[-1]["mlir"], forms[-1]["weights"], checkpoint, beside), why
-
-
-def _refused(failed: ToolError) -> str:
-    """Why a net is compiled as it is. A compiler that was killed is not answered with a form that needs more memory: the engine runs
-    the task again, alone."""
-    if "SIGKILL" in failed.what:
-        raise failed
-    return f"compiled as it is, because the compiler fails on a cheaper form: {failed.why or failed.what}"
 
 
 def _beside(source: dict[str, Any]) -> dict[str, Path]:

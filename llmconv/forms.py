@@ -7,7 +7,6 @@ compare with.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import replace
 from math import prod
 from typing import Any
@@ -15,7 +14,7 @@ from typing import Any
 from llmconv.lower.layout import Mode
 from llmconv.lower.roles import roles
 from llmconv.nets import Net
-from llmconv.top.graph import Graph
+from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import halved, linear_alone, packed
 from llmconv.top.table import as_input, sampled, table
 
@@ -34,7 +33,7 @@ def form_of(net: Net) -> str:
         # the compiler takes float32 alone beside layers that the checkpoint has quantised, and for f16 on several cores
         full = any(weight.dtype == "ui8" for weight in net.graph.weights.values()) or flags.mode == "F16" and flags.num_core > 1
         return "" if full else "halved"
-    shapes = [weight.shape for weight in _linears(net)]
+    shapes = [weight.shape for weight in linears(net)]
     mode = Mode.of(flags.to_dict())
     fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
     return "packed" if fits and sum(map(prod, shapes)) >= LARGE else ""
@@ -43,15 +42,14 @@ def form_of(net: Net) -> str:
 def form(net: Net) -> dict[str, Any]:
     """What the compiler gets of the net in that form, JSON-able: {form: {...}}, or {}."""
     kind = form_of(net)
-    names = [weight.name for weight in _linears(net)]
+    names = [weight.name for weight in linears(net)]
     if kind == "apart":
         return {kind: _apart(net)}
     if kind == "halved" and names:
         return {kind: _texts(net, halved(net.graph, names, net.flags.mode.lower()))}
     if kind == "packed":
         mode = Mode.of(net.flags.to_dict())
-        parts = [_texts(net, linear_alone(net.graph, *part)) for part in _parts(net, mode)]
-        return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group)) | {"linears": parts}}
+        return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group))}
     return {}
 
 
@@ -69,14 +67,15 @@ def _texts(net: Net, graph: Graph) -> dict[str, Any]:
     return {"mlir": other.mlir, "weights": other.weights, "roles": roles(graph)}
 
 
-def _parts(net: Net, mode: Mode) -> Iterator[tuple[str, int, int]]:
-    """(weight, first column, last column) of parts of its linears, of at most PART weights."""
+def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
+    """A linear alone, in parts of at most PART weights: {mlir, weights, roles} of each."""
+    mode = Mode.of(net.flags.to_dict())
     step = mode.lanes * mode.cores
-    for weight in _linears(net):
-        k, n = weight.shape
-        columns = max(1, PART // k // step) * step
-        yield from ((weight.name, first, min(first + columns, n)) for first in range(0, n, columns))
+    k, n = weight.shape
+    columns = max(1, PART // k // step) * step
+    return [_texts(net, linear_alone(net.graph, weight.name, first, min(first + columns, n))) for first in range(0, n, columns)]
 
 
-def _linears(net: Net) -> list:
+def linears(net: Net) -> list[Weight]:
+    """The weights [K, N] of its linear layers."""
     return [net.graph.weights[role["weight"]] for role in roles(net.graph) if role["kind"] == "linear"]

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from llmconv.forms import form_of
+from llmconv.forms import form_of, linears
 from llmconv.lower.structure import structure
 from llmconv.nets import Net
 
@@ -21,6 +21,7 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
+    linears: of a packed net the first one whose linears have the same sizes: what is found out about those holds for this one's.
     form: how the compiler gets it (llmconv.forms), "" as it is.
     after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
     members: how many nets are stamped from this one.
@@ -29,6 +30,7 @@ class Origin:
 
     template: str | None = None
     owner: str | None = None
+    linears: str | None = None
     form: str = ""
     after: str | None = None
     members: int = 0
@@ -56,8 +58,22 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
     forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
-    queue = _queue(nets, forms)
-    return {name: replace(origin, form=forms.get(name, ""), after=after, members=members[name], structure=keys[name]) for (name, origin), after in zip(found.items(), queue)}
+    queue, alike = _queue(nets, forms), _alike(nets, forms)
+    return {
+        name: replace(origin, linears=alike.get(name), form=forms.get(name, ""), after=after, members=members[name], structure=keys[name])
+        for (name, origin), after in zip(found.items(), queue)
+    }
+
+
+def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
+    """For each packed net the first one with linears of the same sizes."""
+    firsts: dict[str, str] = {}
+    alike = {}
+    for net in nets:
+        if forms.get(net.name) == "packed":
+            sizes = sorted({weight.shape for weight in linears(net)})
+            alike[net.name] = firsts.setdefault(json.dumps([sizes, _quantisation(net.flags.to_dict())]), net.name)
+    return alike
 
 
 def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
@@ -73,5 +89,9 @@ def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
 def _coefficient_key(net: Net, flags: dict) -> str:
     """What the coefficients follow from: the recipes in the order of their names, and how they are quantised."""
     recipes = [(w["recipe"], w["dtype"]) for w in sorted(net.weights, key=lambda w: w["name"])]
-    settings = {k: flags[k] for k in ("chip", "mode", "num_core", "num_device", "q_group_size", "q_symmetric")}
-    return json.dumps([recipes, settings], sort_keys=True)
+    return json.dumps([recipes, _quantisation(flags)], sort_keys=True)
+
+
+def _quantisation(flags: Mapping) -> dict:
+    """The flags that coefficients depend on."""
+    return {k: flags[k] for k in ("chip", "mode", "num_core", "num_device", "q_group_size", "q_symmetric")}

@@ -74,3 +74,7 @@ class Layout:
 
     def digests(self, shard: str) -> Path:
         return self.state / "checkpoint" / f"{shard}.json"
+
+    def check(self, weight: str) -> Path:
+        """What was found out about a linear: whether its coefficients are known to us."""
+        return self.state / "checks" / f"{weight}.json"

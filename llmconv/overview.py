@@ -14,8 +14,8 @@ from typing import Any
 from llmconv import engine
 from llmconv.devices import MEMORY
 from llmconv.engine.words import roughly
-from llmconv.estimate import coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
-from llmconv.grouping import origins
+from llmconv.estimate import check_seconds, coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
+from llmconv.forms import linears
 from llmconv.job import Job
 from llmconv.layout import Layout
 from llmconv.nets import Net
@@ -65,7 +65,7 @@ def _quantisation(job: Job, packed: bool) -> str:
 
 def _nets(made: Plan) -> list[str]:
     """A line per kind of net: how many, how they are made, what they weigh."""
-    found = origins(made.nets, stamp=not made.job.no_stamp)
+    found = made.origins
     kinds: dict[str, list[Net]] = defaultdict(list)
     for net in made.nets:
         kinds[net.kind if net.layer is not None else net.name].append(net)
@@ -95,9 +95,10 @@ def _work(made: Plan, outlook: engine.Outlook) -> list[str]:
 
 def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
     """Time, disk and memory of the build; from the past where there is one."""
-    found = origins(made.nets, stamp=not made.job.no_stamp)
     if outlook is None:
+        found = made.origins
         cpu = sum(stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form) for net in made.nets)
+        cpu += sum(check_seconds(weight) for net in made.nets if found[net.name].linears == net.name for weight in linears(net))
         return [_row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
     todo = [item for item in outlook.items if item.action in ("run", "maybe")]
     at_once = f"{outlook.jobs} task{'s' * (outlook.jobs > 1)} at once"

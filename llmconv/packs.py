@@ -2,11 +2,14 @@
 
 The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. It gets the block with linears that are quantised already,
 by stand-ins, which makes the same program; the coefficients are ours. Two checks in every build: each linear of the block, compiled
-alone and in parts from the checkpoint's weights, has our coefficients; and so has the block with stand-ins, which shows its layout, norms and biases.
+alone and in parts from the checkpoint's weights, has our coefficients (tasks of their own, of one layer for all with linears of these sizes);
+and so has the block with stand-ins, which shows its layout, norms and biases.
 """
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,22 +17,47 @@ from typing import Any
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.split import Split, split
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.compiler import Compiler
+from llmconv.compiler import Compiler, refused
+from llmconv.errors import ToolError
 from llmconv.lower.coefficients import coefficients
 from llmconv.lower.errors import NotCovered
 
 
-def program(net: str, packed: Mapping[str, Any], known: bool, checkpoint: Checkpoint, compiler: Compiler, bare: Path, beside: Mapping[str, Path]) -> str:
+def check_linear(parts: list[dict[str, Any]], model: str, flags: dict[str, Any], place: dict[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
+    """Whether a linear's coefficients, of the compiler and of us, are the same: {why} in the target, "" if they are.
+
+    parts: {mlir, weights, roles} of each (llmconv.forms.parts); flags: of the net that the linear is part of. place: {scratch, log, keep}.
+    """
+    (target,) = out
+    compiler, checkpoint = Compiler(flags, Path(place["scratch"]), Path(place["log"]), bool(place["keep"])), Checkpoint.open(Path(model))
+    try:
+        why = next(filter(None, (_differs(i, part, checkpoint, compiler) for i, part in enumerate(parts))), "")
+    except ToolError as failed:
+        why = refused(failed)
+    finally:
+        if not place["keep"]:
+            shutil.rmtree(compiler.scratch, ignore_errors=True)
+    Path(out[target]).write_text(json.dumps({"why": why}), encoding="utf-8")
+    return {"why": why}
+
+
+def _differs(i: int, part: Mapping[str, Any], checkpoint: Checkpoint, compiler: Compiler) -> str:
+    bare, theirs = compiler.scratch / f"part_{i}.bmodel", compiler.scratch / f"part_{i}.coeff"
+    made = split(compiler.run(f"part_{i}", part["mlir"], part["weights"], checkpoint), bare, theirs)
+    theirs.unlink()
+    return "" if _equal(part, made, checkpoint, compiler, bare) else f"our coefficients for {part['weights'][0]['name']} differ from the compiler's"
+
+
+def difference(check: str) -> str:
+    """Why a block has to be compiled as it is, by a file that check_linear wrote; "" if nothing is against it."""
+    return json.loads(Path(check).read_text(encoding="utf-8"))["why"]
+
+
+def program(net: str, packed: Mapping[str, Any], checkpoint: Checkpoint, compiler: Compiler, bare: Path, beside: Mapping[str, Path]) -> str:
     """Write the program of a block to `bare`. Returns "", or why the block has to be compiled as it is.
 
-    packed: {mlir, weights, roles} of the block with stand-ins, and of each part of a linear alone in `linears`. known: the linears are those of a net
-    for which they were found right. beside: files that the compiler finds where it runs.
+    packed: {mlir, weights, roles} of the block with stand-ins. beside: files that the compiler finds where it runs.
     """
-    for i, linear in enumerate(() if known else packed["linears"]):
-        alone = compiler.scratch / f"linear_{i}.bmodel"
-        if not _equal(linear, split(compiler.run(f"linear_{i}", linear["mlir"], linear["weights"], checkpoint), alone, alone.with_suffix(".coeff")), checkpoint, compiler, alone):
-            return f"our coefficients for {linear['weights'][0]['name']} differ from the compiler's"
-        alone.with_suffix(".coeff").unlink()
     stand_ins = compiler.scratch / "stand_ins.coeff"
     made = split(compiler.run(net, packed["mlir"], packed["weights"], checkpoint, beside), bare, stand_ins)
     stand_ins.unlink()

@@ -7,6 +7,7 @@ import math
 import re
 from collections import Counter
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 from llmconv import vision
 from llmconv.blocks.spec import Spec
@@ -19,6 +20,7 @@ from llmconv.devices import check_devices
 from llmconv.errors import InputError
 from llmconv.families import family_of
 from llmconv.families.family import Family
+from llmconv.grouping import Origin, origins
 from llmconv.hub import Name
 from llmconv.job import Job
 from llmconv.nets import Net, decoder_nets
@@ -41,6 +43,11 @@ class Plan:
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
     tower: TowerSpec | None = None
+
+    @cached_property
+    def origins(self) -> dict[str, Origin]:
+        """Where each net comes from, by its name."""
+        return origins(self.nets, stamp=not self.job.no_stamp)
 
     @property
     def weights(self) -> int:

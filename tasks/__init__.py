@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from llmconv.layout import Layout
 from llmconv.plan import Plan
 
-from . import checkpoint, compile, export, manifest, merge, toolchain, verify
+from . import check, checkpoint, compile, export, manifest, merge, toolchain, verify
 
 
 def all_tasks(plan: Plan) -> Iterator[dict]:
     """Every task of `plan`, in the order in which one would draw them."""
     layout = Layout(plan.job.out_dir)
-    for stage in (toolchain, checkpoint, export, compile, merge, manifest, verify):
+    for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, verify):
         yield from stage.tasks(plan, layout)
 
 

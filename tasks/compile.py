@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 from llmconv.engine import Need, task
 from llmconv.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
-from llmconv.grouping import Origin, origins
+from llmconv.forms import linears
+from llmconv.grouping import Origin
 from llmconv.layout import Layout
 from llmconv.nets import Net
 from llmconv.plan import Plan
 
-from .shapes import head
+from .shapes import head, reading
 
 # What a net takes over from the facts of another: nothing else of those may rebuild it
 FACTS = {
@@ -22,14 +24,15 @@ FACTS = {
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("compile", "compile or stamp every net")
-    found = origins(plan.nets, stamp=not plan.job.no_stamp)
     by_name = {net.name: net for net in plan.nets}
     for net in plan.nets:
-        template = by_name.get(found[net.name].template)
-        yield _task(plan, layout, net, found[net.name], dict(zip(template.places, net.places)) if template else {})
+        origin = plan.origins[net.name]
+        template = by_name.get(origin.template)
+        checks = [layout.check(weight.name) for weight in linears(by_name[origin.linears])] if origin.linears else []
+        yield _task(plan, layout, net, origin, dict(zip(template.places, net.places)) if template else {}, checks)
 
 
-def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str, str]) -> dict:
+def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str, str], checks: Sequence[Path]) -> dict:
     staged = bool(net.flags.address_assign)
     used = layout.addresses(net.stage_of) if net.stage_of else None
     saved = [layout.addresses(net.name)] if staged and not net.stage_of else []
@@ -41,11 +44,12 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         "flags": net.flags.to_dict(),
         "addresses": str(used or ""),
         "places": places,
+        "checks": [str(path) for path in checks],
     }
     others = {"template": origin.template, "owner": origin.owner}
     files = {role: layout.net(name) + ([layout.addresses(name)] if saved and role == "template" else []) for role, name in others.items() if name}
     program = [files["template"][0], *files["template"][4:]] if "template" in files else []
-    stamped = origin.template is not None
+    read, stamped = reading(plan, layout, net.tensors), origin.template is not None
     need = (
         Need(memory=stamp_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), seconds=stamp_seconds(net))
         if stamped
@@ -57,16 +61,16 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         {
             "net": net.name,
             "source": source,
-            **{role: [str(p) for p in files[role]] if role in files else None for role in others},
+            "others": {role: [str(path) for path in paths] for role, paths in files.items()},
             "check": origin.members > 0,
             "place": {"scratch": str(layout.scratch(net.name)), "log": str(layout.log(net.name)), "keep": plan.job.debug},
         },
         basename="compile",
         targets=[*layout.net(net.name), *saved],
-        file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *program],
-        picks=[*_tensors(plan, layout, net), *((files[role][2], FACTS[role]) for role in files)],
+        file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *program, *checks],
+        picks=[*read["picks"], *((files[role][2], FACTS[role]) for role in files)],
         task_dep=[f"compile:{origin.after}"] if origin.after else [],
-        reads=sorted({plan.checkpoint.tensors[n].file for n in net.tensors}),
+        reads=read["reads"],
         key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
         need=need,
         phase="stamp" if stamped else "compile",
@@ -74,8 +78,3 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         doc=f"stamp {net.name} from {origin.template}" if stamped else f"compile {net.name}",
     )
 
-
-def _tensors(plan: Plan, layout: Layout, net: Net) -> list[tuple]:
-    """The entries of the shards' digest files that a net depends on."""
-    picks = [(layout.digests(s.name), [n for n in net.tensors if plan.checkpoint.tensors[n].file == s]) for s in plan.checkpoint.shards]
-    return [(path, names) for path, names in picks if names]

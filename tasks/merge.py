@@ -15,7 +15,7 @@ from llmconv.layout import Layout
 from llmconv.nets import Net
 from llmconv.plan import Plan
 
-from .shapes import head, single
+from .shapes import head, reading, single
 
 MB = 1 << 20
 MERGED = 200e6  # bytes that are written and digested in a second, about
@@ -77,15 +77,13 @@ def _combination(plan: Plan, layout: Layout) -> dict:
 
 def _config(plan: Plan, layout: Layout) -> dict:
     embedding = plan.disk_tensors[0] if plan.disk_tensors else ""
-    shards = [plan.checkpoint.tensors[n].file for n in plan.disk_tensors]
     return single(
         "config",
         "llmconv.actions:copy_config",
         {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half},
         targets=[layout.config],
         file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),
-        picks=[(layout.digests(shard.name), plan.disk_tensors) for shard in shards],
-        reads=shards,
+        **reading(plan, layout, plan.disk_tensors),
         key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]},
         need=Need(memory=150 * MB, seconds=0.2),
         cacheable=False,

@@ -1,10 +1,13 @@
-"""The two forms of a doit task dict that are not a sub-task."""
+"""What the stages share: the two forms of a doit task dict that are not a sub-task, and what a task that reads tensors depends on."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from llmconv.engine import task
+from llmconv.layout import Layout
+from llmconv.plan import Plan
 
 
 def single(name: str, call: str | None, args: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
@@ -15,3 +18,9 @@ def single(name: str, call: str | None, args: dict[str, Any] | None = None, **mo
 def head(name: str, doc: str) -> dict[str, Any]:
     """The head of the sub-tasks NAME:*; running it runs them all."""
     return {"basename": name, "name": None, "doc": doc}
+
+
+def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
+    """`picks` and `reads` of a task that reads these tensors: their entries in the shards' digest files, and the shards."""
+    held = {shard: [n for n in names if plan.checkpoint.tensors[n].file == shard] for shard in plan.checkpoint.shards}
+    return {"picks": [(layout.digests(shard.name), found) for shard, found in held.items() if found], "reads": sorted(shard for shard, found in held.items() if found)}

@@ -173,8 +173,8 @@ def _chatglm(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "transformer.output_layer.weight", (vocab, hidden)
 
 
-def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int):
-    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own."""
+def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = 1.5):
+    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own. gain: of linears, times unit scale."""
     import numpy as np
 
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
@@ -186,14 +186,16 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int):
         return x / np.sqrt(shape[-1]) if kind.startswith(("gemma", "minicpm", "granite")) else x
     # smaller queries and keys keep the softmax from being so sharp that any half-precision computation blurs it; the golden
     # file's values are as they are
-    gain = 0.8 if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm") else 1.5
+    if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm"):
+        gain = min(gain, 0.8)
     return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", **changes: Any) -> Path:
+def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", gain: float = 1.5, **changes: Any) -> Path:
     """Write checkpoint `name` to a directory of that name in `place`. changes: fields of config.json (None takes one away).
 
     layers: their number, in place of two. rename: a pattern and what takes its place in tensor names; drop: a pattern of tensors to leave out.
+    gain: of the linears (see draw).
     """
     import torch
     from safetensors.torch import save_file
@@ -209,7 +211,7 @@ def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tupl
     made = {}
     for tensor, shape in tensors(config):
         if not (drop and re.search(drop, tensor)):
-            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed))
+            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed, gain))
             made[re.sub(*rename, tensor) if rename[0] else tensor] = values.to(dtype).contiguous()
     path = place / name
     path.mkdir(parents=True, exist_ok=True)

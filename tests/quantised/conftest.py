@@ -13,6 +13,7 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "families")]
 
 import family_checkpoints  # noqa: E402
 import quantised_checkpoints  # noqa: E402
+import vision_checkpoints  # noqa: E402
 from checkpoints import CONFIGS, make  # noqa: E402
 
 FIXTURES = HERE.parent / "fixtures"
@@ -26,7 +27,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     def get(name: str, **options) -> Path:
         key = repr((name, sorted(options.items())))
         if key not in made:
-            maker = make if name in CONFIGS else family_checkpoints.make
+            maker = make if name in CONFIGS else vision_checkpoints.make if name in vision_checkpoints.CONFIGS else family_checkpoints.make
             made[key] = maker(tmp_path_factory.mktemp("models"), name, **options)
         return made[key]
 

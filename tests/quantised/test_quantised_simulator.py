@@ -57,6 +57,28 @@ def test_fp8(base, tmp_path, convert):
     right(convert(fp8(base("qwen3"), tmp_path / "fp8"), seq=SEQ, quantize="auto", chip="bm1688"), "bf16", ["block_0", "block_cache_1"])
 
 
+SEEING = {  # as the published ones say that their tower is not quantised
+    "qwen2_vl": ("gptq", How(4, 128, True), "w4f16", {}),
+    "qwen2_5_vl": ("awq", How(4, 128), "w4bf16", {"modules_to_not_convert": ["visual"]}),
+    "qwen3_vl": ("compressed", How(4, 64, True), "w4bf16", {"ignore": ["re:.*visual.*", "lm_head"]}),
+}
+
+
+@pytest.mark.parametrize("name", [n if n == "qwen2_5_vl" else pytest.param(n, marks=pytest.mark.slow) for n in SEEING])
+def test_a_model_that_sees(name, quantised, convert):
+    """The tower stays in half precision; an image and the tokens that follow are the model's own."""
+    method, how, quantize, section = SEEING[name]
+
+    def pick(path):
+        return None if "lm_head" in path or "visual" in path else how
+
+    more = {"torch_dtype": "float16" if quantize == "w4f16" else "bfloat16"}
+    out = convert(quantised(method, how, name, pick, more, **section), seq=48, quantize="auto", chip="bm1688", max_pixels="128,128" if name == "qwen3_vl" else "112,112")
+    made = {net["name"]: net["flags"]["mode"] for net in json.loads((out / "manifest.json").read_text())["nets"]}
+    assert made["block_0"] == quantize.upper() and made["vit"] == quantize[2:].upper()
+    assert verify(out, full=True, tokens=4)
+
+
 def test_a_quantised_head_and_sizes_beside_the_lanes(quantised, convert):
     """lm_head is a layer like others; 96 and 160 outputs are dequantised."""
     sizes = SIZES | {"hidden_size": 192, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 416, "head_dim": 32}

@@ -1,0 +1,48 @@
+"""check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where blocks are packed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from llmconv.checkpoint import recipe
+from llmconv.engine import Need, task
+from llmconv.estimate import check_memory, check_scratch, check_seconds
+from llmconv.forms import linears, parts
+from llmconv.layout import Layout
+from llmconv.nets import Net
+from llmconv.plan import Plan
+from llmconv.top.graph import Weight
+
+from .shapes import head, reading
+
+
+def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
+    firsts = [net for net in plan.nets if plan.origins[net.name].linears == net.name]
+    if firsts:
+        yield head("check", "hold our coefficients for linears against the compiler's")
+    for net in firsts:
+        for weight in linears(net):
+            yield _task(plan, layout, net, weight)
+
+
+def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
+    made, flags = parts(net, weight), net.flags.to_dict()
+    names = sorted({name for part in made for w in part["weights"] for name in recipe.names(w["recipe"])})
+    return task(
+        weight.name,
+        "llmconv.packs:check_linear",
+        {
+            "parts": made,
+            "model": str(plan.job.model_path),
+            "flags": flags,
+            "place": {"scratch": str(layout.scratch(weight.name)), "log": str(layout.log(weight.name)), "keep": plan.job.debug},
+        },
+        basename="check",
+        targets=[layout.check(weight.name)],
+        file_dep=[layout.toolchain],
+        **reading(plan, layout, names),
+        key={"flags": flags, "parts": [part["mlir"] for part in made]},
+        need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
+        like="check",
+        doc=f"check {weight.name}",
+    )
