@@ -60,7 +60,7 @@ OPTIONS = (
     Option("debug", "flag", False, "keep intermediate files and show tracebacks", "flow"),
     Option("dry_run", "flag", False, "check everything, print the plan, write nothing", "flow"),
     Option("jobs", "int", 0, "tasks at once; 0: one per core", "build", ("-n",)),
-    Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: most of what is free", "build"),
+    Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: 1.5G, if that is free", "build"),
     Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
     Option("progress", "choice", "auto", "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal", "build", choices=PROGRESS),

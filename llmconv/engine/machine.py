@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 SHARE = 0.8  # of the available memory: the rest is for the page cache, llmconv itself and whoever else is there
+MODEST = 1_500_000_000  # bytes: enough for as many small tasks as there are cores, and large ones may as well take turns
 
 
 def cores() -> int:
@@ -16,8 +17,8 @@ def cores() -> int:
 
 
 def memory() -> int:
-    """Bytes that running tasks may take together by default."""
-    return int(available() * SHARE)
+    """Bytes that running tasks may take together by default; one that needs more runs alone."""
+    return min(int(available() * SHARE), MODEST)
 
 
 def available() -> int:

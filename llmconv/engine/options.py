@@ -13,7 +13,7 @@ class RunOptions:
 
     state_dir: where state.db, lock, events.jsonl, trace.json and the workers' logs live (<out>/.llmconv). Actions may
     use <state_dir>/scratch; it is removed when actions were killed, unless `debug`.
-    jobs: tasks at a time; 0 means one per usable core. memory: bytes for all running tasks; None means 80% of what is
+    jobs: tasks at a time; 0 means one per usable core. memory: bytes for all running tasks; None means 1.5 GB, or 80% of what is
     available. continue_: after a failure go on with whatever does not depend on it. cache: root of the action cache,
     None for no cache. progress: "tty" (finished tasks scroll by over a footer), "plain" (one line per event), "json" (one object
     per event), "quiet" (failures alone), "auto" (tty on a terminal, else plain), "none" (nothing: give `listeners`).
