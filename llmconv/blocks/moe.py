@@ -9,8 +9,12 @@ Adapters are made for the shared expert, not for the routed ones: those are each
 from __future__ import annotations
 
 from llmconv.blocks.linear import linear
+from llmconv.blocks.packed import floats
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
+
+
+LARGE = 32768.0  # exact in every type
 
 
 def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
@@ -26,15 +30,10 @@ def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
 
 
 def routing(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
-    """[B, L, E, 1]: the weight of every expert for every token, 0 for those not chosen.
-
-    The router's weight is the left operand, because no mode quantises that: 4 bits would send tokens elsewhere.
-    """
-    e, (batch, length, hidden) = spec.experts, x.shape
+    """[B, L, E, 1]: the weight of every expert for every token, 0 for those not chosen."""
+    e, (batch, length, _) = spec.experts, x.shape
     path = spec.path("router", layer)
-    weight = g.weight(f"{path}.weight", (e.count, hidden), ("tensor", f"{path}.weight"))
-    rows = g.Reshape(x, to=(batch * length, hidden), shape=(-1, hidden), name=f"{path}.rows")
-    logits = g.Permute(g.MatMul(weight, rows, g.none, right_transpose=True, name=path), order=(1, 0), name=f"{path}.permute")
+    logits = scores(g, spec, "router", layer, x, e.count)
     odds = g.Softmax(logits, axis=1, name=f"{path}.softmax")
     weights = g.Mul(odds, chosen(g, path, logits, e.count, e.chosen), name=f"{path}.weights")
     if e.normalised:
@@ -42,19 +41,39 @@ def routing(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     return g.Reshape(weights, to=(batch, length, e.count, 1), shape=(batch, -1, e.count, 1), name=f"{path}.reshape")
 
 
+def scores(g: Graph, spec: Spec, role: str, layer: int, x: Value, count: int) -> Value:
+    """x [B, L, H] -> [B L, count] by the role's weight [count, H].
+
+    The weight is the left operand, because no mode quantises that: 4 bits would send tokens elsewhere, and the compiler for bm1688 and
+    cv186x dies of a quantised linear with one output.
+    """
+    batch, length, hidden = x.shape
+    path = spec.path(role, layer)
+    weight = g.weight(f"{path}.weight", (count, hidden), floats(spec, ("tensor", f"{path}.weight")))
+    rows = g.Reshape(x, to=(batch * length, hidden), shape=(-1, hidden), name=f"{path}.rows")
+    return g.Permute(g.MatMul(weight, rows, g.none, right_transpose=True, name=path), order=(1, 0), name=f"{path}.permute")
+
+
 def chosen(g: Graph, path: str, logits: Value, count: int, best: int) -> Value:
     """[N, E] of logits [N, E]: 1 for the `best` largest of each row, else 0; of equal ones the first.
 
-    By counting how many are before each: TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16.
+    By counting how many are before each: TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16. Signs by clipping, because
+    dynamic nets cannot compute with what Compare gives (1.30.2).
     """
     here = g.Reshape(logits, to=(logits.shape[0], count, 1), shape=(-1, count, 1), name=f"{path}.here")
     there = g.Reshape(logits, to=(logits.shape[0], 1, count), shape=(-1, 1, count), name=f"{path}.there")
-    larger = g.Compare(there, here, mode="Greater", name=f"{path}.larger")
-    equal = g.Compare(there, here, mode="Equal", name=f"{path}.equal")
+    sign = g.Add(there, g.MulConst(here, const_val=-1.0, name=f"{path}.negative"), name=f"{path}.ahead")
+    for step in ("more", "most"):  # two steps: one factor that makes 1 of the smallest difference is too large for f16
+        sign = g.MulConst(sign, const_val=LARGE, name=f"{path}.{step}")
+    sign = g.Clip(sign, min=-1.0, max=1.0, name=f"{path}.sign")
+    larger = g.Clip(sign, min=0.0, max=1.0, name=f"{path}.larger")
+    equal = g.Add(sign, g.MulConst(larger, const_val=-2.0, name=f"{path}.twice"), name=f"{path}.below")
+    equal = g.AddConst(equal, const_val=1.0, name=f"{path}.equal")
     first = g.weight(f"{path}.first", (1, count, count), ("earlier", count))
     before = g.Add(larger, g.Mul(equal, first, name=f"{path}.ties"), name=f"{path}.before")
     rank = g.Reduce(before, axes=(2,), keepdims=False, mode="ReduceSum", name=f"{path}.rank")
-    return g.CompareConst(rank, const_val=float(best), name=f"{path}.best")
+    left = g.AddConst(g.MulConst(rank, const_val=-1.0, name=f"{path}.back"), const_val=float(best), name=f"{path}.left")
+    return g.Clip(left, min=0.0, max=1.0, name=f"{path}.best")
 
 
 def shared(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
@@ -62,6 +81,7 @@ def shared(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     path = spec.path("shared_gate", layer)
     gate = g.SiLU(linear(g, spec, "shared_gate", layer, x), name=f"{path}.silu")
     y = g.Mul(gate, linear(g, spec, "shared_up", layer, x), name=f"{path}.mul")
-    factor = linear(g, spec, "shared_factor", layer, x, adapted=False)
-    factor = g.Sigmoid(factor, name=f"{spec.path('shared_factor', layer)}.sigmoid")
-    return g.Mul(linear(g, spec, "shared_down", layer, y), factor, name=f"{path}.gated")
+    path, (batch, length, _) = spec.path("shared_factor", layer), x.shape
+    factor = g.Reshape(scores(g, spec, "shared_factor", layer, x, 1), to=(batch, length, 1), shape=(batch, -1, 1), name=f"{path}.reshape")
+    factor = g.Sigmoid(factor, name=f"{path}.sigmoid")
+    return g.Mul(linear(g, spec, "shared_down", layer, y), factor, name=f"{spec.path('shared_gate', layer)}.gated")

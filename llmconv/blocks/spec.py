@@ -127,7 +127,6 @@ class Spec:
             wide, shared = self.experts.count * self.experts.width, self.experts.shared
             sizes |= {"expert_gate": (self.hidden, wide), "expert_up": (self.hidden, wide), "expert_down": (wide, self.hidden)}
             sizes |= {"shared_gate": (self.hidden, shared), "shared_up": (self.hidden, shared), "shared_down": (shared, self.hidden)}
-            sizes |= {"shared_factor": (self.hidden, 1)}
         sizes |= {"gate": (self.hidden, self.intermediate), "up": (self.hidden, self.intermediate), "down": (self.intermediate, self.hidden)}
         return sizes[role]
 

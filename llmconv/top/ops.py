@@ -146,6 +146,8 @@ ROWS = (
     Row("Add", infer.broadcast, lambda np, a, x, y: x + y, {**_RELU, "is_scalar": Attr("bool", False)}),
     Row("Mul", infer.broadcast, lambda np, a, x, y: x * y, {**_RELU, "is_scalar": Attr("bool", False)}),
     Row("MulConst", infer.same, lambda np, a, x: x * a["const_val"], {"const_val": Attr("f64"), **_RELU}),
+    Row("AddConst", infer.same, lambda np, a, x: x + a["const_val"], {"const_val": Attr("f64"), **_RELU}),
+    Row("Clip", infer.same, lambda np, a, x: np.clip(x, a["min"], a["max"]), {"min": Attr("f64"), "max": Attr("f64")}),
     Row(
         "TopK",
         infer.topk,

@@ -204,10 +204,11 @@ class Reference:
         return cos[..., :-1, :], sin[..., :-1, :]
 
     def weights(self, module: Any, quantised: bool = True) -> dict[str, torch.Tensor]:
-        """The module's parameters by their names in it, read from the checkpoint. quantised: whether its linears may be."""
+        """The module's parameters by their names in it, read from the checkpoint. quantised: whether its linears may be; one with a single
+        output, the gate of a shared expert, is not."""
         import torch
 
-        linear = {f"{n}.weight" for n, m in module.named_modules() if quantised and isinstance(m, torch.nn.Linear)}
+        linear = {f"{n}.weight" for n, m in module.named_modules() if quantised and isinstance(m, torch.nn.Linear) and m.out_features > 1}
         path = self.paths[id(module)]
         weights = {}
         for n, _ in module.named_parameters():
