@@ -188,7 +188,8 @@ class Reference:
         if window is None:
             return torch.zeros((), dtype=self.dtype)
         queries = torch.arange(keys - rows, keys)[:, None]
-        return (torch.arange(keys) <= queries - window) * torch.tensor(-1e9, dtype=self.dtype)
+        far = torch.tensor(-1e9).to(self.dtype)  # -inf in float16, which a product with 0 would make NaN
+        return torch.where(torch.arange(keys) <= queries - window, far, torch.zeros_like(far))
 
     def _rotary(self, layer: int, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin of the model's own rotary module, as in a sequence that fills the whole capacity.

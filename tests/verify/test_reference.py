@@ -114,8 +114,9 @@ def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
     assert relative(k_long, k_short) > 0.05
 
 
-def test_half_precision_has_an_error_of_its_own(checkpoint):
-    made = plan_of(checkpoint("qwen2"))
+@pytest.mark.parametrize("window", [{}, {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 0}], ids=["full", "window"])
+def test_half_precision_has_an_error_of_its_own(window, checkpoint):
+    made = plan_of(checkpoint("qwen2", **window))
     ids, mask = np.arange(20)[None], nets.mask(20, 0, 20, 0, nets.FAR)
     exact, bf16, f16 = (Reference(made, dtype=d) for d in ("f32", "bf16", "f16"))
     right, *errors = (r.block(0, exact.embed(ids), np.arange(20)[None], mask)[0] for r in (exact, bf16, f16))
