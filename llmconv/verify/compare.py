@@ -123,3 +123,14 @@ EXACT = {"bf16": Tolerance(2.0**-8), "f16": Tolerance(2.0**-11)}
 SAME = Tolerance(0.0)  # the very same numbers
 ODDS = Tolerance(1e-5, 0.9999)  # probabilities in float32 (7e-7 seen: the chip has its own exp)
 ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}  # a unit in the last place, at most, as part of the value: two rounded values may swap within it
+
+
+def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndarray:
+    """[L]: the tokens to judge behind a router, by its logits [L, E] and those of half precision: all, but for those whose last of the
+    `chosen` experts and first one left out are closer than half precision can tell (as for generated tokens): either is right, and they
+    give different results."""
+    import numpy as np
+
+    sigma = float(np.sqrt(((half - logits) ** 2).mean()))
+    ordered = -np.sort(-logits, -1)
+    return ordered[:, chosen - 1] - ordered[:, chosen] > FACTOR * 3 * 2**0.5 * sigma

@@ -50,12 +50,14 @@ class Turn:
 
 
 class Own:
-    """The model run by itself, layer by layer, with a cache of its own."""
+    """The model run by itself, layer by layer, with a cache of its own. routing: the router's logits [n, experts] of each layer with
+    routed experts, of the tokens that were read last."""
 
     def __init__(self, reference: Reference):
         self.reference = reference
         self.caches: list[tuple[np.ndarray, np.ndarray] | None] = [None] * reference.layers
         self.course = Course(reference.plan.spec.positions)
+        self.routing: list[np.ndarray] = []
 
     def look(self, ids: np.ndarray, images: Images) -> None:
         """See the images of a prompt [n], which is read next."""
@@ -70,8 +72,11 @@ class Own:
         hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
         hidden = seen.enter(hidden) if seen else hidden
         mask = nets.mask(n, past, n, past, nets.FAR)
+        self.routing = []
         for layer, cache in enumerate(self.caches):
             hidden, k, v = self.reference.block(layer, hidden, positions, mask, cache)
+            if self.reference.routing is not None:
+                self.routing.append(self.reference.routing)
             more = seen.after(layer, n) if seen else None
             hidden = hidden if more is None else hidden + more
             self.caches[layer] = tuple(np.concatenate(pair, 1) for pair in zip(cache, (k, v))) if cache else (k, v)
@@ -117,10 +122,20 @@ class Speaker:
     def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """The chip has read tokens [n], to hidden states `rows` [1, n, H]: compare the chain with the model's."""
         right, half = self.own.forward(ids), self.blurred.forward(ids)
-        given = {"difference": compare.measure(rows, right), "torch_half": compare.measure(half, right)}
-        self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
+        clear = self._clearly_routed(len(ids))
+        if clear.any():
+            given = {"difference": compare.measure(rows[:, clear], right[:, clear]), "torch_half": compare.measure(half[:, clear], right[:, clear])}
+            self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
         self.past += len(ids)
         self._state = tuple(states[:, -1] for states in (rows, right, half))
+
+    def _clearly_routed(self, tokens: int) -> np.ndarray:
+        """[tokens]: those that every router sends clearly to its experts."""
+        import numpy as np
+
+        chosen = self.session.plan.spec.experts.chosen if self.own.routing else 0
+        rows = [compare.clearly_routed(logits, half, chosen) for logits, half in zip(self.own.routing, self.blurred.routing, strict=True)]
+        return np.all([np.ones(tokens, bool), *rows], axis=0)
 
     def pick(self) -> int:
         """The chip's next token, judged by the model's logits."""
