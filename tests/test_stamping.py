@@ -89,6 +89,8 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
     made = json.loads((stamped / "manifest.json").read_text())["nets"]
     templates = {n["name"] for n in made if n["layer"] in (0, 2)}
     assert {n["name"] for n in made if n["form"] == "packed"} == templates
+    checked = {path.name.removeprefix("model.layers.") for path in (stamped / ".llmconv" / "checks").iterdir()}
+    assert len(checked) == 7 and {name[0] for name in checked} == {"0"}, "each linear of one layer, for all of them"
 
 
 @pytest.mark.compiler
