@@ -74,8 +74,9 @@ def test_a_model_that_sees(name, quantised, convert):
 
     more = {"torch_dtype": "float16" if quantize == "w4f16" else "bfloat16"}
     out = convert(quantised(method, how, name, pick, more, **section), seq=48, quantize="auto", chip="bm1688", max_pixels="128,128" if name == "qwen3_vl" else "112,112")
-    made = {net["name"]: net["flags"]["mode"] for net in json.loads((out / "manifest.json").read_text())["nets"]}
-    assert made["block_0"] == quantize.upper() and made["vit"] == quantize[2:].upper()
+    manifest = json.loads((out / "manifest.json").read_text())
+    kinds = {net["name"]: {io["dtype"] for io in net["outputs"]} for net in manifest["nets"]}
+    assert manifest["job"]["quantize"] == quantize and kinds["vit"] == kinds["block_0"] == {quantize[2:]}
     assert verify(out, full=True, tokens=4)
 
 
