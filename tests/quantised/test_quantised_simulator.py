@@ -53,8 +53,9 @@ def test_bf16(method, quantised, convert):
     right(convert(quantised(method, How(4, 64), "qwen3"), seq=SEQ, quantize="auto", chip="bm1688"), "w4bf16", ["block_0", "block_1", "block_cache_0"])
 
 
-def test_fp8(base, tmp_path, convert):
-    right(convert(fp8(base("qwen3"), tmp_path / "fp8"), seq=SEQ, quantize="auto", chip="bm1688"), "bf16", ["block_0", "block_cache_1"])
+@pytest.mark.parametrize("name", ["qwen3", pytest.param("qwen3_vl", marks=pytest.mark.slow)])
+def test_fp8(name, base, tmp_path, convert):
+    right(convert(fp8(base(name), tmp_path / "fp8"), seq=SEQ, quantize="auto", chip="bm1688"), "bf16", ["block_0", "block_cache_1"])
 
 
 SEEING = {  # as the published ones say that their tower is not quantised
