@@ -5,8 +5,11 @@ Each has the family's published tensor names and config fields; the values are d
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 from llmconv.demo import GAIN, QWEN2, dense_tensors, write_checkpoint
 
@@ -46,3 +49,16 @@ def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str =
         biases += ["gate", "up", "down"]
     tensors = dense_tensors(config, tuple(biases), qk_norm=family == "qwen3")
     return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
+
+
+def once(maker: Callable[..., Path], folders: pytest.TempPathFactory) -> Callable[..., Path]:
+    """maker(place, name, **options) without the place: the same call gives the same directory."""
+    made: dict[str, Path] = {}
+
+    def get(name: str, **options: Any) -> Path:
+        key = repr((name, sorted(options.items())))
+        if key not in made:
+            made[key] = maker(folders.mktemp("models"), name, **options)
+        return made[key]
+
+    return get

@@ -12,7 +12,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import vision_checkpoints  # noqa: E402
-from checkpoints import make  # noqa: E402
+from checkpoints import make, once  # noqa: E402
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -45,29 +45,13 @@ def llmconv_env(compiler, session_cache: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """checkpoint("qwen2", seed=1, hidden_size=192, ...) -> its directory; the same call gives the same directory."""
-    made: dict[str, Path] = {}
-
-    def get(name: str, **options) -> Path:
-        key = repr((name, sorted(options.items())))
-        if key not in made:
-            made[key] = make(tmp_path_factory.mktemp("models"), name, **options)
-        return made[key]
-
-    return get
+    return once(make, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same directory."""
-    made: dict[str, Path] = {}
-
-    def get(name: str, **options) -> Path:
-        key = repr((name, sorted(options.items())))
-        if key not in made:
-            made[key] = vision_checkpoints.make(tmp_path_factory.mktemp("models"), name, **options)
-        return made[key]
-
-    return get
+    return once(vision_checkpoints.make, tmp_path_factory)
 
 
 @pytest.fixture

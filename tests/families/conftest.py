@@ -11,17 +11,10 @@ import pytest
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import family_checkpoints  # noqa: E402
+from checkpoints import once  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def family_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """family_checkpoint("phi3", sliding_window=None, ...) -> its directory; the same call gives the same directory."""
-    made: dict[str, Path] = {}
-
-    def get(name: str, **options) -> Path:
-        key = repr((name, sorted(options.items())))
-        if key not in made:
-            made[key] = family_checkpoints.make(tmp_path_factory.mktemp("models"), name, **options)
-        return made[key]
-
-    return get
+    return once(family_checkpoints.make, tmp_path_factory)

@@ -14,24 +14,17 @@ sys.path[:0] = [str(HERE), str(HERE.parent / "families")]
 import family_checkpoints  # noqa: E402
 import quantised_checkpoints  # noqa: E402
 import vision_checkpoints  # noqa: E402
-from checkpoints import CONFIGS, make  # noqa: E402
-
-FIXTURES = HERE.parent / "fixtures"
+from checkpoints import CONFIGS, make, once  # noqa: E402
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """base("llama", num_hidden_layers=1, ...) -> the directory of a float checkpoint."""
-    made: dict[str, Path] = {}
+    def maker(place: Path, name: str, **options) -> Path:
+        module = vision_checkpoints if name in vision_checkpoints.CONFIGS else family_checkpoints
+        return (make if name in CONFIGS else module.make)(place, name, **options)
 
-    def get(name: str, **options) -> Path:
-        key = repr((name, sorted(options.items())))
-        if key not in made:
-            maker = make if name in CONFIGS else vision_checkpoints.make if name in vision_checkpoints.CONFIGS else family_checkpoints.make
-            made[key] = maker(tmp_path_factory.mktemp("models"), name, **options)
-        return made[key]
-
-    return get
+    return once(maker, tmp_path_factory)
 
 
 @pytest.fixture
