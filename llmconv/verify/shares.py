@@ -1,7 +1,7 @@
 """Layers that are split over devices: each device's coefficients have to be its share of the model's weights.
 
-Queries, keys, values and the MLP's first matrices are split by outputs, the output projections by inputs; norms and rotary tables are
-whole on every device. The compiler gives all devices but the last the same share, a multiple of a few units that it chooses.
+Queries, keys, values and the MLP's first matrices are split by outputs, the output projections by inputs, with their bias on the first
+device; norms and rotary tables are whole on every device. The compiler gives all devices but the last the same share, a multiple of a few units that it chooses.
 """
 
 from __future__ import annotations
@@ -83,7 +83,8 @@ def _shares(plan: Plan, net: Net, role: Mapping[str, Any], by_inputs: bool) -> I
         step = -(-total // devices // unit) * unit
         edges = [min(step * device, total) for device in range(devices)] + [total]
         if step * (devices - 1) < total and not (packed and by_inputs and any(edge % role["group"] for edge in edges)):
-            yield [_stored(plan, weights | cut(weights, role, by_inputs, *edge), role, flags) for edge in zip(edges, edges[1:])]
+            held = [role] + [{**role, "bias": None} if by_inputs else role] * (devices - 1)  # a bias is added once
+            yield [_stored(plan, weights | cut(weights, part, by_inputs, *edge), part, flags) for part, edge in zip(held, zip(edges, edges[1:]))]
 
 
 def _part(weights: Mapping[str, Mapping], role: Mapping[str, Any], by_inputs: bool, first: int, last: int) -> dict[str, dict]:

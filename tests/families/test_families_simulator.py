@@ -62,3 +62,11 @@ def test_options(name, case, family_checkpoint, convert):
     model = family_checkpoint(name, gain=gain, **(FIELDS.get(name, {}) | (UNMASKED.get(name, {}) if "use_history_kv" in options else {})))
     out = convert(model, seq=SEQ, chip=chip, **options)
     assert verify(out, nets=BLOCKS[:1] + BLOCKS[2:4]) if chip == "bm1684x" else verify(out, full=True, tokens=4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["phi3", "mistral", "seed_oss", "smollm3", "qwen2_sliding"])
+def test_tensor_parallel(name, family_checkpoint, convert):
+    """Families with Llama's form of a layer, which the compiler splits: fused linears, biases, layers without rope."""
+    large = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 256}
+    assert verify(convert(family_checkpoint(name, **large), seq=16, num_device=2), full=True, tokens=3)
