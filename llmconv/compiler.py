@@ -59,8 +59,8 @@ class Compiler:
 
 
 def refused(failed: ToolError) -> str:
-    """Why a net is compiled as it is. A compiler that was killed is not answered with a form that needs more memory: the engine runs
-    the task again, alone."""
+    """Why a cheaper form of a net is of no use. A compiler that was killed is not answered with a form that needs more memory: the
+    engine runs the task again, alone."""
     if "SIGKILL" in failed.what:
         raise failed
-    return f"compiled as it is, because the compiler fails on a cheaper form: {failed.why or failed.what}"
+    return f"the compiler fails on a cheaper form: {failed.why or failed.what}"

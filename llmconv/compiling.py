@@ -19,11 +19,12 @@ from llmconv.bmodel.read import BModel
 from llmconv.bmodel.split import Split, keep, split
 from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.compiler import Compiler
+from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
 from llmconv.lower.coefficients import Blob, coefficients
 from llmconv.nets import IO_CONFIG
 
+AS_IT_IS = "compiled as it is, because "
 CHEAPER = {
     "apart": "compiled without its table; a sample of it showed that this gives the same",
     "packed": "compiled as if quantised already; its linears, one by one, showed that our coefficients are right",
@@ -89,7 +90,7 @@ def _compile(net: str, source: dict[str, Any], known: Mapping[str, dict[str, Any
         try:
             facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, known, targets)
         except ToolError as failed:
-            facts, why = {}, refused(failed)
+            facts, why = {}, AS_IT_IS + refused(failed)
         facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, known.get("owner"), check, targets)
         if targets.addresses:
             shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
@@ -151,7 +152,7 @@ def _first(compiler: Compiler, net: str, forms: Sequence[Mapping[str, Any]], che
         try:
             return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside), why
         except ToolError as failed:
-            why = refused(failed)
+            why = AS_IT_IS + refused(failed)
     return compiler.run(net, forms[-1]["mlir"], forms[-1]["weights"], checkpoint, beside), why
 
 

@@ -9,6 +9,7 @@ from llmconv.engine import Need, task
 from llmconv.estimate import check_memory, check_scratch, check_seconds
 from llmconv.forms import linears, parts
 from llmconv.layout import Layout
+from llmconv.lower.code import code
 from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.top.graph import Weight
@@ -41,7 +42,8 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
         targets=[layout.check(weight.name)],
         file_dep=[layout.toolchain],
         **reading(plan, layout, names),
-        key={"flags": flags, "parts": [part["mlir"] for part in made]},
+        key={"flags": flags, "parts": made},
+        code=code(),
         need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
         like="check",
         doc=f"check {weight.name}",

@@ -10,6 +10,7 @@ from llmconv.estimate import compile_memory, compile_seconds, net_bytes, scratch
 from llmconv.forms import linears
 from llmconv.grouping import Origin
 from llmconv.layout import Layout
+from llmconv.lower.code import code
 from llmconv.nets import Net
 from llmconv.plan import Plan
 
@@ -71,6 +72,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         picks=[*read["picks"], *((files[role][2], FACTS[role]) for role in files)],
         task_dep=[f"compile:{origin.after}"] if origin.after else [],
         reads=read["reads"],
+        code=code() if stamped or origin.members or origin.form in ("apart", "packed") else "",
         key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
         need=need,
         phase="stamp" if stamped else "compile",

@@ -110,3 +110,13 @@ def test_a_change_rebuilds_what_depends_on_it(checkpoint, llmconv_env, tmp_path,
         README.write_text(before + BEGIN + table + END + after)
         return
     assert found == table
+
+
+@pytest.mark.compiler
+def test_an_update_of_llmconv_makes_again_what_it_computed_itself(checkpoint, llmconv_env, tmp_path, monkeypatch):
+    """And what showed that it computes right; not what the compiler made alone: embedding, head and the last layer."""
+    model = checkpoint("qwen2", num_hidden_layers=4, shards=3)
+    build(model, tmp_path / "out")
+    monkeypatch.setattr("llmconv.tasks.compile.code", lambda: "of another version")
+    ran = [name.removeprefix("compile:") for name in build(model, tmp_path / "out") if name.startswith("compile:")]
+    assert ran == [f"block_{i}" for i in range(3)] + [f"block_cache_{i}" for i in range(3)]

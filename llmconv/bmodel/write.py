@@ -87,16 +87,16 @@ def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece
         tree = _load(part)
         if not model:
             model = {**tree, "net": [], "time": time.asctime(time.gmtime(seconds)) + "\n"}
-        for field in ("type", "chip", "version", "bmodel_type"):
-            if tree.get(field, 0) != model.get(field, 0):
+        for key in ("type", "chip", "version", "bmodel_type"):
+            if tree.get(key, 0) != model.get(key, 0):
                 raise ConvertError(
                     f"{part.path} cannot be combined with {parts[0].path}",
-                    f"its {field} is {tree.get(field, 0)}, the other's {model.get(field, 0)}",
+                    f"its {key} is {tree.get(key, 0)}, the other's {model.get(key, 0)}",
                 )
         for net in tree["net"]:
             _add_net(model["net"], net, part.path)
-        for field in ("neuron_size", "device_num"):
-            model[field] = max(model.get(field, 0), tree.get(field, 0))
+        for key in ("neuron_size", "device_num"):
+            model[key] = max(model.get(key, 0), tree.get(key, 0))
     if kernel is not None:
         model["kernel_module"]["binary"] = kernel
     return write(out, model)

@@ -150,8 +150,6 @@ def checkable(net: Net) -> bool:
 
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
     """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most."""
-    import numpy as np
-
     vocab, shapes = session.plan.spec.vocab, {io.name: io.shape for io in net.inputs}
     if net.kind == "embedding":
         ids = rng.integers(0, vocab, nets.length(net))
