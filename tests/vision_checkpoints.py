@@ -105,8 +105,8 @@ def published(name: str, kind: str) -> str:
     return name if kind == "qwen3_vl" else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
 
 
-def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int):
-    """float32 values of a tensor, every one with a generator of its own."""
+def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float = 1.5):
+    """float32 values of a tensor, every one with a generator of its own. gain: of linears, times unit scale."""
     import numpy as np
 
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
@@ -117,13 +117,16 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int):
     if "embed_tokens" in tensor:
         return x
     # smaller queries and keys keep the softmax from being so sharp that any half-precision computation blurs it
-    gain = 0.8 if re.search(r"[qk]_proj|qkv", tensor) else 1.5
+    if re.search(r"[qk]_proj|qkv", tensor):
+        gain = min(gain, 0.8)
     return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def make(place: Path, name: str, *, seed: int = 0, text: dict | None = None, vision: dict | None = None, internal: bool = False, **changes: Any) -> Path:
+def make(
+    place: Path, name: str, *, seed: int = 0, text: dict | None = None, vision: dict | None = None, internal: bool = False, gain: float = 1.5, **changes: Any
+) -> Path:
     """Write checkpoint `name` to a directory of that name in `place`. text, vision, changes: fields of those parts of config.json and of
-    the whole that are otherwise; internal: tensors under transformers' own names."""
+    the whole that are otherwise; internal: tensors under transformers' own names; gain: of linears (see draw)."""
     import torch
     from safetensors.torch import save_file
 
@@ -134,7 +137,7 @@ def make(place: Path, name: str, *, seed: int = 0, text: dict | None = None, vis
     for parameter, value in whole(config).state_dict().items():
         tensor = parameter if internal else published(parameter, name)
         if not (tensor == "lm_head.weight" and (config | config.get("text_config", {}))["tie_word_embeddings"]):
-            made[tensor] = torch.from_numpy(draw(name, tensor, tuple(value.shape), seed)).to(torch.bfloat16).contiguous()
+            made[tensor] = torch.from_numpy(draw(name, tensor, tuple(value.shape), seed, gain)).to(torch.bfloat16).contiguous()
     path = place / name
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config, indent=1))

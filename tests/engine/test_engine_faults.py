@@ -227,7 +227,8 @@ def test_preflight_refuses_with_the_figures(shop):
 
 
 SCRIPT = """
-import sys
+import signal, sys
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and a build stays deaf to what it was born deaf to
 sys.path[:0] = {path!r}
 from pathlib import Path
 from conftest import Shop

@@ -75,4 +75,5 @@ def test_options(name, options, vision_checkpoint, convert):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_adapter(name, vision_checkpoint, convert):
     vision, pixels = ODD[name]
-    assert verify(convert(vision_checkpoint(name, vision=vision), seq=SEQ, chip="bm1688", max_pixels=pixels, lora_max_rank=8), full=True, tokens=2)
+    model = vision_checkpoint(name, vision=vision, gain=1.0)  # an adapter is two more roundings for every linear: see tests/test_options.py
+    assert verify(convert(model, seq=SEQ, chip="bm1688", max_pixels=pixels, lora_max_rank=8), full=True, tokens=2)
