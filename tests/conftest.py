@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,6 +14,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import vision_checkpoints  # noqa: E402
 from checkpoints import make, once  # noqa: E402
+
+
+def pytest_configure() -> None:
+    """Hear what may have been ignored since birth, in the background or under nohup: the builds that tests interrupt are born of us."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -227,8 +227,7 @@ def test_preflight_refuses_with_the_figures(shop):
 
 
 SCRIPT = """
-import signal, sys
-signal.signal(signal.SIGHUP, signal.SIG_DFL)  # under nohup it would be ignored, and a build stays deaf to what it was born deaf to
+import sys
 sys.path[:0] = {path!r}
 from pathlib import Path
 from conftest import Shop
