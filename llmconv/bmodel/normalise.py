@@ -11,7 +11,7 @@ from .read import BModel
 EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # as long as every time that the compiler writes
 # Every group of operations in binary_ir begins with its counts of inputs and outputs and constants, and three bytes that the compiler
 # never writes, so that they hold whatever memory held. (Measured with two compilations under different MALLOC_PERTURB_.)
-PADDING = re.compile(rb"[\x01-\x1f]\x00\xff[\x01-\x1f].\x22[\x01\x03](...)", re.DOTALL)
+PADDING = re.compile(rb"[\x01-\x1f]\x00\xff[\x01-\x1f].[\x22\x23][\x01\x03](...)", re.DOTALL)
 
 
 def normalise(path: Path) -> None:

@@ -8,7 +8,7 @@ import shutil
 import struct
 import tempfile
 from contextlib import contextmanager
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -67,14 +67,14 @@ def passes(flags: CompileFlags, model_file: str) -> list[str]:
     return ["--init", *_front(flags), _codegen(flags, model_file), "--deinit=no_save_weight=True", "-o", "/dev/null"]
 
 
-def _calls(flags: CompileFlags, source: str) -> list[list[str]]:
-    """The argument lists of the processes that compile `source`: one, or two with codegen apart.
+def _calls(flags: CompileFlags, source: str, apart: bool) -> list[list[str]]:
+    """The argument lists of the processes that compile `source`: one, or two with codegen apart, always with `apart`.
 
     In one process the bm1688 backend (cv186x too) writes no profile, hence no cycle estimate: layer grouping leaves its
     assertions off, and codegen opens the profile only with them on. Two processes give the same bytes and cost nothing
     that can be measured, but for the weights on disk once more. With debug the MLIR between them is there to be read.
     """
-    if not flags.debug and (flags.dynamic or flags.chip == "bm1684x"):
+    if not apart and not flags.debug and (flags.dynamic or flags.chip == "bm1684x"):
         return [[source, *passes(flags, _MODEL)]]
     return [[source, "--init", *_front(flags), "--deinit", "-o", _FINAL],
             [_FINAL, "--init", _codegen(flags, _MODEL), "--deinit=no_save_weight=True", "-o", "/dev/null"]]
@@ -107,11 +107,12 @@ def _codegen(flags: CompileFlags, model_file: str) -> str:
 
 
 def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scratch: Path, log: Path, ppl_cache: Path,
-                 threads: int = 1, append: bool = False) -> CompileResult:
+                 threads: int = 1, append: bool = False, before_codegen: Callable[[Path, Path], None] | None = None) -> CompileResult:
     """Compile `mlir` to `out` (replaced whole, or not touched). The compiler runs in `scratch`, which must be the net's own.
 
     The weights are found as module.weight_file says, relative to the MLIR's folder. ppl_cache: the shared folder of
-    attention kernels. append: the log goes on. ToolError, with the net's name, the signal or exit code, the cause and the log, when it fails.
+    attention kernels. append: the log goes on. before_codegen: called with the lowered MLIR and its weight file, between two processes.
+    ToolError, with the net's name, the signal or exit code, the cause and the log, when it fails.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -120,13 +121,15 @@ def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scra
     with _plain_paths(tc, scratch) as (tool, private):
         jit.seed(ppl_cache, private)
         env = mend.put(private.parent / "bin", environment(tool, private, threads)) | {"PWD": str(scratch.absolute())}
-        try:
-            for arguments in _calls(flags, _SOURCE):
+        for arguments in _calls(flags, _SOURCE, apart=before_codegen is not None):
+            if ended and before_codegen:
+                before_codegen(scratch / _FINAL, scratch / _TPU_WEIGHTS)
+            try:
                 ended.append(process.run([tool.root / "bin" / "tpuc-opt", *arguments], cwd=scratch, env=env, log=log, append=append or bool(ended)))
-                if not ended[-1].ok:
-                    break
-        except OSError as error:
-            raise ToolError(f"net {name}: the compiler cannot be started", error.strerror or str(error), "Run llmconv doctor", log) from None
+            except OSError as error:
+                raise ToolError(f"net {name}: the compiler cannot be started", error.strerror or str(error), "Run llmconv doctor", log) from None
+            if not ended[-1].ok:
+                break
         broken = jit.publish(private, ppl_cache)
     problem = _broken_file(scratch / _MODEL) if ended[-1].ok else ended[-1].how()
     if problem or broken:

@@ -13,9 +13,10 @@ from llmconv.plan import plan
 
 
 @pytest.mark.compiler
-def test_what_memory_held_is_cleared(compiler, llmconv_env, vision_checkpoint, tmp_path, monkeypatch):
+@pytest.mark.parametrize("model, chip", [("qwen2_vl", "bm1684x"), ("qwen2_5_vl", "bm1688")])
+def test_what_memory_held_is_cleared(model, chip, compiler, llmconv_env, vision_checkpoint, tmp_path, monkeypatch):
     """A dynamic net of many groups of operations, compiled while fresh memory is filled with one number and with another."""
-    made = plan(Job.create({"model": str(vision_checkpoint("qwen2_vl")), "seq": "64", "max_pixels": "56,56", "dynamic": "1", "out": str(tmp_path / "out")}))
+    made = plan(Job.create({"model": str(vision_checkpoint(model)), "chip": chip, "seq": "64", "max_pixels": "112,224", "dynamic": "1", "out": str(tmp_path / "out")}))
     net = next(n for n in made.nets if n.name == "vit")
     mlir, files = tmp_path / "vit.mlir", []
     mlir.write_text(net.mlir)
