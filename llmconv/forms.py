@@ -1,8 +1,8 @@
 """In which form a net is given to the compiler, where another than its own is cheaper and gives the same program. Pure.
 
 apart: a net with a large table, without the table (llmconv.tables); packed: a large quantised block, its linears already quantised
-(llmconv.packs); halved: a block in half precision, its linears in that type. With `no_stamp` every net is compiled as it is, which is what the tests
-compare with.
+(llmconv.packs); halved: a block or a tower in half precision, its linears in that type. With `no_stamp` every net is compiled as it is,
+which is what the tests compare with.
 """
 
 from __future__ import annotations
@@ -25,18 +25,24 @@ PART = 1 << 24  # weights that the compiler quantises at a time then
 def form_of(net: Net) -> str:
     """apart, packed, halved, or "" for the net as it is."""
     flags = net.flags
-    if flags.num_device > 1:
+    if flags.num_device > 1 or flags.mode == "F32":  # the sampling heads compute in float32
         return ""
-    if net.layer is None:
-        return "apart" if table(net.graph) is not None and not flags.dynamic else ""
+    if table(net.graph) is not None and not flags.dynamic:
+        return "apart"
     if flags.mode in ("BF16", "F16"):
-        # the compiler takes float32 alone beside layers that the checkpoint has quantised, and for f16 on several cores
-        full = any(weight.dtype == "ui8" for weight in net.graph.weights.values()) or flags.mode == "F16" and flags.num_core > 1
-        return "" if full else "halved"
+        return "" if _wants_floats(net) else "halved"
     shapes = [weight.shape for weight in linears(net)]
     mode = Mode.of(flags.to_dict())
     fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
     return "packed" if fits and sum(map(prod, shapes)) >= LARGE else ""
+
+
+def _wants_floats(net: Net) -> bool:
+    """Whether the compiler takes float32 alone: beside layers that the checkpoint has quantised, in f16 for several cores, and for a tower
+    in f16 of these chips."""
+    flags = net.flags
+    packed = any(weight.dtype == "ui8" for weight in net.graph.weights.values())
+    return packed or flags.mode == "F16" and (flags.num_core > 1 or net.layer is None and flags.chip != "bm1684x")
 
 
 def form(net: Net) -> dict[str, Any]:
