@@ -12,9 +12,8 @@ from llmconv.bmodel.normalise import normalise
 from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import ToolError
+from llmconv.forms import lean
 from llmconv.lean import Lean
-
-LEAN = 1 << 27  # bytes of a weight file from which on codegen is spared of most
 
 
 class Compiler:
@@ -44,16 +43,16 @@ class Compiler:
         if weights:
             npz.write(source / "weights.npz", weights, checkpoint)
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
-        lean = Lean(run) if weights and (source / "weights.npz").stat().st_size >= LEAN and self._can_be_lean else None
+        spared = Lean(run) if weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
 
         def before_codegen(lowered: Path, its_weights: Path) -> None:
             (source / "weights.npz").unlink()  # nobody reads it again
-            lean.leave_out(lowered, its_weights)
+            spared.leave_out(lowered, its_weights)
 
-        before = before_codegen if lean else None
+        before = before_codegen if spared else None
         self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun, before_codegen=before))
-        if lean:
-            lean.put_back(out)
+        if spared:
+            spared.put_back(out)
         if not self._keep:
             shutil.rmtree(source)
         normalise(out)
@@ -62,11 +61,6 @@ class Compiler:
     def made(self, name: str, file: str) -> Path:
         """A file that the compiler left where it ran."""
         return self.scratch / name / "run" / file
-
-    @property
-    def _can_be_lean(self) -> bool:
-        """Not where weights are told apart by name after lowering, in dynamic programs and among devices, or are kept to be read."""
-        return not self.flags.dynamic and self.flags.num_device == 1 and not self._keep
 
     @property
     def took(self) -> dict[str, Any]:

@@ -14,12 +14,14 @@ from typing import Any
 from llmconv.lower.layout import Mode
 from llmconv.lower.roles import roles
 from llmconv.nets import Net
+from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import halved, linear_alone, packed
 from llmconv.top.table import as_input, sampled, table
 
 LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
 PART = 1 << 24  # weights that the compiler quantises at a time then
+LEAN = 1 << 27  # bytes of a weight file from which on codegen does without the weights
 
 
 def form_of(net: Net) -> str:
@@ -43,6 +45,12 @@ def _wants_floats(net: Net) -> bool:
     flags = net.flags
     packed = any(weight.dtype == "ui8" for weight in net.graph.weights.values())
     return packed or flags.mode == "F16" and (flags.num_core > 1 or net.layer is None and flags.chip != "bm1684x")
+
+
+def lean(flags: CompileFlags, weight_bytes: int) -> bool:
+    """Whether a net with a weight file of that size goes through codegen without weights (llmconv.lean): not where the program tells weights
+    from other tensors, as dynamic ones do, nor where they are on several devices, nor with debug, which leaves all to be read."""
+    return weight_bytes >= LEAN and not flags.dynamic and flags.num_device == 1 and not flags.debug
 
 
 def form(net: Net) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ..errors import ConvertError, ToolError
 from .flatbuffer import find
-from .read import Blob, BModel
+from .read import BModel
 from .write import Piece, write
 
 
@@ -39,7 +39,7 @@ def split(path: Path, bare: Path, coefficients: Path, shared: Split | None = Non
     if taken == shared:
         coefficients.write_bytes(b"")
     else:
-        found = _copy(model, stage.coeff, coefficients)
+        found = _copy(Piece(path, stage.coeff.offset, stage.coeff.size), coefficients)
         if taken.size and found != taken.sha256 and taken.size < MISCOUNTED:
             raise ConvertError(f"the compiler's {path.name} is damaged", f"its coefficients should have sha256 {taken.sha256} and have {found}", "Run again.")
         taken = Split(taken.size, found if taken.size else "")
@@ -73,12 +73,11 @@ def keep(path: Path, bare: Path, devices: int) -> list[int]:
     return held
 
 
-def _copy(model: BModel, blob: Blob, to: Path, chunk: int = 8 << 20) -> str:
+def _copy(blob: Piece, to: Path) -> str:
     """Copy a blob to a file; returns its sha256."""
     digest = hashlib.sha256()
-    with model.content(blob) as content, to.open("wb") as file:
-        for first in range(0, len(content), chunk):
-            with content[first : first + chunk] as piece:
-                file.write(piece)
-                digest.update(piece)
+    with to.open("wb") as file:
+        for piece in blob.chunks():
+            file.write(piece)
+            digest.update(piece)
     return digest.hexdigest()

@@ -11,10 +11,11 @@ from numpy.lib import format as npy
 
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
-from llmconv.numeric import to_bf16, to_f16
+from llmconv.numeric import from_bf16, to_bf16, to_f16
 
 TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<f2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
+BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
@@ -55,17 +56,53 @@ def half_rows(checkpoint: Checkpoint, name: str, half: str) -> Iterator[np.ndarr
 
 
 def _parts(recipe: list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndarray]:
-    if recipe[0] != "tensor":
+    turned = _turned_rows(recipe, checkpoint) if dtype in ("bf16", "f16") else None
+    if turned:
+        yield from _turned(checkpoint, *turned, dtype)
+    elif recipe[0] != "tensor":
         values = evaluate(recipe, checkpoint)
-        if dtype == "bf16":
-            yield _flushed(to_bf16(values))
-        else:
-            yield to_f16(values) if dtype == "f16" else values.astype(TYPES[dtype], copy=False)
+        yield _computed(values, "F32", dtype) if dtype in ("bf16", "f16") else values.astype(TYPES[dtype], copy=False)
     elif dtype == "bf16":
         yield from half_rows(checkpoint, recipe[1], "bf16")
     else:
         for rows in _chunks(checkpoint, recipe[1]):
             yield checkpoint.float32(recipe[1], rows)
+
+
+def _turned_rows(recipe: list, checkpoint: Checkpoint) -> tuple[str, int, int] | None:
+    """(tensor, first, last) where the recipe is the transpose of those rows of it, as most linears' are."""
+    if recipe[0] != "transpose":
+        return None
+    kind, inner, *bounds = recipe[1]
+    if kind == "rows" and inner[0] == "tensor":
+        (_, name), (first, last) = inner, bounds[:2]
+    elif kind == "tensor":
+        name, first, last = inner, 0, checkpoint.info(inner).shape[0]
+    else:
+        return None
+    return (name, first, last) if len(checkpoint.info(name).shape) == 2 and checkpoint.info(name).dtype in ("BF16", "F16", "F32") else None
+
+
+def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str) -> Iterator[np.ndarray]:
+    """The transpose of rows first..last of a tensor [N, K], by blocks of its rows; each is filled from few rows of the tensor at a time,
+    which fit the cache."""
+    info = checkpoint.info(name)
+    width, count = info.shape[1], last - first
+    step, few = max(1, BLOCK // (2 * count)), max(64, (1 << 17) // width)
+    for left in range(0, width, step):
+        block = np.empty((min(step, width - left), count), TYPES[half])
+        for top in range(first, last, few):
+            rows = checkpoint.raw(name, slice(top, min(top + few, last)))[:, left : left + step]
+            block[:, top - first : top - first + len(rows)] = _computed(rows, info.dtype, half).T
+        yield block
+        del block  # one at a time
+
+
+def _computed(values: np.ndarray, stored: str, half: str) -> np.ndarray:
+    """Values, stored as `stored`, in half precision as the compiler rounds what is computed: bf16 bits without denormals, or float16."""
+    if half == "bf16":
+        return _flushed(values if stored == "BF16" else to_bf16(values))
+    return values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)
 
 
 def _flushed(bits: np.ndarray) -> np.ndarray:
