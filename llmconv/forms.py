@@ -31,20 +31,12 @@ def form_of(net: Net) -> str:
         return ""
     if table(net.graph) is not None and not flags.dynamic:
         return "apart"
-    if flags.mode in ("BF16", "F16"):
-        return "" if _wants_floats(net) else "halved"
+    if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
+        return "" if any(weight.dtype == "ui8" for weight in net.graph.weights.values()) else "halved"
     shapes = [weight.shape for weight in linears(net)]
     mode = Mode.of(flags.to_dict())
     fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
     return "packed" if fits and sum(map(prod, shapes)) >= LARGE else ""
-
-
-def _wants_floats(net: Net) -> bool:
-    """Whether the compiler takes float32 alone: beside layers that the checkpoint has quantised, in f16 for several cores, and for a tower
-    in f16 of these chips."""
-    flags = net.flags
-    packed = any(weight.dtype == "ui8" for weight in net.graph.weights.values())
-    return packed or flags.mode == "F16" and (flags.num_core > 1 or net.layer is None and flags.chip != "bm1684x")
 
 
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:

@@ -28,15 +28,15 @@ pytestmark = pytest.mark.compiler
 
 @pytest.fixture
 def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkeypatch):
-    """build(model, net, options, lean) -> the .bmodel of a net, compiled with its weights in codegen or without."""
+    """build(model, net, options, lean) -> (the .bmodel of a net, its cycles), compiled with its weights in codegen or without."""
 
     def run(model, name, options, lean):
         monkeypatch.setattr(forms, "LEAN", 0 if lean else inf)
         path = (vision_checkpoint if model == "qwen2_vl" else checkpoint)(model)
         made = plan(Job.create({"model": str(path), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
         net = next(net for net in made.nets if net.name == name)
-        place = tmp_path / f"lean_{lean}"
-        return Compiler(net.flags.to_dict(), place, tmp_path / "log").run(name, net.mlir, net.weights, made.checkpoint)
+        made_by = Compiler(net.flags.to_dict(), tmp_path / f"lean_{lean}", tmp_path / "log")
+        return made_by.run(name, net.mlir, net.weights, made.checkpoint), made_by.results[-1].cycles
 
     return run
 
@@ -48,9 +48,9 @@ def test_program_and_coefficients_are_the_same(model, net, options, build, monke
     monkeypatch.setattr(Lean, "leave_out", lambda self, *files: (asked.append(net), leave_out(self, *files)))
     parts = []
     for lean in (False, True):
-        made = build(model, net, options, lean)
+        made, cycles = build(model, net, options, lean)
         bare, coefficients = tmp_path / f"{lean}.bmodel", tmp_path / f"{lean}.coeff"
-        parts.append([split(made, bare, coefficients), bare.read_bytes(), coefficients.read_bytes()])
+        parts.append([cycles, split(made, bare, coefficients), bare.read_bytes(), coefficients.read_bytes()])
         assert not any(path.exists() for path in made.parent.rglob("*.npz")), "nothing is left behind"
     assert asked == [net] and parts[0] == parts[1]
-    assert any(parts[0][2])
+    assert cycles and any(parts[0][3])

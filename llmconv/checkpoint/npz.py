@@ -13,7 +13,7 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
 from llmconv.numeric import from_bf16, to_bf16, to_f16
 
-TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<f2", "ui8": "|u1"}
+TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<u2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
@@ -21,8 +21,8 @@ BLOCK = 128 << 20  # bytes of a transposed weight in memory
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
     """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
 
-    dtype f32 gives float32, f16 float16; bf16 the bits as uint16, those of a plain tensor as they are, of what is computed without denormals, as
-    the compiler rounds; ui8 bytes.
+    dtype f32 gives float32, ui8 bytes; bf16 and f16 the bits as uint16 (of float16 the compiler can read a file but not write one), those of a
+    plain tensor as they are, of what is computed without bf16 denormals, as the compiler rounds.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for weight in weights:
@@ -62,8 +62,8 @@ def _parts(recipe: list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndar
     elif recipe[0] != "tensor":
         values = evaluate(recipe, checkpoint)
         yield _computed(values, "F32", dtype) if dtype in ("bf16", "f16") else values.astype(TYPES[dtype], copy=False)
-    elif dtype == "bf16":
-        yield from half_rows(checkpoint, recipe[1], "bf16")
+    elif dtype in ("bf16", "f16"):
+        yield from half_rows(checkpoint, recipe[1], dtype)
     else:
         for rows in _chunks(checkpoint, recipe[1]):
             yield checkpoint.float32(recipe[1], rows)
@@ -99,10 +99,10 @@ def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str)
 
 
 def _computed(values: np.ndarray, stored: str, half: str) -> np.ndarray:
-    """Values, stored as `stored`, in half precision as the compiler rounds what is computed: bf16 bits without denormals, or float16."""
+    """Values, stored as `stored`, as half precision bits as the compiler rounds what is computed: no denormals in bf16."""
     if half == "bf16":
         return _flushed(values if stored == "BF16" else to_bf16(values))
-    return values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)
+    return (values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)).view(np.uint16)
 
 
 def _flushed(bits: np.ndarray) -> np.ndarray:
