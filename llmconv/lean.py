@@ -50,24 +50,27 @@ class Lean:
 
     def __init__(self, scratch: Path):
         self._weights = scratch / "lowered.npz"
-        self._address, self._size, self._places = 0, 0, ()
+        self._address, self._size = 0, 0
+        self._places: list[Place] = []
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
-        """Take the weights out of the lowered net at `mlir` and of its weight file."""
+        """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood."""
         text = mlir.read_text(encoding="utf-8")
+        bases, sizes = set(_BASE.findall(text)), set(_SIZE.findall(text))
+        if len(bases) != 1 or len(sizes) != 1:
+            return
+        self._address, self._size = int(*bases), int(*sizes)
+        self._places = _places(text, self._address, self._size)
+        if not self._places:
+            return
         os.replace(weights, self._weights)
         np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
-        (address,), (size,) = _BASE.findall(text), _SIZE.findall(text)
-        self._address, self._size = int(address), int(size)
-        names = dict(_NAME.findall(text))
-        found = sorted((int(w["address"]) - self._address, names[w["location"]], *_PATH.findall(w["attributes"] or "")) for w in _WEIGHT.finditer(text))
-        ends = [offset for offset, *_ in found[1:]] + [self._size]
-        self._places = tuple(Place(name, *path, offset, end - offset) for (offset, name, *path), end in zip(found, ends))
-        text = _SIZE.sub("module.coeff_size = 0 : i64", _WEIGHT.sub(r'"tpu.Buffer"()\g<type>', text))
-        mlir.write_text(text, encoding="utf-8")
+        mlir.write_text(_SIZE.sub("module.coeff_size = 0 : i64", _WEIGHT.sub(r'"tpu.Buffer"()\g<type>', text)), encoding="utf-8")
 
     def put_back(self, made: Path) -> None:
         """Put the weights into the .bmodel `made`. ToolError where codegen had some of its own."""
+        if not self._places:
+            return
         model = BModel.read(made)
         ((stage,),) = (net["parameter"] for net in model.tree["net"])
         if "coeff_mem" in stage:
@@ -97,3 +100,17 @@ class Lean:
                         left -= len(piece)
                         yield piece
                 yield bytes(left)
+
+
+def _places(text: str, address: int, size: int) -> list[Place]:
+    """Where the weights of a lowered net lie, in order; none where it has one that is not as expected."""
+    names = dict(_NAME.findall(text))
+    weights = list(_WEIGHT.finditer(text))
+    paths = [_PATH.findall(weight["attributes"] or "") for weight in weights]
+    if len(weights) != text.count('"top.Weight"') or any(len(path) != 1 for path in paths) or any(w["location"] not in names for w in weights):
+        return []
+    starts = [int(weight["address"]) - address for weight in weights]
+    ends = [*starts[1:], size]
+    if starts[:1] != [0] or any(start >= end for start, end in zip(starts, ends)):
+        return []
+    return [Place(names[w["location"]], path, start, end - start) for w, (path,), start, end in zip(weights, paths, starts, ends)]

@@ -54,3 +54,18 @@ def test_program_and_coefficients_are_the_same(model, net, options, build, monke
         assert not any(path.exists() for path in made.parent.rglob("*.npz")), "nothing is left behind"
     assert asked == [net] and parts[0] == parts[1]
     assert cycles and any(parts[0][3])
+
+
+def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
+    mlir, weights = tmp_path / "net.mlir", tmp_path / "weights.npz"
+    weights.write_bytes(b"weights")
+    head = 'module.coeff_addr = 4096 : i64, module.coeff_size = 8192 : i64\n#loc1 = loc("a")\n#loc2 = loc("b")\n'
+    first = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 4096 : i64> loc(#loc1)\n'
+    fine = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 8192 : i64> loc(#loc2)\n'
+    for second in (fine.replace('{path = "p"} ', ""), fine.replace("8192", "4096"), fine.replace("8192", "512"), fine.replace("#loc2", "#loc3"), fine.replace("8xbf16, 8192 : i64", "8xbf16")):
+        mlir.write_text(head + first + second)
+        Lean(tmp_path).leave_out(mlir, weights)
+        assert mlir.read_text() == head + first + second and weights.read_bytes() == b"weights"
+    mlir.write_text(head + first + fine)
+    Lean(tmp_path).leave_out(mlir, weights)
+    assert "top.Weight" not in mlir.read_text() and (tmp_path / "lowered.npz").read_bytes() == b"weights"
