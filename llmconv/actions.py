@@ -41,7 +41,7 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
     from llmconv import toolchain
 
     (target,) = out
-    found = toolchain.find() or toolchain.fetch()
+    found = toolchain.obtain()
     Path(out[target]).write_text(found.record, encoding="utf-8")
     return {"root": str(found.root), "version": found.version}
 
@@ -62,7 +62,7 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
         holder = Path(net["bare"]).parent / known["coefficients"] if known["coefficients"] else None
         piece = Piece(holder, 0, known["coefficient_bytes"], known["coefficient_sha256"]) if holder else None
         parts.append(Part(Path(net["bare"]), coefficients=piece))
-    tools = toolchain.find() or toolchain.fetch()
+    tools = toolchain.obtain()
     kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]
     sha256 = combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
     values = {"bytes": Path(out[target]).stat().st_size, "sha256": sha256}

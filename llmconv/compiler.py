@@ -24,7 +24,7 @@ class Compiler:
 
     def __init__(self, flags: Mapping[str, Any], scratch: Path, log: Path, keep: bool = False):
         self.flags, self.scratch, self._log, self._keep = toolchain.CompileFlags(**flags), scratch, log, keep
-        self._tools = toolchain.find() or toolchain.fetch()
+        self._tools = toolchain.obtain()
         self._kernels = toolchain.kernels(toolchain.cache_dir(), self._tools.version, self._tools.digest)
         self._begun = False
         self.results: list[toolchain.CompileResult] = []

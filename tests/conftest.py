@@ -31,7 +31,7 @@ def compiler():
     """The real compiler, fetched when this machine has none yet."""
     from llmconv import toolchain
 
-    return toolchain.find() or toolchain.fetch()
+    return toolchain.obtain()
 
 
 @pytest.fixture(scope="session")

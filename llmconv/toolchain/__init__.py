@@ -3,7 +3,7 @@
 from .compile import CompileFlags, CompileResult, compile_mlir, passes
 from .doctor import Check, check, preflight, report, status
 from .environment import environment
-from .fetch import fetch
+from .fetch import fetch, obtain
 from .find import Toolchain, cache_dir, find
 from .jit import kernels
 from .model_tool import model_tool
@@ -11,5 +11,5 @@ from .pinned import VERSION
 
 __all__ = [
     "Check", "CompileFlags", "CompileResult", "Toolchain", "VERSION", "cache_dir", "check", "compile_mlir", "environment", "fetch", "find",
-    "kernels", "model_tool", "passes", "preflight", "report", "status",
+    "kernels", "model_tool", "obtain", "passes", "preflight", "report", "status",
 ]

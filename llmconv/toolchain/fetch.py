@@ -17,7 +17,7 @@ from pathlib import Path
 
 from ..errors import ToolError
 from . import digests, pip
-from .find import Toolchain, cache_dir, find_fetched
+from .find import Toolchain, cache_dir, find, find_fetched
 from .pinned import FOLDER, VERSION, WHEEL_SHA256
 from .wheel import unpack
 
@@ -26,6 +26,11 @@ TREE_BYTES = 320 << 20
 _MARGIN_BYTES = 64 << 20
 
 Progress = Callable[[str], None]
+
+
+def obtain(progress: Progress = lambda line: None) -> Toolchain:
+    """The compiler to use (as `find`), fetched first when there is none."""
+    return find() or fetch(progress=progress)
 
 
 def fetch(cache: Path | None = None, *, progress: Progress = lambda line: None, python: str | Path = sys.executable,

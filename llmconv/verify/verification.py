@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmconv import toolchain
-from llmconv.errors import ConvertError
 from llmconv.layout import Layout
 from llmconv.plan import Plan
 from llmconv.verify import manifest
@@ -35,7 +34,8 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes minutes is
     verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random prompt and inputs.
     to: where verify.json goes (default: into out_dir).
-    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, ToolError when the simulator fails.
+    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, ToolError when the simulator fails or
+    cannot be fetched.
     """
     from rich.console import Console
 
@@ -45,6 +45,7 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     built = manifest.read(Path(out_dir))
     plan = built.plan
     choice = choose(plan, nets, full, tokens)
+    tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))  # the simulator comes with it
     title = f"{built.bmodel.name} on {plan.job.chip}"
     if choice.seconds > ANNOUNCE_SECONDS:
         console.print(f"verifying {title}: about {duration(choice.seconds)} on the simulator", markup=False, highlight=False, soft_wrap=True)
@@ -54,7 +55,7 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
         made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
     report.show(made, console)
     settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
-    report.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": _tools().version})
+    report.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": tools.version})
     return made.ok
 
 
@@ -106,7 +107,7 @@ def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
     from llmconv.simulator.client import Simulator
     from llmconv.verify.fleet import Fleet
 
-    root = _tools().root
+    root = toolchain.obtain().root
     return Fleet(plan, files, root) if plan.job.num_device > 1 else Simulator(files[0], plan.job.chip, root)
 
 
@@ -140,11 +141,4 @@ def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:
             promised, given = ([(io.name, io.dtype) for io in tensors] for tensors in (ios, there))
             if promised != given:
                 yield f"{what} of {net.name} are {given}; the plan has {promised}"
-
-
-def _tools() -> toolchain.Toolchain:
-    found = toolchain.find()
-    if found is None:
-        raise ConvertError("the chip simulator is not on this machine", "it comes with the compiler", "Run `doit toolchain`, or set TPUC_ROOT.")
-    return found
 

