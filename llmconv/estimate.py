@@ -37,10 +37,11 @@ def _packed_bytes(net: Net) -> int:
 
 def compile_memory(net: Net, form: str = "") -> int:
     """Bytes of memory that compiling a net takes, on top of a fixed part: measured at 2.6 times its float32 weights (1.9 times where codegen
-    does without them), 3 times those in half precision (once), and 4 times the checkpoint's own integers."""
+    does without them), 3 times those in half precision (once; twice where devices share them), and 4 times the checkpoint's own integers."""
     floats, halves = weight_elements(net, form)
     spared = lean(net.flags, 4 * floats + 2 * halves)
-    return 150 * MB + int(4 * floats * (1.9 if spared else 2.6)) + int(2 * halves * (1.1 if spared else 3)) + 4 * _packed_bytes(net)
+    copies = 3 if not spared else 1.1 if net.flags.num_device == 1 else 2.2
+    return 150 * MB + int(4 * floats * (1.9 if spared else 2.6)) + int(2 * halves * copies) + 4 * _packed_bytes(net)
 
 
 def scratch_bytes(net: Net, form: str = "") -> int:

@@ -27,12 +27,14 @@ LEAN = 1 << 27  # bytes of a weight file from which on codegen does without the 
 def form_of(net: Net) -> str:
     """apart, packed, halved, or "" for the net as it is."""
     flags = net.flags
-    if flags.num_device > 1 or flags.mode == "F32":  # the sampling heads compute in float32
+    if flags.mode == "F32":  # the sampling heads compute in it
         return ""
     if table(net.graph) is not None and not flags.dynamic:
         return "apart"
     if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
         return "" if any(weight.dtype == "ui8" for weight in net.graph.weights.values()) else "halved"
+    if flags.num_device > 1:  # the parts of each device are the compiler's
+        return ""
     shapes = [weight.shape for weight in linears(net)]
     mode = Mode.of(flags.to_dict())
     fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
@@ -40,9 +42,9 @@ def form_of(net: Net) -> str:
 
 
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:
-    """Whether a net with a weight file of that size goes through codegen without weights (llmconv.lean): not where the program tells weights
-    from other tensors, as dynamic ones do, nor where they are on several devices, nor with debug, which leaves all to be read."""
-    return weight_bytes >= LEAN and not flags.dynamic and flags.num_device == 1 and not flags.debug
+    """Whether a net with a weight file of that size goes through codegen without weights (llmconv.lean): not with debug, which leaves all
+    to be read."""
+    return weight_bytes >= LEAN and not flags.debug
 
 
 def form(net: Net) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Have the compiler write a net's program without its weights in memory.
 
-Codegen keeps every weight three times: as read, among the coefficients, and in the .bmodel to be; for the program it needs their addresses
-alone. So the weights are taken away between lowering and codegen, which are two processes then: buffers with the same addresses take
-their places. The program is the same (tests/test_lean.py holds the files against each other), and the coefficients, which are the
+Codegen keeps every weight three times: as read, among the coefficients, and in the .bmodel to be; for the program it needs their shapes
+and addresses alone. So their values are taken away between lowering and codegen, which are two processes then: each weight gets no bytes,
+in the attribute for values that the MLIR holds itself, and there are no coefficients to be written. The program is the same (tests/test_lean.py holds the files against each other), and the coefficients, which are the
 lowered weights at their addresses, are put into the .bmodel from the compiler's weight file.
 """
 
@@ -11,8 +11,9 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,10 +25,11 @@ from llmconv.bmodel.write import Piece, Produced, write
 from llmconv.errors import ToolError
 
 _CHUNK = 8 << 20
+_MODULE = re.compile(r"^ *module @(?P<name>\S+) attributes \{.*module\.coeff_addr = (?P<address>\d+) : i64, module\.coeff_size = (?P<size>\d+) : i64", re.MULTILINE)
 _WEIGHT = re.compile(r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?(?P<type> : \(\) -> tensor<[^>]*, (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))')
 _NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)$', re.MULTILINE)
 _PATH = re.compile(r'path = "([^"]*)"')
-_BASE, _SIZE = re.compile(r"module\.coeff_addr = (\d+) : i64"), re.compile(r"module\.coeff_size = (\d+) : i64")
+_SIZE = re.compile(r"module\.coeff_size = \d+ : i64")
 
 
 @dataclass(frozen=True)
@@ -45,53 +47,59 @@ class Place:
         return {"name": self.path} | ({"offset": self.offset} if self.offset else {}) | {"size": self.size}
 
 
+@dataclass(frozen=True)
+class Coefficients:
+    """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address and bytes."""
+
+    address: int
+    size: int
+    places: tuple[Place, ...]
+
+
 class Lean:
     """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes between lowering and codegen, `put_back` at the end."""
 
     def __init__(self, scratch: Path):
         self._weights = scratch / "lowered.npz"
-        self._address, self._size = 0, 0
-        self._places: list[Place] = []
+        self._left_out: dict[str, Coefficients] = {}
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
         """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood."""
         text = mlir.read_text(encoding="utf-8")
-        bases, sizes = set(_BASE.findall(text)), set(_SIZE.findall(text))
-        if len(bases) != 1 or len(sizes) != 1:
-            return
-        self._address, self._size = int(*bases), int(*sizes)
-        self._places = _places(text, self._address, self._size)
-        if not self._places:
-            return
-        os.replace(weights, self._weights)
-        np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
-        mlir.write_text(_SIZE.sub("module.coeff_size = 0 : i64", _WEIGHT.sub(r'"tpu.Buffer"()\g<type>', text)), encoding="utf-8")
+        self._left_out = _coefficients(text)
+        if self._left_out:
+            os.replace(weights, self._weights)
+            np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
+            bare = _WEIGHT.sub(r'"top.Weight"() {inline_bytes = "", \g<attributes>}\g<type>', text)
+            mlir.write_text(_SIZE.sub("module.coeff_size = 0 : i64", bare), encoding="utf-8")
 
     def put_back(self, made: Path) -> None:
         """Put the weights into the .bmodel `made`. ToolError where codegen had some of its own."""
-        if not self._places:
+        if not self._left_out:
             return
         model = BModel.read(made)
-        ((stage,),) = (net["parameter"] for net in model.tree["net"])
-        if "coeff_mem" in stage:
-            raise ToolError("the compiler wrote coefficients of a net that it was given without any")
         for _, holder, key in find("Binary", "Model", model.tree):
             start, size = holder[key]
             holder[key] = Piece(made, model.base + start, size)
-        stage["coeff_mem"] = {
-            "address": self._address,
-            "check_code": b"",  # write() fills it in
-            "binary_coeff": Produced(self._size, self._coefficients),
-            "location": [place.location for place in self._places],
-        }
+        for net in model.tree["net"]:
+            (stage,), coefficients = net["parameter"], self._left_out.get(net["name"])
+            if "coeff_mem" in stage:
+                raise ToolError("the compiler wrote coefficients of a net that it was given without any")
+            if coefficients:
+                stage["coeff_mem"] = {
+                    "address": coefficients.address,
+                    "check_code": b"",  # write() fills it in
+                    "binary_coeff": Produced(coefficients.size, partial(self._values, coefficients.places)),
+                    "location": [place.location for place in coefficients.places],
+                }
         whole = made.with_suffix(".whole")
         write(whole, model.tree)
         os.replace(whole, made)
         self._weights.unlink()
 
-    def _coefficients(self) -> Iterator[bytes]:
+    def _values(self, places: Sequence[Place]) -> Iterator[bytes]:
         with zipfile.ZipFile(self._weights) as weights:
-            for place in self._places:
+            for place in places:
                 left = place.size
                 with weights.open(f"{place.weight}.npy") as file:
                     npy.read_magic(file)
@@ -102,15 +110,26 @@ class Lean:
                 yield bytes(left)
 
 
-def _places(text: str, address: int, size: int) -> list[Place]:
-    """Where the weights of a lowered net lie, in order; none where it has one that is not as expected."""
-    names = dict(_NAME.findall(text))
-    weights = list(_WEIGHT.finditer(text))
+def _coefficients(text: str) -> dict[str, Coefficients]:
+    """Where the weights of a lowered net lie, by the names of the .bmodel's nets; none at all where there is one that is not as expected."""
+    modules, names = list(_MODULE.finditer(text)), dict(_NAME.findall(text))
+    found = {}
+    for module, end in zip(modules, [*(m.start() for m in modules[1:]), len(text)]):
+        address, size = int(module["address"]), int(module["size"])
+        places = _places(list(_WEIGHT.finditer(text, module.start(), end)), names, address, size)
+        if bool(places) != bool(size):
+            return {}
+        if places:
+            found[module["name"]] = Coefficients(address, size, places)
+    return found if sum(len(c.places) for c in found.values()) == text.count('"top.Weight"') else {}
+
+
+def _places(weights: Sequence[re.Match], names: Mapping[str, str], address: int, size: int) -> tuple[Place, ...]:
+    """Where the weights of a module lie, in order; nowhere if one is not as expected."""
     paths = [_PATH.findall(weight["attributes"] or "") for weight in weights]
-    if len(weights) != text.count('"top.Weight"') or any(len(path) != 1 for path in paths) or any(w["location"] not in names for w in weights):
-        return []
     starts = [int(weight["address"]) - address for weight in weights]
     ends = [*starts[1:], size]
-    if starts[:1] != [0] or any(start >= end for start, end in zip(starts, ends)):
-        return []
-    return [Place(names[w["location"]], path, start, end - start) for w, (path,), start, end in zip(weights, paths, starts, ends)]
+    known = all(len(path) == 1 for path in paths) and all(w["location"] in names for w in weights)
+    if not known or starts[:1] != [0] or any(start >= end for start, end in zip(starts, ends)):
+        return ()
+    return tuple(Place(names[w["location"]], path, start, end - start) for w, (path,), start, end in zip(weights, paths, starts, ends))

@@ -7,7 +7,7 @@ from math import inf
 import pytest
 
 from llmconv import forms
-from llmconv.bmodel.split import split
+from llmconv.bmodel.split import keep, split
 from llmconv.compiler import Compiler
 from llmconv.job import Job
 from llmconv.lean import Lean
@@ -22,7 +22,13 @@ CASES = (
     ("qwen2", "block_cache_0", {"chip": "cv186x"}),
     ("qwen2", "block_0", {"lora_max_rank": 8}),
     ("qwen2_vl", "vit", {"max_pixels": "56,56"}),
+    ("qwen2", "block_0", {"dynamic": 1}),
+    ("qwen2", "block_kv_1", {"use_history_kv": 1, "quantize": "w4bf16", "chip": "cv186x"}),
+    ("qwen2_vl", "vit", {"max_pixels": "56,56", "dynamic": 1, "chip": "bm1688"}),
+    ("large", "block_0", {"num_device": 2}),
+    ("large", "block_cache_1", {"num_device": 2, "quantize": "w4f16"}),
 )
+LARGE = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}  # what the compiler splits
 pytestmark = pytest.mark.compiler
 
 
@@ -32,7 +38,7 @@ def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkey
 
     def run(model, name, options, lean):
         monkeypatch.setattr(forms, "LEAN", 0 if lean else inf)
-        path = (vision_checkpoint if model == "qwen2_vl" else checkpoint)(model)
+        path = vision_checkpoint(model) if model == "qwen2_vl" else checkpoint("qwen2", **LARGE) if model == "large" else checkpoint(model)
         made = plan(Job.create({"model": str(path), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
         net = next(net for net in made.nets if net.name == name)
         made_by = Compiler(net.flags.to_dict(), tmp_path / f"lean_{lean}", tmp_path / "log")
@@ -50,16 +56,18 @@ def test_program_and_coefficients_are_the_same(model, net, options, build, monke
     for lean in (False, True):
         made, cycles = build(model, net, options, lean)
         bare, coefficients = tmp_path / f"{lean}.bmodel", tmp_path / f"{lean}.coeff"
-        parts.append([cycles, split(made, bare, coefficients), bare.read_bytes(), coefficients.read_bytes()])
+        coefficients.write_bytes(b"")
+        taken = keep(made, bare, options["num_device"]) if "num_device" in options else split(made, bare, coefficients)
+        parts.append([cycles, taken, bare.read_bytes() + coefficients.read_bytes()])
         assert not any(path.exists() for path in made.parent.rglob("*.npz")), "nothing is left behind"
     assert asked == [net] and parts[0] == parts[1]
-    assert cycles and any(parts[0][3])
+    assert (cycles or "dynamic" in options or "use_history_kv" in options) and len(parts[0][2]) > 1 << 16
 
 
 def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
     mlir, weights = tmp_path / "net.mlir", tmp_path / "weights.npz"
     weights.write_bytes(b"weights")
-    head = 'module.coeff_addr = 4096 : i64, module.coeff_size = 8192 : i64\n#loc1 = loc("a")\n#loc2 = loc("b")\n'
+    head = 'module @net attributes {module.coeff_addr = 4096 : i64, module.coeff_size = 8192 : i64\n#loc1 = loc("a")\n#loc2 = loc("b")\n'
     first = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 4096 : i64> loc(#loc1)\n'
     fine = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 8192 : i64> loc(#loc2)\n'
     for second in (fine.replace('{path = "p"} ', ""), fine.replace("8192", "4096"), fine.replace("8192", "512"), fine.replace("#loc2", "#loc3"), fine.replace("8xbf16, 8192 : i64", "8xbf16")):
@@ -68,4 +76,4 @@ def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
         assert mlir.read_text() == head + first + second and weights.read_bytes() == b"weights"
     mlir.write_text(head + first + fine)
     Lean(tmp_path).leave_out(mlir, weights)
-    assert "top.Weight" not in mlir.read_text() and (tmp_path / "lowered.npz").read_bytes() == b"weights"
+    assert mlir.read_text().count("inline_bytes") == 2 and (tmp_path / "lowered.npz").read_bytes() == b"weights"

@@ -94,6 +94,16 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
 
 
 @pytest.mark.compiler
+@pytest.mark.parametrize("quantize", ["bf16", "f16"])
+def test_blocks_of_two_devices_in_half_precision_equal_those_in_float32(quantize, checkpoint, convert):
+    large = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
+    model = checkpoint("qwen2", num_hidden_layers=1, **large)
+    halved, compiled = (convert(model, seq=16, num_device=2, quantize=quantize, no_stamp=n) for n in (0, 1))
+    assert digest(next(halved.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
+    assert {n["why"] for n in json.loads((halved / "manifest.json").read_text())["nets"]} == {"compiled for its own structure"}, "no form was refused"
+
+
+@pytest.mark.compiler
 @pytest.mark.parametrize("quantize", ["bf16", "w4bf16"])
 def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint, convert):
     model = checkpoint("qwen2", num_hidden_layers=1, seed=41)

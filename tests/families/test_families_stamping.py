@@ -1,0 +1,29 @@
+"""Stamping against compiling every net, with every family: the two .bmodel files are the same, net by net."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from family_checkpoints import CONFIGS
+
+from llmconv.bmodel.read import digest
+
+CASES = {
+    "w4bf16": {"quantize": "w4bf16"},
+    "any length, two cores": {"chip": "bm1688", "dynamic": 1},
+    "history, adapters": {"chip": "cv186x", "quantize": "f16", "use_history_kv": 1, "lora_max_rank": 8},
+}
+# what the others do not have: experts and their routing, one kind of layer in turn with another, fused linears
+QUICK = {("qwen2_moe", "any length, two cores"), ("gemma3_text", "w4bf16"), ("chatglm", "w4bf16")}
+ALL = [pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.mark.slow) for name in CONFIGS for case in CASES]
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(("name", "case"), ALL)
+def test_stamped_nets_equal_compiled_ones(name, case, family_checkpoint, convert):
+    unmasked = {"sliding_window": 64} if CONFIGS[name].get("sliding_window") and "use_history_kv" in CASES[case] else {}
+    model = family_checkpoint(name, layers=4, **unmasked)
+    stamped, compiled = (convert(model, seq=64, no_stamp=n, **CASES[case]) for n in (0, 1))
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
+    assert "stamped" in {net["how"] for net in json.loads((stamped / "manifest.json").read_text())["nets"]}
