@@ -118,6 +118,11 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_sliding": QWEN2 | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
 }
 
+SEQ = 64  # of the nets in these tests
+# with use_history_kv, which gives prefill no mask, nothing can attend to a window only: what makes the window as long as the sequence
+UNMASKED: dict[str, dict[str, Any]] = {name: {"sliding_window": SEQ} for name in ("phi3", "mistral", "gemma3_text", "qwen2_sliding")}
+UNMASKED["gemma3"] = {"text_config": GEMMA3_TEXT | UNMASKED["gemma3_text"]}
+
 
 def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of the tensors that a checkpoint with this config.json holds."""
@@ -205,7 +210,7 @@ def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tupl
         part = config.get("text_config", config)
         part = part | {"num_layers" if name == "chatglm" else "num_hidden_layers": layers}
         if name == "smollm3":
-            part["no_rope_layers"] = [1, 0, 1][:layers]
+            part["no_rope_layers"] = [1, 0, 1, 1][:layers]
         config = config | {"text_config": part} if "text_config" in config else part
     dtype = getattr(torch, config.get("torch_dtype", "bfloat16"))
     made = {}

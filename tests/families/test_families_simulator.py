@@ -9,13 +9,12 @@ from __future__ import annotations
 import json
 
 import pytest
-from family_checkpoints import CONFIGS
+from family_checkpoints import CONFIGS, UNMASKED, SEQ
 
 from llmconv.verify import verify
 
 QUICK = ("phi3_longrope", "chatglm", "gemma3", "qwen2_moe")
 BUILDS = {"bf16 on bm1688": ("bf16", "bm1688"), "w4bf16 on bm1684x": ("w4bf16", "bm1684x"), "bf16 on bm1684x": ("bf16", "bm1684x")}
-SEQ = 64
 # as in the real ones of 32 and more layers, where this is divided by the root of their number: what a layer adds is little
 FIELDS = {"minicpm": {"scale_depth": 0.4}, "minicpm_tied": {"scale_depth": 0.4}}
 BLOCKS = ("block_0", "block_2", "block_cache_0", "block_cache_1", "block_cache_2")
@@ -28,9 +27,6 @@ OPTIONS = {
     "two sequences, w8bf16, one core": ("bm1688", {"batch": 2, "quantize": "w8bf16", "num_core": 1}),
     "pipeline, f16": ("bm1688", {"num_device": 3, "distribute_strategy": "pp", "quantize": "f16"}),
 }
-# use_history_kv gives prefill no mask, so that nothing can attend to a window only
-UNMASKED = {name: {"sliding_window": SEQ} for name in ("phi3", "mistral", "gemma3_text", "qwen2_sliding")}
-UNMASKED["gemma3"] = {"text_config": CONFIGS["gemma3_text"] | {"sliding_window": SEQ}}
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from family_checkpoints import CONFIGS
+from family_checkpoints import CONFIGS, UNMASKED, SEQ
 
 from llmconv.bmodel.read import digest
 
@@ -22,8 +22,8 @@ ALL = [pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.ma
 @pytest.mark.compiler
 @pytest.mark.parametrize(("name", "case"), ALL)
 def test_stamped_nets_equal_compiled_ones(name, case, family_checkpoint, convert):
-    unmasked = {"sliding_window": 64} if CONFIGS[name].get("sliding_window") and "use_history_kv" in CASES[case] else {}
+    unmasked = UNMASKED.get(name, {}) if "use_history_kv" in CASES[case] else {}
     model = family_checkpoint(name, layers=4, **unmasked)
-    stamped, compiled = (convert(model, seq=64, no_stamp=n, **CASES[case]) for n in (0, 1))
+    stamped, compiled = (convert(model, seq=SEQ, no_stamp=n, **CASES[case]) for n in (0, 1))
     assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
     assert "stamped" in {net["how"] for net in json.loads((stamped / "manifest.json").read_text())["nets"]}
