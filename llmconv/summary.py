@@ -14,6 +14,7 @@ from typing import Any
 from llmconv.engine import events
 from llmconv.engine.words import duration
 from llmconv.layout import Layout
+from llmconv.verified import closeness, worst_output
 
 CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compiler's static cost model
 
@@ -107,16 +108,18 @@ class Summary:
         }
 
     def _verified(self, sha256: str) -> dict[str, Any] | None:
-        """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}; None when it did not run."""
+        """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being what comes closest to
+        its limit, its relative_l2 None when it is not finite; None when it did not run."""
         try:
             told = json.loads(self.layout.verified.read_text(encoding="utf-8"))
             if told["sha256"] != sha256:
                 return None
-            found = [(output["relative_l2"] or 0.0, net["name"], output) for net in told["nets"] for output in net["outputs"]]
+            found = [(closeness(output), net["name"], output) for net in told["nets"] if (output := worst_output(net))]
             worst = max(found, key=lambda item: item[0], default=None)
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        named = {"net": worst[1], "output": worst[2]["output"], "relative_l2": worst[0], "limit": worst[2]["relative_l2_limit"]} if worst else None
+        _, net, output = worst or (0.0, "", None)
+        named = {"net": net, "output": output["output"], "relative_l2": output["relative_l2"], "limit": output["relative_l2_limit"]} if output else None
         return {"ok": told["ok"], "worst": named}
 
     def text(self, event: events.RunFinished) -> str:
@@ -170,5 +173,8 @@ def _verdict(told: dict[str, Any] | None) -> str:
     if told is None:
         return "not yet"
     worst = told["worst"]
-    at = f", worst relative L2 {worst['relative_l2']:.4f} ({worst['net']} {worst['output']}, limit {worst['limit']:.4f})" if worst else ""
-    return ("right" if told["ok"] else "WRONG") + at
+    verdict = "right" if told["ok"] else "WRONG"
+    if not worst:
+        return verdict
+    error = "not finite" if worst["relative_l2"] is None else f"{worst['relative_l2']:.4f}"
+    return f"{verdict}, worst relative L2 {error} ({worst['net']} {worst['output']}, limit {worst['limit']:.4f})"

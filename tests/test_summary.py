@@ -78,7 +78,10 @@ def test_the_end_estimates_an_image(layout, capsys):
 
 def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
     output = {"output": "k_cache", "relative_l2": 0.0031, "relative_l2_limit": 0.01}
-    nets = [{"name": "block_0", "outputs": [output, output | {"output": "states", "relative_l2": 0.0088}]}, {"name": "lm_head", "outputs": []}]
+    states = output | {"output": "states", "relative_l2": 0.0088}
+    original = states | {"relative_l2": 0.24, "relative_l2_limit": None}  # of a quantised net, against the checkpoint's own weights
+    chain = {"name": "all blocks", "outputs": [output | {"relative_l2": 0.0148, "relative_l2_limit": 0.03}]}  # farther from its limit
+    nets = [{"name": "block_0", "outputs": [output, states, original]}, {"name": "lm_head", "outputs": []}, chain]
     layout.verified.write_text(json.dumps({"ok": True, "sha256": "abc", "nets": nets}))
     tell(layout)
     out = capsys.readouterr().out
@@ -86,6 +89,10 @@ def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
     layout.verified.write_text(json.dumps({"ok": False, "sha256": "abc", "nets": nets}))
     tell(layout)
     assert "verified  WRONG, worst" in capsys.readouterr().out
+    lost = {"name": "block_1", "outputs": [output | {"relative_l2": None}]}  # not a number
+    layout.verified.write_text(json.dumps({"ok": False, "sha256": "abc", "nets": [*nets, lost]}))
+    tell(layout)
+    assert "verified  WRONG, worst relative L2 not finite (block_1 k_cache, limit 0.0100)" in capsys.readouterr().out
     layout.verified.write_text(json.dumps({"ok": True, "sha256": "of another file", "nets": nets}))
     tell(layout)
     assert "verified  not yet" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from typing import Any
 
 from llmconv.history import Run, Span
 from llmconv.options import ALIASES, BY_NAME, parse
+from llmconv.verified import worst_output
 
 from .facts import Facts
 
@@ -89,19 +90,6 @@ def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[s
     output = worst_output(checked)
     error = (math.inf if output["relative_l2"] is None else output["relative_l2"], output["relative_l2_limit"]) if output else None
     return NetStatus(name, state, why, reason, net, error, checked["ok"] if checked else None)
-
-
-def worst_output(checked: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The output of a verified net (of verify.json) that comes closest to its limit, or is beyond it by most."""
-    # against the checkpoint's own weights there is only a bound on the cosine
-    bounded = [output for output in checked["outputs"] if output["relative_l2_limit"] is not None] if checked else []
-    return max(bounded, key=closeness, default=None)
-
-
-def closeness(output: Mapping[str, Any]) -> float:
-    """An output's relative L2 as part of its limit; infinite when it is not finite."""
-    error, limit = output["relative_l2"], output["relative_l2_limit"]
-    return math.inf if error is None else error / limit if limit else math.inf if error else 0.0
 
 
 def worst(facts: Facts) -> float | None:
