@@ -43,13 +43,8 @@ class Compiler:
         if weights:
             npz.write(source / "weights.npz", weights, checkpoint)
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
-        spared = Lean(run) if weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
-
-        def before_codegen(lowered: Path, its_weights: Path) -> None:
-            (source / "weights.npz").unlink()  # nobody reads it again
-            spared.leave_out(lowered, its_weights)
-
-        before = before_codegen if spared else None
+        spared = Lean(run, source / "weights.npz") if weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
+        before = spared.leave_out if spared else None
         self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun, before_codegen=before))
         if spared:
             spared.put_back(out)

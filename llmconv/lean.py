@@ -57,14 +57,19 @@ class Coefficients:
 
 
 class Lean:
-    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes between lowering and codegen, `put_back` at the end."""
+    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes between lowering and codegen, `put_back` at the end.
 
-    def __init__(self, scratch: Path):
+    source: the weight file that lowering has read; nobody reads it again, and `leave_out` removes it.
+    """
+
+    def __init__(self, scratch: Path, source: Path):
+        self._source = source
         self._weights = scratch / "lowered.npz"
         self._left_out: dict[str, Coefficients] = {}
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
         """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood."""
+        self._source.unlink()
         text = mlir.read_text(encoding="utf-8")
         self._left_out = _coefficients(text)
         if self._left_out:
@@ -84,7 +89,7 @@ class Lean:
         for net in model.tree["net"]:
             (stage,), coefficients = net["parameter"], self._left_out.get(net["name"])
             if "coeff_mem" in stage:
-                raise ToolError("the compiler wrote coefficients of a net that it was given without any")
+                raise ToolError(f"net {net['name']}: the compiler wrote coefficients", "it was given none (llmconv.lean)", "Run with --debug, which leaves them to it.")
             if coefficients:
                 stage["coeff_mem"] = {
                     "address": coefficients.address,

@@ -114,13 +114,12 @@ class Summary:
             told = json.loads(self.layout.verified.read_text(encoding="utf-8"))
             if told["sha256"] != sha256:
                 return None
-            found = [(closeness(output), net["name"], output) for net in told["nets"] if (output := worst_output(net))]
-            worst = max(found, key=lambda item: item[0], default=None)
+            found = [(net["name"], output) for net in told["nets"] if (output := worst_output(net))]
+            net, output = max(found, key=lambda item: closeness(item[1]), default=("", None))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        _, net, output = worst or (0.0, "", None)
-        named = {"net": net, "output": output["output"], "relative_l2": output["relative_l2"], "limit": output["relative_l2_limit"]} if output else None
-        return {"ok": told["ok"], "worst": named}
+        worst = {"net": net, "output": output["output"], "relative_l2": output["relative_l2"], "limit": output["relative_l2_limit"]} if output else None
+        return {"ok": told["ok"], "worst": worst}
 
     def text(self, event: events.RunFinished) -> str:
         """The facts as lines of at most 80 columns, but for paths."""

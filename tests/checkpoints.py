@@ -36,6 +36,9 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
 }
 
+# sizes from which on the compiler splits layers over devices, with as little else as can be
+SPLIT = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
+
 
 def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN, **changes: Any) -> Path:
     """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config changed."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from math import inf
 
 import pytest
+from checkpoints import SPLIT
 
 from llmconv import forms
 from llmconv.bmodel.split import keep, split
@@ -25,10 +26,9 @@ CASES = (
     ("qwen2", "block_0", {"dynamic": 1}),
     ("qwen2", "block_kv_1", {"use_history_kv": 1, "quantize": "w4bf16", "chip": "cv186x"}),
     ("qwen2_vl", "vit", {"max_pixels": "56,56", "dynamic": 1, "chip": "bm1688"}),
-    ("large", "block_0", {"num_device": 2}),
-    ("large", "block_cache_1", {"num_device": 2, "quantize": "w4f16"}),
+    ("split", "block_0", {"num_device": 2}),
+    ("split", "block_cache_1", {"num_device": 2, "quantize": "w4f16"}),
 )
-LARGE = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}  # what the compiler splits
 pytestmark = pytest.mark.compiler
 
 
@@ -38,7 +38,7 @@ def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkey
 
     def run(model, name, options, lean):
         monkeypatch.setattr(forms, "LEAN", 0 if lean else inf)
-        path = vision_checkpoint(model) if model == "qwen2_vl" else checkpoint("qwen2", **LARGE) if model == "large" else checkpoint(model)
+        path = vision_checkpoint(model) if model == "qwen2_vl" else checkpoint("qwen2", **SPLIT) if model == "split" else checkpoint(model)
         made = plan(Job.create({"model": str(path), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
         net = next(net for net in made.nets if net.name == name)
         made_by = Compiler(net.flags.to_dict(), tmp_path / f"lean_{lean}", tmp_path / "log")
@@ -67,13 +67,20 @@ def test_program_and_coefficients_are_the_same(model, net, options, build, monke
 def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
     mlir, weights = tmp_path / "net.mlir", tmp_path / "weights.npz"
     weights.write_bytes(b"weights")
+
+    def leave_out():
+        source = tmp_path / "source.npz"
+        source.touch()
+        Lean(tmp_path, source).leave_out(mlir, weights)
+        assert not source.exists()
+
     head = 'module @net attributes {module.coeff_addr = 4096 : i64, module.coeff_size = 8192 : i64\n#loc1 = loc("a")\n#loc2 = loc("b")\n'
     first = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 4096 : i64> loc(#loc1)\n'
     fine = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 8192 : i64> loc(#loc2)\n'
     for second in (fine.replace('{path = "p"} ', ""), fine.replace("8192", "4096"), fine.replace("8192", "512"), fine.replace("#loc2", "#loc3"), fine.replace("8xbf16, 8192 : i64", "8xbf16")):
         mlir.write_text(head + first + second)
-        Lean(tmp_path).leave_out(mlir, weights)
+        leave_out()
         assert mlir.read_text() == head + first + second and weights.read_bytes() == b"weights"
     mlir.write_text(head + first + fine)
-    Lean(tmp_path).leave_out(mlir, weights)
+    leave_out()
     assert mlir.read_text().count("inline_bytes") == 2 and (tmp_path / "lowered.npz").read_bytes() == b"weights"

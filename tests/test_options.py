@@ -7,6 +7,7 @@ import json
 from pathlib import Path
 
 import pytest
+from checkpoints import SPLIT
 
 from llmconv.cli import main
 from llmconv.errors import InputError
@@ -281,5 +282,4 @@ def test_every_pair_on_the_simulator(options, checkpoint, convert):
 @pytest.mark.parametrize("quantize, devices", [("bf16", 2), ("w4bf16", 2), ("bf16", 4)])
 def test_tensor_parallel(quantize, devices, checkpoint, convert):
     """Layers that the compiler splits, with biases and grouped heads: their parts on the simulator, and coefficients in equal shares."""
-    large = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
-    verified(convert(checkpoint("qwen2", **large), seq=16, quantize=quantize, num_device=devices), tokens=3)
+    verified(convert(checkpoint("qwen2", **SPLIT), seq=16, quantize=quantize, num_device=devices), tokens=3)

@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import pytest
+from checkpoints import SPLIT
 
 from llmconv.bmodel.read import BModel, digest
 from llmconv.compiling import _first
@@ -24,21 +25,16 @@ MORE = {f"{q} {c} {s} {extra}": {"quantize": q, "chip": c, "symmetric": s, **({e
         if s == 0 or q.startswith("w")}  # fmt: skip
 
 
-def compare(checkpoint, convert, **options) -> None:
+@pytest.mark.compiler
+@pytest.mark.parametrize("case", [*CASES, *(pytest.param(name, marks=pytest.mark.slow) for name in MORE)])
+def test_stamped_nets_equal_compiled_ones(case, checkpoint, convert):
     model = checkpoint("qwen2", num_hidden_layers=4, tie_word_embeddings=True)
-    stamped, compiled = (convert(model, seq=64, no_stamp=n, **options) for n in (0, 1))
-    first, second = (digest(next(out.glob("*.bmodel"))) for out in (stamped, compiled))
-    assert first == second
+    stamped, compiled = (convert(model, seq=64, no_stamp=n, **(CASES | MORE)[case]) for n in (0, 1))
+    assert digest(next(stamped.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
     made = json.loads((stamped / "manifest.json").read_text())["nets"]
     middle = [n["name"] for n in made if n["layer"] in (1, 2)]
     assert middle and [n["name"] for n in made if n["how"] == "stamped"] == middle
     assert {n["how"] for n in json.loads((compiled / "manifest.json").read_text())["nets"]} == {"compiled"}
-
-
-@pytest.mark.compiler
-@pytest.mark.parametrize("case", CASES)
-def test_stamped_nets_equal_compiled_ones(case, checkpoint, convert):
-    compare(checkpoint, convert, **CASES[case])
 
 
 @pytest.mark.compiler
@@ -96,8 +92,7 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
 @pytest.mark.compiler
 @pytest.mark.parametrize("quantize", ["bf16", "f16"])
 def test_blocks_of_two_devices_in_half_precision_equal_those_in_float32(quantize, checkpoint, convert):
-    large = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
-    model = checkpoint("qwen2", num_hidden_layers=1, **large)
+    model = checkpoint("qwen2", num_hidden_layers=1, **SPLIT)
     halved, compiled = (convert(model, seq=16, num_device=2, quantize=quantize, no_stamp=n) for n in (0, 1))
     assert digest(next(halved.glob("*.bmodel"))) == digest(next(compiled.glob("*.bmodel")))
     assert {n["why"] for n in json.loads((halved / "manifest.json").read_text())["nets"]} == {"compiled for its own structure"}, "no form was refused"
@@ -131,13 +126,6 @@ def test_a_linear_that_differs_from_our_coefficients_is_not_packed(checkpoint, c
     assert digest(next(mended.glob("*.bmodel"))) == digest(next(right.glob("*.bmodel")))
     made = json.loads((mended / "manifest.json").read_text())["nets"]
     assert any("differ from the compiler's" in n["why"] for n in made) and not any(n["form"] == "packed" for n in made)
-
-
-@pytest.mark.slow
-@pytest.mark.compiler
-@pytest.mark.parametrize("case", MORE)
-def test_stamped_nets_equal_compiled_ones_everywhere(case, checkpoint, convert):
-    compare(checkpoint, convert, **MORE[case])
 
 
 @pytest.mark.compiler

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import re
+from itertools import chain
 from pathlib import Path
 
 from .read import BModel
 
 EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # as long as every time that the compiler writes
-# What binary_ir has of bytes that the compiler never writes, so that they hold whatever memory held. (Measured with two compilations
-# under different MALLOC_PERTURB_.)
+# What binary_ir has of bytes that the compiler never writes, so that they hold whatever memory held. (Measured with pairs of compilations;
+# the first under different MALLOC_PERTURB_, the second, which is of the stack, as addresses differ from one process to the next.)
 UNWRITTEN = (
     # three bytes of every group of operations, behind its counts of inputs, outputs and constants
     re.compile(rb"[\x01-\x1f]\x00\xff[\x00-\x1f].[\x22\x23][\x01\x03](...)", re.DOTALL),
@@ -36,7 +37,8 @@ def normalise(path: Path) -> None:
         for start, size in binaries:
             f.seek(base + start)
             binary = f.read(size)
-            for first, last in (found.span(place) for pattern in UNWRITTEN for found in pattern.finditer(binary) for place in range(1, pattern.groups + 1)):
-                f.seek(base + start + first)
-                f.write(bytes(last - first))
+            for found in chain.from_iterable(pattern.finditer(binary) for pattern in UNWRITTEN):
+                for first, last in found.regs[1:]:
+                    f.seek(base + start + first)
+                    f.write(bytes(last - first))
         os.fsync(f.fileno())

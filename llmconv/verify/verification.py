@@ -141,4 +141,3 @@ def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:
             promised, given = ([(io.name, io.dtype) for io in tensors] for tensors in (ios, there))
             if promised != given:
                 yield f"{what} of {net.name} are {given}; the plan has {promised}"
-

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 
 import pytest
-from family_checkpoints import CONFIGS, UNMASKED, SEQ
+from checkpoints import SPLIT
+from family_checkpoints import CONFIGS, SEQ, UNMASKED
 
 from llmconv.verify import verify
 
@@ -64,5 +65,4 @@ def test_options(name, case, family_checkpoint, convert):
 @pytest.mark.parametrize("name", ["phi3", "mistral", "seed_oss", "smollm3", "qwen2_sliding"])
 def test_tensor_parallel(name, family_checkpoint, convert):
     """Families with Llama's form of a layer, which the compiler splits: fused linears, biases, layers without rope."""
-    large = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "head_dim": 64, "vocab_size": 256}
-    assert verify(convert(family_checkpoint(name, **large), seq=16, num_device=2), full=True, tokens=3)
+    assert verify(convert(family_checkpoint(name, head_dim=64, **SPLIT), seq=16, num_device=2), full=True, tokens=3)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from family_checkpoints import CONFIGS, UNMASKED, SEQ
+from family_checkpoints import CONFIGS, SEQ, UNMASKED
 
 from llmconv.bmodel.read import digest
 

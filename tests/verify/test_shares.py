@@ -5,12 +5,13 @@ from __future__ import annotations
 import shutil
 
 import pytest
+from checkpoints import SPLIT
 
 from llmconv.bmodel.read import BModel
 from llmconv.verify import manifest
 from llmconv.verify.shares import unlike
 
-LARGE = {"hidden_size": 512, "intermediate_size": 8320, "num_hidden_layers": 1, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
+LARGE = SPLIT | {"num_hidden_layers": 1}
 
 
 @pytest.mark.compiler
