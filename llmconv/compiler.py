@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +31,9 @@ class Compiler:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
 
-    def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None) -> Path:
-        """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows."""
+    def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None, edit: Callable[[str], str] | None = None) -> Path:
+        """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows.
+        edit: makes of the lowered net's text what codegen gets."""
         run, source = self.scratch / name / "run", self.scratch / name / "source"
         shutil.rmtree(self.scratch / name, ignore_errors=True)
         run.mkdir(parents=True)
@@ -44,7 +45,14 @@ class Compiler:
             npz.write(source / "weights.npz", weights, checkpoint)
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
         spared = Lean(run, source / "weights.npz") if weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
-        before = spared.leave_out if spared else None
+
+        def before_codegen(lowered: Path, its_weights: Path) -> None:
+            if edit:
+                lowered.write_text(edit(lowered.read_text(encoding="utf-8")), encoding="utf-8")
+            if spared:
+                spared.leave_out(lowered, its_weights)
+
+        before = before_codegen if edit or spared else None
         self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun, before_codegen=before))
         if spared:
             spared.put_back(out)

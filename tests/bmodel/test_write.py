@@ -11,32 +11,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bmodels import described
 from sample_nets import CHIPS, Compile, embedding, linear, token
 
 from llmconv import toolchain
-from llmconv.bmodel.read import Blob, BModel
-from llmconv.bmodel.schema import DEFAULTS, SCALARS, SCHEMA
+from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.errors import ConvertError
 
 pytestmark = pytest.mark.compiler
-
-
-def described(bmodel: BModel, table: str, tree: dict) -> dict:
-    """A tree without what defaults say anyway, and with (size, sha256) for its blobs: what must not depend on the writer."""
-
-    def one(kind: str, value):
-        if kind == "Binary":
-            start, size = value
-            return size, bmodel.sha256(Blob(bmodel.base + start, size))
-        return described(bmodel, kind, value) if kind in SCHEMA else value
-
-    found = {}
-    for name, kind in SCHEMA[table]:
-        if name in tree and not (kind in SCALARS and tree[name] == DEFAULTS.get((table, name), 0)):
-            many = kind[0] == "[" and kind != "[u8]"
-            found[name] = [one(kind[1:-1], item) for item in tree[name]] if many else one(kind, tree[name])
-    return found
 
 
 @pytest.fixture(scope="module")

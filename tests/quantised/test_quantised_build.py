@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from bmodels import content
 from quantised_checkpoints import How, fp8
 from safetensors.numpy import load_file, save_file
-
-from llmconv.bmodel.read import digest
 
 pytestmark = pytest.mark.compiler
 DEEP = {"num_hidden_layers": 4, "max_window_layers": 4}
@@ -28,23 +27,25 @@ def nets(out: Path) -> list[dict]:
     return json.loads((out / "manifest.json").read_text())["nets"]
 
 
-def stamped_as_compiled(model: Path, convert, **options) -> None:
+def stamped_and_compiled(model: Path, convert, **options) -> tuple[Path, Path]:
+    """Output directories with nets stamped where they can be, which are those of the middle layers, and with all compiled."""
     stamped, compiled = (convert(model, seq=32, no_stamp=n, **({"quantize": "auto"} | options)) for n in (0, 1))
-    first, second = (digest(next(out.glob("*.bmodel"))) for out in (stamped, compiled))
-    assert first == second
     assert [n["name"] for n in nets(stamped) if n["how"] == "stamped"] == [n["name"] for n in nets(stamped) if n["layer"] in (1, 2)]
     assert {n["how"] for n in nets(compiled)} == {"compiled"}
+    return stamped, compiled
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_stamped_nets_equal_compiled_ones(case, quantised, convert):
     method, how, name, changes, options = CASES[case]
     depth = DEEP if name == "qwen2" else {"num_hidden_layers": 4}
-    stamped_as_compiled(quantised(method, how, name, options=depth | changes), convert, **options)
+    stamped, compiled = stamped_and_compiled(quantised(method, how, name, options=depth | changes), convert, **options)
+    assert content(stamped) == content(compiled)
 
 
 def test_fp8(base, tmp_path, convert):
-    stamped_as_compiled(fp8(base("qwen2", **DEEP), tmp_path / "fp8"), convert, chip="bm1688")
+    stamped, compiled = stamped_and_compiled(fp8(base("qwen2", **DEEP), tmp_path / "fp8"), convert, chip="bm1688")
+    assert content(stamped) == content(compiled)
 
 
 def test_layers_of_other_bits_are_compiled_by_themselves(quantised, convert):
