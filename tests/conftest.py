@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -24,6 +26,27 @@ def pytest_configure() -> None:
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--update-golden", action="store_true", help="rewrite the golden MLIR texts")
+
+
+@pytest.fixture
+def nothing_open():
+    """No file, pipe or child process of a test outlives it."""
+    gc.collect()  # what others left to the collector is not to be missed here
+    before = _descriptors()
+    yield
+    left = _descriptors() - before
+    assert not left
+    with pytest.raises(ChildProcessError):
+        os.waitpid(-1, os.WNOHANG)
+
+
+def _descriptors() -> set[tuple[str, str]]:
+    """(number, what it is) of every open file; the one that lists them is gone before it can be named."""
+    found = set()
+    for number in os.listdir("/proc/self/fd"):
+        with suppress(FileNotFoundError):
+            found.add((number, os.readlink(f"/proc/self/fd/{number}")))
+    return found
 
 
 @pytest.fixture(scope="session")

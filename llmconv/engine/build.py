@@ -7,6 +7,7 @@ import queue
 import sys
 import time
 from collections import deque
+from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
@@ -70,14 +71,14 @@ class Build:
     def _run(self) -> int:
         begin = time.monotonic()
         interrupted = ""
-        with Lock(self.options.state_dir) as lock, Handlers(self.results):
-            log = events.Log(self.options.state_dir)
+        state_dir = self.options.state_dir
+        with Lock(state_dir) as lock, Handlers(self.results), closing(events.Log(state_dir)) as log:
             self.listeners.append(log)
-            self.state = State(self.options.state_dir)
+            self.state = State(state_dir)
             self.decider = Decider(self.state, self.options)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
-            self.monitor = Monitor(self.graph, self.forecast, self.jobs, self.scheduler.memory, str(self.options.state_dir.parent))
-            self.pool = Pool(self.options.state_dir, lock.worker_fd, self.results)
+            self.monitor = Monitor(self.graph, self.forecast, self.jobs, self.scheduler.memory, str(state_dir.parent))
+            self.pool = Pool(state_dir, lock.worker_fd, self.results)
             try:
                 self._start(lock)
                 interrupted = self._loop()
@@ -88,7 +89,6 @@ class Build:
                 self._cancel()
                 self.state.close()
                 self._finish(time.monotonic() - begin, interrupted)
-                log.close()
         return self.status
 
     def _finish(self, seconds: float, interrupted: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable
@@ -210,11 +211,9 @@ class Log:
 
     def close(self) -> None:
         """Ends both files."""
-        try:
-            if self._trace is not None:
+        with suppress(OSError):
+            self._events.close()
+        if self._trace is not None:
+            with suppress(OSError), self._trace:
                 # the last element has no comma after it
                 self._trace.write('{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "llmconv"}}\n]\n')
-                self._trace.close()
-            self._events.close()
-        except OSError:
-            pass

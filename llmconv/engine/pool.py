@@ -84,11 +84,20 @@ class Worker:
             pass  # half a line: it died while answering
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         self.kill()  # its compilers may live on; only after this may the process number be given back
+        self.process.stdout.close()
         self._results.put(Death(self, self.process.wait()))
 
+    def close(self) -> None:
+        """Takes no more jobs: an idle worker ends by itself."""
+        try:
+            self.process.stdin.close()
+        except BrokenPipeError:
+            pass  # a job that a dead worker has not read
+
     def wait(self) -> None:
-        """Until it is dead and its group has been killed."""
+        """Until it is dead and its group has been killed; then none of its pipes is open."""
         self._listener.join()
+        self.close()
 
     def _lines(self):
         """The answers, until the worker is dead: the pipe's end alone would not do, a forked child may hold it open."""
@@ -130,6 +139,7 @@ class Pool:
         self._lock_fd = lock_fd
         self._results = results
         self._workers: list[Worker] = []
+        self._leaving: list[Worker] = []  # take no more jobs and end by themselves
         shutil.rmtree(self._dir, ignore_errors=True)  # the logs of an earlier run
 
     def start(self, job: Job) -> int:
@@ -165,17 +175,22 @@ class Pool:
             worker.wait()
         elif answer.get("resident", 0) > HUGE:
             self._workers.remove(worker)
-            worker.process.stdin.close()  # it ends by itself
+            self._leaving.append(worker)
+            worker.close()
 
     def died(self, worker: Worker) -> None:
         """To be called with every Death."""
-        if worker in self._workers:
-            self._workers.remove(worker)
+        worker.wait()
+        for workers in (self._workers, self._leaving):
+            if worker in workers:
+                workers.remove(worker)
 
     def stop(self) -> None:
         """Kills all workers with everything that they started, and waits until they are gone."""
-        for worker in self._workers:
+        workers = self._workers + self._leaving
+        for worker in workers:
             worker.kill()
-        for worker in self._workers:
+        for worker in workers:
             worker.wait()
         self._workers.clear()
+        self._leaving.clear()

@@ -82,6 +82,13 @@ class State:
 
     def _open(self) -> None:
         self._db = sqlite3.connect(self.path, isolation_level=None, timeout=30)
+        try:
+            self._read()
+        except BaseException:
+            self._db.close()
+            raise
+
+    def _read(self) -> None:
         mode = "truncate" if on_network(self.path.parent) else "wal"
         self._db.execute(f"pragma journal_mode={mode}")
         self._db.execute("pragma synchronous=full")

@@ -74,6 +74,6 @@ class Shop:
 
 
 @pytest.fixture
-def shop(tmp_path: Path) -> Shop:
-    """A new workshop."""
+def shop(tmp_path: Path, nothing_open) -> Shop:
+    """A new workshop, in which nothing stays open."""
     return Shop(tmp_path)
