@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +31,7 @@ class Compiler:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
 
-    def run(self, name: str, text: str, weights: Sequence[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None, edit: Callable[[str], str] | None = None) -> Path:
+    def run(self, name: str, text: str, weights: Iterable[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None, edit: Callable[[str], str] | None = None) -> Path:
         """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows.
         edit: makes of the lowered net's text what codegen gets."""
         run, source = self.scratch / name / "run", self.scratch / name / "source"

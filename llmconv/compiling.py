@@ -22,12 +22,14 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
 from llmconv.lower.coefficients import Blob, coefficients
+from llmconv.lower.errors import NotCovered
 from llmconv.nets import IO_CONFIG
 
 AS_IT_IS = "compiled as it is, because "
 CHEAPER = {
     "apart": "compiled without its table; a sample of it showed that this gives the same",
     "packed": "compiled as if quantised already; its linears, one by one, showed that our coefficients are right",
+    "coded": "compiled from codes of ours, which its linears, one by one, showed to be right",
 }
 
 
@@ -59,7 +61,8 @@ def build_net(net: str, source: dict[str, Any], others: dict[str, list[str]], ch
     check: compare our coefficients with the compiler's, because other nets will be stamped from this one. place: {scratch, log, keep}.
     """
     targets, known = Files.of(list(out.values())), {role: Files.of(paths) for role, paths in others.items()}
-    reason = "" if "template" in known else "compiled for its own structure"
+    own = "a part for each device, which is not stamped" if source["flags"]["num_device"] > 1 else "its own structure"
+    reason = "" if "template" in known else f"compiled for {own}"
     if not reason:
         facts, reason = _stamp(net, source, known["template"], known.get("owner"), targets)
     if reason:
@@ -104,33 +107,44 @@ def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], c
     """Compile the net with all its weights, which go to an npz."""
     whole = {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
     raw, why = _first(compiler, net, [exported["halved"], whole] if "halved" in exported else [whole], checkpoint, _beside(source))
+    told = {"why": why} if why else {}
+    if compiler.flags.num_device > 1:
+        return _kept_together(raw, compiler.flags.num_device, targets) | told
     shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
-    devices = source["flags"]["num_device"]
-    if devices > 1:  # its parts share nothing with other nets, so they stay together
-        held, taken = keep(raw, targets.bare, devices), Split(0, "")
-        targets.coefficients.write_bytes(b"")
-    else:
-        taken = split(raw, targets.bare, targets.coefficients, shared)
-        held = [taken.size]
+    taken = split(raw, targets.bare, targets.coefficients, shared)
     return {
-        "coefficient_bytes": sum(held),
+        "coefficient_bytes": taken.size,
         "coefficient_sha256": taken.sha256,
         "coefficients": theirs["coefficients"] if taken == shared else f"{net}.coeff" if taken.size else "",
         "form": "",
-        **({"why": why} if why else {}),
         "check": _check(exported, checkpoint, source["flags"], targets.bare, taken.sha256) if check else "",
+        **told,
     }
+
+
+def _kept_together(raw: Path, devices: int, targets: Files) -> dict[str, Any]:
+    """Keep a net for several devices in one file: the parts share nothing with other nets."""
+    held = keep(raw, targets.bare, devices)
+    targets.coefficients.write_bytes(b"")
+    return {"coefficient_bytes": sum(held), "coefficient_sha256": "", "coefficients": "", "form": "", "check": ""}
 
 
 def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, known: Mapping[str, dict[str, Any]], targets: Files) -> tuple[dict[str, Any], str]:
     """Compile a net without its table or with stand-ins for its linears. Returns its facts and what was done, or ({}, why it was not)."""
     kind = next((k for k in ("apart", "packed") if k in exported), "")
-    if kind == "apart":
-        why = tables.program(exported[kind], checkpoint, compiler, targets.bare)
-    elif kind == "packed":
-        why = next(filter(None, map(packs.difference, source["checks"])), "") or packs.program(net, exported[kind], checkpoint, compiler, targets.bare, _beside(source))
-    else:
+    if not kind:
         return {}, ""
+    why = next(filter(None, map(packs.difference, source["checks"])), "")
+    if not why and kind == "packed" and compiler.flags.num_device > 1:
+        raw, why = packs.over_devices(net, exported[kind], exported, checkpoint, compiler, _beside(source))
+        if raw:
+            return _kept_together(raw, compiler.flags.num_device, targets) | {"form": kind}, CHEAPER["coded"]
+    elif not why:
+        why = (
+            tables.program(exported[kind], checkpoint, compiler, targets.bare)
+            if kind == "apart"
+            else packs.program(net, exported[kind], checkpoint, compiler, targets.bare, _beside(source))
+        )
     if why:
         return {}, f"compiled with all its weights: {why}"
     blob = _blob(exported, checkpoint, source["flags"], targets.bare, {})
@@ -170,8 +184,6 @@ def _blob(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any
 
 def _check(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, Any], bare: Path, sha256: str) -> str:
     """"equal" when our coefficients for the net are the compiler's, byte for byte; else what is different."""
-    from llmconv.lower.errors import NotCovered
-
     try:
         ours = _blob(exported, checkpoint, flags, bare, {})
         return "equal" if ours.sha256 == sha256 else "our coefficients for the template differ from the compiler's"
@@ -181,8 +193,6 @@ def _check(exported: dict[str, Any], checkpoint: Checkpoint, flags: dict[str, An
 
 def _stamp(net: str, source: dict[str, Any], template: Files, owner: Files | None, targets: Files) -> tuple[dict[str, Any], str]:
     """Take the template's program and our own coefficients. Returns the facts, or ({}, why it has to be compiled)."""
-    from llmconv.lower.errors import NotCovered
-
     start, cpu = time.monotonic(), time.process_time()
     known = template.read_facts()
     if known["check"] != "equal":

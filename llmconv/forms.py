@@ -33,12 +33,16 @@ def form_of(net: Net) -> str:
         return "apart"
     if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
         return "" if any(weight.dtype == "ui8" for weight in net.graph.weights.values()) else "halved"
-    if flags.num_device > 1:  # the parts of each device are the compiler's
-        return ""
     shapes = [weight.shape for weight in linears(net)]
-    mode = Mode.of(flags.to_dict())
-    fits = mode.bits and mode.group and all(not k % mode.group and not n % (mode.lanes * mode.cores) for k, n in shapes)
+    mode = Mode.of(alone(flags).to_dict())
+    step = mode.lanes * mode.cores * flags.num_device
+    fits = mode.bits and mode.group and all(not k % mode.group and not n % step for k, n in shapes)
     return "packed" if fits and sum(map(prod, shapes)) >= LARGE else ""
+
+
+def alone(flags: CompileFlags) -> CompileFlags:
+    """Those of a net for linears compiled by themselves, on one device."""
+    return replace(flags, num_device=1)
 
 
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:
@@ -56,7 +60,7 @@ def form(net: Net) -> dict[str, Any]:
     if kind == "halved" and names:
         return {kind: _texts(net, halved(net.graph, names, net.flags.mode.lower()))}
     if kind == "packed":
-        mode = Mode.of(net.flags.to_dict())
+        mode = Mode.of(alone(net.flags).to_dict())
         return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group))}
     return {}
 
@@ -77,7 +81,7 @@ def _texts(net: Net, graph: Graph) -> dict[str, Any]:
 
 def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
     """A linear alone, in parts of at most PART weights: {mlir, weights, roles} of each."""
-    mode = Mode.of(net.flags.to_dict())
+    mode = Mode.of(alone(net.flags).to_dict())
     step = mode.lanes * mode.cores
     k, n = weight.shape
     columns = max(1, PART // k // step) * step

@@ -49,7 +49,7 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         template = templates.setdefault(keys[net.name], net.name)
         owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
         owner = None if owner == net.name else owner
-        if not stamp or template == net.name:
+        if not stamp or template == net.name or net.flags.num_device > 1:  # the compiler lays out the parts of each device
             found[net.name] = Origin(None, owner)
             continue
         # what was found out about the template and its owner holds for this pair only if the owners are of one structure too

@@ -3,14 +3,15 @@
 The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. It gets the block with linears that are quantised already,
 by stand-ins, which makes the same program; the coefficients are ours. Two checks in every build: each linear of the block, compiled
 alone and in parts from the checkpoint's weights, has our coefficients (tasks of their own, of one layer for all with linears of these sizes);
-and so has the block with stand-ins, which shows its layout, norms and biases.
+and so has the block with stand-ins, which shows its layout, norms and biases. Of a block that several devices share the compiler lays out the
+parts: it gets our codes themselves.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +20,11 @@ from llmconv.bmodel.split import Split, split
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
-from llmconv.lower.coefficients import coefficients
+from llmconv.forms import alone
+from llmconv.lower.coefficients import codes, coefficients
 from llmconv.lower.errors import NotCovered
 from llmconv.lower.layout import Mode
+from llmconv.lower.rounding import widen
 
 
 def check_linear(parts: list[dict[str, Any]], model: str, flags: dict[str, Any], place: dict[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
@@ -64,6 +67,34 @@ def program(net: str, packed: Mapping[str, Any], checkpoint: Checkpoint, compile
     made = split(compiler.run(net, packed["mlir"], packed["weights"], checkpoint, beside, edit), bare, stand_ins)
     stand_ins.unlink()
     return "" if _equal(packed, made, checkpoint, compiler, bare) else "our coefficients around its linears differ from the compiler's"
+
+
+def over_devices(net: str, packed: Mapping[str, Any], whole: Mapping[str, Any], checkpoint: Checkpoint, compiler: Compiler, beside: Mapping[str, Path]) -> tuple[Path | None, str]:
+    """The .bmodel of a block that several devices share, each of which gets its part of our codes from the compiler; or None, and why the block
+    has to be compiled as it is.
+
+    whole: {weights, roles} of the block as it is; the others as in `program`.
+    """
+    mode = Mode.of(alone(compiler.flags).to_dict())
+    try:
+        return compiler.run(net, packed["mlir"], _quantised(packed["weights"], whole, checkpoint, mode), checkpoint, beside), ""
+    except NotCovered as gap:
+        return None, f"llmconv does not compute {gap.reason}"
+
+
+def _quantised(stand_ins: Sequence[Mapping[str, Any]], whole: Mapping[str, Any], checkpoint: Checkpoint, mode: Mode) -> Iterator[Mapping[str, Any]]:
+    """The weights of the form with stand-ins, with a linear's own codes, scales and zero points instead; one linear at a time is in memory."""
+    weights = {weight["name"]: weight for weight in whole["weights"]}
+    roles = {role["weight"]: role for role in whole["roles"] if role["kind"] == "linear"}
+    last, parts = "", {}
+    for weight in stand_ins:
+        linear, _, part = weight["name"].rpartition(".")
+        if linear in roles:
+            if linear != last:
+                q, scale, zero = codes(roles[linear], weights, checkpoint, mode, weights[linear]["shape"][1])
+                last, parts = linear, {"q": q, "scales": widen(scale, mode.half), "zeros": zero}
+            weight = {**weight, "values": parts[part]}
+        yield weight
 
 
 def _signed(lowered: str) -> str:

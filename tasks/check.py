@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llmconv.checkpoint import recipe
 from llmconv.engine import Need, task
 from llmconv.estimate import check_memory, check_scratch, check_seconds
-from llmconv.forms import linears, parts
+from llmconv.forms import alone, linears, parts
 from llmconv.layout import Layout
 from llmconv.lower.code import code
 from llmconv.nets import Net
@@ -27,7 +27,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 
 
 def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
-    made, flags = parts(net, weight), net.flags.to_dict()
+    made, flags = parts(net, weight), alone(net.flags).to_dict()
     names = sorted({name for part in made for w in part["weights"] for name in recipe.names(w["recipe"])})
     return task(
         weight.name,

@@ -91,13 +91,45 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
     assert len(checked) == 7 and {name[0] for name in checked} == {"0"}, "each linear of one layer, for all of them"
 
 
+DEVICES = {
+    "bf16": {"quantize": "bf16"},
+    "f16": {"quantize": "f16"},
+    "w4": {"quantize": "w4bf16"},
+    "w4f16, symmetric": {"quantize": "w4f16", "symmetric": 1},
+    "w4, four": {"quantize": "w4bf16", "q_group_size": 32, "num_device": 4},
+    "w4, groups of 32, prefix": {"quantize": "w4bf16", "q_group_size": 32, "share_prompt": 1},
+}
+
+
 @pytest.mark.compiler
-@pytest.mark.parametrize("quantize", ["bf16", "f16"])
-def test_blocks_of_two_devices_in_half_precision_equal_those_in_float32(quantize, checkpoint, convert):
-    model = checkpoint("qwen2", num_hidden_layers=1, **SPLIT)
-    halved, compiled = (convert(model, seq=16, num_device=2, quantize=quantize, no_stamp=n) for n in (0, 1))
-    assert content(halved) == content(compiled)
-    assert {n["why"] for n in json.loads((halved / "manifest.json").read_text())["nets"]} == {"compiled for its own structure"}, "no form was refused"
+@pytest.mark.parametrize("case", DEVICES)
+def test_blocks_of_several_devices_in_cheaper_forms_equal_those_in_float32(case, checkpoint, convert, monkeypatch):
+    model, options = checkpoint("qwen2", num_hidden_layers=2, **SPLIT | {"intermediate_size": 8448}), {"num_device": 2, **DEVICES[case]}
+    compiled = convert(model, seq=64, no_stamp=1, **options)
+    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    cheaper = convert(model, seq=64, no_cache=1, **options)
+    assert content(cheaper) == content(compiled)
+    made = {n["name"]: n for n in json.loads((cheaper / "manifest.json").read_text())["nets"] if n["layer"] is not None}
+    assert {n["form"] for n in made.values()} == ({"packed"} if "w4" in options["quantize"] else {""})
+    codes = "compiled from codes of ours, which its linears, one by one, showed to be right"
+    assert {n["why"] for n in made.values()} == {codes if "w4" in options["quantize"] else "compiled for a part for each device, which is not stamped"}
+
+
+@pytest.mark.compiler
+def test_a_block_of_several_devices_whose_weights_cannot_be_coded_is_compiled_as_it_is(checkpoint, convert, monkeypatch):
+    model = checkpoint("qwen2", num_hidden_layers=1, seed=7, **SPLIT)
+    file = model / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    (size,) = struct.unpack_from("<Q", data)
+    first, _ = json.loads(data[8 : 8 + size])["model.layers.0.mlp.up_proj.weight"]["data_offsets"]
+    data[8 + size + first : 8 + size + first + 256] = struct.pack("<128H", *[0x0100] * 128)  # next to denormal: 2^-125
+    file.write_bytes(data)
+    compiled = convert(model, seq=64, no_stamp=1, num_device=2, symmetric=1, quantize="w4bf16")
+    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    mended = convert(model, seq=64, no_cache=1, num_device=2, symmetric=1, quantize="w4bf16")
+    assert content(mended) == content(compiled)
+    made = json.loads((mended / "manifest.json").read_text())["nets"]
+    assert all(n["why"].startswith("compiled with all its weights: ") for n in made if n["layer"] is not None)
 
 
 @pytest.mark.compiler

@@ -19,17 +19,20 @@ BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
-    """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
+    """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows. One with "values",
+    an array, has those and needs no recipe.
 
     dtype f32 gives float32, ui8 bytes; bf16 and f16 the bits as uint16 (of float16 the compiler can read a file but not write one), those of a
     plain tensor as they are, of what is computed without bf16 denormals, as the compiler rounds.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for weight in weights:
-            header = {"descr": TYPES[weight["dtype"]], "fortran_order": False, "shape": shape(weight["recipe"], checkpoint)}
+            given = weight.get("values")
+            size = shape(weight["recipe"], checkpoint) if given is None else given.shape
+            header = {"descr": TYPES[weight["dtype"]], "fortran_order": False, "shape": size}
             with archive.open(weight["name"] + ".npy", "w", force_zip64=True) as f:
                 npy.write_array_header_1_0(f, header)
-                for part in _parts(weight["recipe"], checkpoint, weight["dtype"]):
+                for part in _parts(weight["recipe"], checkpoint, weight["dtype"]) if given is None else (given,):
                     f.write(np.ascontiguousarray(part).data)
 
 

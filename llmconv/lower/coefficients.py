@@ -129,14 +129,7 @@ class Blob:
         if self._codes is None or self._codes[0] != piece.use:
             self._codes = None
             last = max(p.last for p in self.pieces if p.use == piece.use and p.what in ("q", "scale", "zero"))
-            wholes: tuple[np.ndarray, ...] = ()
-            at = 0
-            for parts in _codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last):
-                wholes = wholes or tuple(np.empty((last, p.shape[1]), p.dtype) for p in parts)
-                for whole, part in zip(wholes, parts, strict=True):
-                    whole[at : at + len(part)] = part
-                at += len(parts[0])
-            self._codes = piece.use, wholes
+            self._codes = piece.use, codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last)
         return self._codes[1]
 
     def _transposed(self, name: str, piece: Piece) -> Iterator[np.ndarray]:
@@ -162,6 +155,19 @@ class Blob:
             del out
 
 
+def codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> tuple[np.ndarray, ...]:
+    """(q, scale bits, zero points) of a linear's first `last` rows, as the compiler quantises them; see quantize for their forms. weights: by
+    name. Raises NotCovered for values that are not finite or next to denormal."""
+    wholes: tuple[np.ndarray, ...] = ()
+    at = 0
+    for parts in _codes(role, weights, checkpoint, mode, last):
+        wholes = wholes or tuple(np.empty((last, p.shape[1]), p.dtype) for p in parts)
+        for whole, part in zip(wholes, parts, strict=True):
+            whole[at : at + len(part)] = part
+        at += len(parts[0])
+    return wholes
+
+
 def _scheme(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
     """How the weights of a linear are, or are to be, quantised, and its K."""
     shape = weights[role["weight"]]["shape"]
@@ -172,7 +178,7 @@ def _scheme(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
 
 
 def _codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """(q, scale bits, zero points) of a linear's first `last` rows, by chunks of rows; see quantize for their forms."""
+    """What `codes` gives, by chunks of rows."""
     if role["kind"] == "packed":
         q, scale, zero = (Source(weights[role[k]]["recipe"], checkpoint) for k in ("weight", "scales", "zeros"))
         for first, end in _steps(0, last, q.width):
