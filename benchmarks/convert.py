@@ -1,4 +1,4 @@
-"""How fast a conversion is: `python benchmarks/convert.py [SHAPE ...] [--seq N] [--quantize Q]`.
+"""How fast a conversion is: `python benchmarks/convert.py [SHAPE ...] [--seq N] [--quantize Q] [--num_device N]`.
 
 Writes a random checkpoint with a published model's shape, converts it once so that the compiler's attention kernels are warm, then
 converts it into a new output directory without the action cache, and prints what that took. Disk and memory are sampled.
@@ -139,7 +139,7 @@ def disk_speed(place: Path, megabytes: int = 512) -> tuple[float, float]:
 
 def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     model = write_checkpoint(name, place)
-    command = [sys.executable, "-m", "llmconv.cli", "convert", "-m", str(model), "-s", str(args.seq), "-q", args.quantize, "--no_cache", "-o"]
+    command = [sys.executable, "-m", "llmconv.cli", "convert", "-m", str(model), "-s", str(args.seq), "-q", args.quantize, "--num_device", str(args.num_device), "--no_cache", "-o"]
     warm, out = place / "warm", place / "out"
     for path in (warm, out):
         shutil.rmtree(path, ignore_errors=True)
@@ -155,7 +155,7 @@ def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     layers = manifest["nets"]
     stamping = sum(n["seconds"] for n in layers if n["how"] == "stamped")
     count = max(1, sum(n["how"] == "stamped" and n["kind"] == "block_cache" for n in layers))
-    print(f"{name} {args.quantize} seq {args.seq}: {source / 1e6:.0f} MB -> {manifest['bytes'] / 1e6:.0f} MB, {len(made)} nets")
+    print(f"{name} {args.quantize} seq {args.seq}, {args.num_device} device(s): {source / 1e6:.0f} MB -> {manifest['bytes'] / 1e6:.0f} MB, {len(made)} nets")
     print(f"  wall {cold['wall']:.1f} s, CPU {cold['cpu']:.1f} s, peak memory {cold['memory'] / 1e9:.2f} GB, peak disk {cold['disk'] / manifest['bytes']:.2f} x output")
     print(f"  {made.count('stamped')} stamped ({stamping / count:.2f} s a layer), {made.count('compiled')} compiled, no-op {again['wall']:.2f} s")
     print(f"  {speed:.0f} MB/s read and written, {speed / write:.2f} x the disk's write speed ({write:.0f} MB/s), {speed / read:.2f} x its read speed ({read:.0f} MB/s)")
@@ -166,6 +166,7 @@ def main() -> None:
     parser.add_argument("shapes", nargs="*", default=["qwen2-0.5b"], metavar="SHAPE", help=f"of {', '.join(SHAPES)} (default qwen2-0.5b)")
     parser.add_argument("--seq", type=int, default=512)
     parser.add_argument("--quantize", default="w4bf16")
+    parser.add_argument("--num_device", type=int, default=1)
     parser.add_argument("--place", type=Path, help="directory for checkpoints and outputs; default: a temporary one")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="llmconv-bench-") as temporary:

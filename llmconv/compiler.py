@@ -13,7 +13,7 @@ from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import ToolError
 from llmconv.forms import lean
-from llmconv.lean import Lean
+from llmconv.lean import Absent, Lean
 
 
 class Compiler:
@@ -31,9 +31,9 @@ class Compiler:
         shutil.rmtree(scratch, ignore_errors=True)
         scratch.mkdir(parents=True)
 
-    def run(self, name: str, text: str, weights: Iterable[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None, edit: Callable[[str], str] | None = None) -> Path:
+    def run(self, name: str, text: str, weights: Iterable[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None, edit: Callable[[str], str] | None = None, absent: Mapping[str, Absent] | None = None) -> Path:
         """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows.
-        edit: makes of the lowered net's text what codegen gets."""
+        edit: makes of the lowered net's text what codegen gets. absent: weights that the MLIR names and the weight file does not have."""
         run, source = self.scratch / name / "run", self.scratch / name / "source"
         shutil.rmtree(self.scratch / name, ignore_errors=True)
         run.mkdir(parents=True)
@@ -44,7 +44,7 @@ class Compiler:
         if weights:
             npz.write(source / "weights.npz", weights, checkpoint)
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
-        spared = Lean(run, source / "weights.npz") if weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
+        spared = Lean(run, source / "weights.npz", absent) if absent or weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
 
         def before_codegen(lowered: Path, its_weights: Path) -> None:
             if edit:

@@ -21,6 +21,7 @@ from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
+from llmconv.lean import Absent
 from llmconv.lower.coefficients import Blob, coefficients
 from llmconv.lower.errors import NotCovered
 from llmconv.nets import IO_CONFIG
@@ -29,6 +30,7 @@ AS_IT_IS = "compiled as it is, because "
 CHEAPER = {
     "apart": "compiled without its table; a sample of it showed that this gives the same",
     "packed": "compiled as if quantised already; its linears, one by one, showed that our coefficients are right",
+    "hollow": "compiled without its linears, of which the compiler needs no values; one by one they showed that our coefficients are right",
     "coded": "compiled from codes of ours, which its linears, one by one, showed to be right",
 }
 
@@ -90,11 +92,13 @@ def _compile(net: str, source: dict[str, Any], known: Mapping[str, dict[str, Any
     checkpoint = Checkpoint.open(Path(source["model"]))
     compiler = Compiler(source["flags"], Path(place["scratch"]), Path(place["log"]), bool(place["keep"]))
     try:
+        wrong = next(filter(None, map(packs.difference, source["checks"])), "")
         try:
-            facts, why = _compile_cheaply(net, source, exported, checkpoint, compiler, known, targets)
+            facts, why = ({}, wrong) if wrong else _compile_cheaply(net, source, exported, checkpoint, compiler, known, targets)
+            why = why if facts or not why else f"compiled with all its weights: {why}"
         except ToolError as failed:
             facts, why = {}, AS_IT_IS + refused(failed)
-        facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, known.get("owner"), check, targets)
+        facts = facts or _compile_whole(net, source, exported, checkpoint, compiler, known.get("owner"), check, not wrong, targets)
         if targets.addresses:
             shutil.copyfile(compiler.made(net, IO_CONFIG), targets.addresses)
     finally:
@@ -103,11 +107,12 @@ def _compile(net: str, source: dict[str, Any], known: Mapping[str, dict[str, Any
     return {"how": "compiled", "why": why, "cycles": compiler.results[-1].cycles, **facts, "run": compiler.took}
 
 
-def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, check: bool, targets: Files) -> dict[str, Any]:
-    """Compile the net with all its weights, which go to an npz."""
+def _compile_whole(net: str, source: dict[str, Any], exported: dict[str, Any], checkpoint: Checkpoint, compiler: Compiler, theirs: dict[str, Any] | None, check: bool, right: bool, targets: Files) -> dict[str, Any]:
+    """Compile the net with its weights, which go to an npz; right: our coefficients for its linears are, so that it can do without theirs."""
     whole = {"mlir": Path(source["mlir"]).read_text(encoding="utf-8"), "weights": exported["weights"]}
-    raw, why = _first(compiler, net, [exported["halved"], whole] if "halved" in exported else [whole], checkpoint, _beside(source))
-    told = {"why": why} if why else {}
+    forms = {kind: exported[kind] for kind in ("hollow", "halved") if kind in exported and (right or kind != "hollow")}
+    raw, used, why = _first(compiler, net, forms | {"": whole}, checkpoint, _beside(source))
+    told = {"form": used, "why": CHEAPER[used]} if used in CHEAPER else {"why": why} if why else {}
     if compiler.flags.num_device > 1:
         return _kept_together(raw, compiler.flags.num_device, targets) | told
     shared = Split(theirs["coefficient_bytes"], theirs["coefficient_sha256"]) if theirs else None
@@ -134,19 +139,15 @@ def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any],
     kind = next((k for k in ("apart", "packed") if k in exported), "")
     if not kind:
         return {}, ""
-    why = next(filter(None, map(packs.difference, source["checks"])), "")
-    if not why and kind == "packed" and compiler.flags.num_device > 1:
+    if kind == "packed" and compiler.flags.num_device > 1:
         raw, why = packs.over_devices(net, exported[kind], exported, checkpoint, compiler, _beside(source))
-        if raw:
-            return _kept_together(raw, compiler.flags.num_device, targets) | {"form": kind}, CHEAPER["coded"]
-    elif not why:
-        why = (
-            tables.program(exported[kind], checkpoint, compiler, targets.bare)
-            if kind == "apart"
-            else packs.program(net, exported[kind], checkpoint, compiler, targets.bare, _beside(source))
-        )
+        return (_kept_together(raw, compiler.flags.num_device, targets) | {"form": kind}, CHEAPER["coded"]) if raw else ({}, why)
+    if kind == "packed":
+        why = packs.program(net, exported[kind], checkpoint, compiler, targets.bare, _beside(source))
+    else:
+        why = tables.program(exported[kind], checkpoint, compiler, targets.bare)
     if why:
-        return {}, f"compiled with all its weights: {why}"
+        return {}, why
     blob = _blob(exported, checkpoint, source["flags"], targets.bare, {})
     theirs = known.get("owner", {"form": ""})
     if theirs["form"] == kind and theirs["coefficient_bytes"] == blob.size:  # the same weights, in the same form
@@ -159,15 +160,27 @@ def _compile_cheaply(net: str, source: dict[str, Any], exported: dict[str, Any],
     return facts, CHEAPER[kind]
 
 
-def _first(compiler: Compiler, net: str, forms: Sequence[Mapping[str, Any]], checkpoint: Checkpoint, beside: Mapping[str, Path]) -> tuple[Path, str]:
-    """The .bmodel of the first form that the compiler takes, and why it is not the first of all; the last one's failure is the net's."""
-    why = ""
-    for form in forms[:-1]:
+def _first(compiler: Compiler, net: str, forms: Mapping[str, Mapping[str, Any]], checkpoint: Checkpoint, beside: Mapping[str, Path]) -> tuple[Path, str, str]:
+    """The .bmodel of the first form that the compiler takes, the form's name, and why it is not the first of all; the last one's failure is
+    the net's."""
+    why, (*cheaper, last) = "", forms
+    for kind in cheaper:
         try:
-            return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside), why
+            return _made(compiler, net, forms[kind], checkpoint, beside), kind, why
         except ToolError as failed:
             why = AS_IT_IS + refused(failed)
-    return compiler.run(net, forms[-1]["mlir"], forms[-1]["weights"], checkpoint, beside), why
+        except NotCovered as gap:
+            why = f"{AS_IT_IS}llmconv does not compute {gap.reason}"
+    return _made(compiler, net, forms[last], checkpoint, beside), last, why
+
+
+def _made(compiler: Compiler, net: str, form: Mapping[str, Any], checkpoint: Checkpoint, beside: Mapping[str, Path]) -> Path:
+    """The .bmodel of a form of the net, and of our coefficients for what is absent in it."""
+    absent = {}
+    for weight, role in form.get("absent", ()):
+        ours = coefficients([weight], [role], checkpoint, compiler.flags.to_dict())
+        absent[weight["name"]] = Absent("x".join(map(str, (*weight["shape"], compiler.flags.mode.lower()))), ours.parts)
+    return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside, absent=absent)
 
 
 def _beside(source: dict[str, Any]) -> dict[str, Path]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from llmconv.devices import groups
-from llmconv.forms import PART, lean
+from llmconv.forms import PART, lean, linears
 from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.top.graph import Weight
@@ -18,36 +18,43 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having that form
-    (llmconv.forms). Not those that the checkpoint has quantised already."""
-    floats = {name: prod(w.shape) for name, w in net.graph.weights.items() if w.dtype == "f32"}
-    halves = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "bf16")
+    (llmconv.forms). Not those that are quantised already."""
+    absent = {weight.name for weight in linears(net)} if form in ("hollow", "packed") else ()
+    weights = [weight for weight in net.graph.weights.values() if weight.name not in absent]
+    floats, halves = (sum(prod(weight.shape) for weight in weights if weight.dtype == dtype) for dtype in ("f32", "bf16"))
     if form == "apart":
         return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
-    if form == "packed":
-        return PART, sum(floats.values()) // 4  # codes
     if form == "halved":
-        return 0, halves + sum(floats.values())  # all but a few norms and biases
-    return sum(floats.values()), halves
+        return 0, halves + floats  # all but a few norms and biases
+    return floats, halves
 
 
-def _packed_bytes(net: Net) -> int:
-    """Bytes of the integers that the checkpoint has quantised already."""
-    return sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
+def _quantised_bytes(net: Net, form: str = "") -> int:
+    """Bytes that the compiler gets of what is quantised already: by the checkpoint, or by us in packed form, there with scales and zero
+    points (4 + 1 bytes for a group)."""
+    stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
+    if form != "packed":
+        return stored
+    count = sum(prod(weight.shape) for weight in linears(net))
+    return stored + count * int(net.flags.mode[1]) // 8 + 5 * count // net.flags.q_group_size
 
 
 def compile_memory(net: Net, form: str = "") -> int:
-    """Bytes of memory that compiling a net takes, on top of a fixed part: measured at 2.6 times its float32 weights (1.9 times where codegen
-    does without them), 3 times those in half precision (once; twice where devices share them), and 4 times the checkpoint's own integers."""
-    floats, halves = weight_elements(net, form)
-    spared = lean(net.flags, 4 * floats + 2 * halves)
-    copies = 3 if not spared else 1.1 if net.flags.num_device == 1 else 2.2
-    return 150 * MB + int(4 * floats * (1.9 if spared else 2.6)) + int(2 * halves * copies) + 4 * _packed_bytes(net)
+    """Bytes of memory that compiling a net takes, on top of a fixed part. Measured: 2.6 times its float32 weights, 3 times those in half
+    precision, 4 times what is quantised already; 1.9, 1.1 and 2.2 times where codegen does without them, 1.9, 2.2 and 3 times if devices share
+    them then. Of a hollow net at least what our coefficients for its linears take."""
+    (floats, halves), codes = weight_elements(net, form), _quantised_bytes(net, form)
+    shares = 2.6, 3, 4
+    if lean(net.flags, 4 * floats + 2 * halves + codes):
+        shares = (1.9, 1.1, 2.2) if net.flags.num_device == 1 else (1.9, 2.2, 3)
+    taken = 150 * MB + int(sum(share * size for share, size in zip(shares, (4 * floats, 2 * halves, codes))))
+    return max(taken, stamp_memory(net)) if form == "hollow" else taken
 
 
 def scratch_bytes(net: Net, form: str = "") -> int:
     """Bytes of disk that a net's compile needs while it runs: the weight file, the lowered weights, its .bmodel."""
     floats, halves = weight_elements(net, form)
-    return KERNEL + 4 * floats + 2 * halves + _packed_bytes(net) + (6 * halves if form == "apart" else 2 * net_coefficients(net))
+    return KERNEL + 4 * floats + 2 * halves + _quantised_bytes(net, form) + (6 * halves if form == "apart" else 2 * net_coefficients(net))
 
 
 def net_bytes(net: Net, owner: bool) -> int:
@@ -57,8 +64,8 @@ def net_bytes(net: Net, owner: bool) -> int:
 
 def compile_seconds(net: Net, form: str = "") -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 2.4 for those 233M in packed form."""
-    floats, halves = weight_elements(net, form)
-    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1e-8 * _packed_bytes(net)
+    floats, halves = weight_elements(net, "halved" if form == "hollow" else form)
+    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1.5e-8 * _quantised_bytes(net, form)
 
 
 def check_memory() -> int:
@@ -86,7 +93,7 @@ def stamp_memory(net: Net) -> int:
 
 def stamp_seconds(net: Net) -> float:
     """CPU-seconds of stamping: about 4 ns a weight when it has to be quantised."""
-    return 0.05 + 4e-9 * (sum(weight_elements(net)) + _packed_bytes(net))
+    return 0.05 + 4e-9 * (sum(weight_elements(net)) + _quantised_bytes(net))
 
 
 def net_coefficients(net: Net) -> int:

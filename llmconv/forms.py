@@ -1,23 +1,26 @@
 """In which form a net is given to the compiler, where another than its own is cheaper and gives the same program. Pure.
 
 apart: a net with a large table, without the table (llmconv.tables); packed: a large quantised block, its linears already quantised
-(llmconv.packs); halved: a block or a tower in half precision, its linears in that type. With `no_stamp` every net is compiled as it is,
+(llmconv.packs); halved: a net in half precision, its linears in that type; hollow: a large one of those, its linears without values
+(llmconv.lean), which are checked like those of packed blocks. With `no_stamp` every net is compiled as it is,
 which is what the tests compare with.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Collection
+from dataclasses import asdict, replace
 from math import prod
 from typing import Any
 
 from llmconv.lower.layout import Mode
 from llmconv.lower.roles import roles
+from llmconv.lower.structure import LAYER
 from llmconv.nets import Net
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph, Weight
-from llmconv.top.rewrite import halved, linear_alone, packed
-from llmconv.top.table import as_input, sampled, table
+from llmconv.top.rewrite import halved, linear_alone, packed, table_alone
+from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
 LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
 PART = 1 << 24  # weights that the compiler quantises at a time then
@@ -25,19 +28,22 @@ LEAN = 1 << 27  # bytes of a weight file from which on codegen does without the 
 
 
 def form_of(net: Net) -> str:
-    """apart, packed, halved, or "" for the net as it is."""
+    """apart, packed, halved, hollow, or "" for the net as it is."""
     flags = net.flags
     if flags.mode == "F32":  # the sampling heads compute in it
         return ""
     if table(net.graph) is not None and not flags.dynamic:
         return "apart"
+    large = sum(prod(weight.shape) for weight in linears(net)) >= LARGE
     if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
-        return "" if any(weight.dtype == "ui8" for weight in net.graph.weights.values()) else "halved"
-    shapes = [weight.shape for weight in linears(net)]
+        if any(weight.dtype == "ui8" for weight in net.graph.weights.values()):
+            return ""
+        # the parts of several devices are cut from values; debug leaves all to be read
+        return "hollow" if large and flags.num_device == 1 and not flags.debug else "halved"
     mode = Mode.of(alone(flags).to_dict())
     step = mode.lanes * mode.cores * flags.num_device
-    fits = mode.bits and mode.group and all(not k % mode.group and not n % step for k, n in shapes)
-    return "packed" if fits and sum(map(prod, shapes)) >= LARGE else ""
+    fits = mode.bits and mode.group and all(not k % mode.group and not n % step for k, n in (weight.shape for weight in linears(net)))
+    return "packed" if fits and large else ""
 
 
 def alone(flags: CompileFlags) -> CompileFlags:
@@ -57,8 +63,9 @@ def form(net: Net) -> dict[str, Any]:
     names = [weight.name for weight in linears(net)]
     if kind == "apart":
         return {kind: _apart(net)}
-    if kind == "halved" and names:
-        return {kind: _texts(net, halved(net.graph, names, net.flags.mode.lower()))}
+    if kind in ("halved", "hollow") and names:
+        half = net.flags.mode.lower()
+        return ({kind: _hollow(net, names, half)} if kind == "hollow" else {}) | {"halved": _texts(net, halved(net.graph, names, half))}
     if kind == "packed":
         mode = Mode.of(alone(net.flags).to_dict())
         return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group))}
@@ -73,6 +80,13 @@ def _apart(net: Net) -> dict[str, Any]:
     return made
 
 
+def _hollow(net: Net, names: Collection[str], half: str) -> dict[str, Any]:
+    """absent: the linears that the weight file does not have, with their roles."""
+    made = _texts(net, halved(net.graph, names, half, hollow=True))
+    absent = [(net.graph.weights[role["weight"]], {**role, "bias": None}) for role in roles(net.graph) if role["weight"] in names]
+    return made | {"weights": [w for w in made["weights"] if w["name"] not in names], "absent": [(asdict(weight), role) for weight, role in absent]}
+
+
 def _texts(net: Net, graph: Graph) -> dict[str, Any]:
     """MLIR, weights and their roles of another graph for the net."""
     other = replace(net, graph=graph)
@@ -80,7 +94,9 @@ def _texts(net: Net, graph: Graph) -> dict[str, Any]:
 
 
 def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
-    """A linear alone, in parts of at most PART weights: {mlir, weights, roles} of each."""
+    """A linear alone, in parts of at most PART weights: {mlir, weights, roles} of each. Of a table its first rows, which the rest is like."""
+    if any(role["weight"] == weight.name and role["kind"] == "plain" for role in roles(net.graph)):
+        return [_texts(net, table_alone(net.graph, weight.name, SAMPLE))]
     mode = Mode.of(alone(net.flags).to_dict())
     step = mode.lanes * mode.cores
     k, n = weight.shape
@@ -89,5 +105,14 @@ def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
 
 
 def linears(net: Net) -> list[Weight]:
-    """The weights [K, N] of its linear layers."""
-    return [net.graph.weights[role["weight"]] for role in roles(net.graph) if role["kind"] == "linear"]
+    """The weights of its linear layers: [K, N]; and of a head that is multiplied from the left its table [V, H]."""
+    found = [(role, net.graph.weights[role["weight"]]) for role in roles(net.graph)]
+    return [weight for role, weight in found if role["kind"] == "linear" or role.get("place") == "tpu.MatMul.input" and is_table(weight)]
+
+
+def checked(net: Net) -> list[Weight]:
+    """Those of them that stand for all: of a tower's layers the first one's."""
+    firsts: dict[tuple, Weight] = {}
+    for weight in linears(net):
+        firsts.setdefault((LAYER.sub(r"\1#", f'"{weight.name}"'), weight.shape), weight)
+    return list(firsts.values())

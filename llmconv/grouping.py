@@ -21,7 +21,7 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
-    linears: of a packed net the first one whose linears have the same sizes: what is found out about those holds for this one's.
+    linears: of a packed or hollow net the first one whose linears have the same sizes: what is found out about those holds for this one's.
     form: how the compiler gets it (llmconv.forms), "" as it is.
     after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
     members: how many nets are stamped from this one.
@@ -66,11 +66,11 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
 
 
 def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
-    """For each packed net the first one with linears of the same sizes."""
+    """For each packed or hollow net the first one with linears of the same sizes."""
     firsts: dict[str, str] = {}
     alike = {}
     for net in nets:
-        if forms.get(net.name) == "packed":
+        if forms.get(net.name) in ("packed", "hollow"):
             sizes = sorted({weight.shape for weight in linears(net)})
             alike[net.name] = firsts.setdefault(json.dumps([sizes, _quantisation(net.flags.to_dict())]), net.name)
     return alike

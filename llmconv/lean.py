@@ -2,8 +2,12 @@
 
 Codegen keeps every weight three times: as read, among the coefficients, and in the .bmodel to be; for the program it needs their shapes
 and addresses alone. So their values are taken away between lowering and codegen, which are two processes then: each weight gets no bytes,
-in the attribute for values that the MLIR holds itself, and there are no coefficients to be written. The program is the same (tests/test_lean.py holds the files against each other), and the coefficients, which are the
-lowered weights at their addresses, are put into the .bmodel from the compiler's weight file.
+in the attribute for values that the MLIR holds itself, and there are no coefficients to be written. The program is the same (tests/test_lean.py
+holds the files against each other), and the coefficients, which are the lowered weights at their addresses, are put into the .bmodel from the
+compiler's weight file.
+
+Lowering does not look at linears that are in half precision already, so a hollow net (llmconv.forms) comes without theirs from the start: they
+are absent from the weight files, and put into the .bmodel by whoever has them.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 import os
 import re
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,9 +30,11 @@ from llmconv.errors import ToolError
 
 _CHUNK = 8 << 20
 _MODULE = re.compile(r"^ *module @(?P<name>\S+) attributes \{.*module\.coeff_addr = (?P<address>\d+) : i64, module\.coeff_size = (?P<size>\d+) : i64", re.MULTILINE)
-_WEIGHT = re.compile(r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?(?P<type> : \(\) -> tensor<[^>]*, (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))')
+_WEIGHT = re.compile(r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?(?P<type> : \(\) -> tensor<(?P<shape>[^>,]*), (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))')
 _NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)$', re.MULTILINE)
 _PATH = re.compile(r'path = "([^"]*)"')
+_LEADING = re.compile(r"^(1x)+(?=\d+x\d+x)")
+_HOLLOW = 'inline_bytes = ""'
 _SIZE = re.compile(r"module\.coeff_size = \d+ : i64")
 
 
@@ -56,26 +62,38 @@ class Coefficients:
     places: tuple[Place, ...]
 
 
+@dataclass(frozen=True)
+class Absent:
+    """A linear's weight [K, N] that lowering did not see, by its type in the MLIR, such as "256x512xbf16"; values: its coefficients."""
+
+    type: str
+    values: Callable[[], Iterable[bytes | memoryview]]
+
+
 class Lean:
     """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes between lowering and codegen, `put_back` at the end.
 
-    source: the weight file that lowering has read; nobody reads it again, and `leave_out` removes it.
+    source: the weight file that lowering has read; nobody reads it again, and `leave_out` removes it. absent: by name.
     """
 
-    def __init__(self, scratch: Path, source: Path):
-        self._source = source
+    def __init__(self, scratch: Path, source: Path, absent: Mapping[str, Absent] | None = None):
+        self._source, self._absent = source, absent or {}
         self._weights = scratch / "lowered.npz"
         self._left_out: dict[str, Coefficients] = {}
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
-        """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood."""
+        """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood: a
+        ToolError if some are absent."""
         self._source.unlink()
         text = mlir.read_text(encoding="utf-8")
         self._left_out = _coefficients(text)
+        missing, found = {name: absent.type for name, absent in self._absent.items()}, _types(text)
+        if missing and (not self._left_out or any(found.get(name) != kind for name, kind in missing.items())):
+            raise ToolError(f"net {mlir.stem}: lowering changed linears that it was given without values", try_="Run with --debug, which gives them to it.")
         if self._left_out:
             os.replace(weights, self._weights)
             np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
-            bare = _WEIGHT.sub(r'"top.Weight"() {inline_bytes = "", \g<attributes>}\g<type>', text)
+            bare = _WEIGHT.sub(rf'"top.Weight"() {{{_HOLLOW}, \g<attributes>}}\g<type>', text.replace(f"{_HOLLOW}, ", ""))
             mlir.write_text(_SIZE.sub("module.coeff_size = 0 : i64", bare), encoding="utf-8")
 
     def put_back(self, made: Path) -> None:
@@ -106,13 +124,26 @@ class Lean:
         with zipfile.ZipFile(self._weights) as weights:
             for place in places:
                 left = place.size
-                with weights.open(f"{place.weight}.npy") as file:
-                    npy.read_magic(file)
-                    npy.read_array_header_1_0(file)
-                    while piece := file.read(_CHUNK):
-                        left -= len(piece)
-                        yield piece
+                absent = self._absent.get(place.weight)
+                for piece in absent.values() if absent else _stored(weights, place.weight):
+                    left -= len(piece)
+                    yield piece
                 yield bytes(left)
+
+
+def _stored(weights: zipfile.ZipFile, name: str) -> Iterator[bytes]:
+    """The bytes of a weight in a weight file."""
+    with weights.open(f"{name}.npy") as file:
+        npy.read_magic(file)
+        npy.read_array_header_1_0(file)
+        while piece := file.read(_CHUNK):
+            yield piece
+
+
+def _types(text: str) -> dict[str, str]:
+    """The types of the weights of a lowered net, by name, leading axes of size 1 left out."""
+    names = dict(_NAME.findall(text))
+    return {names.get(weight["location"], ""): _LEADING.sub("", weight["shape"]) for weight in _WEIGHT.finditer(text)}
 
 
 def _coefficients(text: str) -> dict[str, Coefficients]:

@@ -15,7 +15,7 @@ from llmconv import engine
 from llmconv.devices import MEMORY
 from llmconv.engine.words import roughly
 from llmconv.estimate import check_seconds, coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
-from llmconv.forms import linears
+from llmconv.forms import checked
 from llmconv.job import Job
 from llmconv.layout import Layout
 from llmconv.nets import Net
@@ -98,7 +98,7 @@ def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
     if outlook is None:
         found = made.origins
         cpu = sum(stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form) for net in made.nets)
-        cpu += sum(check_seconds(weight) for net in made.nets if found[net.name].linears == net.name for weight in linears(net))
+        cpu += sum(check_seconds(weight) for net in made.nets if found[net.name].linears == net.name for weight in checked(net))
         return [_row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
     todo = [item for item in outlook.items if item.action in ("run", "maybe")]
     at_once = f"{outlook.jobs} task{'s' * (outlook.jobs > 1)} at once"

@@ -1,4 +1,4 @@
-"""check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where blocks are packed."""
+"""check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where nets are packed or hollow."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from llmconv.checkpoint import recipe
 from llmconv.engine import Need, task
 from llmconv.estimate import check_memory, check_scratch, check_seconds
-from llmconv.forms import alone, linears, parts
+from llmconv.forms import alone, checked, parts
 from llmconv.layout import Layout
 from llmconv.lower.code import code
 from llmconv.nets import Net
@@ -22,7 +22,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     if firsts:
         yield head("check", "hold our coefficients for linears against the compiler's")
     for net in firsts:
-        for weight in linears(net):
+        for weight in checked(net):
             yield _task(plan, layout, net, weight)
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmconv.engine import Need, task
 from llmconv.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
-from llmconv.forms import linears
+from llmconv.forms import checked
 from llmconv.grouping import Origin
 from llmconv.layout import Layout
 from llmconv.lower.code import code
@@ -29,7 +29,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     for net in plan.nets:
         origin = plan.origins[net.name]
         template = by_name.get(origin.template)
-        checks = [layout.check(weight.name) for weight in linears(by_name[origin.linears])] if origin.linears else []
+        checks = [layout.check(weight.name) for weight in checked(by_name[origin.linears])] if origin.linears else []
         yield _task(plan, layout, net, origin, dict(zip(template.places, net.places)) if template else {}, checks)
 
 
@@ -72,7 +72,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
         picks=[*read["picks"], *((files[role][2], FACTS[role]) for role in files)],
         task_dep=[f"compile:{origin.after}"] if origin.after else [],
         reads=read["reads"],
-        code=code() if stamped or origin.members or origin.form in ("apart", "packed") else "",
+        code=code() if stamped or origin.members or origin.form in ("apart", "packed", "hollow") else "",
         key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
         need=need,
         phase="stamp" if stamped else "compile",

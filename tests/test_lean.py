@@ -10,8 +10,9 @@ from checkpoints import SPLIT
 from llmconv import forms
 from llmconv.bmodel.split import keep, split
 from llmconv.compiler import Compiler
+from llmconv.errors import ToolError
 from llmconv.job import Job
-from llmconv.lean import Lean
+from llmconv.lean import Absent, Lean
 from llmconv.plan import plan
 
 CASES = (
@@ -84,3 +85,21 @@ def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
     mlir.write_text(head + first + fine)
     leave_out()
     assert mlir.read_text().count("inline_bytes") == 2 and (tmp_path / "lowered.npz").read_bytes() == b"weights"
+
+
+def test_linears_without_values_that_lowering_changes_are_refused(tmp_path):
+    mlir, weights = tmp_path / "net.mlir", tmp_path / "weights.npz"
+    text = 'module @net attributes {module.coeff_addr = 4096 : i64, module.coeff_size = 4096 : i64\n#loc1 = loc("a")\n'
+    text += '"top.Weight"() {inline_bytes = "", path = "p"} : () -> tensor<1x4x8xbf16, 4096 : i64> loc(#loc1)\n'
+
+    def leave_out(text):
+        mlir.write_text(text)
+        for path in (tmp_path / "source.npz", weights):
+            path.touch()
+        Lean(tmp_path, tmp_path / "source.npz", {"a": Absent("4x8xbf16", lambda: [bytes(64)])}).leave_out(mlir, weights)
+
+    leave_out(text)
+    assert mlir.read_text().count("inline_bytes") == 1
+    for other in (text.replace("4x8xbf16", "8x4xbf16"), text.replace("bf16", "f32"), text.replace('"a"', '"a_turned"'), text.replace('"p"', "")):
+        with pytest.raises(ToolError, match="lowering changed linears that it was given without values"):
+            leave_out(other)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import struct
 from pathlib import Path
 
@@ -91,11 +92,34 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
     assert len(checked) == 7 and {name[0] for name in checked} == {"0"}, "each linear of one layer, for all of them"
 
 
+HOLLOW = {
+    "bf16, stages": ("qwen2", {"chunk_length": 16}),
+    "f16, two cores, LoRA": ("qwen2", {"quantize": "f16", "chip": "bm1688", "lora_max_rank": 8}),
+    "dynamic, cv186x": ("qwen2", {"chip": "cv186x", "dynamic": 1}),
+    "tower": ("qwen2_5_vl", {"max_pixels": "112,112"}),
+    "tower, dynamic, f16": ("qwen2_vl", {"max_pixels": "112,112", "quantize": "f16", "dynamic": 1, "chip": "bm1688"}),
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("case", HOLLOW)
+def test_nets_compiled_without_their_linears_equal_those_compiled_with_them(case, checkpoint, vision_checkpoint, convert, monkeypatch):
+    name, options = HOLLOW[case]
+    model = vision_checkpoint(name) if "vl" in name else checkpoint(name, num_hidden_layers=3)
+    compiled = convert(model, seq=64, no_stamp=1, **{"quantize": "bf16", **options})
+    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    stamped = convert(model, seq=64, no_cache=1, **{"quantize": "bf16", **options})
+    assert content(stamped) == content(compiled)
+    made = {n["name"]: n for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
+    hollow = {n["name"] for n in made.values() if n["how"] == "compiled" and (n["layer"] is not None or n["name"] == "vit")}
+    assert {n["name"] for n in made.values() if n["form"] == "hollow"} >= hollow > set()
+
+
 DEVICES = {
     "bf16": {"quantize": "bf16"},
     "f16": {"quantize": "f16"},
     "w4": {"quantize": "w4bf16"},
-    "w4f16, symmetric": {"quantize": "w4f16", "symmetric": 1},
+    "w4f16, symmetric": {"quantize": "w4f16", "symmetric": 1, "vocab_size": 9001},
     "w4, four": {"quantize": "w4bf16", "q_group_size": 32, "num_device": 4},
     "w4, groups of 32, prefix": {"quantize": "w4bf16", "q_group_size": 32, "share_prompt": 1},
 }
@@ -104,12 +128,16 @@ DEVICES = {
 @pytest.mark.compiler
 @pytest.mark.parametrize("case", DEVICES)
 def test_blocks_of_several_devices_in_cheaper_forms_equal_those_in_float32(case, checkpoint, convert, monkeypatch):
-    model, options = checkpoint("qwen2", num_hidden_layers=2, **SPLIT | {"intermediate_size": 8448}), {"num_device": 2, **DEVICES[case]}
+    options = {"num_device": 2, **DEVICES[case]}
+    model = checkpoint("qwen2", num_hidden_layers=2, **SPLIT | {"intermediate_size": 8448, "vocab_size": options.pop("vocab_size", 256)})
     compiled = convert(model, seq=64, no_stamp=1, **options)
     monkeypatch.setattr("llmconv.forms.LARGE", 1)
     cheaper = convert(model, seq=64, no_cache=1, **options)
     assert content(cheaper) == content(compiled)
-    made = {n["name"]: n for n in json.loads((cheaper / "manifest.json").read_text())["nets"] if n["layer"] is not None}
+    made = {n["name"]: n for n in json.loads((cheaper / "manifest.json").read_text())["nets"]}
+    head = made["lm_head"]
+    assert head["form"] == ("hollow" if "vocab_size" in DEVICES[case] else "")
+    made = {name: n for name, n in made.items() if n["layer"] is not None}
     assert {n["form"] for n in made.values()} == ({"packed"} if "w4" in options["quantize"] else {""})
     codes = "compiled from codes of ours, which its linears, one by one, showed to be right"
     assert {n["why"] for n in made.values()} == {codes if "w4" in options["quantize"] else "compiled for a part for each device, which is not stamped"}
@@ -134,7 +162,7 @@ def test_a_block_of_several_devices_whose_weights_cannot_be_coded_is_compiled_as
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("quantize", ["bf16", "w4bf16"])
-def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint, convert):
+def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint, convert, monkeypatch):
     model = checkpoint("qwen2", num_hidden_layers=1, seed=41)
     file = model / "model.safetensors"
     data = bytearray(file.read_bytes())
@@ -146,20 +174,28 @@ def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint,
     file.write_bytes(data)
     stamped, compiled = (convert(model, seq=32, quantize=quantize, no_stamp=n) for n in (0, 1))
     assert content(stamped) == content(compiled)
+    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    stamped = convert(model, seq=32, quantize=quantize, no_cache=1)
+    assert content(stamped) == content(compiled)
+    forms = {n["form"] for n in json.loads((stamped / "manifest.json").read_text())["nets"] if n["layer"] is not None}
+    assert forms == {"hollow" if quantize == "bf16" else "packed"}
 
 
 @pytest.mark.compiler
-def test_a_linear_that_differs_from_our_coefficients_is_not_packed(checkpoint, convert, monkeypatch):
-    """With wrong scales in llmconv.lower each check fails, the compiler quantises the block, and the result is right all the same."""
+@pytest.mark.parametrize(("quantize", "function", "code"), [
+    ("w4bf16", "quantize", "lambda *a: (lambda q, s, z: (q, s ^ 1, z))(*whole(*a))"),
+    ("bf16", "half_bits", "lambda *a: whole(*a) & 0xFFFE"),
+], ids=["packed", "hollow"])  # fmt: skip
+def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(quantize, function, code, checkpoint, convert, monkeypatch):
+    """With wrong scales or a wrong rounding in llmconv.lower each check fails, the compiler gets the block as it is, and the result is right."""
     model = checkpoint("qwen2", num_hidden_layers=2)
-    right = convert(model, seq=32, quantize="w4bf16", no_stamp=1, no_cache=1)
+    right = convert(model, seq=32, quantize=quantize, no_stamp=1, no_cache=1)
     monkeypatch.setattr("llmconv.forms.LARGE", 1)
-    wrong = "import llmconv.lower.coefficients as c\nwhole = c.quantize\nc.quantize = lambda *a, **k: (lambda q, s, z: (q, s ^ 1, z))(*whole(*a, **k))\n"
-    monkeypatch.setenv("PYTHONPATH", _patched(right.parent, wrong))
-    mended = convert(model, seq=32, quantize="w4bf16", no_cache=1)
+    monkeypatch.setenv("PYTHONPATH", _patched(right.parent, f"import llmconv.lower.coefficients as c\nwhole = c.{function}\nc.{function} = {code}\n"))
+    mended = convert(model, seq=32, quantize=quantize, no_cache=1)
     assert content(mended) == content(right)
-    made = json.loads((mended / "manifest.json").read_text())["nets"]
-    assert any("differ from the compiler's" in n["why"] for n in made) and not any(n["form"] == "packed" for n in made)
+    made = [n for n in json.loads((mended / "manifest.json").read_text())["nets"] if n["layer"] is not None]
+    assert all(re.match("compiled with all its weights: our coefficients for .* differ from the compiler's", n["why"]) and not n["form"] for n in made)
 
 
 @pytest.mark.compiler
@@ -189,7 +225,7 @@ class _Compiler:
     def __init__(self, error: ToolError):
         self.error, self.asked = error, []
 
-    def run(self, net, text, *_):
+    def run(self, net, text, *_, **__):
         self.asked.append(text)
         if text == "cheap":
             raise self.error
@@ -197,13 +233,13 @@ class _Compiler:
 
 
 def test_a_form_that_the_compiler_refuses_is_followed_by_the_net_and_told():
-    forms = [{"mlir": text, "weights": []} for text in ("cheap", "whole")]
+    forms = {text: {"mlir": text, "weights": []} for text in ("cheap", "whole")}
     compiler = _Compiler(ToolError("net block_0: the compiler died of SIGABRT", "arr.word_size"))
-    assert _first(compiler, "block_0", forms, None, {}) == (Path("whole"), "compiled as it is, because the compiler fails on a cheaper form: arr.word_size")
+    assert _first(compiler, "block_0", forms, None, {}) == (Path("whole"), "whole", "compiled as it is, because the compiler fails on a cheaper form: arr.word_size")
 
 
 def test_a_killed_compiler_is_not_followed_by_a_form_that_needs_more():
-    forms = [{"mlir": text, "weights": []} for text in ("cheap", "whole")]
+    forms = {text: {"mlir": text, "weights": []} for text in ("cheap", "whole")}
     compiler = _Compiler(ToolError("net block_0: the compiler died of SIGKILL", "probably out of memory"))
     with pytest.raises(ToolError, match="SIGKILL"):
         _first(compiler, "block_0", forms, None, {})

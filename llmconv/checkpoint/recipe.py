@@ -149,8 +149,23 @@ def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
 
 
 def _rows(checkpoint: Checkpoint, inner: list, first: int, last: int, total: int = 0) -> np.ndarray:
+    """Nothing but those rows is read of tensors, of what is made of several one below the other, and of those side by side."""
+    import numpy as np
+
     if inner[0] == "tensor":
         return checkpoint.float32(inner[1], slice(first, last))
+    if inner[0] == "concat":
+        found, top = [], 0
+        for part in inner[1:]:
+            end = top + shape(part, checkpoint)[0]
+            if first < end and top < last:
+                found.append(_rows(checkpoint, part, max(first, top) - top, min(last, end) - top))
+            top = end
+        return np.concatenate(found) if len(found) > 1 else found[0]
+    if inner[0] == "transpose" and inner[1][0] == "transpose":
+        return _rows(checkpoint, inner[1][1], first, last)
+    if inner[0] == "transpose" and inner[1][0] == "concat":
+        return np.concatenate([_rows(checkpoint, ("transpose", part), first, last) for part in inner[1][1:]], axis=1)
     return evaluate(inner, checkpoint)[first:last]
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import accumulate
 from math import prod
 
 import numpy as np
@@ -58,6 +60,10 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
         return _columns(recipe[1][1], checkpoint)
     if kind == "dequantise":
         return _dequantised(recipe, checkpoint)
+    if kind == "concat":
+        return _stacked(recipe[1:], checkpoint)
+    if kind == "transpose" and recipe[1][0] == "concat":
+        return _side_by_side([part[1] if part[0] == "transpose" else ("transpose", part) for part in recipe[1][1:]], checkpoint)
     if prod(shape(recipe, checkpoint)) > WHOLE:
         raise NotCovered(f"a recipe {kind!r} of a large tensor")
     if kind == "rope":
@@ -94,6 +100,36 @@ def _columns(name: str, checkpoint: Checkpoint) -> Read:
         return kept[0][:, first:last].T, "U8"
 
     return read
+
+
+def _stacked(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
+    """Matrices one below the other, such as those of all experts."""
+    readers = [_reader(part, checkpoint) for part in parts]
+    ends = list(accumulate(shape(part, checkpoint)[0] for part in parts))
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        found = []
+        while first < last:
+            i = bisect_right(ends, first)
+            top, end = ends[i - 1] if i else 0, min(last, ends[i])
+            found.append(readers[i](first - top, end - top))
+            first = end
+        return _joined(found, axis=0)
+
+    return read
+
+
+def _side_by_side(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
+    """Matrices of as many rows, one beside the other."""
+    readers = [_reader(part, checkpoint) for part in parts]
+    return lambda first, last: _joined([read(first, last) for read in readers], axis=1)
+
+
+def _joined(found: Sequence[tuple[np.ndarray, str]], axis: int) -> tuple[np.ndarray, str]:
+    if len({stored for _, stored in found}) > 1:
+        found = [(to_float(*one), "F32") for one in found]
+    arrays, (stored, *_) = zip(*found)
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis), stored
 
 
 def _dequantised(recipe: Sequence, checkpoint: Checkpoint) -> Read:

@@ -41,11 +41,14 @@ def same_op(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any
     return g.op(op.kind, *operands, name=names if len(names) > 1 else names[0], **attrs)
 
 
-def halved(graph: Graph, linears: Collection[str], half: str) -> Graph:
-    """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler."""
+def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = False) -> Graph:
+    """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler. hollow: without any
+    values, which the compiler does not miss since it has nothing to round."""
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
-        return same_weight(g, replace(w, dtype=half) if w.name in linears else w, attrs)
+        if w.name not in linears:
+            return same_weight(g, w, attrs)
+        return same_weight(g, replace(w, dtype=half), {**attrs, "inline_bytes": ""} if hollow else attrs)
 
     return rewrite(graph, weight)
 
@@ -80,3 +83,12 @@ def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
     return g.output(same_op(g, op, [g.input("x", (1, 1, k)), same_weight(g, part, {}), g.none], op.attrs))
+
+
+def table_alone(graph: Graph, weight: str, rows: int) -> Graph:
+    """A net of nothing but the first rows of the table of that name [V, H], times one row."""
+    found = graph.weights[weight]
+    part = replace(found, shape=(rows, found.shape[1]), recipe=("rows", found.recipe, 0, rows))
+    op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[0].name == weight)
+    g = Graph(graph.name)
+    return g.output(same_op(g, op, [same_weight(g, part, {}), g.input("x", op.operands[1].shape), g.none], op.attrs))

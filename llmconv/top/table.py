@@ -13,12 +13,17 @@ SAMPLE = 4096  # rows at least of a sample, and what the rows left out are a mul
 
 
 def table(graph: Graph) -> Weight | None:
-    """The graph's one weight, if that is a table [V, H] of at least 2 SAMPLE rows, read from one tensor of the checkpoint."""
+    """The graph's one weight, if that is a table."""
     if len(graph.weights) != 1:
         return None
     (weight,) = graph.weights.values()
+    return weight if is_table(weight) else None
+
+
+def is_table(weight: Weight) -> bool:
+    """Whether that is a table [V, H] of at least 2 SAMPLE rows, read from one tensor of the checkpoint."""
     large = len(weight.shape) == 2 and weight.shape[0] >= 2 * SAMPLE and weight.recipe[0] == "tensor"
-    return weight if large and weight.shape[0] != weight.shape[1] else None
+    return large and weight.shape[0] != weight.shape[1]
 
 
 def sampled(graph: Graph) -> Graph:
