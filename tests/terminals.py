@@ -15,8 +15,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pyte
-
-PATIENCE = 60.0  # seconds that anything here may take on a busy machine
+from processes import PATIENCE
 
 
 class Seen:

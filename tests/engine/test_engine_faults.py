@@ -8,11 +8,11 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from processes import SOON, living, numbers, wait_for
 
 from llmconv import engine
 from llmconv.errors import ConvertError
@@ -247,32 +247,21 @@ def start(shop) -> subprocess.Popen:
     here = Path(__file__).parent
     script = SCRIPT.format(path=[str(here), str(here.parents[1])], root=str(shop.root))
     process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    wait_for(lambda: Path(f"{shop.log}.pids").exists() and "fine" in engine.read_state(shop.options.state_dir))
+    wait_for(lambda: len(alive(shop)) == 2 and "fine" in engine.read_state(shop.options.state_dir))
     return process
-
-
-def wait_for(true, seconds: float = 20.0) -> None:
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end
-        time.sleep(0.01)
 
 
 def alive(shop) -> list[int]:
     """Those of the compiler's processes that still run."""
-    pids = [int(pid) for pid in Path(f"{shop.log}.pids").read_text().split()]
-    return [pid for pid in pids if os.path.exists(f"/proc/{pid}") and " Z " not in Path(f"/proc/{pid}/stat").read_text()]
+    return [pid for pid in numbers(Path(f"{shop.log}.pids")) if living(pid)]
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGKILL])
 def test_signal_ends_the_hanging_compiler_too(shop, number):
     process = start(shop)
-    assert len(alive(shop)) == 2
-    begin = time.monotonic()
     process.send_signal(number)
-    output = process.communicate()[0]
-    wait_for(lambda: not alive(shop), 1.0)
-    assert time.monotonic() - begin < 3
+    output = process.communicate(timeout=SOON)[0]
+    wait_for(lambda: not alive(shop), SOON)
     if number == signal.SIGKILL:
         assert process.returncode == -9
     else:
@@ -302,7 +291,7 @@ def test_killed_worker_takes_its_compiler_along(shop):
     )
     before = alive(shop)
     os.kill(worker, signal.SIGKILL)
-    wait_for(lambda: not set(before) & set(alive(shop)), 1.0)
+    wait_for(lambda: not set(before) & set(alive(shop)), SOON)
     wait_for(lambda: len(alive(shop)) == 2)  # tried once more
     process.send_signal(signal.SIGINT)
     assert process.communicate() and process.returncode == 130

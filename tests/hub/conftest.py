@@ -7,8 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
@@ -66,7 +65,11 @@ class User:
 
     def parts(self) -> list[int]:
         """Bytes of downloads that are not whole."""
-        return [path.stat().st_size for path in self.home.glob("hub/models--*/blobs/*.incomplete")]
+        sizes = []
+        for path in self.home.glob("hub/models--*/blobs/*.incomplete"):
+            with suppress(FileNotFoundError):  # it is whole meanwhile
+                sizes.append(path.stat().st_size)
+        return sizes
 
 
 @pytest.fixture
@@ -86,18 +89,3 @@ def hub(model, checkpoint):
 @pytest.fixture
 def user(hub, llmconv_env, tmp_path, monkeypatch) -> User:
     return User(tmp_path, llmconv_env, hub, monkeypatch)
-
-
-@pytest.fixture
-def wait() -> Callable[[Callable[[], bool]], None]:
-    """Until something is so, for at most a minute."""
-
-    def until(right: Callable[[], bool]) -> None:
-        import time
-
-        end = time.monotonic() + 60
-        while not right():
-            assert time.monotonic() < end
-            time.sleep(0.02)
-
-    return until

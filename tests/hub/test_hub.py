@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from hub_server import etag
+from processes import wait_for
 
 from llmconv.hub import Name
 from llmconv.job import Job
@@ -114,10 +115,10 @@ def test_a_dropped_connection_goes_on_where_it_was(user, hub, model, tmp_path):
     assert not user.parts()
 
 
-def test_a_killed_download_goes_on_where_it_was(user, hub, model, tmp_path, wait):
+def test_a_killed_download_goes_on_where_it_was(user, hub, model, tmp_path):
     hub.slow = 0.02
     process = user.start(*convert(tmp_path / "out"))
-    wait(lambda: sum(user.parts()) >= PIECE)
+    wait_for(lambda: sum(user.parts()) >= PIECE)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
     kept, hub.slow, asked = sum(user.parts()), 0.0, len(hub.asked)
@@ -130,10 +131,10 @@ def test_a_killed_download_goes_on_where_it_was(user, hub, model, tmp_path, wait
         assert path.read_bytes() == model[shard]
 
 
-def test_ctrl_c_keeps_what_has_arrived(user, hub, tmp_path, wait):
+def test_ctrl_c_keeps_what_has_arrived(user, hub, tmp_path):
     hub.slow = 0.02
     process = user.start(*convert(tmp_path / "out"))
-    wait(lambda: sum(user.parts()) >= PIECE)
+    wait_for(lambda: sum(user.parts()) >= PIECE)
     process.send_signal(signal.SIGINT)
     _, err = process.communicate(timeout=60)
     assert process.returncode == 130 and "what has arrived is kept" in err and "Traceback" not in err

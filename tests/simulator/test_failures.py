@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import SOON, living, wait_for
 from sample_nets import Compile, embedding, linear
 
 from llmconv import toolchain
@@ -165,10 +166,7 @@ def test_child_dies_with_its_parent(compiled: Compile, compiler, tmp_path: Path)
     assert b"finished" not in parent.stdout.read()
     parent.stdout.close()
     parent.wait()
-    deadline = time.monotonic() + 5
-    while Path(f"/proc/{child}").exists() and "Z" not in Path(f"/proc/{child}/stat").read_text().split()[2]:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: not living(child), SOON)
 
 
 def test_reason(tmp_path: Path):

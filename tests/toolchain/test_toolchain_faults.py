@@ -7,10 +7,10 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import SOON, living, numbers, wait_for
 
 from llmconv.errors import ToolError
 from llmconv.toolchain import CompileFlags, CompileResult, compile_mlir
@@ -107,15 +107,11 @@ def test_a_hanging_compiler_dies_with_its_group(fake, tmp_path: Path) -> None:
             "root, d = map(Path, sys.argv[1:])\n"
             "compile_mlir(Toolchain(root, '', ''), d / 'n.mlir', CompileFlags('bm1684x', 'BF16'), d / 'o', d / 's', d / 'l', d / 'k')")
     caller = subprocess.Popen([sys.executable, "-c", code, str(tc.root), str(tmp_path)], cwd=Path(__file__).parents[2], start_new_session=True)
-    pid, deadline = tmp_path / "s/pid", time.monotonic() + 30
-    while not (pid.exists() and pid.read_text().strip()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_for(lambda: numbers(tmp_path / "s/pid"))
     os.killpg(caller.pid, signal.SIGKILL)
     caller.wait()
-    while Path(f"/proc/{int(pid.read_text())}").exists():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    (pid,) = numbers(tmp_path / "s/pid")
+    wait_for(lambda: not living(pid), SOON)
     assert not (tmp_path / "o").exists()
 
 

@@ -6,10 +6,10 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
+from processes import SOON, living, numbers, wait_for
 
 from llmconv.toolchain import process
 
@@ -58,13 +58,11 @@ def test_child_dies_with_its_caller(tmp_path: Path) -> None:
     code = ("import sys, os; from pathlib import Path; from llmconv.toolchain import process\n"
             "process.run(['sh', '-c', 'echo $$ > pid; exec sleep 600'], cwd=Path(sys.argv[1]), env=os.environ, log=Path(sys.argv[1], 'log'))")
     caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
-    pid = _read_pid(tmp_path / "pid")
+    wait_for(lambda: numbers(tmp_path / "pid"))
     os.kill(caller.pid, signal.SIGKILL)
     caller.wait()
-    deadline = time.monotonic() + 10
-    while _alive(pid):
-        assert time.monotonic() < deadline, "the child outlived its caller"
-        time.sleep(0.02)
+    (pid,) = numbers(tmp_path / "pid")
+    wait_for(lambda: not living(pid), SOON)
 
 
 def test_interrupt_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -74,20 +72,4 @@ def test_interrupt_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(process, "_wait", interrupted)
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, "sh", "-c", "echo $$ > pid; exec sleep 600")
-    if (tmp_path / "pid").exists() and (tmp_path / "pid").read_text().strip():
-        assert not _alive(int((tmp_path / "pid").read_text()))
-
-
-def _read_pid(path: Path) -> int:
-    deadline = time.monotonic() + 20
-    while not (path.exists() and path.read_text().strip()):
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    return int(path.read_text())
-
-
-def _alive(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except OSError:
-        return False
+    assert not any(map(living, numbers(tmp_path / "pid")))
