@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterable, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +39,25 @@ class Compiler:
         shutil.rmtree(self.scratch / name, ignore_errors=True)
         run.mkdir(parents=True)
         source.mkdir()
-        (source / "net.mlir").write_text(text, encoding="utf-8")
+        spared = Lean(run, source / "weights.npz", absent) if absent else None
+        (source / "net.mlir").write_text(spared.narrow(text) if spared else text, encoding="utf-8")
         for known, file in (beside or {}).items():
             shutil.copyfile(file, run / known)
         if weights:
-            npz.write(source / "weights.npz", weights, checkpoint)
+            npz.write(source / "weights.npz", chain(weights, spared.stand_ins if spared else ()), checkpoint)
+            if not spared and lean(self.flags, (source / "weights.npz").stat().st_size):
+                spared = Lean(run, source / "weights.npz")
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
-        spared = Lean(run, source / "weights.npz", absent) if absent or weights and lean(self.flags, (source / "weights.npz").stat().st_size) else None
 
-        def before_codegen(lowered: Path, its_weights: Path) -> None:
+        def before_codegen(ready: Path, its_weights: Path) -> None:
             if edit:
-                lowered.write_text(edit(lowered.read_text(encoding="utf-8")), encoding="utf-8")
+                ready.write_text(edit(ready.read_text(encoding="utf-8")), encoding="utf-8")
             if spared:
-                spared.leave_out(lowered, its_weights)
+                spared.leave_out(ready, its_weights)
 
+        lowered = spared.widen if spared and spared.stand_ins else None
         before = before_codegen if edit or spared else None
-        self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun, before_codegen=before))
+        self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun, lowered=lowered, before_codegen=before))
         if spared:
             spared.put_back(out)
         if not self._keep:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from llmconv.devices import groups
-from llmconv.forms import PART, lean, linears
+from llmconv.forms import PART, codes_apart, lean, linears
 from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.top.graph import Weight
@@ -31,24 +31,25 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
 
 def _quantised_bytes(net: Net, form: str = "") -> int:
     """Bytes that the compiler gets of what is quantised already: by the checkpoint, or by us in packed form, there with scales and zero
-    points (4 + 1 bytes for a group)."""
+    points (4 + 1 bytes for a group), and maybe without the codes."""
     stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
     if form != "packed":
         return stored
     count = sum(prod(weight.shape) for weight in linears(net))
-    return stored + count * int(net.flags.mode[1]) // 8 + 5 * count // net.flags.q_group_size
+    codes = 0 if codes_apart(net.flags) else count * int(net.flags.mode[1]) // 8
+    return stored + codes + 5 * count // net.flags.q_group_size
 
 
 def compile_memory(net: Net, form: str = "") -> int:
     """Bytes of memory that compiling a net takes, on top of a fixed part. Measured: 2.6 times its float32 weights, 3 times those in half
     precision, 4 times what is quantised already; 1.9, 1.1 and 2.2 times where codegen does without them, 1.9, 2.2 and 3 times if devices share
-    them then. Of a hollow net at least what our coefficients for its linears take."""
+    them then. Of a hollow or packed net at least what our coefficients for its linears take."""
     (floats, halves), codes = weight_elements(net, form), _quantised_bytes(net, form)
     shares = 2.6, 3, 4
-    if lean(net.flags, 4 * floats + 2 * halves + codes):
+    if form == "packed" and codes_apart(net.flags) or lean(net.flags, 4 * floats + 2 * halves + codes):
         shares = (1.9, 1.1, 2.2) if net.flags.num_device == 1 else (1.9, 2.2, 3)
     taken = 150 * MB + int(sum(share * size for share, size in zip(shares, (4 * floats, 2 * halves, codes))))
-    return max(taken, stamp_memory(net)) if form == "hollow" else taken
+    return max(taken, stamp_memory(net)) if form in ("hollow", "packed") else taken
 
 
 def scratch_bytes(net: Net, form: str = "") -> int:
@@ -63,9 +64,10 @@ def net_bytes(net: Net, owner: bool) -> int:
 
 
 def compile_seconds(net: Net, form: str = "") -> float:
-    """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 2.4 for those 233M in packed form."""
+    """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 1.5 for those 233M in packed form, most
+    of it for our coefficients."""
     floats, halves = weight_elements(net, "halved" if form == "hollow" else form)
-    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1.5e-8 * _quantised_bytes(net, form)
+    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1.5e-8 * _quantised_bytes(net, form) + (stamp_seconds(net) if form == "packed" else 0)
 
 
 def check_memory() -> int:

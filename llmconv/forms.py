@@ -51,6 +51,11 @@ def alone(flags: CompileFlags) -> CompileFlags:
     return replace(flags, num_device=1)
 
 
+def codes_apart(flags: CompileFlags) -> bool:
+    """Whether a packed net is lowered without its codes: not where the compiler cuts them up, for devices or cores."""
+    return flags.num_device == flags.num_core == 1 and not flags.debug
+
+
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:
     """Whether a net with a weight file of that size goes through codegen without weights (llmconv.lean): not with debug, which leaves all
     to be read."""

@@ -7,7 +7,8 @@ holds the files against each other), and the coefficients, which are the lowered
 compiler's weight file.
 
 Lowering does not look at linears that are in half precision already, so a hollow net (llmconv.forms) comes without theirs from the start: they
-are absent from the weight files, and put into the .bmodel by whoever has them.
+are absent from the weight files, and put into the .bmodel by whoever has them. At the codes of quantised linears it does look, but not at how
+many there are in a row: it gets one code a row (`narrow`), and afterwards the net is told how many there are (`widen`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -31,6 +33,8 @@ from llmconv.errors import ToolError
 _CHUNK = 8 << 20
 _MODULE = re.compile(r"^ *module @(?P<name>\S+) attributes \{.*module\.coeff_addr = (?P<address>\d+) : i64, module\.coeff_size = (?P<size>\d+) : i64", re.MULTILINE)
 _WEIGHT = re.compile(r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?(?P<type> : \(\) -> tensor<(?P<shape>[^>,]*), (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))')
+_CODES = re.compile(r'%(?P<value>\w+) = "top\.Weight"\(\) : \(\) -> tensor<[^>]*xui8> loc\((?P<location>#loc\d*)\)')
+_MULTIPLIED = re.compile(r'("t(?:op|pu)\.A16MatMul"\(%\w+, %(?P<codes>\w+),.*? : \(tensor<[^>]*>, )tensor<[^>]*>')
 _NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)$', re.MULTILINE)
 _PATH = re.compile(r'path = "([^"]*)"')
 _LEADING = re.compile(r"^(1x)+(?=\d+x\d+x)")
@@ -64,22 +68,44 @@ class Coefficients:
 
 @dataclass(frozen=True)
 class Absent:
-    """A linear's weight [K, N] that lowering did not see, by its type in the MLIR, such as "256x512xbf16"; values: its coefficients."""
+    """A linear's weight that lowering did not see, by its type in the MLIR, such as "256x512xbf16" ([K, N]), or "512x128xui8" for codes
+    [N, K * bits / 8]; values: its coefficients. codes: what codes are called before lowering, which calls them after their operation."""
 
     type: str
     values: Callable[[], Iterable[bytes | memoryview]]
+    codes: str = ""
+
+    @property
+    def rows(self) -> int:
+        return int(self.type.partition("x")[0])
 
 
 class Lean:
-    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes between lowering and codegen, `put_back` at the end.
+    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes before codegen, `put_back` at the end; where codes are
+    absent, `narrow` before lowering and `widen` after it.
 
-    source: the weight file that lowering has read; nobody reads it again, and `leave_out` removes it. absent: by name.
+    source: the weight file that lowering has read; nobody reads it again, and `leave_out` removes it. absent: by name after lowering.
     """
 
     def __init__(self, scratch: Path, source: Path, absent: Mapping[str, Absent] | None = None):
         self._source, self._absent = source, absent or {}
+        self._codes = {name: absent for name, absent in self._absent.items() if absent.codes}
         self._weights = scratch / "lowered.npz"
         self._left_out: dict[str, Coefficients] = {}
+
+    @property
+    def stand_ins(self) -> list[dict[str, Any]]:
+        """What the weight file has of absent codes, as for checkpoint.npz: a zero for each row."""
+        return [{"name": absent.codes, "dtype": "ui8", "values": np.zeros((absent.rows, 1), np.uint8)} for absent in self._codes.values()]
+
+    def narrow(self, text: str) -> str:
+        """The net with one code a row where codes are absent."""
+        return _retyped(text, {absent.codes: f"{absent.rows}x1xui8" for absent in self._codes.values()})
+
+    def widen(self, mlir: Path) -> None:
+        """Give the absent codes of the lowered net at `mlir` their size. Nobody looks at their values any more."""
+        text = mlir.read_text(encoding="utf-8")
+        mlir.write_text(_retyped(text, {name: absent.type for name, absent in self._codes.items()}, f" {{{_HOLLOW}}}"), encoding="utf-8")
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
         """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood: a
@@ -138,6 +164,20 @@ def _stored(weights: zipfile.ZipFile, name: str) -> Iterator[bytes]:
         npy.read_array_header_1_0(file)
         while piece := file.read(_CHUNK):
             yield piece
+
+
+def _retyped(text: str, types: Mapping[str, str], attributes: str = "") -> str:
+    """The net with codes of other types, by name, where they are defined and where they are multiplied."""
+    names, found = dict(_NAME.findall(text)), {}
+
+    def defined(weight: re.Match) -> str:
+        if names.get(weight["location"]) not in types:
+            return weight[0]
+        found[weight["value"]] = kind = types[names[weight["location"]]]
+        return f'%{weight["value"]} = "top.Weight"(){attributes} : () -> tensor<{kind}> loc({weight["location"]})'
+
+    text = _CODES.sub(defined, text)
+    return _MULTIPLIED.sub(lambda op: f"{op[1]}tensor<{found[op['codes']]}>" if op["codes"] in found else op[0], text)
 
 
 def _types(text: str) -> dict[str, str]:

@@ -1,7 +1,7 @@
 """Make a large quantised block without having the compiler quantise it.
 
 The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. It gets the block with linears that are quantised already,
-by stand-ins, which makes the same program; the coefficients are ours. Two checks in every build: each linear of the block, compiled
+by stand-ins, which makes the same program, and of their codes not even all (llmconv.lean); the coefficients are ours. Two checks in every build: each linear of the block, compiled
 alone and in parts from the checkpoint's weights, has our coefficients (tasks of their own, of one layer for all with linears of these sizes);
 and so has the block with stand-ins, which shows its layout, norms and biases. Of a block that several devices share the compiler lays out the
 parts: it gets our codes themselves.
@@ -12,6 +12,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +22,15 @@ from llmconv.bmodel.split import Split, split
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
-from llmconv.forms import alone
+from llmconv.forms import alone, codes_apart
+from llmconv.lean import Absent
 from llmconv.lower.coefficients import codes, coefficients
 from llmconv.lower.errors import NotCovered
 from llmconv.lower.layout import Mode
 from llmconv.lower.rounding import widen
+from llmconv.top.rewrite import CODES
+
+_CHUNK = 8 << 20
 
 
 def check_linear(parts: list[dict[str, Any]], model: str, flags: dict[str, Any], place: dict[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
@@ -62,11 +68,20 @@ def program(net: str, packed: Mapping[str, Any], checkpoint: Checkpoint, compile
 
     packed: {mlir, weights, roles} of the block with stand-ins. beside: files that the compiler finds where it runs.
     """
+    weights, absent = (packed["weights"], {}) if not codes_apart(compiler.flags) else _without_codes(packed)
     stand_ins = compiler.scratch / "stand_ins.coeff"
     edit = _signed if compiler.flags.dynamic and Mode.of(compiler.flags.to_dict()).bits == 8 else None
-    made = split(compiler.run(net, packed["mlir"], packed["weights"], checkpoint, beside, edit), bare, stand_ins)
+    made = split(compiler.run(net, packed["mlir"], weights, checkpoint, beside, edit, absent), bare, stand_ins)
     stand_ins.unlink()
     return "" if _equal(packed, made, checkpoint, compiler, bare) else "our coefficients around its linears differ from the compiler's"
+
+
+def _without_codes(packed: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[str, Absent]]:
+    """The other weights of the block with stand-ins, and its codes, by their names after lowering."""
+    ops = {role["weight"]: role["op"] for role in packed["roles"] if role["weight"].endswith(CODES)}
+    codes = [weight for weight in packed["weights"] if weight["name"] in ops]
+    absent = {f"{ops[w['name']]}_weight": Absent("x".join(map(str, (*w["shape"], w["dtype"]))), partial(_zeros, prod(w["shape"])), w["name"]) for w in codes}
+    return [weight for weight in packed["weights"] if weight["name"] not in ops], absent
 
 
 def over_devices(net: str, packed: Mapping[str, Any], whole: Mapping[str, Any], checkpoint: Checkpoint, compiler: Compiler, beside: Mapping[str, Path]) -> tuple[Path | None, str]:
@@ -95,6 +110,11 @@ def _quantised(stand_ins: Sequence[Mapping[str, Any]], whole: Mapping[str, Any],
                 last, parts = linear, {"q": q, "scales": widen(scale, mode.half), "zeros": zero}
             weight = {**weight, "values": parts[part]}
         yield weight
+
+
+def _zeros(count: int) -> Iterator[bytes]:
+    for first in range(0, count, _CHUNK):
+        yield bytes(min(_CHUNK, count - first))
 
 
 def _signed(lowered: str) -> str:

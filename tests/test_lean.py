@@ -7,7 +7,7 @@ from math import inf
 import pytest
 from checkpoints import SPLIT
 
-from llmconv import forms
+from llmconv import forms, packs
 from llmconv.bmodel.split import keep, split
 from llmconv.compiler import Compiler
 from llmconv.errors import ToolError
@@ -63,6 +63,49 @@ def test_program_and_coefficients_are_the_same(model, net, options, build, monke
         assert not any(path.exists() for path in made.parent.rglob("*.npz")), "nothing is left behind"
     assert asked == [net] and parts[0] == parts[1]
     assert (cycles or "dynamic" in options or "use_history_kv" in options) and len(parts[0][2]) > 1 << 16
+
+
+CODES = (
+    ("block_0", {"quantize": "w4bf16", "lora_max_rank": 8}),
+    ("block_cache_1", {"quantize": "w8f16", "dynamic": 1}),
+    ("block_0", {"quantize": "w8bf16", "chip": "cv186x", "q_group_size": 32}),
+    ("block_cache_0", {"quantize": "w4f16", "chip": "cv186x", "symmetric": 1}),
+)
+
+
+@pytest.mark.parametrize("name, options", CODES, ids=str)
+def test_codes_that_lowering_does_not_see_make_the_same_program(name, options, compiler, llmconv_env, checkpoint, tmp_path, monkeypatch):
+    monkeypatch.setattr(forms, "LARGE", 0)
+    made = plan(Job.create({"model": str(checkpoint("qwen2")), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
+    net = next(net for net in made.nets if net.name == name)
+    exported, widened, programs, widen = forms.form(net)["packed"], [], [], Lean.widen
+    monkeypatch.setattr(Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir)))
+    for apart in (False, True):
+        monkeypatch.setattr(packs, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
+        made_by, bare = Compiler(net.flags.to_dict(), tmp_path / f"apart_{apart}", tmp_path / "log"), tmp_path / f"{apart}.bmodel"
+        assert packs.program(name, exported, made.checkpoint, made_by, bare, {}) == ""
+        programs.append((bare.read_bytes(), made_by.results[-1].cycles))
+        assert not [path for path in made_by.scratch.rglob("*") if path.exists() and path.suffix in (".npz", ".coeff")], "nothing is left behind"
+    assert widened == [True] and programs[0] == programs[1]
+
+
+def test_codes_are_named_where_they_are_and_where_they_are_multiplied(tmp_path):
+    text = """    %1 = "top.Weight"() : () -> tensor<8x32xui8> loc(#loc1)
+    %2 = "top.Weight"() : () -> tensor<8x32xui8> loc(#loc2)
+    %5 = "top.A16MatMul"(%0, %1, %2, %2, %9) {weight_bits = 4 : i64} : (tensor<1x64xf32>, tensor<8x32xui8>, tensor<8x32xui8>, tensor<8x32xui8>, none) -> tensor<1x8xf32> loc(#loc3)
+    %6 = "top.A16MatMul"(%0, %2, %1, %1, %9) {weight_bits = 4 : i64} : (tensor<1x64xf32>, tensor<8x32xui8>, tensor<8x32xui8>, tensor<8x32xui8>, none) -> tensor<1x8xf32> loc(#loc3)
+#loc1 = loc("a.q")
+#loc2 = loc("b.q")
+"""
+    lean = Lean(tmp_path, tmp_path / "weights.npz", {"a_weight": Absent("8x32xui8", lambda: [bytes(256)], "a.q")})
+    first, second, third, *rest = lean.narrow(text).splitlines(keepends=True)
+    assert "<8x1xui8>" in first and "(tensor<1x64xf32>, tensor<8x1xui8>, tensor<8x32xui8>, tensor<8x32xui8>, none)" in third
+    assert [second, *rest] == [line for i, line in enumerate(text.splitlines(keepends=True)) if i not in (0, 2)]
+    assert [(w["name"], w["values"].shape, w["dtype"]) for w in lean.stand_ins] == [("a.q", (8, 1), "ui8")]
+    lowered = tmp_path / "net.mlir"
+    lowered.write_text(lean.narrow(text).replace("top.A", "tpu.A").replace("a.q", "a_weight"))
+    lean.widen(lowered)
+    assert lowered.read_text() == text.replace("top.A", "tpu.A").replace("a.q", "a_weight").replace("%1 = \"top.Weight\"()", '%1 = "top.Weight"() {inline_bytes = ""}')
 
 
 def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):

@@ -52,6 +52,9 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
     if kind == "rows":
         inner, start = _reader(recipe[1], checkpoint), recipe[2]
         return lambda first, last: inner(start + first, start + last)
+    if kind == "fill":
+        (_, *rest), number = recipe[1], recipe[2]
+        return lambda first, last: (np.full((last - first, *rest), number, np.float32), "F32")
     if kind == "raw":
         return lambda first, last: (checkpoint.raw(recipe[1], slice(first, last)), "U8")
     if kind in ROWWISE:

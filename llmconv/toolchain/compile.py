@@ -21,7 +21,7 @@ _MODULE = re.compile(r"module @(\S+) attributes")
 _WEIGHT_FILE = re.compile(r'(module\.weight_file = )"((?:[^"\\]|\\.)*)"')
 _API_END = re.compile(r"API_END total_cycle:(\d+)")
 # Names in the scratch folder: pass options cannot hold spaces, and nothing may depend on where the build is.
-_SOURCE, _WEIGHTS, _TPU_WEIGHTS, _FINAL, _MODEL = "net.mlir", "weights.npz", "tpu_weights.npz", "net_final.mlir", "net.bmodel"
+_SOURCE, _WEIGHTS, _LOWERED, _TPU_WEIGHTS, _FINAL, _MODEL = "net.mlir", "weights.npz", "net_lowered.mlir", "tpu_weights.npz", "net_final.mlir", "net.bmodel"
 
 
 @dataclass(frozen=True)
@@ -64,27 +64,28 @@ def passes(flags: CompileFlags, model_file: str) -> list[str]:
 
     The result is byte-identical to three processes but for the time of day. `model_file` is relative to the child's cwd.
     """
-    return ["--init", *_front(flags), _codegen(flags, model_file), "--deinit=no_save_weight=True", "-o", "/dev/null"]
+    return ["--init", *_lowering(flags), *_arranging(flags), _codegen(flags, model_file), "--deinit=no_save_weight=True", "-o", "/dev/null"]
 
 
-def _calls(flags: CompileFlags, source: str, apart: bool) -> list[list[str]]:
-    """The argument lists of the processes that compile `source`: one, or two with codegen apart, always with `apart`.
+def _calls(flags: CompileFlags, source: str, lowering_apart: bool, codegen_apart: bool) -> list[list[str]]:
+    """The argument lists of the processes that compile `source`: one, or two with codegen apart, always with `codegen_apart`, or three.
 
     In one process the bm1688 backend (cv186x too) writes no profile, hence no cycle estimate: layer grouping leaves its
     assertions off, and codegen opens the profile only with them on. Two processes give the same bytes and cost nothing
     that can be measured, but for the weights on disk once more. With debug the MLIR between them is there to be read.
     """
-    if not apart and not flags.debug and (flags.dynamic or flags.chip == "bm1684x"):
+    if not lowering_apart and not codegen_apart and not flags.debug and (flags.dynamic or flags.chip == "bm1684x"):
         return [[source, *passes(flags, _MODEL)]]
-    return [[source, "--init", *_front(flags), "--deinit", "-o", _FINAL],
-            [_FINAL, "--init", _codegen(flags, _MODEL), "--deinit=no_save_weight=True", "-o", "/dev/null"]]
+    lowering, arranging = _lowering(flags), _arranging(flags)
+    front = [[source, "--init", *lowering, *arranging, "--deinit", "-o", _FINAL]]
+    if lowering_apart:
+        front = [[source, "--init", *lowering, "--deinit", "-o", _LOWERED], [_LOWERED, "--init", *arranging, "--deinit", "-o", _FINAL]]
+    return [*front, [_FINAL, "--init", _codegen(flags, _MODEL), "--deinit=no_save_weight=True", "-o", "/dev/null"]]
 
 
-def _front(flags: CompileFlags) -> list[str]:
-    """Top dialect to the chip's, grouped and with addresses: all but codegen."""
+def _lowering(flags: CompileFlags) -> list[str]:
+    """Top dialect to the chip's."""
     weights = flags.mode.startswith("W")
-    group = (f"--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger={int(flags.debug)} disable_group_overlap=false "
-             "lgcache=true config_filename= enable_lghash=False lghash_dir=")
     return [
         f"--processor-assign=chip={flags.chip} mode={flags.mode} num_device={flags.num_device} num_core={flags.num_core} "
         f"addr_mode={flags.addr_mode} high_precision={flags.high_precision}",
@@ -92,6 +93,14 @@ def _front(flags: CompileFlags) -> list[str]:
         f"--convert-top-to-tpu=weightFileName={_TPU_WEIGHTS} asymmetric=False doWinograd=False "
         f"q_group_size={flags.q_group_size if weights else 0} q_symmetric={flags.q_symmetric} matmul_perchannel=False gelu_mode=normal",
         "--canonicalize", "--weight-fold",
+    ]
+
+
+def _arranging(flags: CompileFlags) -> list[str]:
+    """What is lowered, optimised, grouped and with addresses: all that is left but codegen."""
+    group = (f"--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger={int(flags.debug)} disable_group_overlap=false "
+             "lgcache=true config_filename= enable_lghash=False lghash_dir=")
+    return [
         "--mlir-disable-threading",
         f"--strip-io-quant=quant_input={flags.quant_input} quant_output={flags.quant_output} quant_input_list= quant_output_list= "
         f"quant_output_bf16={flags.quant_output_bf16} quant_input_int8=False quant_output_int8=False ",
@@ -107,11 +116,13 @@ def _codegen(flags: CompileFlags, model_file: str) -> str:
 
 
 def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scratch: Path, log: Path, ppl_cache: Path,
-                 threads: int = 1, append: bool = False, before_codegen: Callable[[Path, Path], None] | None = None) -> CompileResult:
+                 threads: int = 1, append: bool = False, lowered: Callable[[Path], None] | None = None,
+                 before_codegen: Callable[[Path, Path], None] | None = None) -> CompileResult:
     """Compile `mlir` to `out` (replaced whole, or not touched). The compiler runs in `scratch`, which must be the net's own.
 
     The weights are found as module.weight_file says, relative to the MLIR's folder. ppl_cache: the shared folder of
-    attention kernels. append: the log goes on. before_codegen: called with the lowered MLIR and its weight file, between two processes.
+    attention kernels. append: the log goes on. lowered: called with the MLIR that was only lowered, before_codegen: with the MLIR that is ready
+    for codegen and its weight file; each between two processes.
     ToolError, with the net's name, the signal or exit code, the cause and the log, when it fails.
     """
     scratch.mkdir(parents=True, exist_ok=True)
@@ -121,9 +132,11 @@ def compile_mlir(tc: Toolchain, mlir: Path, flags: CompileFlags, out: Path, scra
     with _plain_paths(tc, scratch) as (tool, private):
         jit.seed(ppl_cache, private)
         env = mend.put(private.parent / "bin", environment(tool, private, threads)) | {"PWD": str(scratch.absolute())}
-        for arguments in _calls(flags, _SOURCE, apart=before_codegen is not None):
-            if ended and before_codegen:
-                before_codegen(scratch / _FINAL, scratch / _TPU_WEIGHTS)
+        for arguments in _calls(flags, _SOURCE, lowered is not None, before_codegen is not None):
+            if arguments[0] == _LOWERED and lowered:
+                lowered(scratch / _LOWERED)
+            if arguments[0] == _FINAL and before_codegen:
+                before_codegen(scratch / _FINAL, scratch / _weight_file(scratch / _FINAL))
             try:
                 ended.append(process.run([tool.root / "bin" / "tpuc-opt", *arguments], cwd=scratch, env=env, log=log, append=append or bool(ended)))
             except OSError as error:
@@ -145,7 +158,7 @@ def _stage(mlir: Path, scratch: Path) -> str:
 
     What an earlier run in this folder left is removed: it could pass for this run's.
     """
-    for old in (scratch / _MODEL, scratch / _FINAL, *scratch.glob("compiler_profile_*.txt"), *scratch.glob("*_weight*.npz")):
+    for old in (scratch / _MODEL, scratch / _LOWERED, scratch / _FINAL, *scratch.glob("compiler_profile_*.txt"), *scratch.glob("*_weight*.npz")):
         old.unlink(missing_ok=True)
     try:
         text = mlir.read_text(encoding="utf-8")
@@ -165,6 +178,12 @@ def _stage(mlir: Path, scratch: Path) -> str:
         text = text[:weight.start()] + f'{weight.group(1)}"{_WEIGHTS}"' + text[weight.end():]
     (scratch / _SOURCE).write_text(text, encoding="utf-8")
     return name
+
+
+def _weight_file(mlir: Path) -> str:
+    """The name of its weight file: that of a net which went through two processes has one after the net."""
+    named = _WEIGHT_FILE.search(mlir.read_text(encoding="utf-8"))
+    return named.group(2) if named else _TPU_WEIGHTS
 
 
 @contextmanager

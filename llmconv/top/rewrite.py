@@ -8,6 +8,7 @@ from typing import Any
 
 from llmconv.top.graph import Graph, Op, Value, Weight
 
+CODES = ".q"  # what follows the name of a linear's weight in that of its codes
 MakeWeight = Callable[[Graph, Weight, Mapping[str, Any]], Value | None]
 MakeOp = Callable[[Graph, Op, Sequence[Value | None], Mapping[str, Any]], Any]
 
@@ -67,7 +68,7 @@ def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Gra
         k, n = right.shape
         q, scales, zeros = (
             g.weight(f"{right.name}.{part}", shape, ("fill", shape, number), dtype)
-            for part, shape, number, dtype in (("q", (n, k * bits // 8), 0.0, "ui8"), ("scales", (n, k // group), 1.0, "f32"), ("zeros", (n, k // group), 0.0, "ui8"))
+            for part, shape, number, dtype in ((CODES[1:], (n, k * bits // 8), 0.0, "ui8"), ("scales", (n, k // group), 1.0, "f32"), ("zeros", (n, k // group), 0.0, "ui8"))
         )
         return g.A16MatMul(operands[0], q, scales, zeros, operands[2], weight_bits=bits, q_group_size=group, name=old.results[0].name)
 

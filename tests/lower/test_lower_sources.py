@@ -50,6 +50,13 @@ def test_rows_of_several_tensors(recipe, found, monkeypatch):
             assert np.array_equal(evaluate(("rows", ("transpose", ("transpose", recipe)), first, last), checkpoint), whole[first:last])
 
 
+def test_rows_of_a_constant(found, monkeypatch):
+    monkeypatch.setattr(sources, "WHOLE", 0)
+    source = Source(("fill", (9, 2, 3), 7.0), found[0])
+    values, stored = source.read(4, 6)
+    assert (source.shape, stored, values.shape) == ((9, 2, 3), "F32", (2, 2, 3)) and np.all(values == 7)
+
+
 def test_rows_read_no_other_tensors(found, monkeypatch):
     checkpoint, _ = found
     read = []
