@@ -11,6 +11,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +22,8 @@ from llmconv.bmodel.write import Part, combine
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
-from llmconv.lean import Absent
-from llmconv.lower.coefficients import Blob, coefficients
+from llmconv.lean import Absent, absent_codes
+from llmconv.lower.coefficients import Blob, coefficients, stored_codes
 from llmconv.lower.errors import NotCovered
 from llmconv.nets import IO_CONFIG
 
@@ -63,13 +64,11 @@ def build_net(net: str, source: dict[str, Any], others: dict[str, list[str]], ch
     check: compare our coefficients with the compiler's, because other nets will be stamped from this one. place: {scratch, log, keep}.
     """
     targets, known = Files.of(list(out.values())), {role: Files.of(paths) for role, paths in others.items()}
-    own = "a part for each device, which is not stamped" if source["flags"]["num_device"] > 1 else "its own structure"
-    reason = "" if "template" in known else f"compiled for {own}"
-    if not reason:
-        facts, reason = _stamp(net, source, known["template"], known.get("owner"), targets)
-    if reason:
-        facts = _compile(net, source, {role: files.read_facts() for role, files in known.items()}, check, place, targets)
-        facts["why"] = facts["why"] or reason
+    facts, reason = _stamp(net, source, known["template"], known.get("owner"), targets) if "template" in known else ({}, "")
+    if not facts:
+        facts = _compile(net, source, {role: files.read_facts() for role, files in known.items()}, check, reason, place, targets)
+        own = "a part for each device, which is not stamped" if source["flags"]["num_device"] > 1 else "its own structure"
+        facts["why"] = facts["why"] or reason or f"compiled for {own}"
     targets.facts.write_text(json.dumps({k: v for k, v in facts.items() if k != "run"}, indent=1), encoding="utf-8")
     targets.run.write_text(json.dumps(facts["run"]), encoding="utf-8")
     own = facts["coefficients"] == f"{net}.coeff"
@@ -83,16 +82,16 @@ def build_net(net: str, source: dict[str, Any], others: dict[str, list[str]], ch
     }
 
 
-def _compile(net: str, source: dict[str, Any], known: Mapping[str, dict[str, Any]], check: bool, place: dict[str, str], targets: Files) -> dict[str, Any]:
+def _compile(net: str, source: dict[str, Any], known: Mapping[str, dict[str, Any]], check: bool, wrong: str, place: dict[str, str], targets: Files) -> dict[str, Any]:
     """Have the compiler make the net, in the form that was exported for it. The scratch folder is deleted afterwards unless it is to be kept.
 
-    known: the facts of the other nets.
+    known: the facts of the other nets. wrong: why the net is not stamped after all; nothing has shown then that our coefficients are right.
     """
     exported = json.loads(Path(source["weights"]).read_text(encoding="utf-8"))
     checkpoint = Checkpoint.open(Path(source["model"]))
     compiler = Compiler(source["flags"], Path(place["scratch"]), Path(place["log"]), bool(place["keep"]))
     try:
-        wrong = next(filter(None, map(packs.difference, source["checks"])), "")
+        wrong = wrong or next(filter(None, map(packs.difference, source["checks"])), "")
         try:
             facts, why = ({}, wrong) if wrong else _compile_cheaply(net, source, exported, checkpoint, compiler, known, targets)
             why = why if facts or not why else f"compiled with all its weights: {why}"
@@ -178,8 +177,13 @@ def _made(compiler: Compiler, net: str, form: Mapping[str, Any], checkpoint: Che
     """The .bmodel of a form of the net, and of our coefficients for what is absent in it."""
     absent = {}
     for weight, role in form.get("absent", ()):
-        ours = coefficients([weight], [role], checkpoint, compiler.flags.to_dict())
-        absent[weight["name"]] = Absent("x".join(map(str, (*weight["shape"], compiler.flags.mode.lower()))), ours.parts)
+        flags = compiler.flags.to_dict()
+        if role["kind"] == "packed":
+            weights = {w["name"]: w for w in (weight, *form["weights"])}
+            absent |= absent_codes(weight, role["op"], partial(stored_codes, role, weights, checkpoint, flags))
+        else:
+            ours = coefficients([weight], [role], checkpoint, flags)
+            absent[weight["name"]] = Absent("x".join(map(str, (*weight["shape"], compiler.flags.mode.lower()))), ours.parts)
     return compiler.run(net, form["mlir"], form["weights"], checkpoint, beside, absent=absent)
 
 

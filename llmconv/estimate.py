@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from math import prod
 
 from llmconv.devices import groups
-from llmconv.forms import PART, codes_apart, lean, linears
+from llmconv.forms import PART, coded, codes_apart, lean, linears
 from llmconv.nets import Net
 from llmconv.plan import Plan
 from llmconv.top.graph import Weight
@@ -19,7 +19,7 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having that form
     (llmconv.forms). Not those that are quantised already."""
-    absent = {weight.name for weight in linears(net)} if form in ("hollow", "packed") else ()
+    absent = {weight.name for weight in linears(net)} if form == "packed" or form == "hollow" and not coded(net) else ()
     weights = [weight for weight in net.graph.weights.values() if weight.name not in absent]
     floats, halves = (sum(prod(weight.shape) for weight in weights if weight.dtype == dtype) for dtype in ("f32", "bf16"))
     if form == "apart":
@@ -32,7 +32,8 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
 def _quantised_bytes(net: Net, form: str = "") -> int:
     """Bytes that the compiler gets of what is quantised already: by the checkpoint, or by us in packed form, there with scales and zero
     points (4 + 1 bytes for a group), and maybe without the codes."""
-    stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8")
+    absent = {weight.name for weight in coded(net)} if form == "hollow" else ()
+    stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8" and w.name not in absent)
     if form != "packed":
         return stored
     count = sum(prod(weight.shape) for weight in linears(net))
@@ -46,7 +47,7 @@ def compile_memory(net: Net, form: str = "") -> int:
     them then. Of a hollow or packed net at least what our coefficients for its linears take."""
     (floats, halves), codes = weight_elements(net, form), _quantised_bytes(net, form)
     shares = 2.6, 3, 4
-    if form == "packed" and codes_apart(net.flags) or lean(net.flags, 4 * floats + 2 * halves + codes):
+    if form == "hollow" or form == "packed" and codes_apart(net.flags) or lean(net.flags, 4 * floats + 2 * halves + codes):
         shares = (1.9, 1.1, 2.2) if net.flags.num_device == 1 else (1.9, 2.2, 3)
     taken = 150 * MB + int(sum(share * size for share, size in zip(shares, (4 * floats, 2 * halves, codes))))
     return max(taken, stamp_memory(net)) if form in ("hollow", "packed") else taken

@@ -2,8 +2,8 @@
 
 apart: a net with a large table, without the table (llmconv.tables); packed: a large quantised block, its linears already quantised
 (llmconv.packs); halved: a net in half precision, its linears in that type; hollow: a large one of those, its linears without values
-(llmconv.lean), which are checked like those of packed blocks. With `no_stamp` every net is compiled as it is,
-which is what the tests compare with.
+(llmconv.lean), which are checked like those of packed blocks, or a very large one that the checkpoint has quantised, without its codes.
+With `no_stamp` every net is compiled as it is, which is what the tests compare with.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from llmconv.lower.structure import LAYER
 from llmconv.nets import Net
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph, Weight
-from llmconv.top.rewrite import halved, linear_alone, packed, table_alone
+from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
 LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
+CODED = 1 << 29  # bytes of a block's codes in the checkpoint from which on leaving them out is: they cost the compiler less
 PART = 1 << 24  # weights that the compiler quantises at a time then
 LEAN = 1 << 27  # bytes of a weight file from which on codegen does without the weights
 
@@ -34,6 +35,8 @@ def form_of(net: Net) -> str:
         return ""
     if table(net.graph) is not None and not flags.dynamic:
         return "apart"
+    if coded(net):
+        return "hollow"
     large = sum(prod(weight.shape) for weight in linears(net)) >= LARGE
     if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
         if any(weight.dtype == "ui8" for weight in net.graph.weights.values()):
@@ -66,11 +69,14 @@ def form(net: Net) -> dict[str, Any]:
     """What the compiler gets of the net in that form, JSON-able: {form: {...}}, or {}."""
     kind = form_of(net)
     names = [weight.name for weight in linears(net)]
+    if kind == "hollow" and coded(net):
+        return {kind: _without(net, net.graph, [weight.name for weight in coded(net)])}
     if kind == "apart":
         return {kind: _apart(net)}
     if kind in ("halved", "hollow") and names:
         half = net.flags.mode.lower()
-        return ({kind: _hollow(net, names, half)} if kind == "hollow" else {}) | {"halved": _texts(net, halved(net.graph, names, half))}
+        hollow = {kind: _without(net, halved(net.graph, names, half, hollow=True), names)} if kind == "hollow" else {}
+        return hollow | {"halved": _texts(net, halved(net.graph, names, half))}
     if kind == "packed":
         mode = Mode.of(alone(net.flags).to_dict())
         return {kind: _texts(net, packed(net.graph, names, mode.bits, mode.group))}
@@ -85,9 +91,9 @@ def _apart(net: Net) -> dict[str, Any]:
     return made
 
 
-def _hollow(net: Net, names: Collection[str], half: str) -> dict[str, Any]:
-    """absent: the linears that the weight file does not have, with their roles."""
-    made = _texts(net, halved(net.graph, names, half, hollow=True))
+def _without(net: Net, graph: Graph, names: Collection[str]) -> dict[str, Any]:
+    """A graph for the net, and absent: the linears of those names, which the weight file does not have, with their roles."""
+    made = _texts(net, graph)
     absent = [(net.graph.weights[role["weight"]], {**role, "bias": None}) for role in roles(net.graph) if role["weight"] in names]
     return made | {"weights": [w for w in made["weights"] if w["name"] not in names], "absent": [(asdict(weight), role) for weight, role in absent]}
 
@@ -100,13 +106,14 @@ def _texts(net: Net, graph: Graph) -> dict[str, Any]:
 
 def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
     """A linear alone, in parts of at most PART weights: {mlir, weights, roles} of each. Of a table its first rows, which the rest is like."""
-    if any(role["weight"] == weight.name and role["kind"] == "plain" for role in roles(net.graph)):
+    role = next(role for role in roles(net.graph) if role["weight"] == weight.name)
+    if role["kind"] == "plain":
         return [_texts(net, table_alone(net.graph, weight.name, SAMPLE))]
     mode = Mode.of(alone(net.flags).to_dict())
     step = mode.lanes * mode.cores
-    k, n = weight.shape
+    made, k, n = (coded_alone, weight.shape[1] * 8 // role["bits"], weight.shape[0]) if role["kind"] == "packed" else (linear_alone, *weight.shape)
     columns = max(1, PART // k // step) * step
-    return [_texts(net, linear_alone(net.graph, weight.name, first, min(first + columns, n))) for first in range(0, n, columns)]
+    return [_texts(net, made(net.graph, weight.name, first, min(first + columns, n))) for first in range(0, n, columns)]
 
 
 def linears(net: Net) -> list[Weight]:
@@ -115,9 +122,16 @@ def linears(net: Net) -> list[Weight]:
     return [weight for role, weight in found if role["kind"] == "linear" or role.get("place") == "tpu.MatMul.input" and is_table(weight)]
 
 
+def coded(net: Net) -> list[Weight]:
+    """The codes [N, K * bits / 8] of its linears that the checkpoint has quantised, where they are left out."""
+    if not codes_apart(net.flags) or sum(prod(weight.shape) for weight in net.graph.weights.values() if weight.dtype == "ui8") < CODED:
+        return []
+    return [net.graph.weights[role["weight"]] for role in roles(net.graph) if role["kind"] == "packed"]
+
+
 def checked(net: Net) -> list[Weight]:
-    """Those of them that stand for all: of a tower's layers the first one's."""
+    """Of the linears that a packed or hollow net is compiled without those that stand for all: of a tower's layers the first one's."""
     firsts: dict[tuple, Weight] = {}
-    for weight in linears(net):
+    for weight in coded(net) or linears(net):
         firsts.setdefault((LAYER.sub(r"\1#", f'"{weight.name}"'), weight.shape), weight)
     return list(firsts.values())

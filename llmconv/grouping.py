@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from llmconv.forms import form_of, linears
+from llmconv.forms import coded, form_of, linears
+from llmconv.lower.roles import roles
 from llmconv.lower.structure import structure
 from llmconv.nets import Net
 
@@ -66,12 +67,13 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
 
 
 def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
-    """For each packed or hollow net the first one with linears of the same sizes."""
+    """For each packed or hollow net the first one with linears of the same sizes, quantised alike."""
     firsts: dict[str, str] = {}
     alike = {}
     for net in nets:
         if forms.get(net.name) in ("packed", "hollow"):
-            sizes = sorted({weight.shape for weight in linears(net)})
+            how = {role["weight"]: (role["bits"], role["group"]) for role in roles(net.graph) if role["kind"] == "packed"}
+            sizes = sorted({(weight.shape, how.get(weight.name)) for weight in coded(net) or linears(net)})
             alike[net.name] = firsts.setdefault(json.dumps([sizes, _quantisation(net.flags.to_dict())]), net.name)
     return alike
 

@@ -80,6 +80,11 @@ class Absent:
         return int(self.type.partition("x")[0])
 
 
+def absent_codes(weight: Mapping[str, Any], op: str, values: Callable[[], Iterable[bytes | memoryview]]) -> dict[str, Absent]:
+    """The codes that operation `op` multiplies by, {name, shape} of a weight, by their name after lowering."""
+    return {f"{op}_weight": Absent("x".join(map(str, (*weight["shape"], "ui8"))), values, weight["name"])}
+
+
 class Lean:
     """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes before codegen, `put_back` at the end; where codes are
     absent, `narrow` before lowering and `widen` after it.

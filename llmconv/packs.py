@@ -23,7 +23,7 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.compiler import Compiler, refused
 from llmconv.errors import ToolError
 from llmconv.forms import alone, codes_apart
-from llmconv.lean import Absent
+from llmconv.lean import Absent, absent_codes
 from llmconv.lower.coefficients import codes, coefficients
 from llmconv.lower.errors import NotCovered
 from llmconv.lower.layout import Mode
@@ -79,8 +79,10 @@ def program(net: str, packed: Mapping[str, Any], checkpoint: Checkpoint, compile
 def _without_codes(packed: Mapping[str, Any]) -> tuple[list[Mapping[str, Any]], dict[str, Absent]]:
     """The other weights of the block with stand-ins, and its codes, by their names after lowering."""
     ops = {role["weight"]: role["op"] for role in packed["roles"] if role["weight"].endswith(CODES)}
-    codes = [weight for weight in packed["weights"] if weight["name"] in ops]
-    absent = {f"{ops[w['name']]}_weight": Absent("x".join(map(str, (*w["shape"], w["dtype"]))), partial(_zeros, prod(w["shape"])), w["name"]) for w in codes}
+    absent = {}
+    for weight in packed["weights"]:
+        if weight["name"] in ops:
+            absent |= absent_codes(weight, ops[weight["name"]], partial(_zeros, prod(weight["shape"])))
     return [weight for weight in packed["weights"] if weight["name"] not in ops], absent
 
 

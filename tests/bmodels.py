@@ -30,3 +30,11 @@ def described(bmodel: BModel, table: str, tree: dict) -> dict:
             many = kind[0] == "[" and kind != "[u8]"
             found[name] = [one(kind[1:-1], item) for item in tree[name]] if many else one(kind, tree[name])
     return found
+
+
+def patched(place: Path, code: str) -> str:
+    """A directory whose sitecustomize runs `code` in llmconv's processes, the workers too."""
+    folder = place / "patched"
+    folder.mkdir(exist_ok=True)
+    (folder / "sitecustomize.py").write_text(code)
+    return str(folder)

@@ -8,7 +8,7 @@ import struct
 from pathlib import Path
 
 import pytest
-from bmodels import content
+from bmodels import content, patched
 from checkpoints import SPLIT
 
 from llmconv.bmodel.read import BModel
@@ -187,15 +187,17 @@ def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint,
     ("bf16", "half_bits", "lambda *a: whole(*a) & 0xFFFE"),
 ], ids=["packed", "hollow"])  # fmt: skip
 def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(quantize, function, code, checkpoint, convert, monkeypatch):
-    """With wrong scales or a wrong rounding in llmconv.lower each check fails, the compiler gets the block as it is, and the result is right."""
-    model = checkpoint("qwen2", num_hidden_layers=2)
+    """With wrong scales or a wrong rounding in llmconv.lower each check fails, the compiler gets every block as it is, those too that were to be
+    stamped, and the result is right."""
+    model = checkpoint("qwen2", num_hidden_layers=3)
     right = convert(model, seq=32, quantize=quantize, no_stamp=1, no_cache=1)
     monkeypatch.setattr("llmconv.forms.LARGE", 1)
-    monkeypatch.setenv("PYTHONPATH", _patched(right.parent, f"import llmconv.lower.coefficients as c\nwhole = c.{function}\nc.{function} = {code}\n"))
+    monkeypatch.setenv("PYTHONPATH", patched(right.parent, f"import llmconv.lower.coefficients as c\nwhole = c.{function}\nc.{function} = {code}\n"))
     mended = convert(model, seq=32, quantize=quantize, no_cache=1)
     assert content(mended) == content(right)
     made = [n for n in json.loads((mended / "manifest.json").read_text())["nets"] if n["layer"] is not None]
     assert all(re.match("compiled with all its weights: our coefficients for .* differ from the compiler's", n["why"]) and not n["form"] for n in made)
+    assert {n["how"] for n in made} == {"compiled"} and {n["layer"] for n in made} == {0, 1, 2}
 
 
 @pytest.mark.compiler
@@ -203,20 +205,12 @@ def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint
     """With a wrong rounding in llmconv.lower the self-check fails, every net is compiled, and the result is right all the same."""
     model = checkpoint("qwen2", num_hidden_layers=4)
     right = convert(model, seq=32, no_stamp=1, no_cache=1)
-    monkeypatch.setenv("PYTHONPATH", _patched(right.parent, "import llmconv.lower.coefficients as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"))
+    monkeypatch.setenv("PYTHONPATH", patched(right.parent, "import llmconv.lower.coefficients as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"))
     wrong = convert(model, seq=32, no_cache=1)
     assert content(wrong) == content(right)
     made = json.loads((wrong / "manifest.json").read_text())["nets"]
     assert {n["how"] for n in made} == {"compiled"}
     assert any("differ from the compiler's" in n["why"] for n in made)
-
-
-def _patched(place, code: str) -> str:
-    """A directory whose sitecustomize runs `code` in llmconv's processes, the workers too."""
-    folder = place / "patched"
-    folder.mkdir(exist_ok=True)
-    (folder / "sitecustomize.py").write_text(code)
-    return str(folder)
 
 
 class _Compiler:

@@ -168,6 +168,13 @@ def codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, l
     return wholes
 
 
+def stored_codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, flags: Mapping) -> Iterator[memoryview]:
+    """The codes of a linear that the checkpoint has quantised, as they are stored, by chunks of rows; the arguments as in `coefficients`, but
+    weights by name."""
+    for q, _, _ in _codes(role, weights, checkpoint, Mode.of(flags), weights[role["weight"]]["shape"][0]):
+        yield memoryview(np.ascontiguousarray(q)).cast("B")
+
+
 def _scheme(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
     """How the weights of a linear are, or are to be, quantised, and its K."""
     shape = weights[role["weight"]]["shape"]

@@ -86,6 +86,15 @@ def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
     return g.output(same_op(g, op, [g.input("x", (1, 1, k)), same_weight(g, part, {}), g.none], op.attrs))
 
 
+def coded_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
+    """A net of nothing but the rows first..last of the codes of that name [N, K * bits / 8], with their scales and zero points, on one row."""
+    op = next(op for op in graph.ops if op.kind == "A16MatMul" and op.operands[1].name == weight)
+    g = Graph(graph.name)
+    found = [graph.weights[value.name] for value in op.operands[1:4]]
+    parts = [same_weight(g, replace(w, shape=(last - first, w.shape[1]), recipe=("rows", w.recipe, first, last)), {}) for w in found]
+    return g.output(same_op(g, op, [g.input("x", (1, 1, op.operands[0].shape[-1])), *parts, g.none], op.attrs))
+
+
 def table_alone(graph: Graph, weight: str, rows: int) -> Graph:
     """A net of nothing but the first rows of the table of that name [V, H], times one row."""
     found = graph.weights[weight]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bmodels import content
+from bmodels import content, patched
 from quantised_checkpoints import How, fp8
 from safetensors.numpy import load_file, save_file
 
@@ -41,6 +41,35 @@ def test_stamped_nets_equal_compiled_ones(case, quantised, convert):
     depth = DEEP if name == "qwen2" else {"num_hidden_layers": 4}
     stamped, compiled = stamped_and_compiled(quantised(method, how, name, options=depth | changes), convert, **options)
     assert content(stamped) == content(compiled)
+
+
+APART = {name: CASES[name] for name in ("gptq", "awq, f16", "compressed-tensors by channel, LoRA")} | {
+    "gptq, desc_act, 8 bits, cv186x": ("gptq", How(8, 32, False, 1), "qwen2", {}, {"chip": "cv186x", "dynamic": 1}),
+}
+
+
+@pytest.mark.parametrize("case", APART)
+def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, quantised, convert, monkeypatch):
+    method, how, name, changes, options = APART[case]
+    model = quantised(method, how, name, options=(DEEP if name == "qwen2" else {"num_hidden_layers": 4}) | changes)
+    compiled = convert(model, seq=32, no_stamp=1, quantize="auto", **options)
+    monkeypatch.setattr("llmconv.forms.CODED", 1)
+    apart = convert(model, seq=32, quantize="auto", no_cache=1, **options)
+    assert content(apart) == content(compiled)
+    assert {n["name"] for n in nets(apart) if n["form"] == "hollow"} == {n["name"] for n in nets(apart) if n["layer"] in (0, 3)}
+    assert len(list((apart / ".llmconv" / "checks").iterdir())) == 7, "each linear of one layer, for all of them"
+
+
+def test_codes_that_differ_from_ours_are_left_to_the_compiler(quantised, convert, monkeypatch):
+    model = quantised("gptq", How(4, 64), "qwen2", options=DEEP)
+    right = convert(model, seq=32, no_stamp=1, quantize="auto", no_cache=1)
+    monkeypatch.setattr("llmconv.forms.CODED", 1)
+    code = "import llmconv.lower.coefficients as c\nwhole = c._codes\nc._codes = lambda *a: ((q ^ 1, s, z) for q, s, z in whole(*a))\n"
+    monkeypatch.setenv("PYTHONPATH", patched(right.parent, code))
+    mended = convert(model, seq=32, quantize="auto", no_cache=1)
+    assert content(mended) == content(right)
+    made = [n for n in nets(mended) if n["layer"] is not None]
+    assert {n["how"] for n in made} == {"compiled"} and all("differ from the compiler's" in n["why"] for n in made)
 
 
 def test_fp8(base, tmp_path, convert):
