@@ -20,6 +20,7 @@ from pathlib import Path
 SHAPES = {
     "qwen2-0.5b": {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
     "qwen2-7b-4layers": {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 4, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    "qwen2.5-72b-2layers": {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 2, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False},
 }  # fmt: skip
 SHAPES["qwen2-7b-8layers"] = SHAPES["qwen2-7b-4layers"] | {"num_hidden_layers": 8}  # what four more layers take
 COMMON = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "torch_dtype": "bfloat16", "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768}  # fmt: skip
@@ -169,6 +170,8 @@ def main() -> None:
     parser.add_argument("--num_device", type=int, default=1)
     parser.add_argument("--place", type=Path, help="directory for checkpoints and outputs; default: a temporary one")
     args = parser.parse_args()
+    if unknown := set(args.shapes) - set(SHAPES):
+        parser.error(f"{', '.join(sorted(unknown))} is not one of the shapes {', '.join(SHAPES)}")
     with tempfile.TemporaryDirectory(prefix="llmconv-bench-") as temporary:
         for name in args.shapes:
             measure(name, args, args.place or Path(temporary))

@@ -43,12 +43,13 @@ def test_stamped_nets_equal_compiled_ones(case, quantised, convert):
     assert content(stamped) == content(compiled)
 
 
-APART = {name: CASES[name] for name in ("gptq", "awq, f16", "compressed-tensors by channel, LoRA")} | {
+APART = {
     "gptq, desc_act, 8 bits, cv186x": ("gptq", How(8, 32, False, 1), "qwen2", {}, {"chip": "cv186x", "dynamic": 1}),
+    **{name: CASES[name] for name in ("compressed-tensors by channel, LoRA", "gptq", "awq, f16")},
 }
 
 
-@pytest.mark.parametrize("case", APART)
+@pytest.mark.parametrize("case", [*list(APART)[:2], *(pytest.param(case, marks=pytest.mark.slow) for case in list(APART)[2:])])
 def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, quantised, convert, monkeypatch):
     method, how, name, changes, options = APART[case]
     model = quantised(method, how, name, options=(DEEP if name == "qwen2" else {"num_hidden_layers": 4}) | changes)
