@@ -90,7 +90,7 @@ def test_attention_kernels_are_made_once(build, tmp_path: Path, chip: str) -> No
     warm, result = build(mlir, _flags(chip), "warm")
     assert nets.without_time(cold) == nets.without_time(warm)
     assert [p.stat().st_mtime_ns for p in sorted((tmp_path / "kernels").rglob("*.so"))] == stamps
-    assert result.cpu_seconds < 0.8, "nothing was built"
+    assert result.cpu_seconds < 2, "nothing was built"
 
 
 def test_builds_at_once_share_kernels(build, tmp_path: Path) -> None:

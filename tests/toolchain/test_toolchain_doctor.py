@@ -106,4 +106,4 @@ def test_this_machine_is_fit_and_preflight_is_quick(tmp_path: Path) -> None:
     assert not _failed(check(tmp_path)), report(check(tmp_path))
     start = time.monotonic()
     preflight(tmp_path)
-    assert time.monotonic() - start < 2
+    assert time.monotonic() - start < 5
