@@ -14,7 +14,6 @@ many there are in a row: it gets one code a row (`narrow`), and afterwards the n
 from __future__ import annotations
 
 import os
-import re
 import zipfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,45 +24,14 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy
 
+from llmconv import lowered
 from llmconv.bmodel.flatbuffer import find
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Piece, Produced, write
 from llmconv.errors import ToolError
+from llmconv.lowered import Coefficients, Place
 
 _CHUNK = 8 << 20
-_MODULE = re.compile(r"^ *module @(?P<name>\S+) attributes \{.*module\.coeff_addr = (?P<address>\d+) : i64, module\.coeff_size = (?P<size>\d+) : i64", re.MULTILINE)
-_WEIGHT = re.compile(r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?(?P<type> : \(\) -> tensor<(?P<shape>[^>,]*), (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))')
-_CODES = re.compile(r'%(?P<value>\w+) = "top\.Weight"\(\) : \(\) -> tensor<[^>]*xui8> loc\((?P<location>#loc\d*)\)')
-_MULTIPLIED = re.compile(r'("t(?:op|pu)\.A16MatMul"\(%\w+, %(?P<codes>\w+),.*? : \(tensor<[^>]*>, )tensor<[^>]*>')
-_NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)$', re.MULTILINE)
-_PATH = re.compile(r'path = "([^"]*)"')
-_LEADING = re.compile(r"^(1x)+(?=\d+x\d+x)")
-_HOLLOW = 'inline_bytes = ""'
-_SIZE = re.compile(r"module\.coeff_size = \d+ : i64")
-
-
-@dataclass(frozen=True)
-class Place:
-    """Where a weight lies among the coefficients, in bytes, padding included; and what the .bmodel calls it."""
-
-    weight: str
-    path: str
-    offset: int
-    size: int
-
-    @property
-    def location(self) -> dict[str, str | int]:
-        """Its entry in the .bmodel, where zeros are not written."""
-        return {"name": self.path} | ({"offset": self.offset} if self.offset else {}) | {"size": self.size}
-
-
-@dataclass(frozen=True)
-class Coefficients:
-    """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address and bytes."""
-
-    address: int
-    size: int
-    places: tuple[Place, ...]
 
 
 @dataclass(frozen=True)
@@ -105,27 +73,26 @@ class Lean:
 
     def narrow(self, text: str) -> str:
         """The net with one code a row where codes are absent."""
-        return _retyped(text, {absent.codes: f"{absent.rows}x1xui8" for absent in self._codes.values()})
+        return lowered.retyped(text, {absent.codes: f"{absent.rows}x1xui8" for absent in self._codes.values()})
 
     def widen(self, mlir: Path) -> None:
         """Give the absent codes of the lowered net at `mlir` their size. Nobody looks at their values any more."""
         text = mlir.read_text(encoding="utf-8")
-        mlir.write_text(_retyped(text, {name: absent.type for name, absent in self._codes.items()}, f" {{{_HOLLOW}}}"), encoding="utf-8")
+        mlir.write_text(lowered.retyped(text, {name: absent.type for name, absent in self._codes.items()}, without_bytes=True), encoding="utf-8")
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
         """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood: a
         ToolError if some are absent."""
         self._source.unlink()
         text = mlir.read_text(encoding="utf-8")
-        self._left_out = _coefficients(text)
-        missing, found = {name: absent.type for name, absent in self._absent.items()}, _types(text)
+        self._left_out = lowered.coefficients(text)
+        missing, found = {name: absent.type for name, absent in self._absent.items()}, lowered.types(text)
         if missing and (not self._left_out or any(found.get(name) != kind for name, kind in missing.items())):
             raise ToolError(f"net {mlir.stem}: lowering changed linears that it was given without values", try_="Run with --debug, which gives them to it.")
         if self._left_out:
             os.replace(weights, self._weights)
             np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
-            bare = _WEIGHT.sub(rf'"top.Weight"() {{{_HOLLOW}, \g<attributes>}}\g<type>', text.replace(f"{_HOLLOW}, ", ""))
-            mlir.write_text(_SIZE.sub("module.coeff_size = 0 : i64", bare), encoding="utf-8")
+            mlir.write_text(lowered.hollow(text), encoding="utf-8")
 
     def put_back(self, made: Path) -> None:
         """Put the weights into the .bmodel `made`. ToolError where codegen had some of its own."""
@@ -169,48 +136,3 @@ def _stored(weights: zipfile.ZipFile, name: str) -> Iterator[bytes]:
         npy.read_array_header_1_0(file)
         while piece := file.read(_CHUNK):
             yield piece
-
-
-def _retyped(text: str, types: Mapping[str, str], attributes: str = "") -> str:
-    """The net with codes of other types, by name, where they are defined and where they are multiplied."""
-    names, found = dict(_NAME.findall(text)), {}
-
-    def defined(weight: re.Match) -> str:
-        if names.get(weight["location"]) not in types:
-            return weight[0]
-        found[weight["value"]] = kind = types[names[weight["location"]]]
-        return f'%{weight["value"]} = "top.Weight"(){attributes} : () -> tensor<{kind}> loc({weight["location"]})'
-
-    text = _CODES.sub(defined, text)
-    return _MULTIPLIED.sub(lambda op: f"{op[1]}tensor<{found[op['codes']]}>" if op["codes"] in found else op[0], text)
-
-
-def _types(text: str) -> dict[str, str]:
-    """The types of the weights of a lowered net, by name, leading axes of size 1 left out."""
-    names = dict(_NAME.findall(text))
-    return {names.get(weight["location"], ""): _LEADING.sub("", weight["shape"]) for weight in _WEIGHT.finditer(text)}
-
-
-def _coefficients(text: str) -> dict[str, Coefficients]:
-    """Where the weights of a lowered net lie, by the names of the .bmodel's nets; none at all where there is one that is not as expected."""
-    modules, names = list(_MODULE.finditer(text)), dict(_NAME.findall(text))
-    found = {}
-    for module, end in zip(modules, [*(m.start() for m in modules[1:]), len(text)]):
-        address, size = int(module["address"]), int(module["size"])
-        places = _places(list(_WEIGHT.finditer(text, module.start(), end)), names, address, size)
-        if bool(places) != bool(size):
-            return {}
-        if places:
-            found[module["name"]] = Coefficients(address, size, places)
-    return found if sum(len(c.places) for c in found.values()) == text.count('"top.Weight"') else {}
-
-
-def _places(weights: Sequence[re.Match], names: Mapping[str, str], address: int, size: int) -> tuple[Place, ...]:
-    """Where the weights of a module lie, in order; nowhere if one is not as expected."""
-    paths = [_PATH.findall(weight["attributes"] or "") for weight in weights]
-    starts = [int(weight["address"]) - address for weight in weights]
-    ends = [*starts[1:], size]
-    known = all(len(path) == 1 for path in paths) and all(w["location"] in names for w in weights)
-    if not known or starts[:1] != [0] or any(start >= end for start, end in zip(starts, ends)):
-        return ()
-    return tuple(Place(names[w["location"]], path, start, end - start) for w, (path,), start, end in zip(weights, paths, starts, ends))
