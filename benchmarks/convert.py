@@ -31,7 +31,7 @@ def write_checkpoint(name: str, place: Path) -> Path:
     import torch
     from safetensors.torch import save_file
 
-    from llmconv.demo import dense_tensors
+    from llmconv.cli.demo import dense_tensors
 
     model = place / name
     if (model / "config.json").exists():
@@ -140,7 +140,7 @@ def disk_speed(place: Path, megabytes: int = 512) -> tuple[float, float]:
 
 def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     model = write_checkpoint(name, place)
-    command = [sys.executable, "-m", "llmconv.cli", "convert", "-m", str(model), "-s", str(args.seq), "-q", args.quantize, "--num_device", str(args.num_device), "--no_cache", "-o"]
+    command = [sys.executable, "-m", "llmconv.cli.main", "convert", "-m", str(model), "-s", str(args.seq), "-q", args.quantize, "--num_device", str(args.num_device), "--no_cache", "-o"]
     warm, out = place / "warm", place / "out"
     for path in (warm, out):
         shutil.rmtree(path, ignore_errors=True)

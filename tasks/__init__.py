@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 from . import check, checkpoint, compile, export, manifest, merge, toolchain, verify
 

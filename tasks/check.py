@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv.checkpoint import recipe
+from llmconv.coefficients.code import code
 from llmconv.engine import Need, task
-from llmconv.estimate import check_memory, check_scratch, check_seconds
-from llmconv.forms import alone, checked, parts
-from llmconv.layout import Layout
-from llmconv.lower.code import code
-from llmconv.nets import Net
-from llmconv.plan import Plan
+from llmconv.plan.decoder import Net
+from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
+from llmconv.plan.forms import alone, checked, parts
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 from llmconv.top.graph import Weight
 
 from .shapes import head, reading
@@ -31,7 +31,7 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
     names = sorted({name for part in made for w in part["weights"] for name in recipe.names(w["recipe"])})
     return task(
         weight.name,
-        "llmconv.packs:check_linear",
+        "llmconv.compile.stand_ins:check_linear",
         {
             "parts": made,
             "model": str(plan.job.model_path),

@@ -6,8 +6,8 @@ import os
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 from .shapes import head
 
@@ -23,7 +23,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         held = sum(info.nbytes for info in plan.checkpoint.tensors.values() if info.file == shard)
         yield task(
             shard.name,
-            "llmconv.actions:digest_shard",
+            "llmconv.tasks.actions:digest_shard",
             {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads, "hub": bool(plan.job.origin)},
             basename="checkpoint",
             targets=[layout.digests(shard.name)],

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llmconv.coefficients.code import code
 from llmconv.engine import Need, task
-from llmconv.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
-from llmconv.forms import checked
-from llmconv.grouping import Origin
-from llmconv.layout import Layout
-from llmconv.lower.code import code
-from llmconv.nets import Net
-from llmconv.plan import Plan
+from llmconv.plan.decoder import Net
+from llmconv.plan.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
+from llmconv.plan.forms import checked
+from llmconv.plan.origins import Origin
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 from .shapes import head, reading
 
@@ -58,7 +58,7 @@ def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str
     )
     return task(
         net.name,
-        "llmconv.compiling:build_net",
+        "llmconv.compile.net:build_net",
         {
             "net": net.name,
             "source": source,

@@ -6,12 +6,12 @@ import hashlib
 import json
 from collections.abc import Iterator
 
+from llmconv.coefficients.roles import roles
 from llmconv.engine import Need, task
-from llmconv.forms import form
-from llmconv.layout import Layout
-from llmconv.lower.roles import roles
-from llmconv.nets import Net
-from llmconv.plan import Plan
+from llmconv.plan.decoder import Net
+from llmconv.plan.forms import form
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 from .shapes import head
 
@@ -22,7 +22,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps(_weights(net, stamp=not plan.job.no_stamp), indent=0)}
         yield task(
             net.name,
-            "llmconv.actions:write_text",
+            "llmconv.tasks.actions:write_text",
             {"files": files},
             basename="export",
             targets=list(files),

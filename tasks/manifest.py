@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from llmconv.devices import groups
 from llmconv.engine import Need
-from llmconv.job import Job
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.devices import groups
+from llmconv.plan.plan import Plan
+from llmconv.request.job import Job
+from llmconv.request.output import Layout
 
 from .shapes import single
 
@@ -37,7 +37,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     job, bmodel = job_json(plan.job), layout.bmodel(plan.folder).name
     yield single(
         "manifest",
-        "llmconv.actions:write_manifest",
+        "llmconv.tasks.actions:write_manifest",
         {
             "job": job,
             "bmodel": bmodel,

@@ -7,13 +7,13 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmconv.actions import NOT_CONFIG
-from llmconv.devices import configuration, groups
 from llmconv.engine import Need, task
-from llmconv.estimate import KERNEL, coefficient_bytes
-from llmconv.layout import Layout
-from llmconv.nets import Net
-from llmconv.plan import Plan
+from llmconv.plan.decoder import Net
+from llmconv.plan.devices import configuration, groups
+from llmconv.plan.estimate import KERNEL, coefficient_bytes
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
+from llmconv.tasks.actions import NOT_CONFIG
 
 from .shapes import head, reading, single
 
@@ -47,7 +47,7 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
     epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
     return task(
         called["name"],
-        "llmconv.actions:merge",
+        "llmconv.tasks.actions:merge",
         {"nets": [{"bare": str(files[net.name][0]), "facts": str(files[net.name][2])} for net in nets], "epoch": epoch},
         basename=called["basename"],
         targets=[target, layout.facts(facts)],
@@ -63,7 +63,7 @@ def _combination(plan: Plan, layout: Layout) -> dict:
     target, text = layout.combination(plan.folder), configuration(plan)
     return task(
         "config",
-        "llmconv.actions:write_text",
+        "llmconv.tasks.actions:write_text",
         {"files": {str(target): text}},
         basename="merge",
         targets=[target],
@@ -79,7 +79,7 @@ def _config(plan: Plan, layout: Layout) -> dict:
     embedding = plan.disk_tensors[0] if plan.disk_tensors else ""
     return single(
         "config",
-        "llmconv.actions:copy_config",
+        "llmconv.tasks.actions:copy_config",
         {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half},
         targets=[layout.config],
         file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),

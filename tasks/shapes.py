@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmconv.engine import task
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 
 def single(name: str, call: str | None, args: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv import toolchain
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 from .shapes import single
 
@@ -15,7 +15,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     found = toolchain.find()
     yield single(
         "toolchain",
-        "llmconv.actions:fetch_toolchain",
+        "llmconv.tasks.actions:fetch_toolchain",
         targets=[layout.toolchain],
         key={"version": toolchain.VERSION, "digest": found.digest if found else None},
         cacheable=False,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv.engine import Need
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 
 from .shapes import single
 
@@ -16,7 +16,7 @@ MB = 1 << 20
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield single(
         "verify",
-        "llmconv.actions:verify_build",
+        "llmconv.tasks.actions:verify_build",
         {"place": str(layout.out), "log": str(layout.log("verify"))},
         targets=[layout.verified],
         picks=[(layout.facts("merged"), ["sha256"])],

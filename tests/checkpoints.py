@@ -1,6 +1,6 @@
 """Tiny random checkpoints of the dense families, as the tests use them.
 
-Each has the family's published tensor names and config fields; the values are drawn so that mistakes show (llmconv.demo.draw).
+Each has the family's published tensor names and config fields; the values are drawn so that mistakes show (llmconv.cli.demo.draw).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llmconv.demo import GAIN, QWEN2, dense_tensors, write_checkpoint
+from llmconv.cli.demo import GAIN, QWEN2, dense_tensors, write_checkpoint
 
 _BASE = {k: v for k, v in QWEN2.items() if k not in ("use_sliding_window", "sliding_window", "max_window_layers")}
 CONFIGS: dict[str, dict[str, Any]] = {

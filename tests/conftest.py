@@ -87,13 +87,13 @@ def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 @pytest.fixture
 def convert(llmconv_env, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """convert(model, seq=128, quantize="bf16", ...) -> the output directory of a conversion that ended well."""
-    from llmconv import frontend
-    from llmconv.job import Job
+    from llmconv import convert
+    from llmconv.request.job import Job
 
     def run(model: Path, **options) -> Path:
         out = tmp_path_factory.mktemp("out")
         given = {"model": str(model), "out": str(out)} | {k: str(v) for k, v in options.items()}
-        status = frontend.run(Job.create(given), given, ["convert"])
+        status = convert.run(Job.create(given), given, ["convert"])
         assert status == 0, f"converting {model} with {options} ended with {status}"
         return out
 

@@ -8,9 +8,9 @@ import subprocess
 
 import pytest
 
-from llmconv.arguments import SHELLS
-from llmconv.cli import main
-from llmconv.options import OPTIONS
+from llmconv.cli.main import main
+from llmconv.cli.parser import SHELLS
+from llmconv.request.options import OPTIONS
 
 
 def said(capsys, *argv: str) -> str:

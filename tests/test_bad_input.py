@@ -12,7 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from llmconv.cli import main
+from llmconv.cli.main import main
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from llmconv.cli import convert_main, main
-from llmconv.dryrun import KEYS
-from llmconv.options import OPTIONS
+from llmconv.cli.main import convert_main, main
+from llmconv.queries.dry_run import KEYS
+from llmconv.request.options import OPTIONS
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,12 +8,13 @@ import xml.etree.ElementTree as ET
 from itertools import combinations
 from pathlib import Path
 
-from llmconv import graphing, tasks
-from llmconv.cli import main
-from llmconv.drawing import HEIGHT, WIDTH, Box, dot, layout, svg
+from llmconv import tasks
+from llmconv.cli.main import main
 from llmconv.engine.graph import load
-from llmconv.job import Job
-from llmconv.plan import plan
+from llmconv.plan.plan import plan
+from llmconv.queries import graph as graphing
+from llmconv.queries.drawing import HEIGHT, WIDTH, Box, dot, layout, svg
+from llmconv.request.job import Job
 
 SVG = "{http://www.w3.org/2000/svg}"
 DIAMOND = [Box("a", "unchanged"), Box("b", "run", ("a",)), Box("c", "cached", ("a",)), Box("d", "failed", ("b", "c"), ("why <&> \"so\"",)), Box("e<&>", "maybe", ("d",))]

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from llmconv import engine, history
-from llmconv.cli import main
+from llmconv import engine
+from llmconv.cli.main import main
+from llmconv.engine import history
 
 
 def write(name: str, target: Path, **more) -> dict:
-    return engine.task(name, "llmconv.actions:write_text", {"files": {str(target): name}}, targets=[target], key={"text": name}, cacheable=False, **more)
+    return engine.task(name, "llmconv.tasks.actions:write_text", {"files": {str(target): name}}, targets=[target], key={"text": name}, cacheable=False, **more)
 
 
 def options(out: Path) -> engine.RunOptions:
@@ -32,7 +33,7 @@ def test_a_failure_and_what_it_blocks(tmp_path):
     missing = tmp_path / "nothing"
     tasks = [
         write("one", tmp_path / "a"),
-        engine.task("bad", "llmconv.actions:digest_shard", {"model": str(missing), "shard": "x", "threads": 1}, targets=[tmp_path / "b"], cacheable=False),
+        engine.task("bad", "llmconv.tasks.actions:digest_shard", {"model": str(missing), "shard": "x", "threads": 1}, targets=[tmp_path / "b"], cacheable=False),
         write("later", tmp_path / "c", task_dep=["bad"]),
     ]
     assert engine.run(tasks, [], options(tmp_path / "out")) != 0

@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 
-from llmconv.cli import main
+from llmconv.cli.main import main
 
 pytestmark = pytest.mark.compiler
 

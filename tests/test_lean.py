@@ -7,13 +7,14 @@ from math import inf
 import pytest
 from checkpoints import SPLIT
 
-from llmconv import forms, packs
 from llmconv.bmodel.split import keep, split
-from llmconv.compiler import Compiler
+from llmconv.compile import stand_ins
+from llmconv.compile.compiler import Compiler
+from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
-from llmconv.job import Job
-from llmconv.lean import Absent, Lean
-from llmconv.plan import plan
+from llmconv.plan import forms
+from llmconv.plan.plan import plan
+from llmconv.request.job import Job
 
 CASES = (
     ("qwen2", "block_0", {}),
@@ -81,9 +82,9 @@ def test_codes_that_lowering_does_not_see_make_the_same_program(name, options, c
     exported, widened, programs, widen = forms.form(net)["packed"], [], [], Lean.widen
     monkeypatch.setattr(Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir)))
     for apart in (False, True):
-        monkeypatch.setattr(packs, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
+        monkeypatch.setattr(stand_ins, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
         made_by, bare = Compiler(net.flags.to_dict(), tmp_path / f"apart_{apart}", tmp_path / "log"), tmp_path / f"{apart}.bmodel"
-        assert packs.program(name, exported, made.checkpoint, made_by, bare, {}) == ""
+        assert stand_ins.program(name, exported, made.checkpoint, made_by, bare, {}) == ""
         programs.append((bare.read_bytes(), made_by.results[-1].cycles))
         assert not [path for path in made_by.scratch.rglob("*") if path.exists() and path.suffix in (".npz", ".coeff")], "nothing is left behind"
     assert widened == [True] and programs[0] == programs[1]

@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 from checkpoints import SPLIT
 
-from llmconv.cli import main
+from llmconv.cli.main import main
 from llmconv.errors import InputError
-from llmconv.job import Job
-from llmconv.nets import Net
-from llmconv.options import parse
-from llmconv.plan import Plan, plan
+from llmconv.plan.decoder import Net
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
+from llmconv.request.options import parse
 
 # A model that the simulator runs in seconds
 # The usual random models have weights of 1.5 times unit scale and lose almost what is tolerated in bf16. An adapter adds two roundings to every
@@ -175,7 +175,7 @@ def test_tensor_parallel_needs_large_matrices(checkpoint):
 
 @pytest.mark.parametrize("layers, devices, runs", [(6, 3, [6]), (6, 4, [3, 3]), (5, 4, [3, 2]), (7, 5, [3, 3, 1])])
 def test_a_pipeline_has_equal_runs_of_layers(layers, devices, runs, checkpoint):
-    from llmconv.devices import configuration, groups
+    from llmconv.plan.devices import configuration, groups
 
     path = checkpoint("llama", **SMALL, num_hidden_layers=layers)
     found = plan(Job.create({"model": str(path), "seq": SEQ, "out": str(path.parent / "out"), "num_device": devices, "distribute_strategy": "pp", "do_sample": 1}))
@@ -215,14 +215,14 @@ def test_doit_variables_suggest_the_near_miss():
 
 @pytest.mark.compiler
 def test_only_mlir_writes_every_net_and_a_build_reuses_it(checkpoint, llmconv_env, tmp_path):
-    from llmconv import frontend
+    from llmconv import convert
 
     given = {"model": str(checkpoint("qwen2", **SMALL)), "out": str(tmp_path / "out"), "seq": str(SEQ)}
-    assert frontend.run(Job.create(given | {"only_mlir": "1"}), given, ["convert"]) == 0
+    assert convert.run(Job.create(given | {"only_mlir": "1"}), given, ["convert"]) == 0
     texts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "mlir").glob("*.mlir")}
     assert {path.stem for path in texts} == {net.name for net in made(checkpoint).nets}
     assert not list((tmp_path / "out").glob("*.bmodel"))
-    assert frontend.run(Job.create(given), given, ["convert"]) == 0
+    assert convert.run(Job.create(given), given, ["convert"]) == 0
     assert {path: path.stat().st_mtime_ns for path in texts} == texts and list((tmp_path / "out").glob("*.bmodel"))
 
 

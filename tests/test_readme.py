@@ -7,7 +7,7 @@ from pathlib import Path
 
 from llmconv.checkpoint.quantised import METHODS
 from llmconv.families import families
-from llmconv.options import OPTIONS, Option
+from llmconv.request.options import OPTIONS, Option
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"

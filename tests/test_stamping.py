@@ -12,7 +12,7 @@ from bmodels import content, patched
 from checkpoints import SPLIT
 
 from llmconv.bmodel.read import BModel
-from llmconv.compiling import _first
+from llmconv.compile.net import _first
 from llmconv.errors import ToolError
 
 CASES = {
@@ -82,7 +82,7 @@ PACKED = {
 def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(case, checkpoint, convert, monkeypatch):
     model = checkpoint("qwen2", num_hidden_layers=3)
     compiled = convert(model, seq=64, no_stamp=1, **PACKED[case])
-    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
     stamped = convert(model, seq=64, no_cache=1, **PACKED[case])
     assert content(stamped) == content(compiled)
     made = json.loads((stamped / "manifest.json").read_text())["nets"]
@@ -107,7 +107,7 @@ def test_nets_compiled_without_their_linears_equal_those_compiled_with_them(case
     name, options = HOLLOW[case]
     model = vision_checkpoint(name) if "vl" in name else checkpoint(name, num_hidden_layers=3)
     compiled = convert(model, seq=64, no_stamp=1, **{"quantize": "bf16", **options})
-    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
     stamped = convert(model, seq=64, no_cache=1, **{"quantize": "bf16", **options})
     assert content(stamped) == content(compiled)
     made = {n["name"]: n for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
@@ -131,7 +131,7 @@ def test_blocks_of_several_devices_in_cheaper_forms_equal_those_in_float32(case,
     options = {"num_device": 2, **DEVICES[case]}
     model = checkpoint("qwen2", num_hidden_layers=2, **SPLIT | {"intermediate_size": 8448, "vocab_size": options.pop("vocab_size", 256)})
     compiled = convert(model, seq=64, no_stamp=1, **options)
-    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
     cheaper = convert(model, seq=64, no_cache=1, **options)
     assert content(cheaper) == content(compiled)
     made = {n["name"]: n for n in json.loads((cheaper / "manifest.json").read_text())["nets"]}
@@ -153,7 +153,7 @@ def test_a_block_of_several_devices_whose_weights_cannot_be_coded_is_compiled_as
     data[8 + size + first : 8 + size + first + 256] = struct.pack("<128H", *[0x0100] * 128)  # next to denormal: 2^-125
     file.write_bytes(data)
     compiled = convert(model, seq=64, no_stamp=1, num_device=2, symmetric=1, quantize="w4bf16")
-    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
     mended = convert(model, seq=64, no_cache=1, num_device=2, symmetric=1, quantize="w4bf16")
     assert content(mended) == content(compiled)
     made = json.loads((mended / "manifest.json").read_text())["nets"]
@@ -174,7 +174,7 @@ def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint,
     file.write_bytes(data)
     stamped, compiled = (convert(model, seq=32, quantize=quantize, no_stamp=n) for n in (0, 1))
     assert content(stamped) == content(compiled)
-    monkeypatch.setattr("llmconv.forms.LARGE", 1)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
     stamped = convert(model, seq=32, quantize=quantize, no_cache=1)
     assert content(stamped) == content(compiled)
     forms = {n["form"] for n in json.loads((stamped / "manifest.json").read_text())["nets"] if n["layer"] is not None}
@@ -187,12 +187,12 @@ def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint,
     ("bf16", "half_bits", "lambda *a: whole(*a) & 0xFFFE"),
 ], ids=["packed", "hollow"])  # fmt: skip
 def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(quantize, function, code, checkpoint, convert, monkeypatch):
-    """With wrong scales or a wrong rounding in llmconv.lower each check fails, the compiler gets every block as it is, those too that were to be
+    """With wrong scales or a wrong rounding in llmconv.coefficients each check fails, the compiler gets every block as it is, those too that were to be
     stamped, and the result is right."""
     model = checkpoint("qwen2", num_hidden_layers=3)
     right = convert(model, seq=32, quantize=quantize, no_stamp=1, no_cache=1)
-    monkeypatch.setattr("llmconv.forms.LARGE", 1)
-    monkeypatch.setenv("PYTHONPATH", patched(right.parent, f"import llmconv.lower.coefficients as c\nwhole = c.{function}\nc.{function} = {code}\n"))
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
+    monkeypatch.setenv("PYTHONPATH", patched(right.parent, f"import llmconv.coefficients.blob as c\nwhole = c.{function}\nc.{function} = {code}\n"))
     mended = convert(model, seq=32, quantize=quantize, no_cache=1)
     assert content(mended) == content(right)
     made = [n for n in json.loads((mended / "manifest.json").read_text())["nets"] if n["layer"] is not None]
@@ -202,10 +202,10 @@ def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(qua
 
 @pytest.mark.compiler
 def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint, convert, monkeypatch, capfd):
-    """With a wrong rounding in llmconv.lower the self-check fails, every net is compiled, and the result is right all the same."""
+    """With a wrong rounding in llmconv.coefficients the self-check fails, every net is compiled, and the result is right all the same."""
     model = checkpoint("qwen2", num_hidden_layers=4)
     right = convert(model, seq=32, no_stamp=1, no_cache=1)
-    monkeypatch.setenv("PYTHONPATH", patched(right.parent, "import llmconv.lower.coefficients as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"))
+    monkeypatch.setenv("PYTHONPATH", patched(right.parent, "import llmconv.coefficients.blob as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"))
     wrong = convert(model, seq=32, no_cache=1)
     assert content(wrong) == content(right)
     made = json.loads((wrong / "manifest.json").read_text())["nets"]

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmconv.cli import main
+from llmconv.cli.main import main
 from llmconv.engine import events
-from llmconv.layout import Layout
-from llmconv.summary import Summary, count, program
+from llmconv.report.summary import Summary, count, program
+from llmconv.request.output import Layout
 
 NET = {"stage_of": None, "coefficients": "", "coefficient_bytes": 0}
 MANIFEST = {

@@ -13,7 +13,6 @@ from llmconv.blocks.packed import floats
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 
-
 LARGE = 32768.0  # exact in every type
 
 

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from .flatbuffer import find
-from .read import Blob, BModel, Net, Stage
+from llmconv.bmodel.flatbuffer import find
+from llmconv.bmodel.read import Blob, BModel, Net, Stage
 
 # The last names of a Binary's place in the tree, and the part of the file that it belongs to
 PARTS = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 
-from .schema import FIXED, REQUIRED, SCALARS, SCHEMA
+from llmconv.bmodel.schema import FIXED, REQUIRED, SCALARS, SCHEMA
 
 
 class FlatbufferError(ValueError):

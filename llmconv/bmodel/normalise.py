@@ -7,7 +7,7 @@ import re
 from itertools import chain
 from pathlib import Path
 
-from .read import BModel
+from llmconv.bmodel.read import BModel
 
 EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # as long as every time that the compiler writes
 # What binary_ir has of bytes that the compiler never writes, so that they hold whatever memory held. (Measured with pairs of compilations;

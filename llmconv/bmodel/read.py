@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConvertError
-from .flatbuffer import Decoder, FlatbufferError, find
-from .schema import ADDR_MODES, DTYPES, HEADER, MAGIC
+from llmconv.bmodel.flatbuffer import Decoder, FlatbufferError, find
+from llmconv.bmodel.schema import ADDR_MODES, DTYPES, HEADER, MAGIC
+from llmconv.errors import ConvertError
 
 
 @dataclass(frozen=True)

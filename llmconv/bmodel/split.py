@@ -6,11 +6,10 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConvertError, ToolError
-from .flatbuffer import find
-from .read import BModel
-from .write import Piece, write
-
+from llmconv.bmodel.flatbuffer import find
+from llmconv.bmodel.read import BModel
+from llmconv.bmodel.write import Piece, write
+from llmconv.errors import ConvertError, ToolError
 
 # The compiler's sha256 counts bits in 32 bits: from this many bytes on its check code is not the sha256 of the coefficients
 # (measured on a table of 1.09 GB, tpu_mlir 1.30.2). `write` puts the right one into the file.

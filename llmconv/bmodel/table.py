@@ -5,7 +5,7 @@ without the table it takes 0.1 s and gives the same commands. It lays an input a
 coefficients come before that memory (bm1684x) every address is then the right one. Where they are apart from it (bm1688, cv186x) the
 table's addresses move there and the others move up. Where the program has addresses is not guessed: the net is compiled
 once more with an unused input that is larger still, which moves everything by its size and changes nothing else.
-All of this was measured with tpu_mlir 1.30.2; llmconv.tables checks it in every build.
+All of this was measured with tpu_mlir 1.30.2; llmconv.compile.table_as_input checks it in every build.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConvertError
-from .flatbuffer import find
-from .read import Blob, BModel
-from .schema import ALIGN
-from .write import Piece, Produced, write
+from llmconv.bmodel.flatbuffer import find
+from llmconv.bmodel.read import Blob, BModel
+from llmconv.bmodel.schema import ALIGN
+from llmconv.bmodel.write import Piece, Produced, write
+from llmconv.errors import ConvertError
 
 ADDRESS = struct.Struct("<Q")
 

@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
-from ..errors import ConvertError
-from .flatbuffer import Encoder, find
-from .read import BModel
-from .schema import ALIGN, DEFAULTS, HEADER, MAGIC
+from llmconv.bmodel.flatbuffer import Encoder, find
+from llmconv.bmodel.read import BModel
+from llmconv.bmodel.schema import ALIGN, DEFAULTS, HEADER, MAGIC
+from llmconv.errors import ConvertError
 
 CHUNK = 4 << 20
 SHA256_BYTES = 32

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import importlib
 
-from .options import RunOptions
-from .task import Action, Need, task
+from llmconv.engine.options import RunOptions
+from llmconv.engine.task import Action, Need, task
 
 _LAZY = {
     "run": "runner",

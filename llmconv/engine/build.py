@@ -11,22 +11,21 @@ from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from llmconv.engine import events, machine, outputs, preflight, scheduler
+from llmconv.engine.decide import Decider, Decision, pairs
+from llmconv.engine.failure import Failure, from_death, from_exception
+from llmconv.engine.forecast import Forecast
+from llmconv.engine.graph import Graph, Node
+from llmconv.engine.interrupt import Handlers, Interrupted
+from llmconv.engine.lock import Lock
+from llmconv.engine.monitor import Monitor
+from llmconv.engine.options import RunOptions
+from llmconv.engine.perform import perform
+from llmconv.engine.plain import run_plain
+from llmconv.engine.pool import Death, Pool
+from llmconv.engine.state import State
+from llmconv.engine.threads import Threads
 from llmconv.errors import ConvertError
-
-from . import events, machine, outputs, preflight, scheduler
-from .decide import Decider, Decision, pairs
-from .failure import Failure, from_death, from_exception
-from .forecast import Forecast
-from .graph import Graph, Node
-from .interrupt import Handlers, Interrupted
-from .lock import Lock
-from .monitor import Monitor
-from .options import RunOptions
-from .perform import perform
-from .plain import run_plain
-from .pool import Death, Pool
-from .state import State
-from .threads import Threads
 
 HEARTBEAT = 1.0  # seconds
 

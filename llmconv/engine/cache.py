@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable, Iterator
 
-from . import files, outputs
+from llmconv.engine import files, outputs
 
 _FICLONE = 0x40049409
 ABANDONED = 86400.0  # seconds: an entry that is this long in the making belongs to a build that was killed

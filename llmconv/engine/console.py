@@ -8,10 +8,11 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from . import events, words
-from .events import Event
-from .options import RunOptions
-from .words import duration, size
+from llmconv import words
+from llmconv.engine import events
+from llmconv.engine.events import Event
+from llmconv.engine.options import RunOptions
+from llmconv.words import duration, size
 
 MINUTE = 60.0  # seconds between two lines that say no more than that the build goes on
 
@@ -22,7 +23,7 @@ def console(options: RunOptions) -> list[Callable[[Event], None]]:
     if kind == "auto":
         kind = "tty" if sys.stdout.isatty() and os.environ.get("TERM") not in ("dumb", "") else "plain"
     if kind == "tty":
-        from .terminal import Terminal
+        from llmconv.engine.terminal import Terminal
 
         return [Terminal(options.debug)]
     return {"plain": [Plain(debug=options.debug)], "json": [Json()], "quiet": [Quiet(debug=options.debug)], "none": []}[kind]

@@ -6,13 +6,13 @@ import time
 from dataclasses import dataclass, replace
 from typing import Any
 
-from . import keys, outputs, scheduler
-from .cache import Cache
-from .graph import Node
-from .judge import judge
-from .options import RunOptions
-from .perform import Job
-from .state import Row, State
+from llmconv.engine import keys, outputs, scheduler
+from llmconv.engine.cache import Cache
+from llmconv.engine.graph import Node
+from llmconv.engine.options import RunOptions
+from llmconv.engine.perform import Job
+from llmconv.engine.state import Row, State
+from llmconv.engine.up_to_date import judge
 
 
 @dataclass(frozen=True)

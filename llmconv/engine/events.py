@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Callable
 
-from .failure import Failure
+from llmconv.engine.failure import Failure
 
 KEEP = 20 << 20  # bytes of events.jsonl before it becomes events.1.jsonl
 SAMPLES = 500  # heartbeats in events.jsonl of a run, about: enough for a curve, however long it takes

@@ -6,16 +6,15 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any, Mapping, Sequence
 
+from llmconv.engine import keys, machine, scheduler
+from llmconv.engine.cache import Cache
+from llmconv.engine.forecast import Forecast
+from llmconv.engine.graph import Graph, Node, load
+from llmconv.engine.options import RunOptions
+from llmconv.engine.state import Row, read_state
+from llmconv.engine.task import Need
+from llmconv.engine.up_to_date import describe, judge
 from llmconv.errors import InputError
-
-from . import keys, machine, scheduler
-from .cache import Cache
-from .forecast import Forecast
-from .graph import Graph, Node, load
-from .judge import describe, judge
-from .options import RunOptions
-from .state import Row, read_state
-from .task import Need
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,8 @@ from collections import defaultdict
 from collections.abc import Collection, Mapping
 from typing import Callable
 
-from .graph import Graph, Node
-from .state import Row
+from llmconv.engine.graph import Graph, Node
+from llmconv.engine.state import Row
 
 DEFAULT_SECONDS = 1.0  # for a task of which nothing is known
 TRUST = (0.1, 10.0)  # how far measured times may bend the estimates

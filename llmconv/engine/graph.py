@@ -11,9 +11,8 @@ from doit.exceptions import InvalidCommand, InvalidDodoFile, InvalidTask
 from doit.loader import load_tasks
 from doit.task import Task, dict_to_task
 
+from llmconv.engine.task import Action
 from llmconv.errors import ConvertError, InputError
-
-from .task import Action
 
 
 @dataclass

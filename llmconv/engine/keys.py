@@ -11,10 +11,9 @@ import json
 import os
 from typing import Any, Callable, Mapping
 
+from llmconv.engine import files
+from llmconv.engine.task import Action
 from llmconv.errors import ConvertError
-
-from . import files
-from .task import Action
 
 _MISSING = "(missing)"
 

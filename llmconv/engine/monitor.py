@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Collection, Mapping
 
-from . import events, usage
-from .forecast import Forecast
-from .graph import Graph
+from llmconv.engine import events, usage
+from llmconv.engine.forecast import Forecast
+from llmconv.engine.graph import Graph
 
 
 class Monitor:

@@ -8,9 +8,8 @@ import shutil
 from pathlib import Path
 from typing import Iterable
 
+from llmconv.engine import files
 from llmconv.errors import ConvertError
-
-from . import files
 
 _STAGED = re.compile(r"\.part\.[0-9a-f]{8}(\.old)?$")
 

@@ -15,11 +15,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Callable
 
+from llmconv.engine import files, outputs
+from llmconv.engine.cache import Cache
+from llmconv.engine.failure import from_exception
 from llmconv.errors import ConvertError
-
-from . import files, outputs
-from .cache import Cache
-from .failure import from_exception
 
 
 @dataclass(frozen=True)

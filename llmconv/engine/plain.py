@@ -6,7 +6,7 @@ from typing import Any
 
 from doit.task import Stream, Task
 
-from .failure import Failure
+from llmconv.engine.failure import Failure
 
 
 def run_plain(task: Task) -> dict[str, Any]:

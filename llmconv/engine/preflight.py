@@ -6,10 +6,9 @@ import os
 import shutil
 from typing import Callable, Sequence
 
+from llmconv.engine import files, machine
+from llmconv.engine.graph import Node
 from llmconv.errors import ConvertError
-
-from . import files, machine
-from .graph import Node
 
 GIB = 1 << 30
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from doit.exceptions import TaskFailed
 
-from . import events
-from .graph import Graph
+from llmconv.engine import events
+from llmconv.engine.graph import Graph
 
 
 class DoitReporter:

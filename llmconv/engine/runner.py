@@ -12,16 +12,15 @@ from doit.exceptions import InvalidCommand
 from doit.reporter import ConsoleReporter
 from doit.runner import Runner
 
+from llmconv.engine import events, explain
+from llmconv.engine.build import Build
+from llmconv.engine.console import console
+from llmconv.engine.graph import from_doit, load
+from llmconv.engine.lock import Lock
+from llmconv.engine.options import RunOptions
+from llmconv.engine.reporters import DoitReporter
+from llmconv.engine.state import State, read_state
 from llmconv.errors import ConvertError
-
-from . import events, explain
-from .build import Build
-from .console import console
-from .graph import from_doit, load
-from .lock import Lock
-from .options import RunOptions
-from .reporters import DoitReporter
-from .state import State, read_state
 
 # the names that doit looks up when a command runs; replaced by `install`
 REPLACED = (

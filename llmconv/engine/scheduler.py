@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Callable, Mapping
 
-from .graph import Graph
+from llmconv.engine.graph import Graph
 
 PATIENCE = 8  # so many later tasks may pass one that does not fit yet; then the budget is kept free for it
 HEADROOM = 1.15  # a past peak is exceeded now and then by this factor

@@ -191,7 +191,7 @@ def _full(error: sqlite3.OperationalError) -> bool:
 
 def disk_full(error: Exception, path: Path) -> ConvertError:
     """The sentence for a state that cannot be written."""
-    from .failure import free_space
+    from llmconv.engine.failure import free_space
 
     return ConvertError(
         f"cannot write {path}",

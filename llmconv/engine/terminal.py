@@ -7,9 +7,10 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from . import events, words
-from .events import Event
-from .words import duration, size
+from llmconv import words
+from llmconv.engine import events
+from llmconv.engine.events import Event
+from llmconv.words import duration, size
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

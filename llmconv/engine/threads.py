@@ -6,7 +6,7 @@ import queue
 import threading
 from typing import Any, Callable
 
-from .pool import Result
+from llmconv.engine.pool import Result
 
 
 class Threads:

@@ -15,7 +15,7 @@ import sys
 import threading
 from typing import BinaryIO
 
-from .perform import Job, perform, resident
+from llmconv.engine.perform import Job, perform, resident
 
 
 def main() -> None:

@@ -8,9 +8,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from llmconv.engine.words import duration, roughly
 from llmconv.hub.name import Name
 from llmconv.hub.weights import Meter
+from llmconv.words import duration, roughly
 
 MINUTE = 60.0
 

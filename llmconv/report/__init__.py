@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.engine import events
-from llmconv.layout import Layout
+from llmconv.request.output import Layout
 
 
 class Writer:
@@ -33,7 +33,7 @@ def write(out: Path, ending: Mapping[str, Any] | None = None) -> None:
 
     What is wrong with the report alone must not look like a failed build: it is a warning.
     """
-    from .page import write
+    from llmconv.report.page import write
 
     try:
         write(out, ending)

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmconv.verified import closeness, worst_output
+from llmconv.verify.record import closeness, worst_output
 
 KINDS = (("block", "prefill"), ("block_kv", "prefill with history"), ("block_prompt", "shared prompt"), ("block_cache", "decode"))
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmconv import history
+from llmconv.engine import history
 from llmconv.errors import ConvertError
-from llmconv.layout import Layout
+from llmconv.request.output import Layout
 
 if TYPE_CHECKING:
-    from llmconv.plan import Plan
+    from llmconv.plan.plan import Plan
 
 
 @dataclass(frozen=True)
@@ -98,8 +98,8 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
 
 
 def _plan(given: Mapping[str, Any]) -> Plan | None:
-    from llmconv.job import Job
-    from llmconv.plan import plan
+    from llmconv.plan.plan import plan
+    from llmconv.request.job import Job
 
     try:
         return plan(Job.create(given))
@@ -119,7 +119,7 @@ def _described(file: Path) -> dict[str, Any] | None:
 def _dependencies(made: Plan | None) -> dict[str, frozenset[str]]:
     if made is None:
         return {}
-    from llmconv.graphing import dependencies
+    from llmconv.queries.graph import dependencies
 
     try:
         return {name: frozenset(deps) for name, deps in dependencies(made).items()}

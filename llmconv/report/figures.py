@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from llmconv.devices import MEMORY
-from llmconv.estimate import device_memory
-from llmconv.summary import latencies, size
-
-from . import accuracy, latency, sizes
-from .facts import Facts
-from .html import Html, tag
-from .sections import note, section
-from .sizes import Coefficients
+from llmconv.plan.devices import MEMORY
+from llmconv.plan.estimate import device_memory
+from llmconv.report import accuracy, latency, sizes
+from llmconv.report.facts import Facts
+from llmconv.report.html import Html, tag
+from llmconv.report.sections import note, section
+from llmconv.report.sizes import Coefficients
+from llmconv.report.summary import latencies, size
 
 PRECISIONS = {"int4": "k1", "int8": "k1", "bf16": "k3", "f16": "k3", "f32": "k2", "scales": "k8", "zero points": "k4"}
 

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmconv.summary import CLOCK
+from llmconv.report.summary import CLOCK
 
 # What one prefill and one decoded token launch: kinds of nets, in order
 STEPS = {"prefill": ("embedding", "block", "lm_head"), "decode": ("embedding_cache", "block_cache", "lm_head")}

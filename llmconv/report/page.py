@@ -10,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import __version__
-from llmconv.layout import Layout
-
-from . import accuracy, figures, latency, sections, sizes, timeline
-from .facts import Facts, gather
-from .html import Html, data, join, tag
+from llmconv.report import accuracy, figures, latency, sections, sizes, timeline
+from llmconv.report.facts import Facts, gather
+from llmconv.report.html import Html, data, join, tag
+from llmconv.request.output import Layout
 
 HERE = Path(__file__).parent
 PLOTS = "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css"

@@ -10,16 +10,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
-from llmconv.engine.words import duration
-from llmconv.history import Run
-from llmconv.options import BY_NAME
-from llmconv.summary import latencies, size
+from llmconv.engine.history import Run
+from llmconv.report import status, timeline
+from llmconv.report.facts import Facts
+from llmconv.report.html import Html, join, tag
+from llmconv.report.sizes import Coefficients
+from llmconv.report.summary import latencies, size
+from llmconv.request.options import BY_NAME
 from llmconv.toolchain import log as logs
-
-from . import status, timeline
-from .facts import Facts
-from .html import Html, join, tag
-from .sizes import Coefficients
+from llmconv.words import duration
 
 MARKS = {"good": "✓", "bad": "✗", "unsure": "!"}
 FIRST = ("", "not built yet")  # reasons that go without saying

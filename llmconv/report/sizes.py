@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from llmconv.layout import Layout
+from llmconv.request.output import Layout
 
 # The first that fits a weight's name says which part of a layer it belongs to; every family publishes names of this form
 PARTS = (
@@ -87,9 +87,9 @@ def _weights(exported: Mapping[str, Any]) -> int:
 
 
 def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Stored bytes by part and precision as llmconv.lower lays them out; empty where it does not know the layout to the byte."""
-    from llmconv.lower.errors import NotCovered
-    from llmconv.lower.layout import Mode, pieces
+    """Stored bytes by part and precision as llmconv.coefficients lays them out; empty where it does not know the layout to the byte."""
+    from llmconv.coefficients.errors import NotCovered
+    from llmconv.coefficients.layout import Mode, pieces
 
     found: Counter[tuple[str, str]] = Counter()
     try:
@@ -114,7 +114,7 @@ def _roles(bmodel: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
 
 
 def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[str, int]) -> Counter[tuple[str, str]]:
-    """Bytes by precision as far as the compiler's names tell it; all that is known of layouts that llmconv.lower does not cover."""
+    """Bytes by precision as far as the compiler's names tell it; all that is known of layouts that llmconv.coefficients does not cover."""
     mode = net["flags"]["mode"].lower()
     packed = {f"int{role['bits']}" for role in exported.get("roles", ()) if role["kind"] == "packed"}
     integers = f"int{mode[1]}" if mode[:2] in ("w4", "w8") else " and ".join(sorted(packed)) or "packed"

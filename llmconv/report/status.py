@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmconv.history import Run, Span
-from llmconv.options import ALIASES, BY_NAME, parse
-from llmconv.verified import worst_output
-
-from .facts import Facts
+from llmconv.engine.history import Run, Span
+from llmconv.report.facts import Facts
+from llmconv.request.options import ALIASES, BY_NAME, parse
+from llmconv.verify.record import worst_output
 
 STATES = ("failed", "blocked", "open", "cached", "stamped", "compiled")
 

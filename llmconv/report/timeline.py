@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmconv.history import Run, Span
+from llmconv.engine.history import Run, Span
 
 SHOWN = 6  # runs that the page holds
 WAIT = 0.25  # seconds between two tasks that the engine itself may take

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..bmodel.read import IO
-from ..errors import ToolError
-from ..numeric import from_bf16, from_f16, to_bf16, to_f16
+from llmconv.bmodel.read import IO
+from llmconv.errors import ToolError
+from llmconv.numeric import from_bf16, from_f16, to_bf16, to_f16
 
 if TYPE_CHECKING:
-    from .client import NetInfo
+    from llmconv.simulator.client import NetInfo
 
 INTEGERS = {"i8": np.int8, "u8": np.uint8, "i16": np.int16, "u16": np.uint16, "i32": np.int32, "u32": np.uint32}
 

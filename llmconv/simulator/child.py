@@ -22,7 +22,7 @@ import sys
 from pathlib import Path
 from typing import BinaryIO
 
-from .library import Runtime
+from llmconv.simulator.library import Runtime
 
 _PR_SET_PDEATHSIG = 1
 _UNBUFFERED = 2  # _IONBF of glibc

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..bmodel.read import IO, BModel
-from ..errors import ConvertError, ToolError
-from .child import receive, send
-from .library import CMODELS, link
-from .log import reason
+from llmconv.bmodel.read import IO, BModel
+from llmconv.errors import ConvertError, ToolError
+from llmconv.simulator.child import receive, send
+from llmconv.simulator.library import CMODELS, link
+from llmconv.simulator.log import reason
 
 if TYPE_CHECKING:
     import numpy as np
@@ -108,7 +108,7 @@ class Simulator:
         dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a smaller one that may
         not gives a wrong result); its outputs come in their true shapes.
         """
-        from . import arrays
+        from llmconv.simulator import arrays
 
         if net not in self.nets:
             raise ToolError(f"{self.bmodel} has no net {net!r}", f"it has {', '.join(self.nets)}")

@@ -13,8 +13,8 @@ import os
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 
-from ..bmodel.schema import ADDR_MODES, DTYPES
-from ..errors import ToolError
+from llmconv.bmodel.schema import ADDR_MODES, DTYPES
+from llmconv.errors import ToolError
 
 CMODELS = {"BM1684X": "libcmodel_bm1684x.so", "BM1688": "libcmodel_bm1688.so", "CV186X": "libcmodel_bm1688.so"}
 

@@ -11,8 +11,8 @@ import json
 import os
 from pathlib import Path
 
-from . import mend
-from .pinned import GLIBC
+from llmconv.toolchain import mend
+from llmconv.toolchain.pinned import GLIBC
 
 _MEMO = "toolchain-digests.json"
 

@@ -12,10 +12,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import ConvertError, InputError
-from .fetch import TREE_BYTES, WHEEL_BYTES
-from .find import cache_dir, find
-from .pinned import VERSION
+from llmconv.errors import ConvertError, InputError
+from llmconv.toolchain.fetch import TREE_BYTES, WHEEL_BYTES
+from llmconv.toolchain.find import cache_dir, find
+from llmconv.toolchain.pinned import VERSION
 
 MIN_GLIBC = (2, 35)
 MIN_CMAKE = (3, 5)

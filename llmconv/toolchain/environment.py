@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from .find import Toolchain
+from llmconv.toolchain.find import Toolchain
 
 # What a user's shell may hold that would change what the compiler or its JIT (ppl-compile, cmake, make, c++) does.
 # LD_LIBRARY_PATH beats the RUNPATH by which the compiler finds its own libraries, and it needs none: measured.

@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from ..errors import ToolError
-from . import digests, pip
-from .find import Toolchain, cache_dir, find, find_fetched
-from .pinned import FOLDER, VERSION, WHEEL_SHA256
-from .wheel import unpack
+from llmconv.errors import ToolError
+from llmconv.toolchain import digests, pip
+from llmconv.toolchain.find import Toolchain, cache_dir, find, find_fetched
+from llmconv.toolchain.pinned import FOLDER, VERSION, WHEEL_SHA256
+from llmconv.toolchain.wheel import unpack
 
 WHEEL_BYTES = 312 << 20
 TREE_BYTES = 320 << 20

@@ -11,10 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..errors import InputError, ToolError
-from . import digests
-from .pinned import FOLDER, GLIBC
-from .shadow import shadow
+from llmconv.errors import InputError, ToolError
+from llmconv.toolchain import digests
+from llmconv.toolchain.pinned import FOLDER, GLIBC
+from llmconv.toolchain.shadow import shadow
 
 
 @dataclass(frozen=True)

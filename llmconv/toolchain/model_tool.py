@@ -6,9 +6,9 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from ..errors import ToolError
-from .environment import environment
-from .find import Toolchain
+from llmconv.errors import ToolError
+from llmconv.toolchain.environment import environment
+from llmconv.toolchain.find import Toolchain
 
 
 def model_tool(tc: Toolchain, *args: str | Path, timeout: float | None = None) -> str:

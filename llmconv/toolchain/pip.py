@@ -7,8 +7,8 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from ..errors import ToolError
-from .pinned import VERSION
+from llmconv.errors import ToolError
+from llmconv.toolchain.pinned import VERSION
 
 # The wheel is for Python 3.10 alone; its native half serves any Python, so pip is told that it is fetching for another one.
 _FOR = ("--no-deps", "--only-binary=:all:", "--python-version", "3.10", "--implementation", "cp", "--abi", "cp310", "--abi", "none",

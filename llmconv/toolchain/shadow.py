@@ -13,8 +13,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from ..errors import ToolError
-from .pinned import GLIBC
+from llmconv.errors import ToolError
+from llmconv.toolchain.pinned import GLIBC
 
 _PROGRAMS = ("tpuc-opt", "model_tool")
 

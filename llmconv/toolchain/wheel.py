@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from pathlib import Path
 
-from ..errors import ToolError
+from llmconv.errors import ToolError
 
 # The compiler, model_tool, the simulator and the JIT for bm1684x, bm1688 and cv186x open these files and no others (traced,
 # static and dynamic nets). Left out: the Python half, other chips, debuggers, the three files of glibc.

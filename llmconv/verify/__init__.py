@@ -1,5 +1,5 @@
 """Verification: the nets of a .bmodel on the chip simulator, compared with the model's own maths."""
 
-from .verification import verify
+from llmconv.verify.verification import verify
 
 __all__ = ["verify"]

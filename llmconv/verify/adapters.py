@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.bmodel.read import BModel
 from llmconv.errors import ToolError
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
 from llmconv.verify.weights import half
 
 if TYPE_CHECKING:

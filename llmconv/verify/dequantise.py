@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmconv.checkpoint.files import Checkpoint, TensorInfo
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
 from llmconv.verify.weights import half
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from llmconv.errors import ToolError
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmconv.plan import Plan
+    from llmconv.plan.plan import Plan
     from llmconv.simulator.client import NetInfo, Simulator
 
 END = "_distribute_end"  # what the compiler adds to the name of a tensor that is put together from devices

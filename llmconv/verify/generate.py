@@ -15,12 +15,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan import Plan
-from llmconv.verify import compare, images, nets
+from llmconv.plan.plan import Plan
+from llmconv.verify import compare, launches
+from llmconv.verify import prompt as images
 from llmconv.verify.reference import Reference
-from llmconv.verify.runs import CHIP, Picked, Session, pick
 from llmconv.verify.runtime import Runtime
-from llmconv.verify.sight import Course, Images
+from llmconv.verify.session import CHIP, Picked, Session, pick
+from llmconv.verify.vision import Course, Images
 
 if TYPE_CHECKING:
     import numpy as np
@@ -71,7 +72,7 @@ class Own:
         places, seen = self.course.go(n)
         hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
         hidden = seen.enter(hidden) if seen else hidden
-        mask = nets.mask(n, past, n, past, nets.FAR)
+        mask = launches.mask(n, past, n, past, launches.FAR)
         self.routing = []
         for layer, cache in enumerate(self.caches):
             hidden, k, v = self.reference.block(layer, hidden, positions, mask, cache)
@@ -221,7 +222,7 @@ def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -
         ask = min(runtime.chunk(1), room - prompt) * 3 // 4
         return [first_turn(prompt, 0), Turn(ids(ask), tokens // 2), Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt))]
     if job.use_block_with_kv or job.use_history_kv:
-        reach = min(room, nets.capacity(runtime.blocks(1)[0]))  # prefill takes no more history
+        reach = min(room, launches.capacity(runtime.blocks(1)[0]))  # prefill takes no more history
         first = max(1, min(runtime.chunk(0) * 3 // 2, (reach - tokens // 2) * 2 // 3))
         second = min(runtime.chunk(1) * 3 // 4, room - first)
         if second > 0 and first + tokens // 2 <= reach:

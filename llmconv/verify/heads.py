@@ -6,16 +6,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.nets import Net
+from llmconv.plan.decoder import Net
 from llmconv.verify import compare
 from llmconv.verify.compare import measure
-from llmconv.verify.nets import Launch
+from llmconv.verify.launches import Launch
 from llmconv.verify.sampling import Settings
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmconv.verify.runs import Session
+    from llmconv.verify.session import Session
 
 CHIP = "chip"  # whose weights the reference has
 

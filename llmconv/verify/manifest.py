@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.errors import ConvertError
-from llmconv.job import Job
-from llmconv.layout import Layout
-from llmconv.plan import Plan, plan
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
+from llmconv.request.output import Layout
 
 CHUNK = 8 << 20
 

@@ -19,14 +19,14 @@ from llmconv.checkpoint import recipe
 from llmconv.families.oracle import Oracle
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.dequantise import Dequantised
-from llmconv.verify.sight import Sight
+from llmconv.verify.vision import Sight
 from llmconv.verify.weights import Precision
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from llmconv.plan import Plan
+    from llmconv.plan.plan import Plan
 
 KEEP_BYTES = 256 << 20  # layers kept for the next token; more are read again
 HEAD_BYTES = 128 << 20  # of the head's float32 weight in memory at a time

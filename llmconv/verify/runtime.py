@@ -6,12 +6,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.nets import Net
-from llmconv.plan import Plan
-from llmconv.verify import nets
-from llmconv.verify.disk import Table
-from llmconv.verify.runs import Session, checkable, choice
-from llmconv.verify.sight import Seen
+from llmconv.plan.decoder import Net
+from llmconv.plan.plan import Plan
+from llmconv.verify import launches
+from llmconv.verify.embedding_file import Table
+from llmconv.verify.session import Session, checkable, choice
+from llmconv.verify.vision import Seen
 
 if TYPE_CHECKING:
     import numpy as np
@@ -36,7 +36,7 @@ class Runtime:
         names = [*(f"block_{i}" for i in layers), *(f"block_cache_{i}" for i in layers), "lm_head", *(() if table else ("embedding", "embedding_cache"))]
         if not all(name in by_name for name in names) or not all(map(checkable, plan.nets)):
             return None
-        return cls(by_name, len(layers), nets.capacity(by_name["block_cache_0"]), table)
+        return cls(by_name, len(layers), launches.capacity(by_name["block_cache_0"]), table)
 
     @property
     def batch(self) -> int:
@@ -51,15 +51,15 @@ class Runtime:
     def chunk(self, past: int) -> int:
         """How many tokens one prefill takes behind `past` others; 0 where none can."""
         net = self.blocks(past)[0]
-        return nets.length(net) if past <= nets.capacity(net) else 0
+        return launches.length(net) if past <= launches.capacity(net) else 0
 
     def caches(self, past: int) -> list[Net]:
         """The decode nets, by layer, for a token behind `past` others: of several stages the shortest that has room."""
         def stages(layer: int) -> list[Net]:
             name = f"block_cache_{layer}"
-            return [net for net in self.by_name.values() if name in (net.name, net.stage_of) and nets.capacity(net) >= past]
+            return [net for net in self.by_name.values() if name in (net.name, net.stage_of) and launches.capacity(net) >= past]
 
-        return [min(stages(layer), key=nets.capacity) for layer in range(self.layers)]
+        return [min(stages(layer), key=launches.capacity) for layer in range(self.layers)]
 
     def prompt(self, tokens: int) -> int:
         """A prompt's length that leaves padding in the prefill and room for `tokens` more."""
@@ -71,22 +71,22 @@ class Runtime:
         net = self.by_name.get(names[0])
         if net is None:
             return self.table.embed(session, ids)
-        launch = nets.tokens(net, ids, label)
+        launch = launches.tokens(net, ids, label)
         hidden = session.launch(launch)[net.outputs[0].name]
         if lora := self.by_name.get(names[1]):
             given = {"input_ids": next(iter(launch.inputs.values())), "input_states": hidden}
-            hidden = session.launch(nets.lora(lora, given, len(ids), label))[lora.outputs[0].name]
+            hidden = session.launch(launches.lora(lora, given, len(ids), label))[lora.outputs[0].name]
         return hidden
 
     def choose(self, session: Session, hidden: np.ndarray, label: str) -> int:
         """The token behind the hidden state [1, H]."""
-        found = session.launch(nets.head(self.by_name["lm_head"], hidden, label))
+        found = session.launch(launches.head(self.by_name["lm_head"], hidden, label))
         if lora := self.by_name.get("lm_head_lora"):
             (logits,) = found.values()
-            found = session.launch(nets.lora(lora, {"input_states": hidden, "input_logits": logits}, 1, label))
+            found = session.launch(launches.lora(lora, {"input_states": hidden, "input_logits": logits}, 1, label))
         if greedy := self.by_name.get("greedy_head"):
             (logits,) = found.values()
-            found = session.launch(nets.head(greedy, logits, label))
+            found = session.launch(launches.head(greedy, logits, label))
         return choice(found)
 
     def prefill(
@@ -97,11 +97,11 @@ class Runtime:
         hidden = self.embed(session, ids, label)
         hidden = seen.enter(hidden) if seen else hidden
         for layer, (net, cache) in enumerate(zip(self.blocks(past), caches)):
-            found = session.launch(nets.step(net, hidden, len(ids), past, cache, label, places))
+            found = session.launch(launches.step(net, hidden, len(ids), past, cache, label, places))
             hidden = found["output_states"]
             more = seen.after(layer, hidden.shape[1]) if seen else None
             if more is not None:
-                (sums,) = session.launch(nets.add(self.by_name["add"], hidden, more)).values()
+                (sums,) = session.launch(launches.add(self.by_name["add"], hidden, more)).values()
                 hidden = sums[: hidden.size].reshape(hidden.shape)
             for rows, new in zip(cache, (found["k_cache"], found["v_cache"])):
                 rows[:, past : past + new.shape[1]] = new[:, : rows.shape[1] - past]
@@ -125,10 +125,10 @@ class Runtime:
         for layer, net in enumerate(self.caches(max(pasts))):
             if self.batch > 1:
                 history = tuple(np.concatenate([cache[layer][part] for cache in caches]) for part in (0, 1))
-                found = session.launch(nets.steps(net, hidden, pasts, history, label, np.stack(places) if places else None))
+                found = session.launch(launches.steps(net, hidden, pasts, history, label, np.stack(places) if places else None))
                 found = {name: values.swapaxes(0, 1) for name, values in found.items()}
             else:
-                found = session.launch(nets.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None))
+                found = session.launch(launches.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None))
             hidden = found["output_states"]
             for sequence, (past, cache) in enumerate(zip(pasts, caches)):
                 for rows, new in zip(cache[layer], (found["k_cache"], found["v_cache"])):

@@ -8,22 +8,22 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmconv import toolchain
-from llmconv.layout import Layout
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
+from llmconv.request.output import Layout
 from llmconv.verify import manifest
-from llmconv.verify.choice import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, looks, seconds
+from llmconv.verify.selection import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, looks, seconds
 
 if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from llmconv.nets import Net
+    from llmconv.plan.decoder import Net
     from llmconv.simulator.client import NetInfo, Simulator
     from llmconv.verify.fleet import Fleet
     from llmconv.verify.generate import Generation
-    from llmconv.verify.report import Report
-    from llmconv.verify.runs import Session
+    from llmconv.verify.result import Report
     from llmconv.verify.runtime import Runtime
+    from llmconv.verify.session import Session
 
 TOKENS = 16
 
@@ -39,7 +39,7 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     """
     from rich.console import Console
 
-    from llmconv.verify import report
+    from llmconv.verify import result
 
     console = console or Console()
     built = manifest.read(Path(out_dir))
@@ -53,9 +53,9 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
         console.print(f"only {choice.nets[0].name}; --nets NAME,... or --full for more", markup=False, highlight=False)
     with console.status("loading") as status:
         made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
-    report.show(made, console)
+    result.show(made, console)
     settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
-    report.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": tools.version})
+    result.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": tools.version})
     return made.ok
 
 
@@ -63,11 +63,11 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
     """Launch what was chosen and judge it."""
     import numpy as np
 
-    from llmconv.verify import images
-    from llmconv.verify.report import Report
-    from llmconv.verify.runs import Session, alone, checkable
+    from llmconv.verify import prompt as images
+    from llmconv.verify.device_shares import unlike
+    from llmconv.verify.result import Report
     from llmconv.verify.runtime import Runtime
-    from llmconv.verify.shares import unlike
+    from llmconv.verify.session import Session, alone, checkable
 
     rng, generation = np.random.default_rng(seed), None
     with _chips(plan, files) as simulator:
@@ -92,7 +92,8 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
 
 def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
     """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens altogether."""
-    from llmconv.verify import generate, images
+    from llmconv.verify import generate
+    from llmconv.verify import prompt as images
 
     if runtime.batch == 1:
         return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
@@ -114,7 +115,7 @@ def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
 def _with_adapter(plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]) -> Session:
     """A session over the nets with room for LoRA, with an adapter of random numbers in copies of the files."""
     from llmconv.verify.adapters import Adapter, load
-    from llmconv.verify.runs import Session, alone
+    from llmconv.verify.session import Session, alone
 
     adapter = Adapter.random(plan, rng)
     with tempfile.TemporaryDirectory(prefix="llmconv-adapter-") as folder:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan import Plan
+from llmconv.plan.plan import Plan
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ class Precision:
         """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale of each group."""
         if self.bits == 16:
             return half(weight, self.dtype)
-        from llmconv.lower.quantize import Scheme, dequantize, quantize
+        from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 
         scheme = Scheme(self.bits, self.group, self.symmetric, self.dtype)
         return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)

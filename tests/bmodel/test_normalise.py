@@ -8,8 +8,8 @@ from llmconv import toolchain
 from llmconv.bmodel.normalise import EPOCH, normalise
 from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import npz
-from llmconv.job import Job
-from llmconv.plan import plan
+from llmconv.plan.plan import plan
+from llmconv.request.job import Job
 
 
 @pytest.mark.compiler

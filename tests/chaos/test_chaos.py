@@ -16,9 +16,9 @@ import uuid
 from pathlib import Path
 
 import pytest
+from chaos_build import TARGETS
 from processes import SOON, wait_for
 
-from chaos_build import TARGETS
 from llmconv.engine import files, read_state
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "60"))

@@ -9,8 +9,8 @@ import time
 
 import pytest
 
-from llmconv import engine
-from llmconv.engine import build, console, events, usage, words
+from llmconv import engine, words
+from llmconv.engine import build, console, events, usage
 from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import load
 from llmconv.engine.state import Row

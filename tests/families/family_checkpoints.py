@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from llmconv.demo import QWEN2
+from llmconv.cli.demo import QWEN2
 
 BASE = {k: v for k, v in QWEN2.items() if not k.endswith("sliding_window") and k not in ("max_window_layers", "architectures", "rope_theta")}
 # 24 rotated pairs: three quarters of a head of 64

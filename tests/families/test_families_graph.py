@@ -10,10 +10,10 @@ from family_checkpoints import CONFIGS, GEMMA3_TEXT
 
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
-from llmconv.job import Job
-from llmconv.plan import Plan, plan
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
 from llmconv.top.interpret import interpret
-from llmconv.verify import nets
+from llmconv.verify import launches as nets
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision

@@ -9,16 +9,16 @@ from pathlib import Path
 import pytest
 from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, tensors
 
-from llmconv.demo import QWEN2
+from llmconv.cli.demo import QWEN2
+from llmconv.coefficients.layout import Mode, pieces
+from llmconv.coefficients.roles import roles
+from llmconv.coefficients.sources import Source
 from llmconv.engine.machine import MODEST
-from llmconv.estimate import compile_memory, stamp_memory
-from llmconv.forms import form_of
-from llmconv.grouping import origins
-from llmconv.job import Job
-from llmconv.lower.layout import Mode, pieces
-from llmconv.lower.roles import roles
-from llmconv.lower.sources import Source
-from llmconv.plan import plan
+from llmconv.plan.estimate import compile_memory, stamp_memory
+from llmconv.plan.forms import form_of
+from llmconv.plan.origins import origins
+from llmconv.plan.plan import plan
+from llmconv.request.job import Job
 
 
 def size(config: dict, hidden: int, intermediate: int, heads: int, kv_heads: int, vocab: int, **more) -> dict:

@@ -15,8 +15,8 @@ from llmconv.blocks.vision import grid
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.top.interpret import interpret
-from llmconv.verify import nets
-from llmconv.verify.images import random
+from llmconv.verify import launches as nets
+from llmconv.verify.prompt import random
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 

@@ -27,7 +27,7 @@ class User:
         kept = {k: v for k, v in env.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
         self.env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
-    def start(self, *argv: str, program: str = "llmconv.cli", **env: str) -> subprocess.Popen[str]:
+    def start(self, *argv: str, program: str = "llmconv.cli.main", **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-m", program, *argv], cwd=self.root, env=self.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
 
     def run(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -37,7 +37,7 @@ class User:
     def _here(self, *argv: str, **env: str) -> subprocess.CompletedProcess[str]:
         from huggingface_hub import constants
 
-        from llmconv.cli import main
+        from llmconv.cli.main import main
 
         out, err = io.StringIO(), io.StringIO()
         with self._patch.context() as patch, redirect_stdout(out), redirect_stderr(err):

@@ -12,7 +12,7 @@ from hub_server import etag
 from processes import wait_for
 
 from llmconv.hub import Name
-from llmconv.job import Job
+from llmconv.request.job import Job
 
 REPO = "tiny/Qwen2-Tiny"
 SMALL = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt", "model.safetensors.index.json"}

@@ -54,7 +54,7 @@ def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, 
     method, how, name, changes, options = APART[case]
     model = quantised(method, how, name, options=(DEEP if name == "qwen2" else {"num_hidden_layers": 4}) | changes)
     compiled = convert(model, seq=32, no_stamp=1, quantize="auto", **options)
-    monkeypatch.setattr("llmconv.forms.CODED", 1)
+    monkeypatch.setattr("llmconv.plan.forms.CODED", 1)
     apart = convert(model, seq=32, quantize="auto", no_cache=1, **options)
     assert content(apart) == content(compiled)
     assert {n["name"] for n in nets(apart) if n["form"] == "hollow"} == {n["name"] for n in nets(apart) if n["layer"] in (0, 3)}
@@ -64,8 +64,8 @@ def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, 
 def test_codes_that_differ_from_ours_are_left_to_the_compiler(quantised, convert, monkeypatch):
     model = quantised("gptq", How(4, 64), "qwen2", options=DEEP)
     right = convert(model, seq=32, no_stamp=1, quantize="auto", no_cache=1)
-    monkeypatch.setattr("llmconv.forms.CODED", 1)
-    code = "import llmconv.lower.coefficients as c\nwhole = c._codes\nc._codes = lambda *a: ((q ^ 1, s, z) for q, s, z in whole(*a))\n"
+    monkeypatch.setattr("llmconv.plan.forms.CODED", 1)
+    code = "import llmconv.coefficients.blob as c\nwhole = c._codes\nc._codes = lambda *a: ((q ^ 1, s, z) for q, s, z in whole(*a))\n"
     monkeypatch.setenv("PYTHONPATH", patched(right.parent, code))
     mended = convert(model, seq=32, quantize="auto", no_cache=1)
     assert content(mended) == content(right)
@@ -93,8 +93,8 @@ def test_layers_of_other_bits_are_compiled_by_themselves(quantised, convert):
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
 def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert, tmp_path):
     """Its own tensors are in a net's key, packed as they are; the others are left alone."""
-    from llmconv import frontend
-    from llmconv.job import Job
+    from llmconv import convert
+    from llmconv.request.job import Job
 
     model = quantised("gptq", How(4, 64), "qwen2", options=DEEP | {"dtype": "float16"})
     out = convert(model, seq=32, quantize="auto", chip="bm1688")
@@ -105,7 +105,7 @@ def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert
     tensors[name].view(np.uint16 if part == "scales" else np.int32)[0, 0] ^= 1
     save_file(tensors, model / "model.safetensors")
     given = {"model": str(model), "out": str(out), "seq": "32", "quantize": "auto", "chip": "bm1688"}
-    assert frontend.run(Job.create(given), given, ["convert"]) == 0
+    assert convert.run(Job.create(given), given, ["convert"]) == 0
     after = {net["name"]: net["coefficient_sha256"] for net in nets(out)}
     assert {name for name in before if before[name] != after[name]} == {"block_1", "block_cache_1"}
 

@@ -176,8 +176,8 @@ def test_fp8_is_transformers(shape, block, tmp_path):
 @pytest.mark.parametrize("name", ["own", "auto_gptq", "auto_awq", "llm_compressor", "gptq"])
 def test_autorounds_checkpoints(name, base):
     """Whole checkpoints by AutoRound 0.16.1 (4 bits, group 64, one layer of 8 bits, one left in float) stay near what they were made of."""
-    from llmconv.job import Job
-    from llmconv.plan import plan
+    from llmconv.plan.plan import plan
+    from llmconv.request.job import Job
 
     model = FIXTURES / "autoround" / name
     made = plan(Job.create({"model": str(model), "seq": "32", "out": "/nowhere"}))

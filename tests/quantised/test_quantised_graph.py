@@ -17,10 +17,10 @@ from safetensors.numpy import load_file, save_file
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.quantised import base as shared
 from llmconv.checkpoint.quantised import gptq
-from llmconv.job import Job
-from llmconv.plan import Plan, plan
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
 from llmconv.top.interpret import interpret
-from llmconv.verify import nets
+from llmconv.verify import launches
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -43,11 +43,11 @@ def far(made: Plan, net) -> float:
         hidden = rng.standard_normal(shapes["hidden_states"]).astype(np.float32)
         (found,), right = interpret(net.graph, {"hidden_states": hidden}, weights), reference.logits(hidden)
     else:
-        past = nets.capacity(net) // 2
+        past = launches.capacity(net) // 2
         history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
-        launch = nets.step(net, rng.standard_normal(shapes["input_states"]).astype(np.float32), nets.length(net) if net.flags.dynamic else max(1, nets.length(net) * 3 // 4), past, history)
+        launch = launches.step(net, rng.standard_normal(shapes["input_states"]).astype(np.float32), launches.length(net) if net.flags.dynamic else max(1, launches.length(net) * 3 // 4), past, history)
         found = interpret(net.graph, launch.inputs, weights)[0][:, : launch.count]
-        right = nets.EXPECTED[net.kind](reference, launch)["output_states"]
+        right = launches.EXPECTED[net.kind](reference, launch)["output_states"]
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
 
 

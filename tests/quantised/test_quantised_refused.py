@@ -11,8 +11,8 @@ from quantised_checkpoints import How, fp8
 from safetensors.numpy import load_file, save_file
 
 from llmconv.errors import InputError
-from llmconv.job import Job
-from llmconv.plan import plan
+from llmconv.plan.plan import plan
+from llmconv.request.job import Job
 
 TINY = {"num_hidden_layers": 1, "dtype": "float16"}
 
@@ -233,7 +233,7 @@ def test_layers_that_are_not_split_over_devices(how, pick, word, quantised):
 
 
 def test_a_dry_run_shows_it(quantised):
-    from llmconv.dryrun import dry_run
+    from llmconv.queries.dry_run import dry_run
 
     given = {"model": str(quantised("awq", How(4, 128), options=TINY)), "seq": "32", "out": "/nowhere", "debug": "1"}
     text = dry_run(Job.create(given), given)

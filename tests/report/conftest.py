@@ -32,7 +32,7 @@ def break_compiler(compiler, llmconv_env, tmp_path, monkeypatch) -> Callable[[],
 def failed_build(checkpoint, break_compiler, tmp_path) -> Callable[..., Path]:
     """failed_build("--continue", ...) -> the output directory of a conversion in which every net failed.
     The checkpoint lies in a directory called HOSTILE, as far as a file system takes it."""
-    from llmconv.cli import main
+    from llmconv.cli.main import main
 
     def run(*more: str) -> Path:
         break_compiler()

@@ -8,11 +8,11 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
-from llmconv.verify import report
+from llmconv.verify import result
 from llmconv.verify.compare import BLOCK, CHAIN, Difference
 from llmconv.verify.generate import Generation
 from llmconv.verify.heads import Picked
-from llmconv.verify.runs import CHIP, Compared
+from llmconv.verify.session import CHIP, Compared
 
 # Wherever text of a model or a log ends up, this must stay text
 HOSTILE = '<img src=x onerror="document.title=1">&amp;</script><script>document.title=2</script>'
@@ -87,5 +87,5 @@ def verified(out: Path, errors: dict[str, float], tokens: list[tuple[int, int, b
         for net, error in errors.items()
     ]
     picked = [Picked("generation", f"token {n}", mine, theirs, 0.0 if mine == theirs else 0.1, 1.0, 0.2 if right else 0.05) for n, (mine, theirs, right) in enumerate(tokens, 1)]
-    made = report.Report("build", tuple(compared), (), Generation((1, 2, 3), tuple(picked)) if picked else None, (), (), {net: 1 for net in errors if net != "all blocks"}, dict.fromkeys(errors, 1.0))
-    report.write(made, out / "verify.json", {"sha256": manifest["sha256"], "bmodel": manifest["bmodel"], "seed": 0})
+    made = result.Report("build", tuple(compared), (), Generation((1, 2, 3), tuple(picked)) if picked else None, (), (), {net: 1 for net in errors if net != "all blocks"}, dict.fromkeys(errors, 1.0))
+    result.write(made, out / "verify.json", {"sha256": manifest["sha256"], "bmodel": manifest["bmodel"], "seed": 0})

@@ -17,7 +17,7 @@ import pytest
 from report_helpers import verified
 
 from llmconv import report
-from llmconv.cli import main
+from llmconv.cli.main import main
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 POLICY = re.compile(r'<meta http-equiv="Content-Security-Policy"[^>]*>')

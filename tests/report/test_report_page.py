@@ -13,7 +13,7 @@ import pytest
 from report_helpers import HOSTILE, Page, verified
 
 from llmconv import report
-from llmconv.cli import main
+from llmconv.cli.main import main
 from llmconv.report import accuracy, sizes
 from llmconv.report.facts import gather
 
@@ -71,7 +71,7 @@ def test_sizes_add_up_to_the_file(checkpoint, convert):
         wanted = sum(t.nbytes for name, t in facts.plan.checkpoint.tensors.items() if not (config["tie_word_embeddings"] and name == "lm_head.weight")) // 2
         assert stored.weights == wanted
         bits = options["quantize"][1]
-        if options.get("chip") != "bm1688":  # several cores: itemised where llmconv.lower knows the layout
+        if options.get("chip") != "bm1688":  # several cores: itemised where llmconv.coefficients knows the layout
             assert stored.parts["MLP", f"int{bits}"] == 2 * 3 * config["hidden_size"] * config["intermediate_size"] * int(bits) // 8
             assert {part for part, _ in stored.parts} >= {"Attention", "MLP", "Norms", "Rotary tables", "Token table"}
         memory = sizes.device_memory(facts.bmodel)
@@ -156,7 +156,7 @@ def test_a_run_with_nothing_to_do_leaves_the_page(checkpoint, convert):
 
 
 def test_the_page_is_not_imported_before_it_is_written():
-    program = "import sys, llmconv.frontend; sys.exit('llmconv.report.page' in sys.modules or 'llmconv.report' not in sys.modules)"
+    program = "import sys, llmconv.convert; sys.exit('llmconv.report.page' in sys.modules or 'llmconv.report' not in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

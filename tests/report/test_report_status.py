@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from llmconv.history import Run, Span
-from llmconv.layout import Layout
+from llmconv.engine.history import Run, Span
 from llmconv.report import status
 from llmconv.report.facts import Facts
+from llmconv.request.output import Layout
 
 GIVEN = {"model_path": "/models/it's mine", "seq": "64", "quantize": "w4bf16", "dynamic": "1", "continue": "0", "out_dir": "/out"}
 MANIFEST = {"nets": [], "job": {}, "sha256": "0"}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from llmconv.history import Run, Span
+from llmconv.engine.history import Run, Span
 from llmconv.report import timeline
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import digests, fetch, find, obtain, wheel as wheels
+from llmconv.toolchain import digests, fetch, find, obtain
+from llmconv.toolchain import wheel as wheels
 from llmconv.toolchain.pinned import FOLDER, VERSION
 
 NAME = f"tpu_mlir-{VERSION}-py3-none-any.whl"

@@ -15,8 +15,8 @@ from verify_helpers import plan_of, relative  # noqa: E402
 from llmconv.checkpoint import recipe  # noqa: E402
 from llmconv.numeric import from_bf16  # noqa: E402
 from llmconv.top.interpret import interpret  # noqa: E402
-from llmconv.verify import nets  # noqa: E402
-from llmconv.verify.nets import EXPECTED  # noqa: E402
+from llmconv.verify import launches  # noqa: E402
+from llmconv.verify.launches import EXPECTED  # noqa: E402
 from llmconv.verify.reference import Reference  # noqa: E402
 from llmconv.verify.weights import Precision  # noqa: E402
 
@@ -44,7 +44,7 @@ def weights_of(net, checkpoint) -> dict[str, np.ndarray]:
     return {w.name: recipe.evaluate(w.recipe, checkpoint) for w in net.graph.weights.values()}
 
 
-def exact(launch: nets.Launch) -> dict[str, np.ndarray]:
+def exact(launch: launches.Launch) -> dict[str, np.ndarray]:
     """The launch's inputs for f32 maths: the runtimes' mask value would leave a trace of the hidden tokens."""
     return {k: np.where(v < -9000, -1e9, v) if k == "attention_mask" else v for k, v in launch.inputs.items()}
 
@@ -61,7 +61,7 @@ def test_blocks(case, checkpoint):
         shapes = {io.name: io.shape for io in net.inputs}
         history = tuple(rng.standard_normal(shapes[n]) for n in ("history_k", "history_v") if n in shapes)
         count, past = (1, 19) if history else (11, 0)
-        launch = nets.step(net, rng.standard_normal(shapes["input_states"]), count, past, history)
+        launch = launches.step(net, rng.standard_normal(shapes["input_states"]), count, past, history)
         found = interpret(net.graph, exact(launch), weights_of(net, made.checkpoint))
         for io, values in zip(net.outputs, found, strict=True):
             assert values.shape == io.shape
@@ -76,10 +76,10 @@ def test_embedding_and_head(name, checkpoint):
     reference, rng = Reference(made, Precision()), np.random.default_rng(4)
     by_name = {net.name: net for net in made.nets}
     for net in (by_name["embedding"], by_name["embedding_cache"]):
-        launch = nets.tokens(net, rng.integers(0, made.spec.vocab, nets.length(net)))
+        launch = launches.tokens(net, rng.integers(0, made.spec.vocab, launches.length(net)))
         (found,) = interpret(net.graph, launch.inputs, weights_of(net, made.checkpoint))
         np.testing.assert_array_equal(found, reference.embed(launch.inputs["input_ids"]))
     net = by_name["lm_head"]
     hidden = from_bf16(rng.integers(0x3F00, 0x4000, (1, made.spec.hidden)).astype(np.uint16)) * rng.choice([-1, 1], (1, made.spec.hidden))
-    (found,) = interpret(net.graph, nets.head(net, hidden).inputs, weights_of(net, made.checkpoint))
+    (found,) = interpret(net.graph, launches.head(net, hidden).inputs, weights_of(net, made.checkpoint))
     assert found.shape == (1, 1) and int(found[0, 0]) == int(reference.logits(hidden)[0].argmax())

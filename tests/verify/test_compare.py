@@ -9,7 +9,7 @@ import pytest
 
 from llmconv.verify import compare
 from llmconv.verify.compare import BLOCK, CHAIN, EXACT, ORIGINAL, Difference, Tolerance, measure
-from llmconv.verify.runs import pick
+from llmconv.verify.session import pick
 
 
 def states(seed: int = 0, rows: int = 20) -> np.ndarray:

@@ -9,7 +9,7 @@ from verify_helpers import plan_of
 from llmconv.checkpoint import recipe
 from llmconv.top.interpret import interpret
 from llmconv.verify.generate import CHAIN, Runtime, generate
-from llmconv.verify.runs import Session, alone
+from llmconv.verify.session import Session, alone
 from llmconv.verify.weights import half
 
 SEQ, TOKENS = 24, 6

@@ -11,9 +11,10 @@ from verify_helpers import plan_of
 from vision_checkpoints import CONFIGS, whole
 
 from llmconv.blocks.vision import grid
-from llmconv.verify import images, nets
+from llmconv.verify import launches
+from llmconv.verify import prompt as images
 from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
-from llmconv.verify.runs import Session, alone
+from llmconv.verify.session import Session, alone
 
 SEQ, TOKENS = 48, 5
 PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96"}
@@ -155,7 +156,7 @@ def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
     plan = planned(vision_checkpoint, "qwen2_5_vl", dynamic=1)
     net, tower = next(n for n in plan.nets if n.name == "vit"), plan.tower
     shown = images.random(tower, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
-    launch = nets.vit(net, shown, plan.family.vision.preprocess(tower, shown.patches, shown.grids, True), tower.merge)
+    launch = launches.vit(net, shown, plan.family.vision.preprocess(tower, shown.patches, shown.grids, True), tower.merge)
     assert {name: values.shape for name, values in launch.inputs.items()} == {
         "input_states": (16, 1176),
         "position_ids": (16, 2),

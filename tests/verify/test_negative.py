@@ -14,9 +14,9 @@ import numpy as np
 import pytest
 from verify_helpers import plan_of
 
-from llmconv.verify import nets
+from llmconv.verify import launches
 from llmconv.verify.reference import Reference
-from llmconv.verify.runs import Session
+from llmconv.verify.session import Session
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 CHIP, SEQ, COUNT, PAST = "cv186x", 64, 41, 37
@@ -25,8 +25,8 @@ CHIP, SEQ, COUNT, PAST = "cv186x", 64, 41, 37
 @pytest.fixture(scope="module")
 def launched(checkpoint, compiler, session_cache, tmp_path_factory):
     """The plan of a converted qwen2, and by net a launch with the chip's outputs; wrong inputs under "net: what"."""
-    from llmconv import frontend
-    from llmconv.job import Job
+    from llmconv import convert
+    from llmconv.request.job import Job
     from llmconv.simulator.client import Simulator
 
     model, out = checkpoint("qwen2"), tmp_path_factory.mktemp("negative")
@@ -34,27 +34,27 @@ def launched(checkpoint, compiler, session_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPUC_ROOT", str(compiler.root))
         patch.setenv("LLMCONV_CACHE", str(session_cache))
-        assert frontend.run(Job.create(given), given, ["convert"]) == 0
+        assert convert.run(Job.create(given), given, ["convert"]) == 0
     plan = plan_of(model, seq=SEQ, chip=CHIP)
     (bmodel,) = out.glob("*.bmodel")
     with Simulator(bmodel, CHIP, compiler.root) as simulator:
         yield plan, {key: (launch, simulator.run(launch.net.name, launch.inputs)) for key, launch in _launches(plan).items()}
 
 
-def _launches(plan) -> dict[str, nets.Launch]:
+def _launches(plan) -> dict[str, launches.Launch]:
     """A prefill, a decode and a head launch, and variants of the first two with wrong inputs."""
     by_name, rng = {net.name: net for net in plan.nets}, np.random.default_rng(9)
     hidden = np.zeros((1, SEQ, plan.spec.hidden), np.float32)
     hidden[:, :COUNT] = Reference(plan).embed(rng.integers(0, plan.spec.vocab, (1, COUNT)))
     shape = (1, SEQ, plan.spec.kv_heads, plan.spec.head_dim)
     made = {
-        "block_0": nets.step(by_name["block_0"], hidden, COUNT),
-        "block_cache_0": nets.step(by_name["block_cache_0"], hidden, 1, PAST, (rng.standard_normal(shape), rng.standard_normal(shape))),
+        "block_0": launches.step(by_name["block_0"], hidden, COUNT),
+        "block_cache_0": launches.step(by_name["block_cache_0"], hidden, 1, PAST, (rng.standard_normal(shape), rng.standard_normal(shape))),
     }
     for name, launch in list(made.items()):
         for what, change in WRONG_INPUTS.items():
             made[f"{name}: {what}"] = replace(launch, inputs=change(dict(launch.inputs)))
-    made["lm_head"] = nets.head(by_name["lm_head"], rng.standard_normal((1, plan.spec.hidden)))
+    made["lm_head"] = launches.head(by_name["lm_head"], rng.standard_normal((1, plan.spec.hidden)))
     return made
 
 
@@ -75,14 +75,14 @@ def _see_one_more(inputs: dict) -> dict:
 def _see_one_less(inputs: dict) -> dict:
     """The oldest token is hidden from everyone but itself."""
     mask = inputs["attention_mask"].copy()
-    mask[:, :, (0 if mask.shape[2] == 1 else 1) :, 0] = nets.HIDDEN
+    mask[:, :, (0 if mask.shape[2] == 1 else 1) :, 0] = launches.HIDDEN
     return inputs | {"attention_mask": mask}
 
 
 WRONG_INPUTS = {"positions": _shift, "mask sees more": _see_one_more, "mask sees less": _see_one_less}
 
 
-def judge(plan, launch: nets.Launch, found: dict) -> Session:
+def judge(plan, launch: launches.Launch, found: dict) -> Session:
     """A session that was told what the chip gave."""
 
     class Told:

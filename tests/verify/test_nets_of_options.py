@@ -13,11 +13,11 @@ from verify_helpers import plan_of, transformers_model
 from llmconv.blocks import heads as graphs
 from llmconv.errors import ConvertError
 from llmconv.top.interpret import interpret
-from llmconv.verify import nets
+from llmconv.verify import launches
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.generate import Runtime, converse, generate_batch, turns
-from llmconv.verify.runs import Session, alone
 from llmconv.verify.sampling import TRIED, Settings
+from llmconv.verify.session import Session, alone
 
 SEQ, TOKENS = 32, 6
 SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 256}
@@ -41,7 +41,7 @@ class Interpreted(test_generate.Interpreted):
         graph.outputs = outputs
         named = dict(zip([*(io.name for io in net.outputs), *read], found))
         kinds = {io.name: io.dtype for io in (*net.inputs, *net.outputs)}
-        return {n: x.astype(np.int32) if kinds[n] == "i32" else nets.half(x, kinds[n]) for n, x in named.items()}
+        return {n: x.astype(np.int32) if kinds[n] == "i32" else launches.half(x, kinds[n]) for n, x in named.items()}
 
 
 def whole(model, ids: list[int], tokens: list[int]) -> list[int]:
@@ -160,7 +160,7 @@ def test_adapters(model, checkpoint):
 
 
 def test_a_table_on_disk(checkpoint, tmp_path):
-    from llmconv.actions import copy_config
+    from llmconv.tasks.actions import copy_config
 
     model = checkpoint("qwen2_tied", **SMALL)
     plan = plan_of(model, seq=SEQ, embedding_disk=1)

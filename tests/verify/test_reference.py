@@ -7,7 +7,7 @@ import pytest
 from verify_helpers import plan_of, relative, transformers_model
 
 from llmconv.checkpoint import recipe
-from llmconv.verify import nets
+from llmconv.verify import launches
 from llmconv.verify.generate import Own
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -70,7 +70,7 @@ def test_only_what_is_asked_for_is_read(checkpoint, monkeypatch):
     assert not read
     hidden = reference.embed(np.array([[7, 1023, 7]]))
     assert [r[0] for r in read] == ["rows", "rows"]
-    reference.block(3, hidden, np.arange(3)[None], nets.mask(3, 0, 3, 0, nets.FAR))
+    reference.block(3, hidden, np.arange(3)[None], launches.mask(3, 0, 3, 0, launches.FAR))
     assert {n.split(".")[2] for r in read[2:] for n in recipe.names(r)} == {"3"}
     assert all(p.device.type == "meta" for p in reference.model.parameters())
 
@@ -109,7 +109,7 @@ def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
     model = checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)
     short, long = (Reference(plan_of(model, seq=seq)) for seq in (48, 64))
     hidden, positions = short.embed(np.arange(20)[None]), np.arange(20)[None]
-    mask = nets.mask(20, 0, 20, 0, nets.FAR)
+    mask = launches.mask(20, 0, 20, 0, launches.FAR)
     k_short, k_long = (r.block(0, hidden, positions, mask)[1] for r in (short, long))
     assert relative(k_long, k_short) > 0.05
 
@@ -117,7 +117,7 @@ def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
 @pytest.mark.parametrize("window", [{}, {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 0}], ids=["full", "window"])
 def test_half_precision_has_an_error_of_its_own(window, checkpoint):
     made = plan_of(checkpoint("qwen2", **window))
-    ids, mask = np.arange(20)[None], nets.mask(20, 0, 20, 0, nets.FAR)
+    ids, mask = np.arange(20)[None], launches.mask(20, 0, 20, 0, launches.FAR)
     exact, bf16, f16 = (Reference(made, dtype=d) for d in ("f32", "bf16", "f16"))
     right, *errors = (r.block(0, exact.embed(ids), np.arange(20)[None], mask)[0] for r in (exact, bf16, f16))
     assert 0.003 < relative(errors[0], right) < 0.02
@@ -140,5 +140,5 @@ def test_a_family_that_transformers_lacks(checkpoint):
     assert relative(granite.embed(ids), 2 * llama.embed(ids)) < 1e-6
     hidden = llama.embed(ids)[0]
     assert relative(granite.logits(hidden), llama.logits(hidden) / 4) < 1e-6
-    mask, positions = nets.mask(10, 0, 10, 0, nets.FAR), np.arange(10)[None]
+    mask, positions = launches.mask(10, 0, 10, 0, launches.FAR), np.arange(10)[None]
     assert relative(granite.block(1, hidden[None], positions, mask)[0], llama.block(1, hidden[None], positions, mask)[0]) < 1e-6

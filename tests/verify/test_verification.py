@@ -16,11 +16,11 @@ from verify_helpers import plan_of
 
 from llmconv.errors import ConvertError, InputError
 from llmconv.simulator.client import NetInfo
-from llmconv.verify import choice, compare, manifest, report
+from llmconv.verify import compare, manifest, result, selection
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation, Runtime
-from llmconv.verify.nets import HIDDEN, mask, step, tokens
-from llmconv.verify.runs import Compared, Picked
+from llmconv.verify.launches import HIDDEN, mask, step, tokens
+from llmconv.verify.session import Compared, Picked
 from llmconv.verify.verification import differences
 
 REAL = {  # Qwen2-0.5B
@@ -38,7 +38,7 @@ REAL = {  # Qwen2-0.5B
 
 def test_a_tiny_model_is_verified_in_full(checkpoint):
     plan = plan_of(checkpoint("qwen2"), seq=128)
-    chosen = choice.choose(plan, None, full=False, tokens=16)
+    chosen = selection.choose(plan, None, full=False, tokens=16)
     assert chosen.nets == plan.nets and chosen.tokens == 16
     assert 5 < chosen.seconds < 60
 
@@ -46,30 +46,30 @@ def test_a_tiny_model_is_verified_in_full(checkpoint):
 def test_a_real_model_by_one_decode_block(checkpoint, monkeypatch):
     """Sizes alone count: the plan of a tiny checkpoint, estimated with a real one's graph."""
     plan = plan_of(checkpoint("qwen2"), seq=128)
-    monkeypatch.setattr(choice, "seconds", lambda net: {"block": 350.0, "block_cache": 6.4, "lm_head": 160.0}.get(net.kind, 0.1))
-    chosen = choice.choose(plan, None, full=False, tokens=16)
+    monkeypatch.setattr(selection, "seconds", lambda net: {"block": 350.0, "block_cache": 6.4, "lm_head": 160.0}.get(net.kind, 0.1))
+    chosen = selection.choose(plan, None, full=False, tokens=16)
     assert [net.name for net in chosen.nets] == ["block_cache_0"] and not chosen.tokens
-    assert choice.choose(plan, None, full=True, tokens=4).tokens == 4
-    assert [n.name for n in choice.choose(plan, ["lm_head", "block_1"], full=False, tokens=4).nets] == ["lm_head", "block_1"]
+    assert selection.choose(plan, None, full=True, tokens=4).tokens == 4
+    assert [n.name for n in selection.choose(plan, ["lm_head", "block_1"], full=False, tokens=4).nets] == ["lm_head", "block_1"]
 
 
 def test_estimates_are_those_that_were_measured(checkpoint):
-    from llmconv.nets import decoder_nets
+    from llmconv.plan.decoder import decoder_nets
 
     plan = plan_of(checkpoint("qwen2"), seq=512)
     spec = replace(plan.spec, hidden=896, intermediate=4864, heads=14, kv_heads=2, vocab=151936, kinds=plan.spec.kinds)
-    found = {net.name: choice.seconds(net) for net in decoder_nets(plan.job, spec)}
+    found = {net.name: selection.seconds(net) for net in decoder_nets(plan.job, spec)}
     assert 200 < found["block_0"] < 500 and 4 < found["block_cache_0"] < 10 and 80 < found["lm_head"] < 250
     assert found["embedding_cache"] < 1
 
 
 def test_an_unknown_net(checkpoint):
     with pytest.raises(InputError, match="Did you mean block_0"):
-        choice.choose(plan_of(checkpoint("qwen2")), ["blok_0"], full=False, tokens=1)
+        selection.choose(plan_of(checkpoint("qwen2")), ["blok_0"], full=False, tokens=1)
 
 
 def test_durations():
-    assert [choice.duration(s) for s in (4.4, 89, 600, 9000)] == ["4 s", "89 s", "10 min", "2.5 h"]
+    assert [selection.duration(s) for s in (4.4, 89, 600, 9000)] == ["4 s", "89 s", "10 min", "2.5 h"]
 
 
 # ------------------------------------------------------------------------------------------------------- what the chip is fed
@@ -185,7 +185,7 @@ def difference(relative: float, **more) -> Difference:
     return Difference(error=relative**2, expected=1.0, found=1.0, dot=1 - relative**2 / 2, rows=1, **more)
 
 
-def a_report(relative: float = 0.004, found: int = 7, **more) -> report.Report:
+def a_report(relative: float = 0.004, found: int = 7, **more) -> result.Report:
     compared = (
         Compared("block_0", "output_states", "chip", compare.BLOCK, difference(relative), difference(0.005)),
         Compared("block_0", "k_cache", "chip", compare.BLOCK, difference(0.003), difference(0.003)),
@@ -195,12 +195,12 @@ def a_report(relative: float = 0.004, found: int = 7, **more) -> report.Report:
     generated = Generation((1, 2), (Picked("generation", "token 1", found, 7, 0.0 if found == 7 else 0.3, 0.3, 0.1),))
     picked = (Picked("lm_head", "random state 1", 3, 3, 0.0, 0.5, 0.02),)
     settings = {"generation": generated, "interface": (), "unchecked": (), "launches": {"block_0": 2, "lm_head": 1}, "seconds": {"block_0": 2.0}}
-    return report.Report("m.bmodel on bm1684x", compared, picked, **(settings | more))
+    return result.Report("m.bmodel on bm1684x", compared, picked, **(settings | more))
 
 
-def printed(made: report.Report, terminal: bool = False) -> str:
+def printed(made: result.Report, terminal: bool = False) -> str:
     out = io.StringIO()
-    report.show(made, Console(file=out, force_terminal=terminal, width=120))
+    result.show(made, Console(file=out, force_terminal=terminal, width=120))
     return out.getvalue()
 
 
@@ -211,7 +211,7 @@ def test_a_report_of_what_is_right():
     assert "\x1b" not in text and "block_0" in text and "0.0040" in text and "1 of 1 tokens equal transformers'" in text
     assert text.strip().splitlines()[-1].startswith("verified: ")
     assert "\x1b" in printed(made, terminal=True)
-    data = json.loads(json.dumps(report.to_json(made), allow_nan=False))
+    data = json.loads(json.dumps(result.to_json(made), allow_nan=False))
     assert data["ok"] and [n["name"] for n in data["nets"]] == ["block_0", "lm_head", CHAIN]
     assert data["nets"][0]["outputs"][0]["relative_l2_limit"] == 0.01 and data["nets"][0]["outputs"][2]["weights"] == "original"
     assert {"torch", "transformers", "numpy"} <= set(data["versions"])
@@ -236,12 +236,12 @@ def test_an_ill_conditioned_model_is_named():
 def test_a_report_of_what_is_wrong(made, word):
     assert not made.ok
     assert word in printed(made) and "FAILED" in printed(made)
-    assert report.to_json(made)["ok"] is False
+    assert result.to_json(made)["ok"] is False
 
 
 def test_nan_is_written_as_null(tmp_path):
     made = replace(a_report(), compared=(Compared("block_0", "output_states", "chip", compare.BLOCK, Difference(not_finite=4)),))
-    report.write(made, tmp_path / "verify.json", {"chip": "bm1684x"})
+    result.write(made, tmp_path / "verify.json", {"chip": "bm1684x"})
     data = json.loads((tmp_path / "verify.json").read_text())
     assert data["nets"][0]["outputs"][0]["relative_l2"] is None and data["nets"][0]["outputs"][0]["not_finite"] == 4
     assert not data["ok"] and data["chip"] == "bm1684x" and "WRONG" in printed(made)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from llmconv.job import Job
-from llmconv.plan import Plan, plan
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
 
 
 def plan_of(model: Path, seq: int = 64, quantize: str = "bf16", **options) -> Plan:

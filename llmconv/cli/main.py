@@ -1,0 +1,232 @@
+"""The command line: arguments to a Job, a Job to the engine. The only place that prints usage and decides the exit code."""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from llmconv import __version__
+from llmconv.cli.parser import SHELLS, Parser, add_options, completion
+from llmconv.errors import ConvertError, InputError
+from llmconv.request.options import OPTIONS
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted."""
+    return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
+
+
+def convert_main(argv: Sequence[str] | None = None) -> int:
+    """`llm_convert ...`: the vendor's command line, for `llmconv convert`."""
+    return main(["convert", *(sys.argv[1:] if argv is None else argv)])
+
+
+def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
+    """Run a command; every error becomes one line and an exit code."""
+    args = parser.parse_args(argv)
+    args.argv = argv
+    try:
+        return args.run(args)
+    except ConvertError as error:
+        if getattr(args, "debug", False):
+            traceback.print_exc()
+        print(f"ERROR: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="llmconv", description="make for LLM-to-chip builds: a HuggingFace checkpoint to a .bmodel")
+    parser.add_argument("-V", "--version", action=_Version)
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
+
+    convert = commands.add_parser("convert", help="convert a checkpoint", usage="%(prog)s -m MODEL -s N [options]", description="Convert a checkpoint to a .bmodel.")
+    add_options(convert)
+    convert.add_argument("-V", "--version", action=_Version)
+    convert.add_argument("--task", action="append", default=[], metavar="NAME", help="build only this task, e.g. compile:block_0 (repeatable)")
+    convert.set_defaults(run=_convert)
+
+    plan = commands.add_parser("plan", help="what a conversion would do", usage="%(prog)s -m MODEL -s N [options]", description="Show what a conversion would build, take from the cache and keep.")
+    add_options(plan)
+    plan.set_defaults(run=_plan)
+
+    verify = commands.add_parser("verify", help="prove a .bmodel on the chip simulator", description="Run the nets on the chip simulator against the model's own maths.")
+    verify.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
+    verify.add_argument("--nets", default="", metavar="A,B", help="these nets only")
+    verify.add_argument("--full", action="store_true", help="every net and a generation, however long it takes")
+    verify.add_argument("--debug", action="store_true", help="show tracebacks")
+    verify.set_defaults(run=_verify)
+
+    why = commands.add_parser("why", help="why a net would be rebuilt", description="Say why tasks would run, or what they were built from.")
+    why.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
+    why.add_argument("net", nargs="?", metavar="NET", help="a net or a task, e.g. block_0 or merge")
+    why.set_defaults(run=_why)
+
+    inspect = commands.add_parser("inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel.")
+    inspect.add_argument("file", type=Path, metavar="FILE", help="a .bmodel, of llmconv or of the vendor's tools")
+    inspect.add_argument("--json", action="store_true", help="print everything as JSON")
+    inspect.set_defaults(run=_inspect)
+
+    graph = commands.add_parser("graph", help="the task graph as SVG or DOT", description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.")
+    graph.add_argument("out", nargs="?", type=Path, metavar="OUT", help="output directory of a conversion")
+    graph.add_argument("--to", type=Path, default=Path("graph.svg"), metavar="FILE", help="file to write, .svg or .dot; - prints DOT [graph.svg]")
+    add_options(graph)
+    graph.set_defaults(run=_graph)
+
+    gc = commands.add_parser("gc", help="trim the cache that all output directories share")
+    gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]")
+    gc.set_defaults(run=_gc)
+
+    doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
+    doctor.set_defaults(run=_doctor)
+
+    complete = commands.add_parser("completion", help="a script that completes these commands in a shell", description="Print a completion script.", epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" before it.')
+    complete.add_argument("shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]")
+    complete.set_defaults(run=_completion)
+
+    demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
+    demo.add_argument("dir", nargs="?", type=Path, default=Path("demo"), help="where to [./demo]")
+    demo.set_defaults(run=_demo)
+    return parser
+
+
+class _Version(argparse.Action):
+    """-V: the versions of everything that a result depends on."""
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, nargs=0, help="print versions", **kwargs)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        from llmconv import toolchain
+
+        found = toolchain.find()
+        print(f"llmconv {__version__}")
+        print(f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)")
+        for name in ("transformers", "torch"):
+            try:
+                print(f"{name} {version(name)}")
+            except PackageNotFoundError:
+                print(f"{name} is not installed")
+        parser.exit(0)
+
+
+def _given(args: argparse.Namespace) -> dict[str, Any]:
+    return {o.name: getattr(args, o.name) for o in OPTIONS if getattr(args, o.name) is not None}
+
+
+def _convert(args: argparse.Namespace) -> int:
+    from llmconv import convert
+    from llmconv.report.summary import program
+    from llmconv.request.job import Job
+
+    given, notes = convert.settle(_given(args))
+    job = Job.create(given)
+    if given.get("dry_run"):
+        from llmconv.queries.dry_run import dry_run
+
+        print(dry_run(job, given))
+        return 0
+    notes += [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
+    llmconv = program("llmconv")
+    command = convert.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {shlex.join(_without_task(args.argv))} --task {{task}}")
+    return convert.run(job, given, args.task or ["convert"], command, notes)
+
+
+def _without_task(argv: Sequence[str]) -> list[str]:
+    """The arguments but for --task NAME and --task=NAME."""
+    kept = list(argv)
+    while "--task" in kept:
+        at = kept.index("--task")
+        del kept[at : at + 2]
+    return [word for word in kept if not word.startswith("--task=")]
+
+
+def _plan(args: argparse.Namespace) -> int:
+    from llmconv.convert import settle
+    from llmconv.queries.why import forecast
+    from llmconv.request.job import Job
+
+    given, _ = settle(_given(args))
+    print(forecast(Job.create(given), given))
+    return 0
+
+
+def _verify(args: argparse.Namespace) -> int:
+    from llmconv import report
+    from llmconv.verify import verify
+
+    nets = [n for n in args.nets.split(",") if n]
+    right = verify(args.out, nets=nets or None, full=args.full)
+    report.write(args.out)
+    return 0 if right else 1
+
+
+def _why(args: argparse.Namespace) -> int:
+    from llmconv.queries.why import why
+
+    print(why(args.out, args.net))
+    return 0
+
+
+def _inspect(args: argparse.Namespace) -> int:
+    import json
+
+    from llmconv.queries import bmodel
+
+    made = bmodel.inspect(args.file)
+    print(json.dumps(made, indent=1) if args.json else bmodel.text(made))
+    return 0
+
+
+def _graph(args: argparse.Namespace) -> int:
+    from llmconv.queries.graph import draw
+
+    print(draw(args.out, _given(args), args.to))
+    return 0
+
+
+def _gc(args: argparse.Namespace) -> int:
+    from llmconv import engine
+    from llmconv.report.summary import size
+    from llmconv.request.options import amount
+    from llmconv.toolchain import cache_dir
+
+    limit = amount(args.max_size)
+    if limit is None:
+        raise InputError(f"--max-size {args.max_size}", "an amount such as 20G is expected")
+    freed, kept = engine.gc(cache_dir() / "actions", limit)
+    print(f"freed {size(freed)}, kept {size(kept)} in {cache_dir() / 'actions'}")
+    return 0
+
+
+def _doctor(args: argparse.Namespace) -> int:
+    from llmconv.toolchain import doctor
+
+    checks = doctor.check()
+    print(doctor.report(checks))
+    return doctor.status(checks)
+
+
+def _completion(args: argparse.Namespace) -> int:
+    alias = Parser(prog="llm_convert")
+    add_options(alias)
+    print(completion([_parser(), alias], args.shell))
+    return 0
+
+
+def _demo(args: argparse.Namespace) -> int:
+    from llmconv.cli.demo import demo
+
+    return demo(args.dir)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

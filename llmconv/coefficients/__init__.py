@@ -1,0 +1,1 @@
+"""The compiler's layout of weights, in NumPy."""

@@ -1,0 +1,146 @@
+"""The rows of a net's weights, read from the checkpoint as they are needed."""
+
+from __future__ import annotations
+
+import json
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from itertools import accumulate
+from math import prod
+
+import numpy as np
+
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.packing import ROWWISE, dequantise
+from llmconv.checkpoint.recipe import evaluate, is_recipe, shape
+from llmconv.coefficients.errors import NotCovered
+from llmconv.coefficients.rounding import to_float
+
+WHOLE = 1 << 27  # elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
+AS_STORED = ("BF16", "F16", "F32", "U8")
+
+Read = Callable[[int, int], tuple[np.ndarray, str]]
+
+
+class Source:
+    """A weight [rows, ...] of which rows can be read: (array, how it is stored: "BF16" bits, "F16", "F32" or "U8").
+
+    transposed: the rows of the transposed recipe, for a linear's [K, N] weight its N rows of K inputs.
+    """
+
+    def __init__(self, recipe: Sequence, checkpoint: Checkpoint, transposed: bool = False):
+        if transposed:
+            recipe = recipe[1] if recipe[0] == "transpose" else ("transpose", recipe)
+        self.shape = shape(recipe, checkpoint)
+        self.read: Read = _reader(recipe, checkpoint)
+
+    @property
+    def width(self) -> int:
+        """Elements of one row."""
+        return prod(self.shape[1:])
+
+    def all(self) -> tuple[np.ndarray, str]:
+        return self.read(0, self.shape[0])
+
+
+def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
+    kind = recipe[0]
+    if kind == "tensor" and checkpoint.info(recipe[1]).dtype in AS_STORED:
+        info = checkpoint.info(recipe[1])
+        return lambda first, last: (checkpoint.raw(info.name, slice(first, last)), info.dtype)
+    if kind == "rows":
+        inner, start = _reader(recipe[1], checkpoint), recipe[2]
+        return lambda first, last: inner(start + first, start + last)
+    if kind == "fill":
+        (_, *rest), number = recipe[1], recipe[2]
+        return lambda first, last: (np.full((last - first, *rest), number, np.float32), "F32")
+    if kind == "raw":
+        return lambda first, last: (checkpoint.raw(recipe[1], slice(first, last)), "U8")
+    if kind in ROWWISE:
+        return _rowwise(ROWWISE[kind][1], recipe, checkpoint)
+    if kind == "transpose" and recipe[1][0] == "raw":
+        return _columns(recipe[1][1], checkpoint)
+    if kind == "dequantise":
+        return _dequantised(recipe, checkpoint)
+    if kind == "concat":
+        return _stacked(recipe[1:], checkpoint)
+    if kind == "transpose" and recipe[1][0] == "concat":
+        return _side_by_side([part[1] if part[0] == "transpose" else ("transpose", part) for part in recipe[1][1:]], checkpoint)
+    if prod(shape(recipe, checkpoint)) > WHOLE:
+        raise NotCovered(f"a recipe {kind!r} of a large tensor")
+    if kind == "rope":
+        return lambda first, last: (_table(json.dumps(recipe))[first:last], "F32")
+    values: list[np.ndarray] = []
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        if not values:
+            values.append(np.asarray(evaluate(recipe, checkpoint)))
+        return values[0][first:last], "U8" if values[0].dtype == np.uint8 else "F32"
+
+    return read
+
+
+def _rowwise(operation: Callable[..., np.ndarray], recipe: Sequence, checkpoint: Checkpoint) -> Read:
+    """An operation on every row by itself: of just as many rows."""
+    inner = _reader(recipe[1], checkpoint)
+    given = [evaluate(part, checkpoint) if is_recipe(part) else part for part in recipe[2:]]
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        values, stored = inner(first, last)
+        return operation(values, *given), stored
+
+    return read
+
+
+def _columns(name: str, checkpoint: Checkpoint) -> Read:
+    """The rows of a transposed tensor, which is kept."""
+    kept: list[np.ndarray] = []
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        if not kept:
+            kept.append(checkpoint.raw(name))
+        return kept[0][:, first:last].T, "U8"
+
+    return read
+
+
+def _stacked(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
+    """Matrices one below the other, such as those of all experts."""
+    readers = [_reader(part, checkpoint) for part in parts]
+    ends = list(accumulate(shape(part, checkpoint)[0] for part in parts))
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        found = []
+        while first < last:
+            i = bisect_right(ends, first)
+            top, end = ends[i - 1] if i else 0, min(last, ends[i])
+            found.append(readers[i](first - top, end - top))
+            first = end
+        return _joined(found, axis=0)
+
+    return read
+
+
+def _side_by_side(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
+    """Matrices of as many rows, one beside the other."""
+    readers = [_reader(part, checkpoint) for part in parts]
+    return lambda first, last: _joined([read(first, last) for read in readers], axis=1)
+
+
+def _joined(found: Sequence[tuple[np.ndarray, str]], axis: int) -> tuple[np.ndarray, str]:
+    if len({stored for _, stored in found}) > 1:
+        found = [(to_float(*one), "F32") for one in found]
+    arrays, (stored, *_) = zip(*found)
+    return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis), stored
+
+
+def _dequantised(recipe: Sequence, checkpoint: Checkpoint) -> Read:
+    parts = [_reader(part, checkpoint) for part in recipe[1:]]
+    return lambda first, last: (dequantise(*(to_float(*part(first, last)) if i == 1 else part(first, last)[0] for i, part in enumerate(parts))), "F32")
+
+
+@lru_cache(maxsize=2)
+def _table(recipe: str) -> np.ndarray:
+    """Rotary tables are the same in every layer, and sines of long sequences take a while."""
+    return evaluate(json.loads(recipe), None)

@@ -1,0 +1,1 @@
+"""One net to its program and coefficients."""

@@ -1,0 +1,1 @@
+"""Which nets there are, and how each is made. Pure."""

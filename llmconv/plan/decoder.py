@@ -1,0 +1,209 @@
+"""The nets of a decoder: which there are, in which order, how each is compiled, and its public inputs and outputs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from llmconv.blocks import decoder, heads
+from llmconv.blocks.attention import Step
+from llmconv.blocks.spec import Spec
+from llmconv.checkpoint import recipe
+from llmconv.request.job import Job
+from llmconv.toolchain import CompileFlags
+from llmconv.top.graph import Graph
+from llmconv.top.text import render
+
+WEIGHT_FILE = "weights.npz"
+IO_CONFIG = "io_alone_config.json"
+# Edge of the constant causal mask of mask-free prefill: four times the chip's lanes (spec, section 4.1)
+MASK_TILE = {"bm1684x": 256, "bm1688": 128, "cv186x": 128}
+
+
+@dataclass(frozen=True)
+class IO:
+    """A tensor of a net's public contract with the runtimes: name, shape, dtype (bf16, f16, f32, i32)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Net:
+    """One net: what it is called, what goes in and out, how it is compiled, and its graph.
+
+    stage_of: the net of the .bmodel that this one becomes a further stage of.
+    window: tokens that a query may see, itself included; the runtime's attention_mask has to hide the older ones. None: all.
+    """
+
+    name: str
+    kind: str
+    layer: int | None
+    flags: CompileFlags
+    inputs: tuple[IO, ...]
+    outputs: tuple[IO, ...]
+    graph: Graph
+    stage_of: str | None = None
+    window: int | None = None
+
+    @property
+    def mlir(self) -> str:
+        return render(self.graph, WEIGHT_FILE)
+
+    @property
+    def weights(self) -> list[dict[str, Any]]:
+        """JSON form of the graph's weights: name, shape, dtype, recipe."""
+        return [asdict(w) for w in self.graph.weights.values()]
+
+    @property
+    def tensors(self) -> list[str]:
+        """Names of the checkpoint's tensors that this net is made of."""
+        return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
+
+    @property
+    def places(self) -> list[str]:
+        """The paths of the weights that a runtime loads an adapter into."""
+        return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
+
+
+def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
+    """The nets in the vendor's order: those that bring new coefficients first, then those that share them.
+
+    Runtimes count the nets, so none may be added or left out.
+    """
+    # a dynamic net reads float32 norm weights as half precision and gives NaN (1.30.2); decode shares the coefficients of prefill
+    spec = replace(spec, float_norms=not job.dynamic)
+    layers = range(spec.layers)
+    stages = decode_lengths(job)
+    head = _lm_head(job, spec)
+    if not job.embedding_disk:
+        yield _embedding(job, spec, "embedding", embedding_length(job))
+    if job.lora_max_rank:
+        yield _lora(job, heads.lm_head_lora(spec, job.lora_max_rank))
+        yield _embedding_lora(job, spec, "embedding_lora", embedding_length(job))
+    if not spec.tied:
+        yield head
+    if has_sampling_heads(job):
+        yield _sampling(job, heads.greedy_head(spec), [("token_id", "i32")])
+        yield _sampling(job, heads.sample_head(spec, job.seq_length), [("Softmax1", "f32"), ("token_idx", "i32")], dynamic=True)
+    for layer in layers:
+        yield _decode(job, spec, layer, 0, job.seq_length, bool(stages))
+    if not job.embedding_disk:
+        yield _embedding(job, spec, "embedding_cache", 1)
+    if job.lora_max_rank:
+        yield _embedding_lora(job, spec, "embedding_cache_lora", 1)
+    if spec.tied:
+        yield head
+    for layer in layers:
+        yield from _prefill(job, spec, layer)
+    for layer in layers:
+        for stage, length in enumerate(stages, 1):
+            yield _decode(job, spec, layer, stage, length, True)
+
+
+def embedding_length(job: Job) -> int:
+    """Longest prompt of one launch. A shared prompt goes through the embedding too."""
+    return max(job.max_input_length, job.max_prefill_kv_length) if job.share_prompt else job.max_input_length
+
+
+def has_sampling_heads(job: Job) -> bool:
+    """Logits leave the lm_head for sampling, and so that lm_head_lora can add to them."""
+    return job.do_sample or job.lora_max_rank > 0
+
+
+def decode_lengths(job: Job) -> list[int]:
+    """KV lengths of the decode stages behind the full one, longest first: chunk_length doubled while below seq_length."""
+    lengths, length = [], job.chunk_length
+    while 0 < length < job.seq_length:
+        lengths.append(length)
+        length *= 2
+    return lengths[::-1]
+
+
+def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
+    """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says otherwise."""
+    return CompileFlags(**{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True} | more)
+
+
+def ios(graph: Graph, float_type: str, outputs: Sequence[tuple[str, str]]) -> tuple[tuple[IO, ...], tuple[IO, ...]]:
+    """The public tensors: float inputs are of `float_type`, ids i32; `outputs` gives (name, dtype) in order."""
+    ins = tuple(IO(v.name, v.shape, "i32" if v.dtype == "si32" else float_type) for v in graph.inputs)
+    return ins, tuple(IO(name, v.shape, dtype) for v, (name, dtype) in zip(graph.outputs, outputs, strict=True))
+
+
+def _table_dtype(job: Job) -> str:
+    """bf16 weights reach the compiler as raw bits: a large table is then never expanded to float32."""
+    return "bf16" if job.half == "bf16" else "f32"
+
+
+def _embedding(job: Job, spec: Spec, name: str, length: int) -> Net:
+    graph = heads.embedding(name, spec, length, _table_dtype(job))
+    return Net(name, "embedding", None, flags_for(job, job.half), *ios(graph, job.half, [(graph.outputs[0].name, job.half)]), graph)
+
+
+def _embedding_lora(job: Job, spec: Spec, name: str, length: int) -> Net:
+    return _lora(job, heads.embedding_lora(name, spec, length, job.lora_max_rank))
+
+
+def _lora(job: Job, graph: Graph) -> Net:
+    flags = flags_for(job, job.half, addr_mode="io_alone")
+    return Net(graph.name, "lora", None, flags, *ios(graph, job.half, [(f"{graph.name}.lora_add", job.half)]), graph)
+
+
+def _lm_head(job: Job, spec: Spec) -> Net:
+    greedy = not has_sampling_heads(job)
+    graph = heads.lm_head(spec, _table_dtype(job), greedy, norm=job.splits)
+    # the compiler marks a trailing cast to float32 in the tensor's name
+    out = ("token_id", "i32") if greedy else (f"{spec.path('head')}.reshape_f32", "f32")
+    return Net("lm_head", "lm_head", None, flags_for(job, job.half, quant_output=False), *ios(graph, job.half, [out]), graph)
+
+
+def _sampling(job: Job, graph: Graph, outputs: list[tuple[str, str]], dynamic: bool = False) -> Net:
+    flags = CompileFlags(chip=job.chip, mode="F32", quant_input=False, quant_output=False, addr_mode="io_alone", dynamic=dynamic)
+    return Net(graph.name, graph.name, None, flags, *ios(graph, "f32", outputs), graph)
+
+
+def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
+    graph = decoder.block(name, spec, layer, replace(step, split=job.splits), job.lora_max_rank)
+    outputs = [(v.name, job.half) for v in graph.outputs]
+    flags["num_device"] = job.num_device if job.splits else 1
+    mode = job.quantize
+    if not spec.packed:
+        flags |= {"q_group_size": job.q_group_size, "q_symmetric": job.symmetric and job.weight_bits < 16}
+    elif job.splits:  # only what the flags know is split
+        flags |= {"q_group_size": spec.group}
+    else:  # what is quantised already says so itself
+        mode = job.half
+    settings = flags_for(job, mode, **flags)
+    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph, window=spec.window(layer, job.seq_length))
+
+
+def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
+    """The prefill nets of a layer. Document: block_i, with history when use_block_with_kv asks for it, and block_prompt_i
+    for a shared prompt. The vendor's newer scheme (use_history_kv): block_i without history and block_kv_i with."""
+
+    def net(kind: str, length: int, history: int = 0, tile: int = 0) -> Net:
+        step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
+        return _block(job, spec, f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
+
+    if job.use_history_kv:
+        tile = MASK_TILE[job.chip]
+        yield net("block", job.max_input_length, tile=tile)
+        yield net("block_kv", job.max_input_length, job.seq_length, tile)
+        return
+    yield net("block", job.max_input_length, job.max_prefill_kv_length if job.use_block_with_kv else 0)
+    if job.share_prompt:
+        yield net("block_prompt", job.max_prefill_kv_length)
+
+
+def _decode(job: Job, spec: Spec, layer: int, stage: int, history: int, staged: bool) -> Net:
+    """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
+    name = f"block_cache_{layer}"
+    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=MASK_TILE[job.chip] if job.use_history_kv else 0)
+    assign = ""
+    if staged:
+        assign = f"{'use' if stage else 'save'}_io_alone_config={IO_CONFIG}"
+    net = _block(job, spec, name, "block_cache", layer, step, addr_mode="io_alone", address_assign=assign)
+    return replace(net, name=f"{name}_{stage}", stage_of=name) if stage else net

@@ -1,0 +1,99 @@
+"""Which nets are compiled, which are stamped from another's program, and which share another's coefficients. Pure."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import prod
+
+from llmconv.coefficients.roles import roles
+from llmconv.coefficients.structure import structure
+from llmconv.plan.decoder import Net
+from llmconv.plan.forms import coded, form_of, linears
+
+LARGE = 64 << 20  # bytes of a table in half precision
+
+
+@dataclass(frozen=True)
+class Origin:
+    """Where a net comes from.
+
+    template: the net of the same structure that is compiled for it; None for one that is compiled itself.
+    owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
+    linears: of a packed or hollow net the first one whose linears have the same sizes: what is found out about those holds for this one's.
+    form: how the compiler gets it (llmconv.plan.forms), "" as it is.
+    after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
+    members: how many nets are stamped from this one.
+    structure: the same for nets whose programs are the same.
+    """
+
+    template: str | None = None
+    owner: str | None = None
+    linears: str | None = None
+    form: str = ""
+    after: str | None = None
+    members: int = 0
+    structure: str = ""
+
+
+def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
+    """Origin of every net, by name. The first net of a structure is its template; without `stamp` every net is compiled."""
+    templates: dict[str, str] = {}
+    owners: dict[str, str] = {}
+    keys: dict[str, str] = {}
+    found: dict[str, Origin] = {}
+    for net in nets:
+        flags = net.flags.to_dict()
+        keys[net.name] = structure(net.mlir, net.weights, flags).key
+        template = templates.setdefault(keys[net.name], net.name)
+        owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
+        owner = None if owner == net.name else owner
+        if not stamp or template == net.name or net.flags.num_device > 1:  # the compiler lays out the parts of each device
+            found[net.name] = Origin(None, owner)
+            continue
+        # what was found out about the template and its owner holds for this pair only if the owners are of one structure too
+        pattern = found[template].owner
+        alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
+        found[net.name] = Origin(template, owner if alike else None)
+    members = Counter(origin.template for origin in found.values())
+    forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
+    queue, alike = _queue(nets, forms), _alike(nets, forms)
+    return {
+        name: replace(origin, linears=alike.get(name), form=forms.get(name, ""), after=after, members=members[name], structure=keys[name])
+        for (name, origin), after in zip(found.items(), queue)
+    }
+
+
+def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
+    """For each packed or hollow net the first one with linears of the same sizes, quantised alike."""
+    firsts: dict[str, str] = {}
+    alike = {}
+    for net in nets:
+        if forms.get(net.name) in ("packed", "hollow"):
+            how = {role["weight"]: (role["bits"], role["group"]) for role in roles(net.graph) if role["kind"] == "packed"}
+            sizes = sorted({(weight.shape, how.get(weight.name)) for weight in coded(net) or linears(net)})
+            alike[net.name] = firsts.setdefault(json.dumps([sizes, _quantisation(net.flags.to_dict())]), net.name)
+    return alike
+
+
+def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
+    """For each net whose large table the compiler sees, the one before it."""
+    places, last = [], None
+    for net in nets:
+        large = net.layer is None and forms.get(net.name) != "apart" and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
+        places.append(last if large else None)
+        last = net.name if large else last
+    return places
+
+
+def _coefficient_key(net: Net, flags: dict) -> str:
+    """What the coefficients follow from: the recipes in the order of their names, and how they are quantised."""
+    recipes = [(w["recipe"], w["dtype"]) for w in sorted(net.weights, key=lambda w: w["name"])]
+    return json.dumps([recipes, _quantisation(flags)], sort_keys=True)
+
+
+def _quantisation(flags: Mapping) -> dict:
+    """The flags that coefficients depend on."""
+    return {k: flags[k] for k in ("chip", "mode", "num_core", "num_device", "q_group_size", "q_symmetric")}

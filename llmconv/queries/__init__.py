@@ -1,0 +1,1 @@
+"""Answers that build nothing: they read what is there."""

@@ -1,0 +1,37 @@
+"""--dry_run: every option resolved, every check run, and the overview of what would be done; nothing is written.
+
+The first lines are the vendor's keys in the vendor's order (spec, section 1.3), so that scripts can go on reading them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
+
+KEYS = (
+    "model_path model_type out_dir chip quantize seq_length max_input_length max_prefill_kv_length max_shape max_pixels num_device "
+    "distribute_strategy num_core batch dynamic embedding_disk do_sample use_block_with_kv share_prompt lora_max_rank symmetric"
+).split()
+
+
+def dry_run(job: Job, given: Mapping[str, Any]) -> str:
+    """The report; with `debug` also each net's inputs, outputs and flags. Raises InputError for whatever would stop the conversion."""
+    from llmconv.queries.overview import net_lines, overview
+    from llmconv.queries.why import outlook
+
+    made = plan(job)
+    nets = [*net_lines(made.nets), ""] if job.debug else []
+    return "\n".join([*_keys(made), "", *nets, overview(made, outlook(made, job, given))])
+
+
+def _keys(made: Plan) -> list[str]:
+    lines = ["=== llm_convert dry-run ==="]
+    values = {k: getattr(made.job, k, None) for k in KEYS} | {"model_type": made.config["model_type"]}
+    shape = made.job.pixels
+    values |= {"max_shape": list(shape) if shape else None, "max_pixels": shape[0] * shape[1] if shape else None}
+    lines += [f"  {k:<22} = {values[k]}" for k in KEYS]
+    lines.append(f"  {'converter':<22} = llmconv.families.{made.family.name}")
+    return lines + [f"  {k:<22} = {getattr(made.job, k)}" for k in ("q_group_size", "use_history_kv", "chunk_length")]

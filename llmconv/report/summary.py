@@ -1,0 +1,179 @@
+"""What is told when a conversion is done: where the result is, how large, what it took, what to expect of it, what comes next."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections import Counter
+from itertools import zip_longest
+from pathlib import Path
+from typing import Any
+
+from llmconv.engine import events
+from llmconv.request.output import Layout
+from llmconv.verify.record import closeness, worst_output
+from llmconv.words import duration
+
+CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compiler's static cost model
+
+
+def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
+    """Compiler estimates in seconds: `image` of the largest size, `prefill` of the longest prompt, `decode` of one token at full KV length.
+
+    None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in none.
+    """
+    clock = CLOCK[manifest["job"]["chip"]]
+
+    def total(*names: str) -> float | None:
+        nets = [n for n in manifest["nets"] if n["name"].rstrip("0123456789").rstrip("_") in names and not n.get("stage_of")]
+        known = [n["cycles"] for n in nets]
+        return sum(known) / clock if known and None not in known else None
+
+    return {"image": total("vit"), "prefill": total("embedding", "block", "lm_head"), "decode": total("embedding_cache", "block_cache", "lm_head")}
+
+
+def size(nbytes: float) -> str:
+    for unit in ("B", "KB", "MB", "GB"):
+        if nbytes < 1000 or unit == "GB":
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    raise AssertionError
+
+
+def program(name: str) -> str:
+    """How a user can call one of our programs from here: its name if that is what the shell finds, else its path."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if not own.exists() or (found and os.path.realpath(found) == os.path.realpath(own)):
+        return name
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
+
+
+def coefficient_bytes(manifest: dict[str, Any]) -> int:
+    """Bytes of coefficients in the .bmodel; nets that share theirs count once."""
+    return sum({n["coefficients"] or n["name"]: n["coefficient_bytes"] for n in manifest["nets"]}.values())
+
+
+class Summary:
+    """A listener that tells, after a run that made a .bmodel, what came of it.
+
+    progress: as in engine.RunOptions; with "json" the summary is one more object, with "quiet" it is left out.
+    """
+
+    def __init__(self, layout: Layout, progress: str = "auto"):
+        self.layout, self.progress = layout, progress
+        self.merged = False
+        self.nets: dict[str, str] = {}  # what this run did for each net
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, (events.TaskFinished, events.TaskUnchanged)):
+            self._task(event)
+        if isinstance(event, events.RunFinished) and self.merged and not event.status:
+            if self.progress == "json":
+                print(json.dumps({"event": "Summary"} | self.facts(event)), flush=True)
+            elif self.progress != "quiet":
+                print(self.text(event), flush=True)
+
+    def _task(self, event: Any) -> None:
+        phase, _, net = event.name.partition(":")
+        if phase == "compile":
+            unchanged = isinstance(event, events.TaskUnchanged)
+            self.nets[net] = "up to date" if unchanged else "from the cache" if event.how == "cached" else event.values["how"]
+        self.merged = self.merged or event.name == "manifest"
+        if event.name == "verify" and isinstance(event, events.TaskFinished) and self.progress not in ("json", "quiet"):
+            print(event.values["text"])
+
+    def facts(self, event: events.RunFinished) -> dict[str, Any]:
+        """What is known at the end of a run, JSON-able; bytes and seconds."""
+        manifest = json.loads(self.layout.manifest.read_text(encoding="utf-8"))
+        held = coefficient_bytes(manifest)
+        return {
+            "bmodel": str(self.layout.out / manifest["bmodel"]),
+            "bytes": manifest["bytes"],
+            "coefficient_bytes": held,
+            "weights": manifest["weights"],
+            "bits_per_weight": round(8 * held / manifest["weights"], 2),
+            "nets": dict(Counter(self.nets.values())),
+            "seconds": round(event.seconds, 1),
+            "cpu_seconds": round(event.cpu, 1),
+            "peak_memory": event.peak_memory,
+            "peak_disk": event.peak_disk,
+            "chip": manifest["job"]["chip"],
+            "max_input_length": manifest["job"]["max_input_length"],
+            "max_pixels": manifest["job"]["max_pixels"],
+            "estimated_seconds": latencies(manifest),
+            "verified": self._verified(manifest["sha256"]),
+        }
+
+    def _verified(self, sha256: str) -> dict[str, Any] | None:
+        """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being what comes closest to
+        its limit, its relative_l2 None when it is not finite; None when it did not run."""
+        try:
+            told = json.loads(self.layout.verified.read_text(encoding="utf-8"))
+            if told["sha256"] != sha256:
+                return None
+            found = [(net["name"], output) for net in told["nets"] if (output := worst_output(net))]
+            net, output = max(found, key=lambda item: closeness(item[1]), default=("", None))
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        worst = {"net": net, "output": output["output"], "relative_l2": output["relative_l2"], "limit": output["relative_l2_limit"]} if output else None
+        return {"ok": told["ok"], "worst": worst}
+
+    def text(self, event: events.RunFinished) -> str:
+        """The facts as lines of at most 80 columns, but for paths."""
+        f = self.facts(event)
+        rows = [
+            ("size", f"{size(f['bytes'])}; {f['bits_per_weight']:.2f} bits per weight ({size(f['coefficient_bytes'])} for {count(f['weights'])} weights)"),
+            ("nets", f"{sum(f['nets'].values())}: {', '.join(f'{n} {how}' for how, n in sorted(f['nets'].items()))}"),
+            ("took", f"{duration(f['seconds'])}, {duration(f['cpu_seconds'])} of CPU" + self._peaks(f)),
+            *zip_longest(("estimate",), estimates(f), fillvalue=""),
+            ("verified", _verdict(f["verified"])),
+            *([("report", str(self.layout.report))] if self.layout.report.exists() else []),
+            ("next", self._next(f)),
+        ]
+        return "\n".join([f["bmodel"], *(f"  {name:<9} {text}" for name, text in rows)])
+
+    def _peaks(self, f: dict[str, Any]) -> str:
+        peaks = [f"{size(f[key])} of {word}" for key, word in (("peak_memory", "memory"), ("peak_disk", "disk")) if f[key]]
+        return f"; peak {', '.join(peaks)}" if peaks else ""
+
+    def _next(self, f: dict[str, Any]) -> str:
+        if f["verified"] is None:
+            return f"{program('llmconv')} verify {self.layout.out}"
+        if f["verified"]["ok"]:
+            return "copy the .bmodel and config/ to the device"
+        return f"{program('llmconv')} verify {self.layout.out} --full"
+
+
+def count(number: int) -> str:
+    """A number of weights: "494 M", "7.6 B"."""
+    for unit, step in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= step:
+            return f"{number / step:.1f} {unit}" if number < 100 * step else f"{number / step:.0f} {unit}"
+    return str(number)
+
+
+def estimates(f: dict[str, Any]) -> list[str]:
+    """Lines on the latencies that the compiler estimates, and that nobody has measured."""
+    time, parts = f["estimated_seconds"], []
+    if time["prefill"]:
+        parts.append(f"prefill of {f['max_input_length']} tokens in {1000 * time['prefill']:.2f} ms")
+    if time["decode"]:
+        parts.append(f"then {1 / time['decode']:.0f} tokens/s ({1000 * time['decode']:.2f} ms each)")
+    image = [f"an image of {' x '.join(f['max_pixels'].split(','))} pixels in {1000 * time['image']:.2f} ms"] if time["image"] else []
+    if not parts and not image:
+        return [f"none: the compiler gives none for dynamic nets on {f['chip']}"]
+    return [*image, *([", ".join(parts)] if parts else []), f"by the compiler's count of cycles for {f['chip']}; not measured"]
+
+
+def _verdict(told: dict[str, Any] | None) -> str:
+    if told is None:
+        return "not yet"
+    worst = told["worst"]
+    verdict = "right" if told["ok"] else "WRONG"
+    if not worst:
+        return verdict
+    error = "not finite" if worst["relative_l2"] is None else f"{worst['relative_l2']:.4f}"
+    return f"{verdict}, worst relative L2 {error} ({worst['net']} {worst['output']}, limit {worst['limit']:.4f})"

@@ -1,0 +1,159 @@
+"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the checkpoint."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from llmconv.errors import InputError
+from llmconv.hub import Name
+from llmconv.request.options import CHIPS, parse
+
+
+@dataclass(frozen=True)
+class Job:
+    """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
+    llmconv.plan.plan.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as org/name@commit, or "".
+    Options of the build itself (jobs, memory, ...) are not part of a Job."""
+
+    model_path: Path
+    seq_length: int
+    out_dir: Path
+    quantize: str = "auto"
+    q_group_size: int = 64
+    symmetric: bool = False
+    chip: str = "bm1684x"
+    num_device: int = 1
+    distribute_strategy: str = "tp"
+    num_core: int = 0
+    batch: int = 1
+    max_input_length: int = 0
+    max_prefill_kv_length: int = 0
+    use_block_with_kv: bool = False
+    share_prompt: bool = False
+    use_history_kv: bool = False
+    chunk_length: int = 0
+    max_pixels: str = ""
+    lora_max_rank: int = 0
+    do_sample: bool = False
+    embedding_disk: bool = False
+    dynamic: bool = False
+    only_mlir: bool = False
+    debug: bool = False
+    no_stamp: bool = False
+    origin: str = ""
+
+    @classmethod
+    def create(cls, given: Mapping[str, Any]) -> Job:
+        """A Job from options as they were typed (names of the document or doit's short ones; strings or values).
+
+        Raises InputError for anything that no checkpoint could make right.
+        """
+        values = parse(given)
+        if values["model_path"] is None:
+            raise InputError("no model is given", "a conversion needs a checkpoint", "Say model=DIR (doit) or -m DIR (llmconv).")
+        if values["seq_length"] is None:
+            raise InputError("no sequence length is given", "it sizes the KV cache", "Say seq=512 (doit) or -s 512 (llmconv).")
+        if values.pop("rvti"):
+            raise InputError(f"rvti with chip {values['chip']}", "RVTI exists on bm1690e alone", "Leave rvti out.")
+        hub = Name.parse(values["model_path"])
+        if hub is not None:
+            hub = hub.cached()
+            values["model_path"], values["origin"] = hub.folder, str(hub)
+        else:
+            values["model_path"], values["origin"] = Path(os.path.abspath(os.path.expanduser(values["model_path"]))), ""
+        if values["out_dir"] is None:
+            values["out_dir"] = f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"
+        values["out_dir"] = Path(os.path.abspath(os.path.expanduser(values["out_dir"])))
+        job = cls(**{f.name: values[f.name] for f in fields(cls)})
+        job._check()
+        return job
+
+    def _check(self) -> None:
+        if self.seq_length <= 0:
+            raise InputError(f"seq_length {self.seq_length}", "it must be positive", "Say e.g. 512.")
+        if not 0 <= self.max_input_length <= self.seq_length:
+            raise InputError(
+                f"max_input_length {self.max_input_length} with seq_length {self.seq_length}",
+                "a prompt cannot be longer than the sequence",
+                f"Use a value from 1 to {self.seq_length}, or 0 for {self.seq_length}.",
+            )
+        self._check_history()
+        self._check_devices()
+        if self.batch < 1:
+            raise InputError(f"batch {self.batch}", "at least one sequence is decoded", "Use 1 or more.")
+        if self.lora_max_rank < 0:
+            raise InputError(f"lora_max_rank {self.lora_max_rank}", "a rank is positive", "Use 0 for none.")
+        cores = CHIPS[self.chip]
+        if not 0 <= self.num_core <= cores:
+            raise InputError(f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all.")
+        if self.q_group_size < 0 or (self.q_group_size == 0 and self.quantize.startswith("w")):
+            # 4 bits: the compiler would take 128 without a word; 8 bits: it stores signed codes that the chip reads as unsigned
+            raise InputError(f"q_group_size {self.q_group_size} with quantize {self.quantize}", "quantised weights need a positive group", "Use 64.")
+        if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
+            raise InputError(f"out_dir {self.out_dir} lies inside the model directory", "the checkpoint must stay as it is", "Choose a directory outside it with -o (out=).")
+
+    def _check_history(self) -> None:
+        """Rules of the two history schemes (spec, sections 1.2 and 8.2) that hold whatever the checkpoint is."""
+        seq, document = self.seq_length, self.use_block_with_kv or self.share_prompt
+        if document and self.use_history_kv:
+            raise InputError(
+                "use_history_kv together with use_block_with_kv or share_prompt",
+                "they are two schemes with different nets, and runtimes count nets",
+                "Choose one of them.",
+            )
+        if self.max_prefill_kv_length and not document:
+            raise InputError(f"max_prefill_kv_length {self.max_prefill_kv_length}", "there is no history without use_block_with_kv or share_prompt", "Add use_block_with_kv, or leave it out.")
+        if not 0 <= self.max_prefill_kv_length <= seq:
+            raise InputError(f"max_prefill_kv_length {self.max_prefill_kv_length} with seq_length {seq}", "the history is part of the sequence", f"Use at most {seq}.")
+        if document and self.max_input_length > seq // 2:
+            raise InputError(f"max_input_length {self.max_input_length} with history and seq_length {seq}", "a prefill with history takes at most half of the sequence", f"Use at most {seq // 2}.")
+        if self.use_history_kv and self.max_input_length:
+            raise InputError(f"max_input_length {self.max_input_length} with use_history_kv", "chunk_length sets the length of a prefill there", "Use chunk_length instead.")
+        if not 0 <= self.chunk_length <= seq // 2:
+            raise InputError(f"chunk_length {self.chunk_length} with seq_length {seq}", "a chunk is at most half of the sequence", f"Use a value from 1 to {seq // 2}.")
+        if (document or self.use_history_kv) and seq < 4:
+            raise InputError(f"seq_length {seq} with history", "there is no room for a prefill behind a history", "Use 4 or more.")
+        if self.batch > 1 and (document or self.use_history_kv or self.chunk_length):
+            raise InputError(f"batch {self.batch} with prefill history or decode stages", "batched decoding keeps its KV cache in another form", "Use batch 1.")
+
+    def _check_devices(self) -> None:
+        """Rules of several devices that hold whatever the checkpoint is (spec, sections 4.8 and 8.13)."""
+        if self.num_device < 1:
+            raise InputError(f"num_device {self.num_device}", "at least one device runs the model", "Use 1 or more.")
+        if self.distribute_strategy == "pp" and self.num_device == 2:
+            raise InputError("num_device 2 with distribute_strategy pp", "a pipeline has one device for embeddings, one for heads and at least one for layers", "Use 3 or more.")
+        if self.splits and self.chip != "bm1684x":
+            raise InputError(f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}", "only bm1684x devices exchange what they compute", "Use -c bm1684x, or distribute_strategy pp.")
+        if self.splits and (self.batch > 1 or self.lora_max_rank or self.dynamic or self.use_history_kv or self.chunk_length):
+            raise InputError(
+                f"num_device {self.num_device} with distribute_strategy tp and batch, lora_max_rank, dynamic, use_history_kv or chunk_length",
+                "the compiler does not split such layers",
+                "Use distribute_strategy pp.",
+            )
+
+    @property
+    def pixels(self) -> tuple[int, int] | None:
+        """Width and height that max_pixels says, if it says any."""
+        return tuple(map(int, self.max_pixels.split(","))) if self.max_pixels else None
+
+    @property
+    def splits(self) -> bool:
+        """Whether every layer is split over several devices."""
+        return self.num_device > 1 and self.distribute_strategy == "tp"
+
+    @property
+    def model_name(self) -> str:
+        return Path(self.origin.partition("@")[0] or self.model_path).name.lower()
+
+    @property
+    def half(self) -> str:
+        """Half-precision type of the tensors between nets: f16 iff the (resolved) quantisation is one of f16, w8f16, w4f16."""
+        return "bf16" if "bf16" in self.quantize else "f16"
+
+    @property
+    def weight_bits(self) -> int:
+        return {"w4": 4, "w8": 8}.get(self.quantize[:2], 16)

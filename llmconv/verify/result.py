@@ -1,0 +1,196 @@
+"""What a verification came to: judged net by net, as JSON and as a table."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import math
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from llmconv.verify.compare import Difference
+from llmconv.verify.generate import CHAIN, Generation
+from llmconv.verify.session import CHIP, Compared, Picked, Session
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+COLUMNS = ("net", "runs", "output", "rel L2", "limit", "cosine", "max abs", "NaN", "")
+
+
+@dataclass(frozen=True)
+class Report:
+    """The results of one verification. interface: where the file's nets differ from the plan's contract with the runtimes;
+    unchecked: nets that were asked for but that there is no reference for; seconds: wall time by net."""
+
+    title: str
+    compared: tuple[Compared, ...]
+    picked: tuple[Picked, ...]
+    generation: Generation | None
+    interface: tuple[str, ...]
+    unchecked: tuple[str, ...]
+    launches: dict[str, int]
+    seconds: dict[str, float]
+
+    @classmethod
+    def of(cls, sessions: Sequence[Session], title: str, generation: Generation | None, interface: Sequence[str], unchecked: Sequence[str]) -> Report:
+        compared = tuple(c for s in sessions for c in s.compared)
+        picked = tuple(p for s in sessions for p in s.picked)
+        launches = {name: n for s in sessions for name, n in s.launches.items()}
+        times = {name: n for s in sessions for name, n in s.seconds.items()}
+        return cls(title, compared, picked, generation, tuple(interface), tuple(unchecked), launches, times)
+
+    @property
+    def ok(self) -> bool:
+        """Whether everything that was checked is right, and something was."""
+        judged = [*self.compared, *self.picked, *(self.generation.tokens if self.generation else ())]
+        return bool(judged) and not self.interface and all(j.ok for j in judged)
+
+    def net_ok(self, name: str) -> bool:
+        return all(j.ok for j in (*self.compared, *self.picked) if j.net == name)
+
+    @property
+    def names(self) -> list[str]:
+        """The nets in the order of their first launches, the chain of all blocks last."""
+        chain = [CHAIN] if any(c.net == CHAIN for c in self.compared) else []
+        return [*self.launches, *chain, *self.unchecked]
+
+    def summary(self) -> str:
+        """One line: what was verified and whether it is right."""
+        wrong = [name for name in self.names if not self.net_ok(name)]
+        nets = len(self.launches)
+        parts = [f"{nets - len([w for w in wrong if w != CHAIN])} of {nets} nets right"]
+        if self.generation:
+            tokens = self.generation.tokens
+            same, close = sum(t.found == t.expected for t in tokens), sum(t.ok and t.found != t.expected for t in tokens)
+            parts.append(f"{same} of {len(tokens)} tokens equal transformers'{f', {close} within the noise' if close else ''}")
+        if wrong:
+            parts.append(f"wrong: {', '.join(wrong)}")
+        if self.interface:
+            parts.append("the nets' interface is not the plan's")
+        if self.unchecked:
+            parts.append(f"not checked: {', '.join(self.unchecked)}")
+        return f"{'verified' if self.ok else 'FAILED'}: {self.title}: {'; '.join(parts)} ({sum(self.seconds.values()):.0f} s on the simulator)"
+
+
+def rows(report: Report) -> list[tuple[str, ...]]:
+    """The table's cells, a row per net: that of its worst output."""
+    made = []
+    for name in report.names:
+        runs = str(report.launches.get(name, ""))
+        verdict = "ok" if report.net_ok(name) else "WRONG"
+        found = [c for c in report.compared if c.net == name]
+        if found:
+            worst = max(found, key=lambda c: (not c.ok, c.against == CHIP, c.difference.relative_l2 / c.limit if 0 < c.limit < math.inf else 0))
+            d = worst.difference
+            output = worst.output if worst.against == CHIP else f"{worst.output} ({worst.against} weights)"
+            figures = (_figure(d.relative_l2, ".4f"), _figure(worst.limit, ".4f"), _figure(d.cosine, ".6f"), _figure(d.max_abs, ".3g"), str(d.not_finite))
+            made.append((name, runs, output, *figures, verdict))
+        elif picks := [p for p in report.picked if p.net == name]:
+            worst = max(picks, key=lambda p: p.gap)
+            made.append((name, runs, f"{sum(p.found == p.expected for p in picks)} of {len(picks)} tokens", "", "", "", f"{worst.gap:.3g}", "", verdict))
+        else:
+            made.append((name, runs, "not checked", "", "", "", "", "", ""))
+    return made
+
+
+def _figure(value: float, form: str) -> str:
+    return format(value, form) if math.isfinite(value) else "-"
+
+
+def show(report: Report, console: Console) -> None:
+    """Print the table, the generation and the summary: in colour on a terminal, plain elsewhere."""
+    cells = rows(report)
+    if console.is_terminal:
+        from rich.table import Table
+
+        table = Table(*COLUMNS, title=report.title, title_justify="left")
+        for row in cells:
+            table.add_row(*row, style="red" if row[-1] == "WRONG" else None)
+        console.print(table)
+    else:
+        width = [max(len(row[i]) for row in (COLUMNS, *cells)) for i in range(len(COLUMNS))]
+        for row in (COLUMNS, *cells):
+            _say(console, "  ".join(cell.ljust(w) for cell, w in zip(row, width)).rstrip())
+    for problem in report.interface:
+        _say(console, f"interface: {problem}")
+    for c in report.compared:
+        if not c.ok and c.torch_half and c.torch_half.relative_l2 > c.limit:
+            _say(console, f"{c.net}: torch in half precision misses the tolerance too, {c.output} by a relative L2 of {c.torch_half.relative_l2:.4f}")
+    if report.generation:
+        _show_generation(report.generation, console)
+    _say(console, report.summary(), "bold green" if report.ok else "bold red")
+
+
+def _show_generation(generation: Generation, console: Console) -> None:
+    _say(console, f"generation behind a prompt of {len(generation.prompt)}: {' '.join(str(t.found) for t in generation.tokens)}")
+    for t in generation.tokens:
+        if t.found != t.expected:
+            verdict = "within the noise" if t.ok else "WRONG"
+            _say(console, f"  {t.label}: {t.found}, transformers {t.expected}; their logits differ by {t.gap:.4f}, the noise is {t.noise:.4f}: {verdict}")
+
+
+def _say(console: Console, text: str, style: str | None = None) -> None:
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def to_json(report: Report) -> dict[str, Any]:
+    """Everything that was measured. Figures that are not finite are null."""
+    nets = []
+    for name in report.names:
+        nets.append(
+            {
+                "name": name,
+                "ok": report.net_ok(name) if name not in report.unchecked else None,
+                "launches": report.launches.get(name),
+                "seconds": round(report.seconds.get(name, 0.0), 3),
+                "outputs": [_compared(c) for c in report.compared if c.net == name],
+                "tokens": [_picked(p) for p in report.picked if p.net == name],
+            }
+        )
+    generation = report.generation and {
+        "prompt": list(report.generation.prompt),
+        "tokens": [_picked(t) for t in report.generation.tokens],
+        "ok": all(t.ok for t in report.generation.tokens),
+    }
+    data = {"format": 1, "ok": report.ok, "summary": report.summary(), "interface": list(report.interface)}
+    return data | {"nets": nets, "generation": generation, "versions": _versions()}
+
+
+def write(report: Report, path: Path, more: dict[str, Any]) -> None:
+    """Write verify.json, whole or not at all."""
+    part = path.with_name(f"{path.name}.part.{os.getpid()}")
+    part.write_text(json.dumps(to_json(report) | more, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+    os.replace(part, path)
+
+
+def _compared(c: Compared) -> dict[str, Any]:
+    made = {"output": c.output, "weights": c.against, "ok": c.ok, **_difference(c.difference)}
+    made |= {"relative_l2_limit": _number(c.limit), "cosine_limit": c.tolerance.cosine}
+    return made | {"torch_half": _difference(c.torch_half) if c.torch_half else None}
+
+
+def _difference(d: Difference) -> dict[str, Any]:
+    return {"relative_l2": _number(d.relative_l2), "by_token": _number(d.by_token), "cosine": _number(d.cosine), "max_abs": _number(d.max_abs), "not_finite": d.not_finite, "tokens": d.rows}
+
+
+def _picked(p: Picked) -> dict[str, Any]:
+    figures = {"gap": _number(p.gap), "margin": _number(p.margin), "noise": _number(p.noise)}
+    return {"label": p.label, "token": p.found, "reference": p.expected, "ok": p.ok, **figures}
+
+
+def _number(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in ("llmconv", "torch", "transformers", "numpy"):
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found

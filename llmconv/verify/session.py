@@ -1,0 +1,201 @@
+"""Nets on the simulator, each launch compared with the model's maths on the very same inputs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from llmconv.plan.decoder import Net
+from llmconv.plan.plan import Plan
+from llmconv.verify import compare, heads, launches, sampling
+from llmconv.verify.adapters import Adapter
+from llmconv.verify.compare import Difference, Tolerance, measure
+from llmconv.verify.heads import CHIP, JUDGES, Picked, choice, pick
+from llmconv.verify.launches import EXPECTED, Launch
+from llmconv.verify.reference import Reference
+from llmconv.verify.weights import Precision
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from llmconv.simulator.client import Simulator
+
+__all__ = ["CHIP", "ORIGINAL", "Compared", "Picked", "Session", "alone", "checkable", "choice", "pick"]
+
+ORIGINAL = "original"  # the checkpoint's own weights, as CHIP stands for those that the chip has
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An output of a net, over all launches so far, against what it should be.
+
+    against: whose weights the reference has, the chip's or the checkpoint's original ones; torch_half: what torch in half
+    precision makes of the same inputs, where that matters.
+    """
+
+    net: str
+    output: str
+    against: str
+    tolerance: Tolerance
+    difference: Difference
+    torch_half: Difference | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.tolerance.allows(self.difference, self.torch_half)
+
+    @property
+    def limit(self) -> float:
+        return self.tolerance.limit(self.torch_half)
+
+
+class Session:
+    """A .bmodel on the simulator beside the model. Every launch is judged; `compared`, `picked` and `seconds` collect what they came to.
+
+    say: told what runs; adapter: what has been loaded into the nets' room for LoRA.
+    """
+
+    def __init__(self, plan: Plan, simulator: Simulator, say: Callable[[str], None] = lambda _: None, adapter: Adapter | None = None):
+        self.plan, self.simulator, self.say, self.adapter = plan, simulator, say, adapter
+        self.reference = Reference(plan, adapter=adapter)
+        self.half = Reference(plan, dtype=plan.job.half, adapter=adapter)
+        self.original = Reference(plan, Precision(), adapter=adapter) if plan.job.weight_bits < 16 else None
+        self._compared: dict[tuple[str, str, str], Compared] = {}
+        self.picked: list[Picked] = []
+        self.seconds: dict[str, float] = {}
+        self.launches: dict[str, int] = {}
+
+    @property
+    def compared(self) -> list[Compared]:
+        """One for every net, output and set of weights, in the order of their first launches."""
+        return list(self._compared.values())
+
+    def name(self, net: Net) -> str:
+        """The name under which a net is reported."""
+        return f"{net.name} + adapter" if self.adapter else net.name
+
+    def launch(self, launch: Launch) -> dict[str, np.ndarray]:
+        """Run a launch and judge it; returns the chip's outputs, as `launches.results` has them. ToolError when the simulator fails."""
+        net, name, written = launch.net, self.name(launch.net), launches.writes(launch.net)
+        self.say(f"{name}: {launch.label}")
+        start = time.monotonic()
+        found = self.simulator.run(net.stage_of or net.name, launch.inputs, *([written] if written else []))
+        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
+        first = name not in self.launches
+        self.launches[name] = self.launches.get(name, 0) + 1
+        if net.kind in JUDGES:
+            JUDGES[net.kind](self, launch, found)
+            return found
+        for tensor in written:  # all but the row that the net has to write
+            kept = measure(found[tensor][:, :-1], launch.inputs[tensor][:, :-1])
+            self.record(name, f"{tensor}, other rows", CHIP, tolerance=compare.SAME, difference=kept)
+        given = launches.results(launch, found)
+        self._judge(launch, given, first)
+        return given if written else found
+
+    def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
+        """Compare what is no net's output, under a name of its own."""
+        self.launches[name] = self.launches.get(name, 0) + 1
+        self.record(name, output, CHIP, tolerance=tolerance, difference=measure(found, right))
+
+    def record(self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None) -> None:
+        """Add a launch's difference to that of (net, output, against)."""
+        old = self._compared.get(what)
+        if old:
+            difference, torch_half = old.difference + difference, old.torch_half and torch_half and old.torch_half + torch_half
+        self._compared[what] = Compared(*what, tolerance, difference, torch_half)
+
+    def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
+        """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the original."""
+        net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None or launch.net.kind == "vit"
+        expected = EXPECTED[net.kind](self.reference, launch)
+        half = EXPECTED[net.kind](self.half, launch) if block else {}
+        clear = self._clearly_routed() if block else slice(None)
+        original = EXPECTED[net.kind](self.original, launch) if net.layer is not None and first and self.original else {}
+        same = self._routed_alike(clear) if original else clear
+        for output, right in expected.items():
+            if right[:, clear].size:
+                own = measure(half[output][:, clear], right[:, clear]) if block else None
+                difference = measure(found[output][:, clear], right[:, clear])
+                self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=difference, torch_half=own)
+            if original and original[output][:, same].size:
+                self.record(name, output, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(found[output][:, same], original[output][:, same]))
+
+    def _tolerance(self, net: Net) -> Tolerance:
+        if net.kind == "vit":  # its blocks are each fed by the one before
+            return compare.CHAIN
+        return compare.BLOCK if net.layer is not None or net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
+
+    def _routed_alike(self, clear: slice | np.ndarray) -> slice | np.ndarray:
+        """The clear rows whose tokens have the same experts with the chip's weights and with the original ones."""
+        import numpy as np
+
+        if self.reference.routing is None:
+            return clear
+        sets = [np.sort(np.argsort(-model.routing, -1)[:, : self.plan.spec.experts.chosen], -1) for model in (self.reference, self.original)]
+        return clear & (sets[0] == sets[1]).all(-1)
+
+    def _clearly_routed(self) -> slice | np.ndarray:
+        """The rows to judge."""
+        logits, half = self.reference.routing, self.half.routing
+        return slice(None) if logits is None or half is None else compare.clearly_routed(logits, half, self.plan.spec.experts.chosen)
+
+
+def checkable(net: Net) -> bool:
+    """Whether there is a reference for the net."""
+    return net.kind in JUDGES or net.kind in EXPECTED
+
+
+def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
+    """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most."""
+    vocab, shapes = session.plan.spec.vocab, {io.name: io.shape for io in net.inputs}
+    if net.kind == "embedding":
+        ids = rng.integers(0, vocab, launches.length(net))
+        ids[0] = vocab - 1
+        session.launch(launches.tokens(net, ids, "ids up to the last"))
+    elif net.kind == "add":
+        session.launch(launches.add(net, *(rng.standard_normal((1, *io.shape, 1)) for io in net.inputs)))
+    elif net.kind == "lora":
+        count = shapes["input_states"][1] if "input_ids" in shapes else 1
+        values = {name: rng.integers(0, vocab, shape) if name == "input_ids" else rng.standard_normal(shape) for name, shape in shapes.items()}
+        session.launch(launches.lora(net, values, count, "random states"))
+    elif net.kind == "sample_head":
+        for number, settings in enumerate(sampling.TRIED):
+            logits = rng.standard_normal((1, vocab)) * (1, 6)[number % 2]
+            session.launch(heads.sample(net, logits, rng.integers(0, vocab, shapes["input_ids"][1] * 2 // 3), settings))
+    elif net.kind in JUDGES:
+        for number in range(3 if thorough else 1):
+            session.launch(launches.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
+    else:
+        for count, past in _places(net, thorough, session.plan.job.seq_length):
+            _block_alone(session, net, count, past, rng)
+
+
+def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.random.Generator) -> None:
+    """`count` new tokens behind `past`; in a batch every sequence stands elsewhere, the first there."""
+    import numpy as np
+
+    shapes = {io.name: io.shape for io in net.inputs}
+    hidden = np.zeros(shapes["input_states"], np.float32)
+    # rows beyond `past` are as random: what an earlier conversation left there must not count
+    history = tuple(rng.standard_normal(shapes[name]) for name in ("history_k", "history_v") if name in shapes)
+    batch = len(hidden)
+    hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
+    if launches.writes(net):
+        session.launch(launches.steps(net, hidden, [(past + 7 * b) % launches.capacity(net) for b in range(batch)], history))
+    else:
+        session.launch(launches.step(net, hidden, count, past, history))
+
+
+def _places(net: Net, thorough: bool, most: int) -> list[tuple[int, int]]:
+    """(new tokens, history before them) of a block's launches: the middle; if thorough also an empty and a full history, and for
+    nets that take any length one token and all. most: tokens in all, for which there are positions."""
+    length, capacity, dynamic = launches.length(net), launches.capacity(net), net.flags.dynamic
+    counts, pasts = [max(1, length * 3 // 4)], [capacity * 3 // 5]
+    if dynamic:
+        counts = [1, min(7, length), length] if thorough else [min(7, length)]
+    if thorough and capacity:
+        pasts += [1 if dynamic else 0, max(0, capacity - length)]
+    return sorted({(count, min(past, most - count)) for count in counts for past in pasts})

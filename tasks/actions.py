@@ -1,0 +1,134 @@
+"""What the tasks do. Each function runs in a worker process, writes the staged paths in `out`, and returns JSON values.
+
+Paths in the arguments are strings: actions travel as JSON.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+Out = Mapping[str, str]
+
+# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
+NOT_CONFIG = ("*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json", "*.gguf", "*.onnx")
+
+
+def write_text(files: Mapping[str, str], out: Out) -> None:
+    """Write each text to its target: the MLIR and the weight recipes of a net."""
+    for target, text in files.items():
+        Path(out[target]).write_text(text, encoding="utf-8")
+
+
+def digest_shard(model: str, shard: str, threads: int, hub: bool, out: Out) -> dict[str, Any]:
+    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose blobs are
+    called by their sha256: then its header is all that is read."""
+    from llmconv.checkpoint.digest import blob_digests, tensor_digests
+
+    (target,) = out
+    path = Path(model) / shard
+    table = (blob_digests(path) if hub else None) or tensor_digests(path, threads)
+    Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
+    return {"tensors": len(table)}
+
+
+def fetch_toolchain(out: Out) -> dict[str, Any]:
+    """Make sure that the compiler is there, and record which one it is."""
+    from llmconv import toolchain
+
+    (target,) = out
+    found = toolchain.obtain()
+    Path(out[target]).write_text(found.record, encoding="utf-8")
+    return {"root": str(found.root), "version": found.version}
+
+
+def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
+    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel stamped with `epoch` (seconds).
+
+    Second target: its size and sha256.
+    """
+    from llmconv import toolchain
+    from llmconv.bmodel.read import BModel
+    from llmconv.bmodel.write import Part, Piece, combine
+
+    target, facts = out
+    parts = []
+    for net in nets:
+        known = json.loads(Path(net["facts"]).read_text(encoding="utf-8"))
+        holder = Path(net["bare"]).parent / known["coefficients"] if known["coefficients"] else None
+        piece = Piece(holder, 0, known["coefficient_bytes"], known["coefficient_sha256"]) if holder else None
+        parts.append(Part(Path(net["bare"]), coefficients=piece))
+    tools = toolchain.obtain()
+    kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]
+    sha256 = combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
+    values = {"bytes": Path(out[target]).stat().st_size, "sha256": sha256}
+    Path(out[facts]).write_text(json.dumps(values), encoding="utf-8")
+    return values | {"digests": {target: sha256}}
+
+
+def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
+    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
+    from llmconv import __version__
+
+    (target,) = out
+    tensors: dict[str, str] = {}
+    for path in digests:
+        tensors |= json.loads(Path(path).read_text(encoding="utf-8"))
+    content = {
+        "format": 1,
+        "llmconv": __version__,
+        "job": job,
+        "notes": notes,
+        "checkpoint": {"tensors": len(tensors), "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()},
+        "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
+        "bmodel": bmodel,
+        "weights": weights,
+        **json.loads(Path(merged).read_text(encoding="utf-8")),
+        **({"devices": [_with_facts(device) for device in devices]} if devices else {}),
+        "nets": [_with_facts(net) for net in nets],
+    }
+    Path(out[target]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
+    told = {k: v for k, v in net.items() if k not in ("facts", "run")}
+    for key in ("facts", "run"):
+        if key not in net:  # a device's file has facts alone
+            continue
+        told |= json.loads(Path(net[key]).read_text(encoding="utf-8"))
+    return told
+
+
+def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
+    """Copy configuration and tokenizer files of the model directory; with `embedding`, the name of the token table, also
+    write that as embedding.bin: row-major [V, H], 2 bytes each in type `half`, little endian, no header."""
+    (target,) = out
+    shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
+    if embedding:
+        from llmconv.checkpoint.files import Checkpoint
+        from llmconv.checkpoint.npz import half_rows
+
+        with open(Path(out[target]) / "embedding.bin", "wb") as f:
+            for rows in half_rows(Checkpoint.open(Path(model)), embedding, half):
+                f.write(rows.data)
+
+
+def verify_build(place: str, log: str, out: Out) -> dict[str, Any]:
+    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values. ToolError when something is wrong."""
+    from rich.console import Console
+
+    from llmconv.errors import ToolError
+    from llmconv.verify import verify
+
+    (target,) = out
+    Path(log).parent.mkdir(parents=True, exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        right = verify(Path(place), console=Console(file=file, width=200), to=Path(out[target]))
+    text = Path(log).read_text(encoding="utf-8").rstrip()
+    if not right:
+        raise ToolError("the .bmodel is not right", text.splitlines()[-1], "", Path(log))
+    return {"text": text}
