@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ class Command:
 
 def run_options(job: Job, given: Mapping[str, Any], command: Command = Command(), notes: Sequence[str] = ()) -> engine.RunOptions:
     """How the engine runs a job: the build's own options out of those given. notes: told when the run starts."""
-    values = parse(given)
+    values, told = parse(given), list(notes)
 
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):
@@ -71,19 +71,19 @@ def run_options(job: Job, given: Mapping[str, Any], command: Command = Command()
         debug=job.debug,
         repeat=command.task if command.repeat else None,
         again=command.again,
-        notes=notes,
-        prepare=(lambda: _download(job, values["progress"])) if job.origin and not job.only_mlir else None,
+        notes=told,
+        prepare=(lambda: _download(job, values["progress"], told.append)) if job.origin and not job.only_mlir else None,
         preflight=lambda: doctor.preflight(job.out_dir),
         listeners=[begin, report.Writer(job.out_dir), Summary(Layout(job.out_dir), values["progress"])],
     )
 
 
-def _download(job: Job, progress: str) -> None:
+def _download(job: Job, progress: str, say: Callable[[str], None]) -> None:
     from llmconv.hub import show, weights
 
     repo, _, commit = job.origin.partition("@")
     name = Name(repo, commit)
-    weights.fetch(name, show.watcher(name, progress))
+    weights.fetch(name, show.watcher(name, progress), say)
 
 
 def remember(job: Job, given: Mapping[str, Any]) -> None:

@@ -24,14 +24,15 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
         Path(out[target]).write_text(text, encoding="utf-8")
 
 
-def digest_shard(model: str, shard: str, threads: int, hub: bool, out: Out) -> dict[str, Any]:
-    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose blobs are
-    called by their sha256: then its header is all that is read."""
-    from llmconv.checkpoint.digest import blob_digests, tensor_digests
+def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) -> dict[str, Any]:
+    """A digest of every tensor of one safetensors file: {name: digest}. sha256: what the hub announces for the whole file,
+    which is compared in the same read, or ""."""
+    from llmconv.checkpoint.digest import tensor_digests
+    from llmconv.hub.damage import digests
 
     (target,) = out
     path = Path(model) / shard
-    table = (blob_digests(path) if hub else None) or tensor_digests(path, threads)
+    table = digests(path, sha256) if sha256 else tensor_digests(path, threads)
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +38,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory: its shards and the table of tensors. Holds no tensor data."""
+    """A model directory: its shards and the table of tensors. Holds no tensor data.
+
+    sha256: of whole shards, by their names, where a publisher announces them.
+    """
 
     path: Path
     shards: tuple[Path, ...]
     tensors: dict[str, TensorInfo]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from llmconv.checkpoint.files import DTYPES, Checkpoint, TensorInfo
 from llmconv.errors import InputError
 from llmconv.hub.errors import Unreachable, explained, quiet
 from llmconv.hub.name import Name
 
+if TYPE_CHECKING:
+    from huggingface_hub.utils import SafetensorsFileMetadata
+
 # What a runtime or the conversion reads beside the weights: configuration, tokenizer, chat templates
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 INDEX = "model.safetensors.index.json"
 LARGEST = 200 << 20  # bytes of a file that still passes for a small one
 AT_ONCE = 4  # requests
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]) -> Name:
@@ -56,19 +63,25 @@ def _config(name: Name) -> Name:
         try:
             get_hf_file_metadata(hf_hub_url(name.repo, "config.json", revision=name.revision))  # fails at once; the next call tries for long
             path = hf_hub_download(name.repo, "config.json", revision=name.revision)
-        except errors.LocalEntryNotFoundError as error:  # what the library makes of an unreachable hub
-            raise (error.__cause__ or error) from None
-        except errors.EntryNotFoundError:
-            raise InputError(f"the model {name} has no config.json", "it is no checkpoint of transformers", "Name a repository with config.json and safetensors files.") from None
+        except errors.RemoteEntryNotFoundError:
+            raise InputError(
+                f"the model {name} has no config.json",
+                "it is no checkpoint of transformers",
+                "Name a repository with config.json and safetensors files.",
+            ) from None
     return replace(name, revision=Path(path).parent.name)
 
 
 def _small(name: Name) -> None:
     from huggingface_hub import hf_hub_download
 
-    wanted = [file for file, size in _files(name).items() if _is_small(PurePosixPath(file), size) and not (name.folder / file).exists()]
-    with explained(name), ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda file: hf_hub_download(name.repo, file, revision=name.revision), wanted))
+    def download(file: str) -> None:
+        with explained(name, f"{file} of {name}"):
+            hf_hub_download(name.repo, file, revision=name.revision)
+
+    small = [file for file, info in files(name).items() if _is_small(PurePosixPath(file), info.size)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(download, [file for file in small if not (name.folder / file).exists()]))
 
 
 def _is_small(file: PurePosixPath, size: int) -> bool:
@@ -79,13 +92,44 @@ def _is_small(file: PurePosixPath, size: int) -> bool:
     return len(file.parts) == 1 or file.parts[0] == "additional_chat_templates"
 
 
-def _files(name: Name) -> dict[str, int]:
-    """The files of a commit and their bytes."""
+@dataclass(frozen=True)
+class File:
+    """size: bytes; sha256: hexadecimal, or "" for a file that git keeps itself."""
+
+    size: int
+    sha256: str
+
+
+def files(name: Name) -> dict[str, File]:
+    """The files of a revision, as the hub announces them."""
     from huggingface_hub import HfApi
 
-    with explained(name):
+    with explained(name, f"the files of {name}"):
         info = HfApi().model_info(name.repo, revision=name.revision, files_metadata=True)
-    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return {file.rfilename: File(file.size or 0, file.lfs.sha256 if file.lfs else "") for file in info.siblings or ()}
+
+
+def announced(name: Name, shards: list[str]) -> dict[str, str]:
+    """{shard: sha256} as the hub announces it; a shard is left out of which it announces none.
+
+    The cache tells it of a file that it holds: there a large file is a link to blobs/SHA256.
+    """
+    known = {shard: _linked(name.folder / shard) for shard in shards}
+    if not all(known.values()):
+        try:
+            listed = files(name)
+        except Unreachable:
+            listed = {}  # weights that are there can be used without the hub, if not compared with it
+        known |= {shard: listed[shard].sha256 for shard in shards if not known[shard] and shard in listed}
+    return {shard: sha256 for shard, sha256 in known.items() if sha256}
+
+
+def _linked(file: Path) -> str:
+    try:
+        blob = Path(os.readlink(file)).name
+    except OSError:  # it is not there, or the cache is on a file system without links
+        return ""
+    return blob if _SHA256.fullmatch(blob) else ""
 
 
 def shards(name: Name) -> list[str]:
@@ -98,10 +142,10 @@ def shards(name: Name) -> list[str]:
             raise InputError(f"{INDEX} of {name} cannot be read", f"{type(error).__name__}: {error}", "Choose another revision.") from None
     if (name.folder / "model.safetensors").exists():
         return ["model.safetensors"]
-    files = [file for file in _files(name) if file.endswith(".safetensors") and "/" not in file and not file.startswith("consolidated")]
-    if not files:
+    found = [file for file in files(name) if file.endswith(".safetensors") and "/" not in file and not file.startswith("consolidated")]
+    if not found:
         raise InputError(f"the model {name} has no safetensors files", "llmconv reads no other format, and never unpickles a file", "Name a repository that has them.")
-    return ["model.safetensors"] if "model.safetensors" in files else sorted(files)
+    return ["model.safetensors"] if "model.safetensors" in found else sorted(found)
 
 
 def is_whole(name: Name) -> bool:
@@ -120,16 +164,33 @@ def checkpoint(name: Name) -> Checkpoint:
     Offsets in a table of headers count from the first tensor: nothing can be read by them.
     """
     if is_whole(name):
-        return Checkpoint.open(name.folder)
-    from huggingface_hub import HfApi
+        found = _opened(name)
+        return replace(found, sha256=announced(name, [shard.name for shard in found.shards]))
 
-    files, tensors = shards(name), {}
-    with explained(name), ThreadPoolExecutor(AT_ONCE) as pool:
-        tables = list(pool.map(lambda file: HfApi().parse_safetensors_file_metadata(name.repo, file, revision=name.revision), files))
-    for file, table in zip(files, tables):
+    named, tensors = shards(name), {}
+    for file, table in zip(named, _headers(name, named)):
         for tensor, info in table.tensors.items():
             start, end = info.data_offsets
             if info.dtype not in DTYPES:
                 raise InputError(f"tensor {tensor} of {name} is of the unknown type {info.dtype}", "", "Name another model.")
             tensors[tensor] = TensorInfo(tensor, name.folder / file, start, end - start, info.dtype, tuple(info.shape))
-    return Checkpoint(name.folder, tuple(name.folder / file for file in files), tensors)
+    return Checkpoint(name.folder, tuple(name.folder / file for file in named), tensors, announced(name, named))
+
+
+def _headers(name: Name, named: list[str]) -> list[SafetensorsFileMetadata]:
+    from huggingface_hub import HfApi
+
+    def header(file: str) -> SafetensorsFileMetadata:
+        with explained(name, f"{file} of {name}"):
+            return HfApi().parse_safetensors_file_metadata(name.repo, file, revision=name.revision)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(header, named))
+
+
+def _opened(name: Name) -> Checkpoint:
+    try:
+        return Checkpoint.open(name.folder)
+    except InputError as error:
+        command = f"hf cache rm model/{name.repo}"
+        raise InputError(error.what, error.why, f"`{command}` removes the model from the cache; the same command downloads it again then.") from None

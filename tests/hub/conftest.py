@@ -25,7 +25,7 @@ class User:
     def __init__(self, root: Path, env: dict[str, str], hub: Hub, monkeypatch: pytest.MonkeyPatch):
         self.root, self.hub, self.home, self._patch = root, hub, root / "hf", monkeypatch
         kept = {k: v for k, v in env.items() if not k.startswith(("HF_", "HUGGING", "TRANSFORMERS_"))}
-        self.env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(self.home), "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+        self.env = kept | {"HF_ENDPOINT": hub.url, "HF_HOME": str(self.home), "HF_HUB_DISABLE_TELEMETRY": "1"}
 
     def start(self, *argv: str, program: str = "llmconv.cli.main", **env: str) -> subprocess.Popen[str]:
         return subprocess.Popen([sys.executable, "-m", program, *argv], cwd=self.root, env=self.env | env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)

@@ -19,7 +19,9 @@ _INFO = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
 class Hub:
     """models: repository -> {file: content}. revisions: other names than main for the one commit of each. asked: (method, file,
     Range header, bytes sent, Authorization header). drops: GETs of weights that are broken off after `drop_after` bytes.
-    gated: repositories that need `token`. corrupt: GETs of weights get one wrong byte."""
+    gated: repositories that need `token`. corrupt: GETs of weights get one wrong byte, at
+    `corrupt_at`. slow: seconds between the pieces of weights, or of `slow_file`
+    alone. lost: files that the list names, but that are not given."""
 
     models: dict[str, dict[str, bytes]]
     revisions: tuple[str, ...] = ("main", "v1")
@@ -29,7 +31,10 @@ class Hub:
     drop_after: int = 11 << 20
     ranges: bool = True
     corrupt: bool = False
+    corrupt_at: int = -1
     slow: float = 0.0
+    slow_file: str = ""
+    lost: tuple[str, ...] = ()
     asked: list[tuple] = field(default_factory=list)
 
     def __enter__(self) -> Hub:
@@ -90,20 +95,28 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound", name)
         files = self.hub.models[repo]
         if info:
-            siblings = [{"rfilename": file, "size": len(content), "blobId": self.hub.etags[repo, file]} for file, content in files.items()]
-            return self._send(200, {"Content-Type": "application/json"}, json.dumps({"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}).encode(), body, name)
+            siblings = [self._sibling(repo, file, len(content)) for file, content in files.items()]
+            told = json.dumps({"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}).encode()
+            return self._send(200, {"Content-Type": "application/json"}, told, body, name)
         if repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._refuse(401 if "Authorization" not in self.headers else 403, "GatedRepo", name)
-        if name not in files:
+        if name not in files or name in self.hub.lost:
             return self._refuse(404, "EntryNotFound", name, {"X-Repo-Commit": self.hub.commit(repo)})
         self._file(repo, name, files[name], body)
+
+    def _sibling(self, repo: str, file: str, size: int) -> dict:
+        told = {"rfilename": file, "size": size, "blobId": self.hub.etags[repo, file]}
+        if file.endswith(LARGE):
+            told["lfs"] = {"sha256": self.hub.etags[repo, file], "size": size, "pointerSize": 134}
+        return told
 
     def _file(self, repo: str, name: str, content: bytes, body: bool) -> None:
         headers = {"X-Repo-Commit": self.hub.commit(repo), "ETag": f'"{self.hub.etags[repo, name]}"', "Accept-Ranges": "bytes"}
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
             if self.hub.corrupt and body:
-                content = content[:-1] + bytes([content[-1] ^ 1])
+                at = self.hub.corrupt_at % len(content)
+                content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         status, span = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if span and self.hub.ranges:
             start, end = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
@@ -129,7 +142,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
         self.hub.asked.append((self.command, name, self.headers.get("Range"), len(sent), self.headers.get("Authorization")))
         for at in range(0, len(sent), 1 << 16):
-            if self.hub.slow and weights:
+            if self.hub.slow and weights and self.hub.slow_file in name:
                 threading.Event().wait(self.hub.slow)
             try:
                 self.wfile.write(sent[at : at + (1 << 16)])
