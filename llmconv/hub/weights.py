@@ -9,8 +9,8 @@ from __future__ import annotations
 import queue
 import shutil
 import threading
-import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -60,28 +60,21 @@ def fetch(name: Name, watch: Callable[[Meter, Callable[[float], bool]], None], s
     _room(name.folder, name, meter.total)
     _tell_leftovers(name, say)
     errors: list[BaseException] = []
-    threads = _start(name, sizes, meter, errors)
-
-    def ended(seconds: float) -> bool:
-        alive = next((thread for thread in threads if thread.is_alive()), None)
-        if alive is not None:
-            alive.join(seconds)
-        return not any(thread.is_alive() for thread in threads)
-
+    over = _start(name, sizes, meter, errors)
     try:
-        watch(meter, ended)
-        while not ended(1.0):
-            pass
+        watch(meter, over.wait)
+        over.wait()
     except KeyboardInterrupt:
         meter.stopped = True
-        _wait(threads)  # what has not ended then ends with the process
+        with suppress(KeyboardInterrupt):  # again: at once, then
+            over.wait(GRACE)  # what has not ended then ends with the process
         raise Stopped("the download was stopped", "", AGAIN) from None
     if errors:
         raise errors[0]
 
 
-def _start(name: Name, sizes: dict[str, int], meter: Meter, errors: list[BaseException]) -> list[threading.Thread]:
-    """Threads that download the files; they append to `errors` what goes wrong, and then all end."""
+def _start(name: Name, sizes: dict[str, int], meter: Meter, errors: list[BaseException]) -> threading.Event:
+    """Downloads the files in threads, which append to `errors` what goes wrong, and then all end. The event that they have ended."""
     todo: queue.SimpleQueue[str] = queue.SimpleQueue()
     for file in sizes:
         todo.put(file)
@@ -99,18 +92,16 @@ def _start(name: Name, sizes: dict[str, int], meter: Meter, errors: list[BaseExc
                 meter.stopped = True
 
     threads = [threading.Thread(target=work, daemon=True) for _ in range(min(AT_ONCE, len(sizes)))]
-    for thread in threads:
-        thread.start()
-    return threads
+    over = threading.Event()  # Thread.join after a KeyboardInterrupt in it would say that the thread has ended
 
-
-def _wait(threads: list[threading.Thread]) -> None:
-    end = time.monotonic() + GRACE
-    try:
+    def wait() -> None:
         for thread in threads:
-            thread.join(max(0.0, end - time.monotonic()))
-    except KeyboardInterrupt:  # again: at once, then
-        pass
+            thread.join()
+        over.set()
+
+    for thread in (*threads, threading.Thread(target=wait, daemon=True)):
+        thread.start()
+    return over
 
 
 def _sizes(name: Name, missing: list[str]) -> dict[str, int]:

@@ -19,9 +19,8 @@ _INFO = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
 class Hub:
     """models: repository -> {file: content}. revisions: other names than main for the one commit of each. asked: (method, file,
     Range header, bytes sent, Authorization header). drops: GETs of weights that are broken off after `drop_after` bytes.
-    gated: repositories that need `token`. corrupt: GETs of weights get one wrong byte, at
-    `corrupt_at`. slow: seconds between the pieces of weights, or of `slow_file`
-    alone. lost: files that the list names, but that are not given."""
+    gated: repositories that need `token`. corrupt: a file whose byte `corrupt_at` is wrong when all of it is asked for. slow: seconds
+    between the pieces of weights, or of `slow_file` alone. lost: files that the list names, but that are not given."""
 
     models: dict[str, dict[str, bytes]]
     revisions: tuple[str, ...] = ("main", "v1")
@@ -30,7 +29,7 @@ class Hub:
     drops: int = 0
     drop_after: int = 11 << 20
     ranges: bool = True
-    corrupt: bool = False
+    corrupt: str = ""
     corrupt_at: int = -1
     slow: float = 0.0
     slow_file: str = ""
@@ -87,7 +86,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         found, info = _FILE.fullmatch(self.path), _INFO.match(self.path)
-        repo, revision = (found or info).group(1, 2) if found or info else ("", "")
+        if not (found or info):  # what the library asks for itself
+            return self.send_error(404)
+        repo, revision = (found or info).group(1, 2)
         name = found[3] if found else self.path
         if repo not in self.hub.models:
             return self._refuse(401, "RepoNotFound", name)
@@ -114,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {"X-Repo-Commit": self.hub.commit(repo), "ETag": f'"{self.hub.etags[repo, name]}"', "Accept-Ranges": "bytes"}
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
-            if self.hub.corrupt and body:
+            if self.hub.corrupt == name and body and "Range" not in self.headers:
                 at = self.hub.corrupt_at % len(content)
                 content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         status, span = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))

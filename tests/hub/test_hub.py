@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +20,8 @@ from llmconv.request.job import Job
 REPO = "tiny/Qwen2-Tiny"
 SMALL = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt", "model.safetensors.index.json"}
 PIECE = 10 << 20  # bytes that the library writes at a time
-SHARDS = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+SHARDS = {FIRST, SECOND}
 
 
 def convert(out: Path, model: str = REPO, *more: str) -> list[str]:
@@ -64,19 +68,13 @@ def _nets(file: Path) -> list[tuple]:
     return [(net.name, [stage.coeff_sha256 for stage in net.stages]) for net in BModel.read(file).nets]
 
 
-def test_digests_are_the_blobs_names_and_no_weight_is_read(user, hub, model, tmp_path):
-    from llmconv.checkpoint.digest import blob_digests, tensor_digests
+def test_digests_are_those_of_the_same_directory(user, hub, checkpoint, tmp_path):
+    from llmconv.checkpoint.digest import tensor_digests
 
     assert user.run(*convert(tmp_path / "out")).returncode == 0
     for shard in SHARDS:
-        (path,) = user.home.glob(f"hub/*/snapshots/*/{shard}")
-        blob = path.resolve()
-        assert blob.name == etag(shard, model[shard])
         table = json.loads((tmp_path / "out" / ".llmconv" / "checkpoint" / f"{shard}.json").read_text())
-        assert table == blob_digests(path) and set(table) == set(tensor_digests(path)) and table != tensor_digests(path)
-        header = int.from_bytes(model[shard][:8], "little") + 8
-        blob.write_bytes(model[shard][:header] + bytes(len(model[shard]) - header))
-        assert blob_digests(path) == table, "only the header is looked at"
+        assert table == tensor_digests(checkpoint("qwen2", shards=2, vocab_size=32000) / shard)
 
 
 def test_config_is_checked_before_anything_else_is_asked_for(user, hub, tmp_path):
@@ -115,30 +113,43 @@ def test_a_dropped_connection_goes_on_where_it_was(user, hub, model, tmp_path):
     assert not user.parts()
 
 
-def test_a_killed_download_goes_on_where_it_was(user, hub, model, tmp_path):
-    hub.slow = 0.02
-    process = user.start(*convert(tmp_path / "out"))
-    wait_for(lambda: sum(user.parts()) >= PIECE)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    kept, hub.slow, asked = sum(user.parts()), 0.0, len(hub.asked)
+def weights(asked: list[tuple]) -> list[tuple[str, int]]:
+    """(shard, bytes) of the downloads in what a hub was asked; headers alone are none."""
+    return [(a[1], a[3]) for a in asked if a[0] == "GET" and a[1] in SHARDS and a[2] != "bytes=0-100000"]
+
+
+def interrupted(user, hub, out: Path, how: signal.Signals) -> tuple[int, str]:
+    """A conversion that gets a signal when one shard is whole and a part of the other has arrived; exit code and stderr."""
+    hub.slow, hub.slow_file = 0.02, SECOND
+    process = user.start(*convert(out))
+    wait_for(lambda: FIRST in user.files() and sum(user.parts()) >= PIECE)
+    os.killpg(process.pid, how)
+    time.sleep(0.5)  # it is heard; then the library's next piece comes soon
+    hub.slow = 0.0
+    _, err = process.communicate(timeout=60)
+    assert user.files() & SHARDS == {FIRST}
+    hub.asked.clear()
+    return process.returncode, err
+
+
+def test_a_killed_download_keeps_whole_files(user, hub, model, tmp_path):
+    interrupted(user, hub, tmp_path / "out", signal.SIGKILL)
+    left = sum(user.parts())
     told = user.run(*convert(tmp_path / "out"))
     assert told.returncode == 0, told.stderr
-    arrived = sum(a[3] for a in hub.asked[asked:] if a[0] == "GET" and a[1] in SHARDS and a[2] != "bytes=0-100000")
-    assert arrived == sum(len(model[s]) for s in SHARDS) - kept
+    assert weights(hub.asked) == [(SECOND, len(model[SECOND]))]
+    assert f"{left / 1e9:.2f} GB of unfinished downloads lie in the cache" in told.stdout and "blobs/*.incomplete` removes them" in told.stdout
     for shard in SHARDS:
         (path,) = user.home.glob(f"hub/*/snapshots/*/{shard}")
         assert path.read_bytes() == model[shard]
 
 
-def test_ctrl_c_keeps_what_has_arrived(user, hub, tmp_path):
-    hub.slow = 0.02
-    process = user.start(*convert(tmp_path / "out"))
-    wait_for(lambda: sum(user.parts()) >= PIECE)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "what has arrived is kept" in err and "Traceback" not in err
-    assert sum(user.parts()) >= PIECE
+def test_ctrl_c_keeps_whole_files_and_removes_parts(user, hub, model, tmp_path):
+    code, err = interrupted(user, hub, tmp_path / "out", signal.SIGINT)
+    assert code == 130 and "files that have arrived whole are kept" in err and "Traceback" not in err
+    assert not user.parts()
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 0 and weights(hub.asked) == [(SECOND, len(model[SECOND]))] and "unfinished" not in told.stdout
 
 
 def test_a_server_that_cannot_resume_begins_anew(user, hub, tmp_path, model):
@@ -149,13 +160,61 @@ def test_a_server_that_cannot_resume_begins_anew(user, hub, tmp_path, model):
         assert path.read_bytes() == model[shard]
 
 
-def test_damaged_weights_are_not_taken(user, hub, tmp_path):
-    hub.corrupt = True
+@pytest.mark.parametrize("at", [-1, 9], ids=["tensor", "header"])
+def test_a_damaged_shard_is_removed_and_downloaded_anew(user, hub, model, tmp_path, at):
+    hub.corrupt, hub.corrupt_at = SECOND, at
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 1 and "arrived damaged: its sha256 is not the one that the hub announced" in told.stderr
-    assert not user.files() & SHARDS
-    hub.corrupt = False
+    assert told.returncode == 1 and f"{SECOND} is damaged: its sha256 is" in told.stdout, told.stdout
+    assert etag(SECOND, model[SECOND]) in told.stdout and "removed from the cache: run the same command again" in told.stdout
+    assert user.files() & SHARDS == {FIRST}
+    hub.corrupt, hub.asked[:] = "", []
     assert user.run(*convert(tmp_path / "out")).returncode == 0
+    assert weights(hub.asked) == [(SECOND, len(model[SECOND]))]
+
+
+def test_weights_that_became_bad_in_the_cache_are_found_without_the_hub(user, hub, model, tmp_path):
+    assert user.run(*convert(tmp_path / "out")).returncode == 0
+    (path,) = user.home.glob(f"hub/*/snapshots/*/{FIRST}")
+    path.resolve().write_bytes(model[FIRST][:-1] + b"~")
+    told = user.run(*convert(tmp_path / "other"), HF_HUB_OFFLINE="1")
+    assert told.returncode == 1 and f"{FIRST} is damaged" in told.stdout and user.files() & SHARDS == {SECOND}
+
+
+def test_a_header_that_became_bad_in_the_cache(user, hub, model, tmp_path):
+    assert user.run(*convert(tmp_path / "out")).returncode == 0
+    (path,) = user.home.glob(f"hub/*/snapshots/*/{FIRST}")
+    path.resolve().write_bytes(model[FIRST][:100])
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 2 and f"{FIRST} is not a whole safetensors file" in told.stderr
+    assert f"`hf cache rm model/{REPO}` removes the model" in told.stderr
+
+
+def test_a_file_that_the_hub_lost(user, hub, tmp_path):
+    hub.lost = (SECOND,)
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 1 and f"the hub has no {SECOND} of {REPO}@" in told.stderr and not user.files() & SHARDS
+
+
+def test_a_file_that_the_index_names_alone(user, hub, model, tmp_path):
+    del hub.models[REPO][SECOND]
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 1 and f"the hub has no {SECOND} of {REPO}@" in told.stderr and f"{hub.url}/{REPO}/tree/" in told.stderr
+
+
+def test_a_full_disk_is_seen_before_the_download(user, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 1 and f"the weights of {REPO}@" in told.stderr and "need 0.0 GB more: 0.0 GB are free" in told.stderr
+    assert not user.files() & SHARDS and not user.parts()
+
+
+def test_a_disk_that_takes_no_more(user, hub, tmp_path):
+    """The limit of a file's size stands for the disk: writes fail in the midst of a shard."""
+    process = user.start(*convert(tmp_path / "out"))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (PIECE, PIECE))
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1 and "cannot be downloaded: File too large" in err and "model-0000" in err
+    assert len(err.strip().splitlines()) == 1 and not user.parts()
 
 
 def test_a_gated_model(user, hub, tmp_path):
