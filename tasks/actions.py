@@ -25,8 +25,10 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
 
 
 def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) -> dict[str, Any]:
-    """A digest of every tensor of one safetensors file: {name: digest}. sha256: what the hub announces for the whole file,
-    which is compared in the same read, or ""."""
+    """A digest of every tensor of one safetensors file: {name: digest}.
+
+    sha256: of the whole file as the hub announces it, which is compared in the same read; or "".
+    """
     from llmconv.checkpoint.digest import tensor_digests
     from llmconv.hub.damage import digests
 

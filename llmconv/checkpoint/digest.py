@@ -27,7 +27,7 @@ def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
 
 
 def checked_digests(shard: Path, sha256: str) -> dict[str, str]:
-    """As tensor_digests, and in the same read the sha256 of the whole file: Damaged when it is not `sha256` (hexadecimal)."""
+    """As tensor_digests. In the same read the whole file is digested: Damaged when that is not `sha256` (hexadecimal)."""
     whole = hashlib.sha256()
     try:
         tensors = sorted(read_header(shard), key=lambda t: t.offset)
@@ -47,9 +47,12 @@ def _compare(shard: Path, found: str, sha256: str) -> None:
 
 
 def _feed(shard: Path, spans: list[tuple[int, int, Any]], whole: Any) -> None:
-    """Gives `whole` the file, and the digest of each span (first byte, end, digest) its part; spans are sorted by their beginning."""
+    """Gives the file to `whole`, and to the digest of each span (first byte, end, digest) its part of it.
+
+    Spans are sorted by their first bytes.
+    """
     at, first = 0, 0
-    # the digest of the file and those of the spans advance beside each other: hashing lets go of the interpreter
+    # the digest of the file and those of the spans advance at the same time: hashing lets go of the interpreter
     with open(shard, "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
         while piece := file.read(CHUNK):
             job, view = beside.submit(whole.update, piece), memoryview(piece)
@@ -69,7 +72,8 @@ def _digest(descriptor: int, info: TensorInfo) -> str:
     while at < end:
         piece = os.pread(descriptor, min(CHUNK, end - at), at)
         if not piece:
-            raise InputError(f"{info.file} ends inside tensor {info.name}", "the file is shorter than its header says", "Download it again.")
+            what = f"{info.file} ends inside tensor {info.name}"
+            raise InputError(what, "the file is shorter than its header says", "Download it again.")
         digest.update(piece)
         at += len(piece)
     return digest.hexdigest()

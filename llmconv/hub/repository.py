@@ -1,4 +1,7 @@
-"""A model of the hub: which commit it is, its small files, the table of its tensors. Weights are another matter (llmconv.hub.weights)."""
+"""A model of the hub: which commit it is, its small files, the table of its tensors.
+
+Weights are another matter (llmconv.hub.weights).
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from llmconv.checkpoint.files import DTYPES, Checkpoint, TensorInfo
-from llmconv.errors import InputError
+from llmconv.errors import ConvertError, InputError
 from llmconv.hub.errors import Unreachable, explained, quiet
 from llmconv.hub.name import Name
 
@@ -31,7 +34,8 @@ def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]
     """The name with its commit, its config.json and then its other small files in the cache.
 
     check: is given the folder when it holds config.json alone, and raises what is wrong with that. say: takes a remark.
-    Without the hub what is in the cache does, if it is whole. Errors: InputError for what the hub does not have or give, Unreachable.
+    Without the hub what is in the cache does, if it is whole.
+    Errors: InputError for what the hub does not have or give, Unreachable.
     """
     if name.pinned and is_whole(name):
         return name
@@ -44,7 +48,8 @@ def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]
     except Unreachable as error:
         found = name.cached()
         if not (found.pinned and is_whole(found)):
-            raise Unreachable(error.what, f"{error.why}; {_missing(found)}", "Check the network and HF_ENDPOINT, or name a directory.") from None
+            why = f"{error.why}; {_missing(found)}"
+            raise Unreachable(error.what, why, "Check the network and HF_ENDPOINT, or name a directory.") from None
         say(f"{error.what} ({error.why}): its files in the cache are used, as of commit {found.revision[:12]}")
         return found
 
@@ -61,7 +66,8 @@ def _config(name: Name) -> Name:
 
     with explained(name, f"config.json of {name}"):
         try:
-            get_hf_file_metadata(hf_hub_url(name.repo, "config.json", revision=name.revision))  # fails at once; the next call tries for long
+            # this fails at once where the next call tries for long
+            get_hf_file_metadata(hf_hub_url(name.repo, "config.json", revision=name.revision))
             path = hf_hub_download(name.repo, "config.json", revision=name.revision)
         except errors.RemoteEntryNotFoundError:
             raise InputError(
@@ -110,26 +116,31 @@ def files(name: Name) -> dict[str, File]:
 
 
 def announced(name: Name, shards: list[str]) -> dict[str, str]:
-    """{shard: sha256} as the hub announces it; a shard is left out of which it announces none.
+    """{shard: sha256} as the hub announces it. A shard is left out whose sha256 it does not announce.
 
-    The cache tells it of a file that it holds: there a large file is a link to blobs/SHA256.
+    The hub is not asked about a shard that the cache holds as a link: a large file is a link to blobs/SHA256 there.
     """
-    known = {shard: _linked(name.folder / shard) for shard in shards}
-    if not all(known.values()):
-        try:
-            listed = files(name)
-        except Unreachable:
-            listed = {}  # weights that are there can be used without the hub, if not compared with it
-        known |= {shard: listed[shard].sha256 for shard in shards if not known[shard] and shard in listed}
+    known, unknown = {}, []
+    for shard in shards:
+        if (name.folder / shard).is_symlink():
+            blob = Path(os.readlink(name.folder / shard)).name
+            known[shard] = blob if _SHA256.fullmatch(blob) else ""  # git keeps small files, by another digest
+        else:
+            unknown.append(shard)
+    if unknown:
+        listed = _listed(name, unknown)
+        known |= {shard: listed[shard].sha256 for shard in unknown if shard in listed}
     return {shard: sha256 for shard, sha256 in known.items() if sha256}
 
 
-def _linked(file: Path) -> str:
+def _listed(name: Name, shards: list[str]) -> dict[str, File]:
+    """What the hub tells of the files; nothing when it does not answer and all of these are in a cache without links."""
     try:
-        blob = Path(os.readlink(file)).name
-    except OSError:  # it is not there, or the cache is on a file system without links
-        return ""
-    return blob if _SHA256.fullmatch(blob) else ""
+        return files(name)
+    except ConvertError:
+        if all((name.folder / shard).exists() for shard in shards):
+            return {}  # such weights can be used without the hub, if not compared with it
+        raise
 
 
 def shards(name: Name) -> list[str]:
@@ -139,12 +150,18 @@ def shards(name: Name) -> list[str]:
         try:
             return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{INDEX} of {name} cannot be read", f"{type(error).__name__}: {error}", "Choose another revision.") from None
+            why = f"{type(error).__name__}: {error}"
+            raise InputError(f"{INDEX} of {name} cannot be read", why, "Choose another revision.") from None
     if (name.folder / "model.safetensors").exists():
         return ["model.safetensors"]
-    found = [file for file in files(name) if file.endswith(".safetensors") and "/" not in file and not file.startswith("consolidated")]
+    beside = [file for file in files(name) if file.endswith(".safetensors") and "/" not in file]
+    found = [file for file in beside if not file.startswith("consolidated")]
     if not found:
-        raise InputError(f"the model {name} has no safetensors files", "llmconv reads no other format, and never unpickles a file", "Name a repository that has them.")
+        raise InputError(
+            f"the model {name} has no safetensors files",
+            "llmconv reads no other format, and never unpickles a file",
+            "Name a repository that has them.",
+        )
     return ["model.safetensors"] if "model.safetensors" in found else sorted(found)
 
 
@@ -166,13 +183,13 @@ def checkpoint(name: Name) -> Checkpoint:
     if is_whole(name):
         found = _opened(name)
         return replace(found, sha256=announced(name, [shard.name for shard in found.shards]))
-
     named, tensors = shards(name), {}
     for file, table in zip(named, _headers(name, named)):
         for tensor, info in table.tensors.items():
             start, end = info.data_offsets
             if info.dtype not in DTYPES:
-                raise InputError(f"tensor {tensor} of {name} is of the unknown type {info.dtype}", "", "Name another model.")
+                what = f"tensor {tensor} of {name} is of the unknown type {info.dtype}"
+                raise InputError(what, "", "Name another model.")
             tensors[tensor] = TensorInfo(tensor, name.folder / file, start, end - start, info.dtype, tuple(info.shape))
     return Checkpoint(name.folder, tuple(name.folder / file for file in named), tensors, announced(name, named))
 
@@ -192,5 +209,5 @@ def _opened(name: Name) -> Checkpoint:
     try:
         return Checkpoint.open(name.folder)
     except InputError as error:
-        command = f"hf cache rm model/{name.repo}"
-        raise InputError(error.what, error.why, f"`{command}` removes the model from the cache; the same command downloads it again then.") from None
+        removal = f"`hf cache rm model/{name.repo}` removes the model from the cache"
+        raise InputError(error.what, error.why, f"{removal}; this command then downloads it again.") from None

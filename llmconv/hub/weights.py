@@ -1,7 +1,7 @@
 """Brings the weights of a model into huggingface_hub's cache by that library's own download, and shows how far it is.
 
-What the library does: it resumes a broken connection, keeps each file that has arrived whole, and begins a file anew that a
-killed process had begun.
+The library resumes a broken connection and keeps each file that has arrived whole. It begins a file anew that a process
+had begun before it ended.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Meter:
 def fetch(name: Name, watch: Callable[[Meter, Callable[[float], bool]], None], say: Callable[[str], None]) -> None:
     """See that all shards of `name` (a commit) are in the cache.
 
-    watch(meter, ended) shows the download while it runs, in this thread: ended(seconds) waits that long and says whether
-    it is over. It is not called when nothing is missing. say: takes a remark.
+    watch(meter, ended) shows the download while it runs, in this thread: ended(seconds) waits that long and says
+    whether it is over. It is not called when nothing is missing. say: takes a remark.
     Errors: ConvertError when the hub does not answer or the disk is full; Stopped after Ctrl-C.
     """
     missing = [file for file in shards(name) if not (name.folder / file).exists()]
@@ -74,7 +74,10 @@ def fetch(name: Name, watch: Callable[[Meter, Callable[[float], bool]], None], s
 
 
 def _start(name: Name, sizes: dict[str, int], meter: Meter, errors: list[BaseException]) -> threading.Event:
-    """Downloads the files in threads, which append to `errors` what goes wrong, and then all end. The event that they have ended."""
+    """Downloads the files in threads, which append to `errors` what goes wrong, and then all end.
+
+    Returns the event that they have ended.
+    """
     todo: queue.SimpleQueue[str] = queue.SimpleQueue()
     for file in sizes:
         todo.put(file)
@@ -127,12 +130,13 @@ def _tell_leftovers(name: Name, say: Callable[[str], None]) -> None:
     """The library leaves the part of a file behind when its process is killed, and never takes it up again."""
     from huggingface_hub import scan_cache_dir
 
-    parts = [part for part in scan_cache_dir(name.store.parent).incomplete_files if part.file_path.is_relative_to(name.store.resolve())]
+    store = name.store.resolve()
+    parts = [part for part in scan_cache_dir(store.parent).incomplete_files if store in part.file_path.parents]
     if parts:
         total = sum(part.size_on_disk for part in parts)
         say(
-            f"{total / 1e9:.2f} GB of unfinished downloads lie in the cache: when no other program downloads {name.repo}, "
-            f"`rm {parts[0].file_path.parent}/*.incomplete` removes them"
+            f"{total / 1e9:.2f} GB of unfinished downloads lie in the cache: "
+            f"when no other program downloads {name.repo}, `rm {parts[0].file_path.parent}/*.incomplete` removes them"
         )
 
 

@@ -10,6 +10,7 @@ import signal
 import time
 from pathlib import Path
 
+import hub_server
 import pytest
 from hub_server import etag
 from processes import wait_for
@@ -280,3 +281,22 @@ def test_json_progress(user, tmp_path):
     events = [json.loads(line) for line in told.stdout.splitlines()]
     assert [e["event"] for e in events[:3]] == ["Download", "Download", "RunStarted"]
     assert events[1]["bytes"] == events[1]["total"] > 1_000_000
+
+
+def test_ctrl_c_while_the_hub_is_silent(user, hub, tmp_path):
+    hub.slow, hub.slow_file = 30.0, SECOND
+    process = user.start(*convert(tmp_path / "out"))
+    wait_for(lambda: FIRST in user.files() and user.parts())
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and time.monotonic() - begin < 12
+
+
+def test_weights_that_git_keeps_have_no_sha256(user, hub, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_server, "LARGE", ())
+    hub.etags |= {(REPO, shard): etag(shard, model[shard]) for shard in SHARDS}
+    assert user.run(*convert(tmp_path / "out")).returncode == 0
+    asked = len(hub.asked)
+    assert user.run(*convert(tmp_path / "other", f"{REPO}@{hub.commit(REPO)}")).returncode == 0
+    assert len(hub.asked) == asked, "what is in the cache needs no hub"
