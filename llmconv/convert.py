@@ -27,7 +27,11 @@ def settle(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The options with a model of the hub brought to one commit, whose config.json is right and whose small files are in the
     cache; and notes. Other models stay as they are."""
     values = parse(given)
-    name = Name.parse(values["model_path"]) if values["model_path"] is not None and values["seq_length"] is not None else None
+    name = (
+        Name.parse(values["model_path"])
+        if values["model_path"] is not None and values["seq_length"] is not None
+        else None
+    )
     if name is None:
         return dict(given), []
     from llmconv.hub import repository
@@ -53,7 +57,9 @@ class Command:
         return self.repeat.replace("{task}", name)
 
 
-def run_options(job: Job, given: Mapping[str, Any], command: Command = Command(), notes: Sequence[str] = ()) -> engine.RunOptions:
+def run_options(
+    job: Job, given: Mapping[str, Any], command: Command = Command(), notes: Sequence[str] = ()
+) -> engine.RunOptions:
     """How the engine runs a job: the build's own options out of those given. notes: told when the run starts."""
     values, told = parse(given), list(notes)
 
@@ -90,19 +96,27 @@ def remember(job: Job, given: Mapping[str, Any]) -> None:
     """Keep the options in the output directory, for `llmconv why`."""
     file = Layout(job.out_dir).job
     absolute = {k: str(v) for k, v in given.items() if v is not None and k not in ("model", "out")}
-    text = json.dumps(absolute | {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}, indent=1)
+    text = json.dumps(
+        absolute | {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}, indent=1
+    )
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         part = file.with_name(f"{file.name}.{os.getpid()}")
         part.write_text(text, encoding="utf-8")
         os.replace(part, file)
 
 
-def run(job: Job, given: Mapping[str, Any], selected: list[str], command: Command = Command(), notes: Sequence[str] = ()) -> int:
+def run(
+    job: Job, given: Mapping[str, Any], selected: list[str], command: Command = Command(), notes: Sequence[str] = ()
+) -> int:
     """Run tasks of a job's graph on the engine; returns the exit code. Raises ConvertError for what stops it from starting."""
     from llmconv import tasks
 
     made = plan(job)
-    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command, [*notes, *made.notes]))
+    return engine.run(
+        {"task_llmconv": lambda: tasks.all_tasks(made)},
+        selected,
+        run_options(job, given, command, [*notes, *made.notes]),
+    )
 
 
 class Doit:

@@ -15,7 +15,18 @@ from typing import Any
 Out = Mapping[str, str]
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
-NOT_CONFIG = ("*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json", "*.gguf", "*.onnx")
+NOT_CONFIG = (
+    "*.safetensors",
+    ".*",
+    "*.pth",
+    "*.pt",
+    "*.py",
+    "*.bin",
+    "*.bin.index.json",
+    "model.safetensors.index.json",
+    "*.gguf",
+    "*.onnx",
+)
 
 
 def write_text(files: Mapping[str, str], out: Out) -> None:
@@ -73,7 +84,18 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     return values | {"digests": {target: sha256}}
 
 
-def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
+def write_manifest(
+    job: dict[str, Any],
+    bmodel: str,
+    weights: int,
+    merged: str,
+    devices: list[dict[str, Any]],
+    nets: list[dict[str, Any]],
+    digests: list[str],
+    toolchain: str,
+    notes: list[str],
+    out: Out,
+) -> None:
     """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
     from llmconv import __version__
 
@@ -86,7 +108,10 @@ def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, 
         "llmconv": __version__,
         "job": job,
         "notes": notes,
-        "checkpoint": {"tensors": len(tensors), "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()},
+        "checkpoint": {
+            "tensors": len(tensors),
+            "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest(),
+        },
         "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
         "bmodel": bmodel,
         "weights": weights,

@@ -83,7 +83,11 @@ def _turned_rows(recipe: list, checkpoint: Checkpoint) -> tuple[str, int, int] |
         name, first, last = inner, 0, checkpoint.info(inner).shape[0]
     else:
         return None
-    return (name, first, last) if len(checkpoint.info(name).shape) == 2 and checkpoint.info(name).dtype in ("BF16", "F16", "F32") else None
+    return (
+        (name, first, last)
+        if len(checkpoint.info(name).shape) == 2 and checkpoint.info(name).dtype in ("BF16", "F16", "F32")
+        else None
+    )
 
 
 def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str) -> Iterator[np.ndarray]:

@@ -106,7 +106,11 @@ def _alike(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     shapes = {shape(r, checkpoint): r for r in recipe[1:]}
     if len(shapes) > 1:
         first, second = ((next(names(r)), list(s)) for s, r in list(shapes.items())[:2])
-        raise InputError(f"tensors {first[0]} and {second[0]} of {checkpoint.path} have the shapes {first[1]} and {second[1]}", "they must be alike", "Download them again.")
+        raise InputError(
+            f"tensors {first[0]} and {second[0]} of {checkpoint.path} have the shapes {first[1]} and {second[1]}",
+            "they must be alike",
+            "Download them again.",
+        )
     return next(iter(shapes))
 
 
@@ -187,7 +191,9 @@ def _concat(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
 
 def _on_each(operation: Callable[..., Any]) -> Callable[..., Any]:
     """An operation of llmconv.checkpoint.packing as one on recipes."""
-    return lambda checkpoint, *given: operation(*(evaluate(part, checkpoint) if is_recipe(part) else part for part in given))
+    return lambda checkpoint, *given: operation(
+        *(evaluate(part, checkpoint) if is_recipe(part) else part for part in given)
+    )
 
 
 EVALUATE: dict[str, Callable[..., Any]] = {

@@ -30,13 +30,25 @@ def check(rope: Mapping[str, Any], length: int) -> None:
     """Raise InputError when the parameters (Config.rope's form) cannot give a table for `length` positions."""
     kind = rope["rope_type"]
     if kind not in NEEDS:
-        raise InputError(f"rope type {kind!r} in config.json", f"llmconv knows {', '.join(NEEDS)}", "Convert a model with one of these.")
+        raise InputError(
+            f"rope type {kind!r} in config.json",
+            f"llmconv knows {', '.join(NEEDS)}",
+            "Convert a model with one of these.",
+        )
     for key in NEEDS[kind]:
         if key not in rope:
-            raise InputError(f"rope type {kind} in config.json lacks {key!r}", "its frequencies cannot be computed without it", "Repair config.json.")
+            raise InputError(
+                f"rope type {kind} in config.json lacks {key!r}",
+                "its frequencies cannot be computed without it",
+                "Repair config.json.",
+            )
     for key in ("short_factor", "long_factor"):
         if kind == "longrope" and len(rope[key]) != rope["dim"] // 2:
-            raise InputError(f"rope {key} in config.json has {len(rope[key])} entries", f"{rope['dim'] // 2} rotated pairs need as many", "Repair config.json.")
+            raise InputError(
+                f"rope {key} in config.json has {len(rope[key])} entries",
+                f"{rope['dim'] // 2} rotated pairs need as many",
+                "Repair config.json.",
+            )
     if kind == "dynamic" and length > rope["max_position"]:
         raise InputError(
             f"seq_length {length} with rope type dynamic",
@@ -140,6 +152,8 @@ def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
     if part not in (HALF_COS, HALF_SIN):
         angle = np.repeat(angle, 2, 1) if "neighbours" in rope else np.concatenate([angle, angle], 1)
     # float64 inside: correctly rounded, the same on every machine
-    values = (np.cos if part.endswith("cos") else np.sin)(angle.astype(np.float64)).astype(np.float32) * np.float32(attention)
+    values = (np.cos if part.endswith("cos") else np.sin)(angle.astype(np.float64)).astype(np.float32) * np.float32(
+        attention
+    )
     rest = np.full((length, width(rope, part) - values.shape[1]), part == "cos", np.float32)
     return np.concatenate([values, rest], 1).reshape(length, 1, -1)

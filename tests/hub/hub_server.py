@@ -38,7 +38,10 @@ class Hub:
 
     def __enter__(self) -> Hub:
         hub = self
-        self.etags = {(repo, name): etag(name, content) for repo, files in self.models.items() for name, content in files.items()}
+        self.etags = {
+            (repo, name): etag(name, content) for repo, files in self.models.items() for name, content in files.items()
+        }
+
         class Handler(_Handler):
             pass
 
@@ -56,7 +59,9 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def commit(self, repo: str) -> str:
-        return hashlib.sha1(repr(sorted(item for item in self.etags.items() if item[0][0] == repo)).encode()).hexdigest()
+        return hashlib.sha1(
+            repr(sorted(item for item in self.etags.items() if item[0][0] == repo)).encode()
+        ).hexdigest()
 
     def gets(self, ending: str = "") -> list[tuple]:
         return [asked for asked in self.asked if asked[0] == "GET" and asked[1].endswith(ending)]
@@ -112,7 +117,11 @@ class _Handler(BaseHTTPRequestHandler):
         return told
 
     def _file(self, repo: str, name: str, content: bytes, body: bool) -> None:
-        headers = {"X-Repo-Commit": self.hub.commit(repo), "ETag": f'"{self.hub.etags[repo, name]}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": self.hub.commit(repo),
+            "ETag": f'"{self.hub.etags[repo, name]}"',
+            "Accept-Ranges": "bytes",
+        }
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
             if self.hub.corrupt == name and body and "Range" not in self.headers:
@@ -128,7 +137,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, headers, content, body, name)
 
     def _refuse(self, status: int, code: str, name: str, more: dict[str, str] | None = None) -> None:
-        self._send(status, {"X-Error-Code": code, "X-Error-Message": f"refused: {code}", **(more or {})}, b"", True, name)
+        self._send(
+            status, {"X-Error-Code": code, "X-Error-Message": f"refused: {code}", **(more or {})}, b"", True, name
+        )
 
     def _send(self, status: int, headers: dict[str, str], content: bytes, body: bool, name: str) -> None:
         self.send_response(status)
@@ -141,7 +152,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.drops -= 1
             sent = content[: self.hub.drop_after]
             self.close_connection = True
-        self.hub.asked.append((self.command, name, self.headers.get("Range"), len(sent), self.headers.get("Authorization")))
+        self.hub.asked.append(
+            (self.command, name, self.headers.get("Range"), len(sent), self.headers.get("Authorization"))
+        )
         for at in range(0, len(sent), 1 << 16):
             if self.hub.slow and weights and self.hub.slow_file in name:
                 threading.Event().wait(self.hub.slow)

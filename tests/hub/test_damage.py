@@ -77,7 +77,9 @@ def test_a_damaged_file_leaves_every_revision_that_shares_it(shard, tmp_path):
     assert digests(path, sha256(shard)) == digest.tensor_digests(shard)
     with pytest.raises(digest.Damaged, match="removed from the cache"):
         digests(path, WRONG)
-    assert [p.name for p in cache.glob("*/blobs/*")] == ["other"] and {p.name for p in cache.glob("*/snapshots/*/*")} == {"config.json"}
+    assert [p.name for p in cache.glob("*/blobs/*")] == ["other"] and {
+        p.name for p in cache.glob("*/snapshots/*/*")
+    } == {"config.json"}
 
 
 def test_a_cache_that_the_library_does_not_understand(shard, tmp_path):
@@ -86,7 +88,12 @@ def test_a_cache_that_the_library_does_not_understand(shard, tmp_path):
     (path.parents[2] / "refs" / "main").write_text("3" * 40)  # of a snapshot that is not there
     with pytest.raises(digest.Damaged) as told:
         digests(path, WRONG)
-    assert path.exists() and "`rm " in told.value.try_ and str(path) in told.value.try_ and str(path.resolve()) in told.value.try_
+    assert (
+        path.exists()
+        and "`rm " in told.value.try_
+        and str(path) in told.value.try_
+        and str(path.resolve()) in told.value.try_
+    )
 
 
 def test_the_bars_of_a_file_are_counted_once():
@@ -109,6 +116,8 @@ def test_the_bars_of_a_file_are_counted_once():
 
 
 def test_a_full_disk_is_told_with_what_to_do():
-    with pytest.raises(ConvertError, match="x of a/b cannot be downloaded: No space left on device. Make room, or set HF_HOME"):
+    with pytest.raises(
+        ConvertError, match="x of a/b cannot be downloaded: No space left on device. Make room, or set HF_HOME"
+    ):
         with explained(Name("a/b"), "x of a/b"):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

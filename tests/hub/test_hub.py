@@ -19,7 +19,14 @@ from llmconv.hub import Name
 from llmconv.request.job import Job
 
 REPO = "tiny/Qwen2-Tiny"
-SMALL = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt", "model.safetensors.index.json"}
+SMALL = {
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "model.safetensors.index.json",
+}
 PIECE = 10 << 20  # bytes that the library writes at a time
 FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
 SHARDS = {FIRST, SECOND}
@@ -34,7 +41,9 @@ def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Name.parse("org/name") == Name("org/name") and Name.parse("org/name@v1.2") == Name("org/name", "v1.2")
     assert Name.parse("org/name@refs/pr/1") == Name("org/name", "refs/pr/1")
-    assert [Name.parse(text) for text in ("/models/x", "./org/name", "../org/name", "~/x", "models", "a/b/c", "org/")] == [None] * 7
+    assert [
+        Name.parse(text) for text in ("/models/x", "./org/name", "../org/name", "~/x", "models", "a/b/c", "org/")
+    ] == [None] * 7
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert Name.parse("org/name") is None, "a directory that is there is meant"
 
@@ -51,14 +60,18 @@ def test_a_model_of_the_hub_is_converted_as_its_directory_is(user, hub, model, c
     assert made.name == "qwen2-tiny_bf16_seq64_bm1684x_1dev_static.bmodel"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["job"]["origin"] == f"{REPO}@{hub.commit(REPO)}"
-    beside = user.run("convert", "-m", str(checkpoint("qwen2", shards=2, vocab_size=32000)), "-s", "64", "-o", str(tmp_path / "local"))
+    beside = user.run(
+        "convert", "-m", str(checkpoint("qwen2", shards=2, vocab_size=32000)), "-s", "64", "-o", str(tmp_path / "local")
+    )
     assert beside.returncode == 0, beside.stderr
     (local,) = (tmp_path / "local").glob("*.bmodel")
     assert _nets(local) == _nets(made)
 
     asked = len(hub.asked)
     again = user.run("convert", "-m", REPO, "-s", "64", "-o", str(tmp_path / "out"))
-    assert "20 up to date in" in again.stdout and not [a for a in hub.asked[asked:] if a[0] == "GET" and a[1].endswith("safetensors")]
+    assert "20 up to date in" in again.stdout and not [
+        a for a in hub.asked[asked:] if a[0] == "GET" and a[1].endswith("safetensors")
+    ]
     why = user.run("why", str(tmp_path / "out"), HF_HUB_OFFLINE="1")
     assert "up to date" in why.stdout, why.stderr
 
@@ -100,7 +113,11 @@ def test_a_plan_needs_headers_alone(user, hub, tmp_path):
     told = user.run(*convert(tmp_path / "out"), "--dry_run")
     assert told.returncode == 0 and "=== llm_convert dry-run ===" in told.stdout and not user.files() & SHARDS
     told = user.run("convert", "-m", REPO, "-s", "64", "-o", str(tmp_path / "out"), "--only_mlir")
-    assert told.returncode == 0 and len(list((tmp_path / "out" / "mlir").glob("*.mlir"))) == 7 and not user.files() & SHARDS
+    assert (
+        told.returncode == 0
+        and len(list((tmp_path / "out" / "mlir").glob("*.mlir"))) == 7
+        and not user.files() & SHARDS
+    )
 
 
 def test_a_dropped_connection_goes_on_where_it_was(user, hub, model, tmp_path):
@@ -139,7 +156,10 @@ def test_a_killed_download_keeps_whole_files(user, hub, model, tmp_path):
     told = user.run(*convert(tmp_path / "out"))
     assert told.returncode == 0, told.stderr
     assert weights(hub.asked) == [(SECOND, len(model[SECOND]))]
-    assert f"{left / 1e9:.2f} GB of unfinished downloads lie in the cache" in told.stdout and "blobs/*.incomplete` removes them" in told.stdout
+    assert (
+        f"{left / 1e9:.2f} GB of unfinished downloads lie in the cache" in told.stdout
+        and "blobs/*.incomplete` removes them" in told.stdout
+    )
     for shard in SHARDS:
         (path,) = user.home.glob(f"hub/*/snapshots/*/{shard}")
         assert path.read_bytes() == model[shard]
@@ -150,7 +170,11 @@ def test_ctrl_c_keeps_whole_files_and_removes_parts(user, hub, model, tmp_path):
     assert code == 130 and "files that have arrived whole are kept" in err and "Traceback" not in err
     assert not user.parts()
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 0 and weights(hub.asked) == [(SECOND, len(model[SECOND]))] and "unfinished" not in told.stdout
+    assert (
+        told.returncode == 0
+        and weights(hub.asked) == [(SECOND, len(model[SECOND]))]
+        and "unfinished" not in told.stdout
+    )
 
 
 def test_a_server_that_cannot_resume_begins_anew(user, hub, tmp_path, model):
@@ -166,7 +190,10 @@ def test_a_damaged_shard_is_removed_and_downloaded_anew(user, hub, model, tmp_pa
     hub.corrupt, hub.corrupt_at = SECOND, at
     told = user.run(*convert(tmp_path / "out"))
     assert told.returncode == 1 and f"{SECOND} is damaged: its sha256 is" in told.stdout, told.stdout
-    assert etag(SECOND, model[SECOND]) in told.stdout and "removed from the cache: run the same command again" in told.stdout
+    assert (
+        etag(SECOND, model[SECOND]) in told.stdout
+        and "removed from the cache: run the same command again" in told.stdout
+    )
     assert user.files() & SHARDS == {FIRST}
     hub.corrupt, hub.asked[:] = "", []
     assert user.run(*convert(tmp_path / "out")).returncode == 0
@@ -199,13 +226,21 @@ def test_a_file_that_the_hub_lost(user, hub, tmp_path):
 def test_a_file_that_the_index_names_alone(user, hub, model, tmp_path):
     del hub.models[REPO][SECOND]
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 1 and f"the hub has no {SECOND} of {REPO}@" in told.stderr and f"{hub.url}/{REPO}/tree/" in told.stderr
+    assert (
+        told.returncode == 1
+        and f"the hub has no {SECOND} of {REPO}@" in told.stderr
+        and f"{hub.url}/{REPO}/tree/" in told.stderr
+    )
 
 
 def test_a_full_disk_is_seen_before_the_download(user, hub, tmp_path, monkeypatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 1 and f"the weights of {REPO}@" in told.stderr and "need 0.0 GB more: 0.0 GB are free" in told.stderr
+    assert (
+        told.returncode == 1
+        and f"the weights of {REPO}@" in told.stderr
+        and "need 0.0 GB more: 0.0 GB are free" in told.stderr
+    )
     assert not user.files() & SHARDS and not user.parts()
 
 
@@ -221,7 +256,12 @@ def test_a_disk_that_takes_no_more(user, hub, tmp_path):
 def test_a_gated_model(user, hub, tmp_path):
     hub.gated, hub.token = (REPO,), "hf_right"
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 2 and f"the model {REPO} is gated" in told.stderr and f"{hub.url}/{REPO}" in told.stderr and "HF_TOKEN" in told.stderr
+    assert (
+        told.returncode == 2
+        and f"the model {REPO} is gated" in told.stderr
+        and f"{hub.url}/{REPO}" in told.stderr
+        and "HF_TOKEN" in told.stderr
+    )
     assert "is gated" in user.run(*convert(tmp_path / "out"), HF_TOKEN="hf_wrong").stderr
     told = user.run(*convert(tmp_path / "out"), HF_TOKEN="hf_right")
     assert told.returncode == 0, told.stderr
@@ -248,7 +288,11 @@ def test_offline(user, hub, tmp_path):
     assert user.run(*convert(tmp_path / "out")).returncode == 0
     asked = len(hub.asked)
     told = user.run(*convert(tmp_path / "other"), HF_HUB_OFFLINE="1")
-    assert told.returncode == 0 and "its files in the cache are used, as of commit" in told.stdout and len(hub.asked) == asked
+    assert (
+        told.returncode == 0
+        and "its files in the cache are used, as of commit" in told.stdout
+        and len(hub.asked) == asked
+    )
 
 
 def test_a_hub_that_is_not_there(user, hub, tmp_path):
@@ -262,7 +306,18 @@ def test_a_hub_that_is_not_there(user, hub, tmp_path):
 
 def test_doit_takes_the_same_names(user, hub, tmp_path):
     dodo = str(Path(__file__).parents[2] / "dodo.py")
-    process = user.start("run", "-f", dodo, "-d", str(tmp_path), "export", f"model={REPO}", "seq=64", f"out={tmp_path / 'out'}", program="doit")
+    process = user.start(
+        "run",
+        "-f",
+        dodo,
+        "-d",
+        str(tmp_path),
+        "export",
+        f"model={REPO}",
+        "seq=64",
+        f"out={tmp_path / 'out'}",
+        program="doit",
+    )
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0 and "export:block_0" in out, err
     assert user.files() >= SMALL

@@ -11,7 +11,14 @@ from llmconv.checkpoint.quantised import awq, gptq
 from llmconv.checkpoint.quantised.base import Quantisation, Scheme, matches, overridden, refused, rules, scheme
 
 LESS = ("auto_round:auto_gptq", "auto_round:gptq")
-OWN = ("auto_round", "auto_round:gptqmodel", "auto_round:exllamav2", "auto_round:tritonv2", "autoround:exllamav2", "autoround:tritonv2")
+OWN = (
+    "auto_round",
+    "auto_round:gptqmodel",
+    "auto_round:exllamav2",
+    "auto_round:tritonv2",
+    "autoround:exllamav2",
+    "autoround:tritonv2",
+)
 AWQ = ("auto_round:auto_awq", "auto_round:awq")
 
 
@@ -30,7 +37,14 @@ def read(section: Config) -> Quantisation:
 
     def of(path: str) -> Scheme:
         """The layer's own name decides, else the first pattern that is found in it."""
-        found = path if path in table else next((rule for rule in table if table[rule] and matches(rule, path, section, "extra_config", anywhere=True)), "")
+        found = (
+            path
+            if path in table
+            else next(
+                (rule for rule in table if table[rule] and matches(rule, path, section, "extra_config", anywhere=True)),
+                "",
+            )
+        )
         return overridden(base, table[found], section, f"extra_config[{found!r}]") if table.get(found) else base
 
     words = f"auto-round ({packing})"

@@ -60,9 +60,13 @@ class Scheme:
     symmetric: bool = True
 
 
-def refused(section: Config, field_name: str, known: str, help_: str = "Convert the float checkpoint with -q w4bf16.") -> InputError:
+def refused(
+    section: Config, field_name: str, known: str, help_: str = "Convert the float checkpoint with -q w4bf16."
+) -> InputError:
     """The error for a declared value that llmconv does not convert."""
-    return InputError(f"{section.where}{field_name} in {section.file} is {section.get(field_name)!r}", f"llmconv knows {known}", help_)
+    return InputError(
+        f"{section.where}{field_name} in {section.file} is {section.get(field_name)!r}", f"llmconv knows {known}", help_
+    )
 
 
 def scheme(section: Config, bits: str = "bits", group: str = "group_size", symmetric: bool = True) -> Scheme:
@@ -78,7 +82,9 @@ def scheme(section: Config, bits: str = "bits", group: str = "group_size", symme
 def rules(section: Config, name: str) -> dict[str, Mapping[str, Any]]:
     """A table of layers' names or patterns, and the fields that are declared for them; empty where there is none."""
     table = section.get(name) or {}
-    if not isinstance(table, Mapping) or not all(isinstance(fields, (Mapping, type(None))) for fields in table.values()):
+    if not isinstance(table, Mapping) or not all(
+        isinstance(fields, (Mapping, type(None))) for fields in table.values()
+    ):
         raise refused(section, name, "objects of fields by layer")
     return {pattern: fields or {} for pattern, fields in table.items()}
 
@@ -161,7 +167,16 @@ def _plain(typecode: str, inputs: int, group: int) -> array:
     return array(typecode, (place // group for place in range(inputs)))
 
 
-def assemble(bits: int, inputs: int, count: int, codes: tuple, scales: tuple, zeros: tuple, mixed: Order | None = None, beside: tuple[str, ...] = ()) -> Packed:
+def assemble(
+    bits: int,
+    inputs: int,
+    count: int,
+    codes: tuple,
+    scales: tuple,
+    zeros: tuple,
+    mixed: Order | None = None,
+    beside: tuple[str, ...] = (),
+) -> Packed:
     """A layer of `inputs` inputs out of its codes (packed, [N, K * bits / 8]) and scales and zero points [N, count].
 
     A scale of many inputs, or of all, becomes several equal ones in the net."""

@@ -13,7 +13,20 @@ from typing import Any
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, matches, order, paths, refused, rules, scheme
+from llmconv.checkpoint.quantised.base import (
+    Packed,
+    Quantisation,
+    Scheme,
+    assemble,
+    expect,
+    groups,
+    matches,
+    order,
+    paths,
+    refused,
+    rules,
+    scheme,
+)
 from llmconv.errors import InputError
 
 FLOATS = ("F16", "BF16", "F32")
@@ -39,7 +52,9 @@ def read(section: Config) -> Quantisation:
     base = targets[0][1]
 
     def modules(checkpoint: Checkpoint) -> dict[str, Packed]:
-        return {path: linear(checkpoint, path, _of(targets, path, section)) for path in paths(checkpoint, "weight_packed")}
+        return {
+            path: linear(checkpoint, path, _of(targets, path, section)) for path in paths(checkpoint, "weight_packed")
+        }
 
     return Quantisation("compressed-tensors (pack-quantized)", base.bits, base.group, base.symmetric, modules)
 
@@ -66,7 +81,11 @@ def _scheme(section: Config, name: str, group: Mapping[str, Any]) -> Scheme:
 
 def _of(targets: list[tuple[str, Scheme]], path: str, section: Config) -> Scheme:
     """The scheme of a layer: its own name goes before patterns ("re:..."), and those before the name of its class."""
-    for kind in (lambda t: t == path, lambda t: t.startswith("re:") and matches(t[3:], path, section, "config_groups"), lambda t: t == "Linear"):
+    for kind in (
+        lambda t: t == path,
+        lambda t: t.startswith("re:") and matches(t[3:], path, section, "config_groups"),
+        lambda t: t == "Linear",
+    ):
         for target, found in targets:
             if kind(target):
                 return found
@@ -94,7 +113,9 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     indices = f"{path}.weight_g_idx"
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
     beside += (indices,) if mixed else ()
-    return assemble(bits, k, count, ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale"), zeros, mixed, beside)
+    return assemble(
+        bits, k, count, ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale"), zeros, mixed, beside
+    )
 
 
 def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]:
@@ -107,5 +128,9 @@ def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]
     found = array("q" if info.dtype == "I64" else "i")
     found.frombytes(checkpoint.raw_bytes(name))
     if list(found) != [n, k]:
-        raise InputError(f"tensor {name} of {checkpoint.path} says {list(found)}", f"weight_packed has room for {[n, k]}", "Convert the float checkpoint.")
+        raise InputError(
+            f"tensor {name} of {checkpoint.path} says {list(found)}",
+            f"weight_packed has room for {[n, k]}",
+            "Convert the float checkpoint.",
+        )
     return (name,)

@@ -13,7 +13,21 @@ from collections.abc import Callable
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, matches, order, overridden, paths, refused, rules, scheme
+from llmconv.checkpoint.quantised.base import (
+    Packed,
+    Quantisation,
+    Scheme,
+    assemble,
+    expect,
+    groups,
+    matches,
+    order,
+    overridden,
+    paths,
+    refused,
+    rules,
+    scheme,
+)
 
 ONES = {4: 0x11111111, 8: 0x01010101}  # 1 for every code of a word
 FLOATS = ("F16", "BF16", "F32")
@@ -65,4 +79,6 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme, less: bool) -> Pac
     zeros = ("raw", f"{path}.qzeros")
     zeros = ("bytes", ("plus", zeros, ONES[bits]) if less else zeros)
     scales, zeros = ("transpose", ("tensor", f"{path}.scales")), ("transpose", ("unpack", zeros, bits))
-    return assemble(bits, k, count, ("bytes", ("transpose", ("raw", info.name))), scales, zeros, mixed, (indices,) if mixed else ())
+    return assemble(
+        bits, k, count, ("bytes", ("transpose", ("raw", info.name))), scales, zeros, mixed, (indices,) if mixed else ()
+    )
