@@ -24,14 +24,13 @@ from llmconv.toolchain import cache_dir, doctor
 
 
 def settle(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The options with a model of the hub brought to one commit, whose config.json is right and whose small files are in the
-    cache; and notes. Other models stay as they are."""
+    """The options with a model of the hub brought to one commit, and notes.
+
+    The commit's config.json is right then, and its small files are in the cache. Other models stay as they are.
+    """
     values = parse(given)
-    name = (
-        Name.parse(values["model_path"])
-        if values["model_path"] is not None and values["seq_length"] is not None
-        else None
-    )
+    whole = values["model_path"] is not None and values["seq_length"] is not None
+    name = Name.parse(values["model_path"]) if whole else None
     if name is None:
         return dict(given), []
     from llmconv.hub import repository
@@ -48,7 +47,7 @@ def settle(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 @dataclass(frozen=True)
 class Command:
-    """The command line of a run. `again` repeats all of it; `repeat` one task: it has {task} where the task's name belongs."""
+    """The command line of a run. `again` repeats all of it; `repeat` repeats one task, whose name replaces {task}."""
 
     again: str = ""
     repeat: str = ""
@@ -96,9 +95,8 @@ def remember(job: Job, given: Mapping[str, Any]) -> None:
     """Keep the options in the output directory, for `llmconv why`."""
     file = Layout(job.out_dir).job
     absolute = {k: str(v) for k, v in given.items() if v is not None and k not in ("model", "out")}
-    text = json.dumps(
-        absolute | {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}, indent=1
-    )
+    absolute |= {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}
+    text = json.dumps(absolute, indent=1)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         part = file.with_name(f"{file.name}.{os.getpid()}")
         part.write_text(text, encoding="utf-8")
@@ -108,15 +106,12 @@ def remember(job: Job, given: Mapping[str, Any]) -> None:
 def run(
     job: Job, given: Mapping[str, Any], selected: list[str], command: Command = Command(), notes: Sequence[str] = ()
 ) -> int:
-    """Run tasks of a job's graph on the engine; returns the exit code. Raises ConvertError for what stops it from starting."""
+    """Run tasks of a job's graph on the engine; returns the exit code. ConvertError for what stops it from starting."""
     from llmconv import tasks
 
     made = plan(job)
-    return engine.run(
-        {"task_llmconv": lambda: tasks.all_tasks(made)},
-        selected,
-        run_options(job, given, command, [*notes, *made.notes]),
-    )
+    options = run_options(job, given, command, [*notes, *made.notes])
+    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, options)
 
 
 class Doit:
@@ -132,7 +127,7 @@ class Doit:
         """The tasks that the command line's variables ask for; without a model only the frame of the graph, so that
         `doit list` works anywhere.
 
-        Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with 3.
+        Wrong options end the program with one line and exit code 2. doit itself prints a traceback, or exits with 3.
         """
         from llmconv import tasks
 

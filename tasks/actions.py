@@ -16,17 +16,9 @@ Out = Mapping[str, str]
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
 NOT_CONFIG = (
-    "*.safetensors",
-    ".*",
-    "*.pth",
-    "*.pt",
-    "*.py",
-    "*.bin",
-    "*.bin.index.json",
-    "model.safetensors.index.json",
-    "*.gguf",
-    "*.onnx",
-)
+    "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
+    "*.gguf", "*.onnx",
+)  # fmt: skip
 
 
 def write_text(files: Mapping[str, str], out: Out) -> None:
@@ -61,9 +53,9 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel stamped with `epoch` (seconds).
+    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel.
 
-    Second target: its size and sha256.
+    epoch: seconds, the file's time. The second target gets the file's size and sha256.
     """
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
@@ -96,7 +88,10 @@ def write_manifest(
     notes: list[str],
     out: Out,
 ) -> None:
-    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
+    """manifest.json: what was built from what.
+
+    weights: how many there are. nets and devices carry the names of their facts files. digests: the shards' tables.
+    """
     from llmconv import __version__
 
     (target,) = out
@@ -132,8 +127,11 @@ def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
 
 
 def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
-    """Copy configuration and tokenizer files of the model directory; with `embedding`, the name of the token table, also
-    write that as embedding.bin: row-major [V, H], 2 bytes each in type `half`, little endian, no header."""
+    """Copy configuration and tokenizer files of the model directory.
+
+    embedding: the name of the token table, which is then written as embedding.bin, or "". That file is row-major
+    [V, H], 2 bytes each in type `half`, little endian, without a header.
+    """
     (target,) = out
     shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
     if embedding:
@@ -146,7 +144,10 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
 
 
 def verify_build(place: str, log: str, out: Out) -> dict[str, Any]:
-    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values. ToolError when something is wrong."""
+    """Verify the build in `place` (see llmconv.verify). The table goes to `log` and to the values.
+
+    ToolError when something is wrong.
+    """
     from rich.console import Console
 
     from llmconv.errors import ToolError

@@ -121,8 +121,9 @@ class Config(Mapping):
         """Rotary parameters in one form, whichever the file uses (rope_parameters; or rope_theta and rope_scaling).
 
         kind: the layer type, where rope_parameters has an object for each.
-        Keys: rope_type, rope_theta, dim (rotated sizes of a head), max_position, original_max_position, and those of the type
-        (factor, low_freq_factor, ...). Defaults and precedence as transformers' standardize_rope_params has them.
+        Keys: rope_type, rope_theta, dim (rotated sizes of a head), max_position, original_max_position, and those
+        of the type (factor, low_freq_factor, ...).
+        Defaults and precedence are those of transformers' standardize_rope_params.
         """
         given = self.data.get("rope_scaling") or self.data.get("rope_parameters")
         if kind and isinstance(given, dict) and isinstance(given.get(kind), dict):
@@ -139,7 +140,6 @@ class Config(Mapping):
         rope["dim"] = int(head_dim * partial)
         rope["max_position"] = self.int("max_position_embeddings", 2048)
         inner = rope.pop("original_max_position_embeddings", None)
-        rope["original_max_position"] = (
-            self.data.get("original_max_position_embeddings") or inner or rope["max_position"]
-        )
+        outer = self.data.get("original_max_position_embeddings")
+        rope["original_max_position"] = outer or inner or rope["max_position"]
         return rope

@@ -27,7 +27,7 @@ def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
 
 
 def checked_digests(shard: Path, sha256: str) -> dict[str, str]:
-    """As tensor_digests. In the same read the whole file is digested: Damaged when that is not `sha256` (hexadecimal)."""
+    """As tensor_digests. Damaged when the whole file, in the same read, does not have `sha256` (hexadecimal)."""
     whole = hashlib.sha256()
     try:
         tensors = sorted(read_header(shard), key=lambda t: t.offset)

@@ -134,7 +134,7 @@ def announced(name: Name, shards: list[str]) -> dict[str, str]:
 
 
 def _listed(name: Name, shards: list[str]) -> dict[str, File]:
-    """What the hub tells of the files; nothing when it does not answer and all of these are in a cache without links."""
+    """What the hub tells of the files. Nothing when it does not answer and these are all in a cache without links."""
     try:
         return files(name)
     except ConvertError:

@@ -1,4 +1,4 @@
-"""A small hub on loopback: the parts of the protocol that huggingface_hub uses for models, and the ways in which it goes wrong."""
+"""A small hub on loopback: what huggingface_hub uses of the protocol for models, and the ways in which that fails."""
 
 from __future__ import annotations
 
@@ -17,10 +17,15 @@ _INFO = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
 
 @dataclass
 class Hub:
-    """models: repository -> {file: content}. revisions: other names than main for the one commit of each. asked: (method, file,
-    Range header, bytes sent, Authorization header). drops: GETs of weights that are broken off after `drop_after` bytes.
-    gated: repositories that need `token`. corrupt: a file whose byte `corrupt_at` is wrong when all of it is asked for. slow: seconds
-    between the pieces of weights, or of `slow_file` alone. lost: files that the list names, but that are not given."""
+    """models: repository -> {file: content}. revisions: names of the one commit of each.
+
+    asked: (method, file, Range header, bytes sent, Authorization header).
+    gated: repositories that need `token`.
+    drops: GETs of weights that are broken off after `drop_after` bytes. ranges: whether a part of a file can be had.
+    corrupt: a file whose byte `corrupt_at` is wrong when all of it is asked for.
+    slow: seconds between the pieces of weights, or of `slow_file` alone.
+    lost: files that the list names, but that are not given.
+    """
 
     models: dict[str, dict[str, bytes]]
     revisions: tuple[str, ...] = ("main", "v1")

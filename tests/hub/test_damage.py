@@ -58,7 +58,7 @@ def test_a_file_that_was_published_with_a_bad_header_is_not_called_damaged(tmp_p
 
 
 def cached(shard: Path, cache: Path, commits: tuple[str, ...]) -> Path:
-    """The shard as huggingface_hub keeps it, in the snapshots of the commits, with another file; its path in the first."""
+    """The shard as huggingface_hub keeps it, with another file, in the commits' snapshots; its path in the first."""
     store = cache / "models--a--b"
     (store / "blobs").mkdir(parents=True)
     shutil.copy(shard, store / "blobs" / WRONG)

@@ -137,7 +137,7 @@ def weights(asked: list[tuple]) -> list[tuple[str, int]]:
 
 
 def interrupted(user, hub, out: Path, how: signal.Signals) -> tuple[int, str]:
-    """A conversion that gets a signal when one shard is whole and a part of the other has arrived; exit code and stderr."""
+    """A conversion gets a signal when one shard is whole and the other is under way; its exit code and stderr."""
     hub.slow, hub.slow_file = 0.02, SECOND
     process = user.start(*convert(out))
     wait_for(lambda: FIRST in user.files() and sum(user.parts()) >= PIECE)

@@ -1,8 +1,10 @@
 """compressed-tensors' pack-quantized format, as llm-compressor and AutoRound write it.
 
-weight_packed int32 [N, K * bits / 32], packed along K, low bits first, signed codes plus 2**(bits - 1). weight_scale [N, G], or [N, 1]
-by channel, [1] by tensor. weight_zero_point int32 [N * bits / 32, G] (only asymmetric), packed along N, with the same offset.
-weight_shape int64 [2] repeats N and K. weight_g_idx int32 [K] (optional): the group of each input (actorder "group").
+weight_packed int32 [N, K * bits / 32], packed along K, low bits first: signed codes plus 2**(bits - 1).
+weight_scale [N, G], or [N, 1] by channel, [1] by tensor.
+weight_zero_point int32 [N * bits / 32, G] (only asymmetric), packed along N, with the same offset.
+weight_shape int64 [2] repeats N and K.
+weight_g_idx int32 [K] (optional): the group of each input (actorder "group").
 """
 
 from __future__ import annotations
@@ -52,9 +54,8 @@ def read(section: Config) -> Quantisation:
     base = targets[0][1]
 
     def modules(checkpoint: Checkpoint) -> dict[str, Packed]:
-        return {
-            path: linear(checkpoint, path, _of(targets, path, section)) for path in paths(checkpoint, "weight_packed")
-        }
+        found = paths(checkpoint, "weight_packed")
+        return {path: linear(checkpoint, path, _of(targets, path, section)) for path in found}
 
     return Quantisation("compressed-tensors (pack-quantized)", base.bits, base.group, base.symmetric, modules)
 
@@ -113,13 +114,15 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     indices = f"{path}.weight_g_idx"
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
     beside += (indices,) if mixed else ()
-    return assemble(
-        bits, k, count, ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale"), zeros, mixed, beside
-    )
+    codes, scales = ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale")
+    return assemble(bits, k, count, codes, scales, zeros, mixed, beside)
 
 
 def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]:
-    """The name of the layer's weight_shape, if it has one. InputError when that is not [n, k]: then the last word is not full."""
+    """The name of the layer's weight_shape, if it has one.
+
+    InputError when it is not [n, k]: then the last word is not full.
+    """
     name = f"{path}.weight_shape"
     if name not in checkpoint.tensors:
         return ()
