@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,10 +24,13 @@ from llmconv.toolchain import cache_dir, doctor
 
 
 def settle(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
-    """The options with a model of the hub brought to one commit, whose config.json is right and whose small files are in the
-    cache; and notes. Other models stay as they are."""
+    """The options with a model of the hub brought to one commit, and notes.
+
+    The commit's config.json is right then, and its small files are in the cache. Other models stay as they are.
+    """
     values = parse(given)
-    name = Name.parse(values["model_path"]) if values["model_path"] is not None and values["seq_length"] is not None else None
+    whole = values["model_path"] is not None and values["seq_length"] is not None
+    name = Name.parse(values["model_path"]) if whole else None
     if name is None:
         return dict(given), []
     from llmconv.hub import repository
@@ -44,7 +47,7 @@ def settle(given: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
 
 @dataclass(frozen=True)
 class Command:
-    """The command line of a run. `again` repeats all of it; `repeat` one task: it has {task} where the task's name belongs."""
+    """The command line of a run. `again` repeats all of it; `repeat` repeats one task, whose name replaces {task}."""
 
     again: str = ""
     repeat: str = ""
@@ -53,9 +56,11 @@ class Command:
         return self.repeat.replace("{task}", name)
 
 
-def run_options(job: Job, given: Mapping[str, Any], command: Command = Command(), notes: Sequence[str] = ()) -> engine.RunOptions:
+def run_options(
+    job: Job, given: Mapping[str, Any], command: Command = Command(), notes: Sequence[str] = ()
+) -> engine.RunOptions:
     """How the engine runs a job: the build's own options out of those given. notes: told when the run starts."""
-    values = parse(given)
+    values, told = parse(given), list(notes)
 
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):
@@ -71,38 +76,42 @@ def run_options(job: Job, given: Mapping[str, Any], command: Command = Command()
         debug=job.debug,
         repeat=command.task if command.repeat else None,
         again=command.again,
-        notes=notes,
-        prepare=(lambda: _download(job, values["progress"])) if job.origin and not job.only_mlir else None,
+        notes=told,
+        prepare=(lambda: _download(job, values["progress"], told.append)) if job.origin and not job.only_mlir else None,
         preflight=lambda: doctor.preflight(job.out_dir),
         listeners=[begin, report.Writer(job.out_dir), Summary(Layout(job.out_dir), values["progress"])],
     )
 
 
-def _download(job: Job, progress: str) -> None:
+def _download(job: Job, progress: str, say: Callable[[str], None]) -> None:
     from llmconv.hub import show, weights
 
     repo, _, commit = job.origin.partition("@")
     name = Name(repo, commit)
-    weights.fetch(name, show.watcher(name, progress))
+    weights.fetch(name, show.watcher(name, progress), say)
 
 
 def remember(job: Job, given: Mapping[str, Any]) -> None:
     """Keep the options in the output directory, for `llmconv why`."""
     file = Layout(job.out_dir).job
     absolute = {k: str(v) for k, v in given.items() if v is not None and k not in ("model", "out")}
-    text = json.dumps(absolute | {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}, indent=1)
+    absolute |= {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}
+    text = json.dumps(absolute, indent=1)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         part = file.with_name(f"{file.name}.{os.getpid()}")
         part.write_text(text, encoding="utf-8")
         os.replace(part, file)
 
 
-def run(job: Job, given: Mapping[str, Any], selected: list[str], command: Command = Command(), notes: Sequence[str] = ()) -> int:
-    """Run tasks of a job's graph on the engine; returns the exit code. Raises ConvertError for what stops it from starting."""
+def run(
+    job: Job, given: Mapping[str, Any], selected: list[str], command: Command = Command(), notes: Sequence[str] = ()
+) -> int:
+    """Run tasks of a job's graph on the engine; returns the exit code. ConvertError for what stops it from starting."""
     from llmconv import tasks
 
     made = plan(job)
-    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, run_options(job, given, command, [*notes, *made.notes]))
+    options = run_options(job, given, command, [*notes, *made.notes])
+    return engine.run({"task_llmconv": lambda: tasks.all_tasks(made)}, selected, options)
 
 
 class Doit:
@@ -118,7 +127,7 @@ class Doit:
         """The tasks that the command line's variables ask for; without a model only the frame of the graph, so that
         `doit list` works anywhere.
 
-        Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with 3.
+        Wrong options end the program with one line and exit code 2. doit itself prints a traceback, or exits with 3.
         """
         from llmconv import tasks
 

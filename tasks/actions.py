@@ -15,7 +15,10 @@ from typing import Any
 Out = Mapping[str, str]
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
-NOT_CONFIG = ("*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json", "*.gguf", "*.onnx")
+NOT_CONFIG = (
+    "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
+    "*.gguf", "*.onnx",
+)  # fmt: skip
 
 
 def write_text(files: Mapping[str, str], out: Out) -> None:
@@ -24,14 +27,17 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
         Path(out[target]).write_text(text, encoding="utf-8")
 
 
-def digest_shard(model: str, shard: str, threads: int, hub: bool, out: Out) -> dict[str, Any]:
-    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose blobs are
-    called by their sha256: then its header is all that is read."""
-    from llmconv.checkpoint.digest import blob_digests, tensor_digests
+def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) -> dict[str, Any]:
+    """A digest of every tensor of one safetensors file: {name: digest}.
+
+    sha256: of the whole file as the hub announces it, which is compared in the same read; or "".
+    """
+    from llmconv.checkpoint.digest import tensor_digests
+    from llmconv.hub.damage import digests
 
     (target,) = out
     path = Path(model) / shard
-    table = (blob_digests(path) if hub else None) or tensor_digests(path, threads)
+    table = digests(path, sha256) if sha256 else tensor_digests(path, threads)
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 
@@ -47,9 +53,9 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel stamped with `epoch` (seconds).
+    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel.
 
-    Second target: its size and sha256.
+    epoch: seconds, the file's time. The second target gets the file's size and sha256.
     """
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
@@ -70,8 +76,22 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     return values | {"digests": {target: sha256}}
 
 
-def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
-    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
+def write_manifest(
+    job: dict[str, Any],
+    bmodel: str,
+    weights: int,
+    merged: str,
+    devices: list[dict[str, Any]],
+    nets: list[dict[str, Any]],
+    digests: list[str],
+    toolchain: str,
+    notes: list[str],
+    out: Out,
+) -> None:
+    """manifest.json: what was built from what.
+
+    weights: how many there are. nets and devices carry the names of their facts files. digests: the shards' tables.
+    """
     from llmconv import __version__
 
     (target,) = out
@@ -83,7 +103,10 @@ def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, 
         "llmconv": __version__,
         "job": job,
         "notes": notes,
-        "checkpoint": {"tensors": len(tensors), "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()},
+        "checkpoint": {
+            "tensors": len(tensors),
+            "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest(),
+        },
         "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
         "bmodel": bmodel,
         "weights": weights,
@@ -104,8 +127,11 @@ def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
 
 
 def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
-    """Copy configuration and tokenizer files of the model directory; with `embedding`, the name of the token table, also
-    write that as embedding.bin: row-major [V, H], 2 bytes each in type `half`, little endian, no header."""
+    """Copy configuration and tokenizer files of the model directory.
+
+    embedding: the name of the token table, which is then written as embedding.bin, or "". That file is row-major
+    [V, H], 2 bytes each in type `half`, little endian, without a header.
+    """
     (target,) = out
     shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
     if embedding:
@@ -118,7 +144,10 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
 
 
 def verify_build(place: str, log: str, out: Out) -> dict[str, Any]:
-    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values. ToolError when something is wrong."""
+    """Verify the build in `place` (see llmconv.verify). The table goes to `log` and to the values.
+
+    ToolError when something is wrong.
+    """
     from rich.console import Console
 
     from llmconv.errors import ToolError

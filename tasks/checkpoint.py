@@ -20,14 +20,16 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     # a single shard holds everything up: nothing can be keyed before it is read
     threads = max(1, (os.cpu_count() or 1) // len(plan.checkpoint.shards))
     for shard in plan.checkpoint.shards:
+        sha256 = plan.checkpoint.sha256.get(shard.name, "")
+        speed = DIGESTED * (1 if sha256 else threads)  # the sha256 of a whole file cannot be divided
         held = sum(info.nbytes for info in plan.checkpoint.tensors.values() if info.file == shard)
         yield task(
             shard.name,
             "llmconv.tasks.actions:digest_shard",
-            {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads, "hub": bool(plan.job.origin)},
+            {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads, "sha256": sha256},
             basename="checkpoint",
             targets=[layout.digests(shard.name)],
             watch=[shard],
-            need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + held / (DIGESTED * threads)),
+            need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + held / speed),
             doc=f"digests of the tensors in {shard.name}",
         )

@@ -35,9 +35,17 @@ class Config(Mapping):
         """Raises InputError when there is no config.json, or when it is not a JSON object with a model_type."""
         file = model / "config.json"
         if not model.is_dir():
-            raise InputError(f"the model directory {model} does not exist", "", "Give the directory that holds config.json (-m DIR or model=DIR).")
+            raise InputError(
+                f"the model directory {model} does not exist",
+                "",
+                "Give the directory that holds config.json (-m DIR or model=DIR).",
+            )
         if not file.is_file():
-            raise InputError(f"{model} has no config.json", "it tells the model's family and sizes", "Give the directory of a complete HuggingFace checkpoint.")
+            raise InputError(
+                f"{model} has no config.json",
+                "it tells the model's family and sizes",
+                "Give the directory of a complete HuggingFace checkpoint.",
+            )
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
         except (ValueError, OSError) as e:
@@ -98,7 +106,11 @@ class Config(Mapping):
         """Raises InputError when the field is neither missing, null nor `value`."""
         given = self.data.get(key)
         if given is not None and given != value:
-            raise InputError(f"{self.where}{key} in {self.file} is {given!r}", f"llmconv knows {json.dumps(value)} alone here", "Convert another model.")
+            raise InputError(
+                f"{self.where}{key} in {self.file} is {given!r}",
+                f"llmconv knows {json.dumps(value)} alone here",
+                "Convert another model.",
+            )
 
     def dtype(self) -> str | None:
         """The checkpoint's declared type: bfloat16, float16, float32 or None."""
@@ -109,8 +121,9 @@ class Config(Mapping):
         """Rotary parameters in one form, whichever the file uses (rope_parameters; or rope_theta and rope_scaling).
 
         kind: the layer type, where rope_parameters has an object for each.
-        Keys: rope_type, rope_theta, dim (rotated sizes of a head), max_position, original_max_position, and those of the type
-        (factor, low_freq_factor, ...). Defaults and precedence as transformers' standardize_rope_params has them.
+        Keys: rope_type, rope_theta, dim (rotated sizes of a head), max_position, original_max_position, and those
+        of the type (factor, low_freq_factor, ...).
+        Defaults and precedence are those of transformers' standardize_rope_params.
         """
         given = self.data.get("rope_scaling") or self.data.get("rope_parameters")
         if kind and isinstance(given, dict) and isinstance(given.get(kind), dict):
@@ -127,5 +140,6 @@ class Config(Mapping):
         rope["dim"] = int(head_dim * partial)
         rope["max_position"] = self.int("max_position_embeddings", 2048)
         inner = rope.pop("original_max_position_embeddings", None)
-        rope["original_max_position"] = self.data.get("original_max_position_embeddings") or inner or rope["max_position"]
+        outer = self.data.get("original_max_position_embeddings")
+        rope["original_max_position"] = outer or inner or rope["max_position"]
         return rope

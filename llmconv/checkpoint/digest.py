@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import os
-import re
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from llmconv.checkpoint.files import TensorInfo, read_header
-from llmconv.errors import InputError
+from llmconv.errors import ConvertError, InputError
 
 CHUNK = 8 << 20
+
+
+class Damaged(ConvertError):
+    """A file that is not what its publisher announces."""
 
 
 def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
@@ -22,24 +26,58 @@ def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
         return dict(zip((t.name for t in tensors), pool.map(lambda t: _digest(f.fileno(), t), tensors)))
 
 
-def blob_digests(shard: Path) -> dict[str, str] | None:
-    """{tensor: sha256 over its type, shape, and its place in a file of known sha256}; None when the file's name is not its sha256.
+def checked_digests(shard: Path, sha256: str) -> dict[str, str]:
+    """As tensor_digests. Damaged when the whole file, in the same read, does not have `sha256` (hexadecimal)."""
+    whole = hashlib.sha256()
+    try:
+        tensors = sorted(read_header(shard), key=lambda t: t.offset)
+    except InputError:
+        _feed(shard, [], whole)  # the header itself may be what is damaged
+        _compare(shard, whole.hexdigest(), sha256)
+        raise
+    digests = [_begun(info) for info in tensors]
+    _feed(shard, [(t.offset, t.offset + t.nbytes, digest) for t, digest in zip(tensors, digests)], whole)
+    _compare(shard, whole.hexdigest(), sha256)
+    return {info.name: digest.hexdigest() for info, digest in zip(tensors, digests)}
 
-    The cache of huggingface_hub keeps large files as blobs/SHA256, with a link to each.
+
+def _compare(shard: Path, found: str, sha256: str) -> None:
+    if found != sha256:
+        raise Damaged(f"{shard} is damaged", f"its sha256 is {found}, the one announced is {sha256}")
+
+
+def _feed(shard: Path, spans: list[tuple[int, int, Any]], whole: Any) -> None:
+    """Gives the file to `whole`, and to the digest of each span (first byte, end, digest) its part of it.
+
+    Spans are sorted by their first bytes.
     """
-    blob = shard.resolve()
-    if blob.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", blob.name):
-        return None
-    return {t.name: hashlib.sha256(f"{t.dtype}{list(t.shape)}{blob.name}:{t.offset}".encode()).hexdigest() for t in read_header(shard)}
+    at, first = 0, 0
+    # the digest of the file and those of the spans advance at the same time: hashing lets go of the interpreter
+    with open(shard, "rb", buffering=0) as file, ThreadPoolExecutor(1) as beside:
+        while piece := file.read(CHUNK):
+            job, view = beside.submit(whole.update, piece), memoryview(piece)
+            while first < len(spans) and spans[first][1] <= at:
+                first += 1
+            for start, end, digest in spans[first:]:
+                if start >= at + len(piece):
+                    break
+                digest.update(view[max(start - at, 0) : max(end - at, 0)])
+            job.result()
+            at += len(piece)
 
 
 def _digest(descriptor: int, info: TensorInfo) -> str:
-    digest = hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())
+    digest = _begun(info)
     at, end = info.offset, info.offset + info.nbytes
     while at < end:
         piece = os.pread(descriptor, min(CHUNK, end - at), at)
         if not piece:
-            raise InputError(f"{info.file} ends inside tensor {info.name}", "the file is shorter than its header says", "Download it again.")
+            what = f"{info.file} ends inside tensor {info.name}"
+            raise InputError(what, "the file is shorter than its header says", "Download it again.")
         digest.update(piece)
         at += len(piece)
     return digest.hexdigest()
+
+
+def _begun(info: TensorInfo) -> Any:
+    return hashlib.sha256(f"{info.dtype}{list(info.shape)}".encode())

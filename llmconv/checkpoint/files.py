@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import os
 import struct
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,11 +38,15 @@ class TensorInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A model directory: its shards and the table of tensors. Holds no tensor data."""
+    """A model directory: its shards and the table of tensors. Holds no tensor data.
+
+    sha256: of whole shards, by their names, where a publisher announces them.
+    """
 
     path: Path
     shards: tuple[Path, ...]
     tensors: dict[str, TensorInfo]
+    sha256: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def open(cls, path: Path) -> Checkpoint:
@@ -72,7 +76,11 @@ class Checkpoint:
         try:
             return self.tensors[name]
         except KeyError:
-            raise InputError(f"the checkpoint {self.path} has no tensor {name}", "the model needs it", "Check that the download is complete.") from None
+            raise InputError(
+                f"the checkpoint {self.path} has no tensor {name}",
+                "the model needs it",
+                "Check that the download is complete.",
+            ) from None
 
     def raw_bytes(self, name: str) -> bytes:
         """The bytes of a small tensor."""
@@ -94,7 +102,11 @@ class Checkpoint:
             shape, start, count = (last - first, *shape[1:]), first * width, (last - first) * width
         data = np.fromfile(info.file, np.dtype(kind).newbyteorder("<"), count, offset=info.offset + start * size)
         if data.size != count:
-            raise InputError(f"{info.file} ends inside tensor {name}", "the file is shorter than its header says", "Download it again.")
+            raise InputError(
+                f"{info.file} ends inside tensor {name}",
+                "the file is shorter than its header says",
+                "Download it again.",
+            )
         return data.reshape(shape)
 
     def float32(self, name: str, rows: slice | None = None) -> np.ndarray:
@@ -108,21 +120,33 @@ class Checkpoint:
             return from_bf16(raw)
         if dtype in ("F16", "F32", "F64"):
             return raw.astype(np.float32)
-        raise InputError(f"tensor {name} of {self.path} is of type {dtype}", "a floating-point weight is expected here", "Convert a checkpoint in bf16, f16 or f32.")
+        raise InputError(
+            f"tensor {name} of {self.path} is of type {dtype}",
+            "a floating-point weight is expected here",
+            "Convert a checkpoint in bf16, f16 or f32.",
+        )
 
 
 def _shards(path: Path) -> tuple[Path, ...]:
     if not path.is_dir():
         what = "is not a directory" if path.exists() else "does not exist"
-        raise InputError(f"the model directory {path} {what}", "", "Give the directory that holds config.json and the safetensors files (-m DIR or model=DIR).")
+        raise InputError(
+            f"the model directory {path} {what}",
+            "",
+            "Give the directory that holds config.json and the safetensors files (-m DIR or model=DIR).",
+        )
     index = path / "model.safetensors.index.json"
     if index.exists():
         names = sorted(set(_weight_map(index).values()))
         for name in names:
             if Path(name).name != name:
-                raise InputError(f"{index} names the shard {name!r}", "a shard is a file beside its index", "Repair the index.")
+                raise InputError(
+                    f"{index} names the shard {name!r}", "a shard is a file beside its index", "Repair the index."
+                )
             if not (path / name).is_file():
-                raise InputError(f"the checkpoint {path} lacks the shard {name}", f"{index.name} names it", "Download it again.")
+                raise InputError(
+                    f"the checkpoint {path} lacks the shard {name}", f"{index.name} names it", "Download it again."
+                )
         return tuple(path / n for n in names)
     if (path / "model.safetensors").is_file():
         return (path / "model.safetensors",)
@@ -130,8 +154,14 @@ def _shards(path: Path) -> tuple[Path, ...]:
     if found:
         return tuple(found)
     if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
-        raise InputError(f"{path} holds only pickled weights (*.bin, *.pt)", "llmconv never unpickles a file", "Save the model as safetensors (model.save_pretrained with transformers).")
-    raise InputError(f"{path} holds no *.safetensors file", "", "Give the directory of a complete HuggingFace checkpoint.")
+        raise InputError(
+            f"{path} holds only pickled weights (*.bin, *.pt)",
+            "llmconv never unpickles a file",
+            "Save the model as safetensors (model.save_pretrained with transformers).",
+        )
+    raise InputError(
+        f"{path} holds no *.safetensors file", "", "Give the directory of a complete HuggingFace checkpoint."
+    )
 
 
 def _weight_map(index: Path) -> dict[str, str]:
@@ -150,7 +180,11 @@ def _check_index(path: Path, tensors: dict[str, TensorInfo]) -> None:
         return
     for name, file in _weight_map(index).items():
         if name not in tensors:
-            raise InputError(f"tensor {name} is not in {file} of {path}", f"{index.name} says that it is there", "Download that shard again.")
+            raise InputError(
+                f"tensor {name} is not in {file} of {path}",
+                f"{index.name} says that it is there",
+                "Download that shard again.",
+            )
 
 
 def read_header(file: Path) -> Iterator[TensorInfo]:

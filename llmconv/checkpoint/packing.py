@@ -1,5 +1,6 @@
-"""Packed integers: what recipes do to the codes of a quantised checkpoint. Arrays in, arrays out; nothing is ever a float but where it says so.
+"""Packed integers: what recipes do to the codes of a quantised checkpoint.
 
+Functions take and return arrays of integers; those of floats say so.
 Every operation but `dequantise`, `fp8`, `sorted` and `places` works on the last axis of each row by itself.
 """
 
@@ -76,7 +77,10 @@ def places(groups: np.ndarray) -> np.ndarray:
 
 
 def dequantise(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.ndarray:
-    """(code - zero point) * scale, float32 [N, K], of codes [N, K] and scales and zero points [N, G]: exact but for the product's rounding."""
+    """(code - zero point) * scale, float32 [N, K], of codes [N, K] and scales and zero points [N, G].
+
+    Only the product is rounded.
+    """
     import numpy as np
 
     rows, groups = scales.shape
@@ -87,7 +91,10 @@ def dequantise(codes: np.ndarray, scales: np.ndarray, zeros: np.ndarray) -> np.n
 
 
 def e4m3() -> np.ndarray:
-    """The 256 values of an 8-bit float with 4 bits of exponent (bias 7) and 3 of mantissa; no infinities, 0x7f and 0xff are NaN."""
+    """The 256 values of an 8-bit float with 4 bits of exponent (bias 7) and 3 of mantissa.
+
+    It has no infinities; 0x7f and 0xff are NaN.
+    """
     import numpy as np
 
     bits = np.arange(256)
@@ -98,7 +105,10 @@ def e4m3() -> np.ndarray:
 
 
 def fp8(bits: np.ndarray, scales: np.ndarray, rows: int, columns: int) -> np.ndarray:
-    """float32 [N, K] of e4m3 bits [N, K] and scales [N / rows, K / columns] of blocks, which multiply; blocks at the edges may be cut."""
+    """float32 [N, K] of e4m3 bits [N, K] times the scales [N / rows, K / columns] of blocks.
+
+    Blocks at the edges may be cut.
+    """
     n, k = bits.shape
     values = e4m3()[bits]
     values *= scales.repeat(rows, 0)[:n].repeat(columns, 1)[:, :k]

@@ -6,7 +6,7 @@
     ("stack", r, ...)                 tensors of one shape along a new first axis
     ("concat", r, ...)                tensors along their first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
-    ("flat", r)                       all axes behind the first one joined: a convolution's kernel as the rows of a matrix
+    ("flat", r)                       all axes behind the first one joined: a convolution's kernel as a matrix
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
     ("fill", shape, number)           a constant
     ("values", nested list)           small constants as they are
@@ -28,8 +28,8 @@ and of quantised checkpoints (llmconv.checkpoint.packing), where the results are
     ("fp8", bits, scales, rows, columns)    float32 of e4m3 numbers with a scale for every block
     ("number", r)                     integers as float32, in which the compiler takes indices
 
-A recipe is JSON: it is part of a net's key, and a worker evaluates it next to the compiler. To add an operation, add a function
-to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
+A recipe is JSON: it is part of a net's key, and a worker evaluates it next to the compiler. To add an operation, add a
+function to EVALUATE and, when its shape differs from its operand's, a line to `shape`.
 """
 
 from __future__ import annotations
@@ -106,7 +106,11 @@ def _alike(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     shapes = {shape(r, checkpoint): r for r in recipe[1:]}
     if len(shapes) > 1:
         first, second = ((next(names(r)), list(s)) for s, r in list(shapes.items())[:2])
-        raise InputError(f"tensors {first[0]} and {second[0]} of {checkpoint.path} have the shapes {first[1]} and {second[1]}", "they must be alike", "Download them again.")
+        raise InputError(
+            f"tensors {first[0]} and {second[0]} of {checkpoint.path} have the shapes {first[1]} and {second[1]}",
+            "they must be alike",
+            "Download them again.",
+        )
     return next(iter(shapes))
 
 
@@ -148,8 +152,8 @@ def _transpose(checkpoint: Checkpoint, inner: list) -> np.ndarray:
     return np.swapaxes(evaluate(inner, checkpoint), -1, -2)
 
 
-def _rows(checkpoint: Checkpoint, inner: list, first: int, last: int, total: int = 0) -> np.ndarray:
-    """Nothing but those rows is read of tensors, of what is made of several one below the other, and of those side by side."""
+def _rows(checkpoint: Checkpoint, inner: list | tuple, first: int, last: int, total: int = 0) -> np.ndarray:
+    """Rows of a recipe. No others are read of a tensor, or of tensors one below the other or side by side."""
     import numpy as np
 
     if inner[0] == "tensor":
@@ -187,7 +191,11 @@ def _concat(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
 
 def _on_each(operation: Callable[..., Any]) -> Callable[..., Any]:
     """An operation of llmconv.checkpoint.packing as one on recipes."""
-    return lambda checkpoint, *given: operation(*(evaluate(part, checkpoint) if is_recipe(part) else part for part in given))
+
+    def on_each(checkpoint: Checkpoint, *given: Any) -> Any:
+        return operation(*(evaluate(part, checkpoint) if is_recipe(part) else part for part in given))
+
+    return on_each
 
 
 EVALUATE: dict[str, Callable[..., Any]] = {

@@ -1,7 +1,8 @@
 """Rotary position tables: the inverse frequencies of every published rope type, and their cos and sin.
 
-Formulas: Su et al. 2021 (default), kaiokendev (linear), Peng et al. 2023 (yarn), Ding et al. 2024 (longrope), and Llama 3.1's
-own scaling; conventions (defaults, float32 steps, the attention factor on cos and sin) as in transformers' modeling_rope_utils.
+Formulas: Su et al. 2021 (default), kaiokendev (linear), Peng et al. 2023 (yarn), Ding et al. 2024 (longrope), and Llama
+3.1's own scaling. Conventions (defaults, float32 steps, the attention factor on cos and sin) are those of transformers'
+modeling_rope_utils.
 """
 
 from __future__ import annotations
@@ -30,17 +31,30 @@ def check(rope: Mapping[str, Any], length: int) -> None:
     """Raise InputError when the parameters (Config.rope's form) cannot give a table for `length` positions."""
     kind = rope["rope_type"]
     if kind not in NEEDS:
-        raise InputError(f"rope type {kind!r} in config.json", f"llmconv knows {', '.join(NEEDS)}", "Convert a model with one of these.")
+        raise InputError(
+            f"rope type {kind!r} in config.json",
+            f"llmconv knows {', '.join(NEEDS)}",
+            "Convert a model with one of these.",
+        )
     for key in NEEDS[kind]:
         if key not in rope:
-            raise InputError(f"rope type {kind} in config.json lacks {key!r}", "its frequencies cannot be computed without it", "Repair config.json.")
+            raise InputError(
+                f"rope type {kind} in config.json lacks {key!r}",
+                "its frequencies cannot be computed without it",
+                "Repair config.json.",
+            )
     for key in ("short_factor", "long_factor"):
         if kind == "longrope" and len(rope[key]) != rope["dim"] // 2:
-            raise InputError(f"rope {key} in config.json has {len(rope[key])} entries", f"{rope['dim'] // 2} rotated pairs need as many", "Repair config.json.")
+            raise InputError(
+                f"rope {key} in config.json has {len(rope[key])} entries",
+                f"{rope['dim'] // 2} rotated pairs need as many",
+                "Repair config.json.",
+            )
     if kind == "dynamic" and length > rope["max_position"]:
         raise InputError(
             f"seq_length {length} with rope type dynamic",
-            f"beyond max_position_embeddings ({rope['max_position']}) its frequencies change with every token, which a fixed program cannot do",
+            f"beyond max_position_embeddings ({rope['max_position']}) its frequencies change with every token, "
+            "which a fixed program cannot do",
             f"Use seq_length {rope['max_position']} or less.",
         )
 
@@ -83,7 +97,10 @@ def _llama3(np, rope: Mapping[str, Any], plain):
 
 
 def _yarn(np, rope: Mapping[str, Any], base):
-    """A ramp from interpolated (low) to unchanged (high) frequencies, and a factor on the attention (Peng et al. 2023, 3.2-3.4)."""
+    """A ramp from interpolated (low) to unchanged (high) frequencies, and a factor on the attention.
+
+    Peng et al. 2023, sections 3.2 to 3.4.
+    """
     dim, theta, original = rope["dim"], rope["rope_theta"], rope["original_max_position"]
     factor = rope["factor"]
 
@@ -126,10 +143,11 @@ def width(rope: Mapping[str, Any], part: str = "") -> int:
 
 
 def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
-    """float32 [length, 1, width]: cos or sin of every position; half_cos or half_sin: of each frequency once; cos_sin: both halves.
+    """float32 [length, 1, width] of every position. part: cos or sin; half_cos or half_sin, which have each frequency
+    once; cos_sin, which has both halves.
 
-    The layout of rotate-half rope, both halves alike; or, if rope["neighbours"] is the head's whole size, that of pairs of
-    neighbours: every value twice, then no rotation (cos 1, sin 0) for the rest of the head.
+    The layout is that of rotate-half rope, with both halves alike. If rope["neighbours"] is the head's whole size,
+    it is that of pairs of neighbours: every value twice, then no rotation (cos 1, sin 0) for the rest of the head.
     """
     import numpy as np
 
@@ -140,6 +158,7 @@ def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
     if part not in (HALF_COS, HALF_SIN):
         angle = np.repeat(angle, 2, 1) if "neighbours" in rope else np.concatenate([angle, angle], 1)
     # float64 inside: correctly rounded, the same on every machine
-    values = (np.cos if part.endswith("cos") else np.sin)(angle.astype(np.float64)).astype(np.float32) * np.float32(attention)
+    turned = (np.cos if part.endswith("cos") else np.sin)(angle.astype(np.float64))
+    values = turned.astype(np.float32) * np.float32(attention)
     rest = np.full((length, width(rope, part) - values.shape[1]), part == "cos", np.float32)
     return np.concatenate([values, rest], 1).reshape(length, 1, -1)

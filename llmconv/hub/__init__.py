@@ -1,4 +1,7 @@
-"""Models of the hub: `org/name` or `org/name@revision` instead of a directory. Light: huggingface_hub is imported when it is used."""
+"""Models of the hub: `org/name` or `org/name@revision` instead of a directory.
+
+This package is light: a function that needs huggingface_hub imports it.
+"""
 
 from llmconv.hub.name import Name
 

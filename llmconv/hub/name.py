@@ -20,7 +20,10 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Name | None:
-        """The name that `text` is, or None for the path of a directory. What exists here is a directory; so is what begins with . / or ~."""
+        """The name that `text` is, or None for the path of a directory.
+
+        What exists here is a directory; so is what begins with . / or ~.
+        """
         found = _NAME.fullmatch(text)
         if found is None or os.path.exists(text):
             return None
@@ -48,7 +51,10 @@ class Name:
 
     @property
     def folder(self) -> Path:
-        """Where the files of the revision lie, or will lie. For a branch or tag: of the commit that it meant when it was last asked for."""
+        """Where the files of the revision lie, or will lie.
+
+        A branch or tag stands for the commit that it meant when the hub was last asked.
+        """
         commit = self.cached().revision
         return self.store / "snapshots" / commit
 

@@ -1,30 +1,41 @@
-"""A model of the hub: which commit it is, its small files, the table of its tensors. Weights are another matter (llmconv.hub.weights)."""
+"""A model of the hub: which commit it is, its small files, the table of its tensors.
+
+Weights are another matter (llmconv.hub.weights).
+"""
 
 from __future__ import annotations
 
 import json
+import os
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from llmconv.checkpoint.files import DTYPES, Checkpoint, TensorInfo
-from llmconv.errors import InputError
+from llmconv.errors import ConvertError, InputError
 from llmconv.hub.errors import Unreachable, explained, quiet
 from llmconv.hub.name import Name
+
+if TYPE_CHECKING:
+    from huggingface_hub.utils import SafetensorsFileMetadata
 
 # What a runtime or the conversion reads beside the weights: configuration, tokenizer, chat templates
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
 INDEX = "model.safetensors.index.json"
 LARGEST = 200 << 20  # bytes of a file that still passes for a small one
 AT_ONCE = 4  # requests
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]) -> Name:
     """The name with its commit, its config.json and then its other small files in the cache.
 
     check: is given the folder when it holds config.json alone, and raises what is wrong with that. say: takes a remark.
-    Without the hub what is in the cache does, if it is whole. Errors: InputError for what the hub does not have or give, Unreachable.
+    Without the hub what is in the cache does, if it is whole.
+    Errors: InputError for what the hub does not have or give, Unreachable.
     """
     if name.pinned and is_whole(name):
         return name
@@ -37,7 +48,8 @@ def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]
     except Unreachable as error:
         found = name.cached()
         if not (found.pinned and is_whole(found)):
-            raise Unreachable(error.what, f"{error.why}; {_missing(found)}", "Check the network and HF_ENDPOINT, or name a directory.") from None
+            why = f"{error.why}; {_missing(found)}"
+            raise Unreachable(error.what, why, "Check the network and HF_ENDPOINT, or name a directory.") from None
         say(f"{error.what} ({error.why}): its files in the cache are used, as of commit {found.revision[:12]}")
         return found
 
@@ -54,21 +66,28 @@ def _config(name: Name) -> Name:
 
     with explained(name, f"config.json of {name}"):
         try:
-            get_hf_file_metadata(hf_hub_url(name.repo, "config.json", revision=name.revision))  # fails at once; the next call tries for long
+            # this fails at once where the next call tries for long
+            get_hf_file_metadata(hf_hub_url(name.repo, "config.json", revision=name.revision))
             path = hf_hub_download(name.repo, "config.json", revision=name.revision)
-        except errors.LocalEntryNotFoundError as error:  # what the library makes of an unreachable hub
-            raise (error.__cause__ or error) from None
-        except errors.EntryNotFoundError:
-            raise InputError(f"the model {name} has no config.json", "it is no checkpoint of transformers", "Name a repository with config.json and safetensors files.") from None
+        except errors.RemoteEntryNotFoundError:
+            raise InputError(
+                f"the model {name} has no config.json",
+                "it is no checkpoint of transformers",
+                "Name a repository with config.json and safetensors files.",
+            ) from None
     return replace(name, revision=Path(path).parent.name)
 
 
 def _small(name: Name) -> None:
     from huggingface_hub import hf_hub_download
 
-    wanted = [file for file, size in _files(name).items() if _is_small(PurePosixPath(file), size) and not (name.folder / file).exists()]
-    with explained(name), ThreadPoolExecutor(AT_ONCE) as pool:
-        list(pool.map(lambda file: hf_hub_download(name.repo, file, revision=name.revision), wanted))
+    def download(file: str) -> None:
+        with explained(name, f"{file} of {name}"):
+            hf_hub_download(name.repo, file, revision=name.revision)
+
+    small = [file for file, info in files(name).items() if _is_small(PurePosixPath(file), info.size)]
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        list(pool.map(download, [file for file in small if not (name.folder / file).exists()]))
 
 
 def _is_small(file: PurePosixPath, size: int) -> bool:
@@ -79,13 +98,49 @@ def _is_small(file: PurePosixPath, size: int) -> bool:
     return len(file.parts) == 1 or file.parts[0] == "additional_chat_templates"
 
 
-def _files(name: Name) -> dict[str, int]:
-    """The files of a commit and their bytes."""
+@dataclass(frozen=True)
+class File:
+    """size: bytes; sha256: hexadecimal, or "" for a file that git keeps itself."""
+
+    size: int
+    sha256: str
+
+
+def files(name: Name) -> dict[str, File]:
+    """The files of a revision, as the hub announces them."""
     from huggingface_hub import HfApi
 
-    with explained(name):
+    with explained(name, f"the files of {name}"):
         info = HfApi().model_info(name.repo, revision=name.revision, files_metadata=True)
-    return {file.rfilename: file.size or 0 for file in info.siblings or ()}
+    return {file.rfilename: File(file.size or 0, file.lfs.sha256 if file.lfs else "") for file in info.siblings or ()}
+
+
+def announced(name: Name, shards: list[str]) -> dict[str, str]:
+    """{shard: sha256} as the hub announces it. A shard is left out whose sha256 it does not announce.
+
+    The hub is not asked about a shard that the cache holds as a link: a large file is a link to blobs/SHA256 there.
+    """
+    known, unknown = {}, []
+    for shard in shards:
+        if (name.folder / shard).is_symlink():
+            blob = Path(os.readlink(name.folder / shard)).name
+            known[shard] = blob if _SHA256.fullmatch(blob) else ""  # git keeps small files, by another digest
+        else:
+            unknown.append(shard)
+    if unknown:
+        listed = _listed(name, unknown)
+        known |= {shard: listed[shard].sha256 for shard in unknown if shard in listed}
+    return {shard: sha256 for shard, sha256 in known.items() if sha256}
+
+
+def _listed(name: Name, shards: list[str]) -> dict[str, File]:
+    """What the hub tells of the files. Nothing when it does not answer and these are all in a cache without links."""
+    try:
+        return files(name)
+    except ConvertError:
+        if all((name.folder / shard).exists() for shard in shards):
+            return {}  # such weights can be used without the hub, if not compared with it
+        raise
 
 
 def shards(name: Name) -> list[str]:
@@ -95,13 +150,19 @@ def shards(name: Name) -> list[str]:
         try:
             return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
         except (ValueError, KeyError, AttributeError, TypeError) as error:
-            raise InputError(f"{INDEX} of {name} cannot be read", f"{type(error).__name__}: {error}", "Choose another revision.") from None
+            why = f"{type(error).__name__}: {error}"
+            raise InputError(f"{INDEX} of {name} cannot be read", why, "Choose another revision.") from None
     if (name.folder / "model.safetensors").exists():
         return ["model.safetensors"]
-    files = [file for file in _files(name) if file.endswith(".safetensors") and "/" not in file and not file.startswith("consolidated")]
-    if not files:
-        raise InputError(f"the model {name} has no safetensors files", "llmconv reads no other format, and never unpickles a file", "Name a repository that has them.")
-    return ["model.safetensors"] if "model.safetensors" in files else sorted(files)
+    beside = [file for file in files(name) if file.endswith(".safetensors") and "/" not in file]
+    found = [file for file in beside if not file.startswith("consolidated")]
+    if not found:
+        raise InputError(
+            f"the model {name} has no safetensors files",
+            "llmconv reads no other format, and never unpickles a file",
+            "Name a repository that has them.",
+        )
+    return ["model.safetensors"] if "model.safetensors" in found else sorted(found)
 
 
 def is_whole(name: Name) -> bool:
@@ -120,16 +181,33 @@ def checkpoint(name: Name) -> Checkpoint:
     Offsets in a table of headers count from the first tensor: nothing can be read by them.
     """
     if is_whole(name):
-        return Checkpoint.open(name.folder)
-    from huggingface_hub import HfApi
-
-    files, tensors = shards(name), {}
-    with explained(name), ThreadPoolExecutor(AT_ONCE) as pool:
-        tables = list(pool.map(lambda file: HfApi().parse_safetensors_file_metadata(name.repo, file, revision=name.revision), files))
-    for file, table in zip(files, tables):
+        found = _opened(name)
+        return replace(found, sha256=announced(name, [shard.name for shard in found.shards]))
+    named, tensors = shards(name), {}
+    for file, table in zip(named, _headers(name, named)):
         for tensor, info in table.tensors.items():
             start, end = info.data_offsets
             if info.dtype not in DTYPES:
-                raise InputError(f"tensor {tensor} of {name} is of the unknown type {info.dtype}", "", "Name another model.")
+                what = f"tensor {tensor} of {name} is of the unknown type {info.dtype}"
+                raise InputError(what, "", "Name another model.")
             tensors[tensor] = TensorInfo(tensor, name.folder / file, start, end - start, info.dtype, tuple(info.shape))
-    return Checkpoint(name.folder, tuple(name.folder / file for file in files), tensors)
+    return Checkpoint(name.folder, tuple(name.folder / file for file in named), tensors, announced(name, named))
+
+
+def _headers(name: Name, named: list[str]) -> list[SafetensorsFileMetadata]:
+    from huggingface_hub import HfApi
+
+    def header(file: str) -> SafetensorsFileMetadata:
+        with explained(name, f"{file} of {name}"):
+            return HfApi().parse_safetensors_file_metadata(name.repo, file, revision=name.revision)
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(header, named))
+
+
+def _opened(name: Name) -> Checkpoint:
+    try:
+        return Checkpoint.open(name.folder)
+    except InputError as error:
+        removal = f"`hf cache rm model/{name.repo}` removes the model from the cache"
+        raise InputError(error.what, error.why, f"{removal}; this command then downloads it again.") from None

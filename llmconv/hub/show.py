@@ -25,7 +25,7 @@ def watcher(name: Name, progress: str) -> Callable[[Meter, Ended], None]:
     return {
         "tty": lambda meter, ended: _bar(short, meter, ended),
         "json": lambda meter, ended: _lines(meter, ended, lambda seconds: _json(name, meter, seconds)),
-        "plain": lambda meter, ended: _lines(meter, ended, lambda seconds: print(_line(short, meter, seconds), flush=True)),
+        "plain": lambda meter, ended: _lines(meter, ended, lambda seconds: _plain(short, meter, seconds)),
         "quiet": lambda meter, ended: None,
     }[progress]
 
@@ -48,19 +48,28 @@ def _line(name: str, meter: Meter, seconds: float) -> str:
         return f"downloaded {name}: {total} in {duration(seconds)}"
     if not seconds:
         return f"downloading {name}: {total}"
-    rest = (meter.total - meter.done) / max(meter.done / seconds, 1.0)
-    return f"downloading {name}: {done} of {total}, {roughly(rest)} left"
+    rate = meter.done / seconds
+    rest = roughly((meter.total - meter.done) / max(rate, 1.0))
+    return f"downloading {name}: {done} of {total} ({meter.done / meter.total:.0%}), {rate / 1e6:.1f} MB/s, {rest} left"
+
+
+def _plain(name: str, meter: Meter, seconds: float) -> None:
+    print(_line(name, meter, seconds), flush=True)
 
 
 def _json(name: Name, meter: Meter, seconds: float) -> None:
-    print(json.dumps({"event": "Download", "time": time.time(), "model": str(name), "bytes": meter.done, "total": meter.total, "seconds": round(seconds, 3)}), flush=True)
+    event = {"event": "Download", "time": time.time(), "model": str(name)}
+    print(json.dumps(event | {"bytes": meter.done, "total": meter.total, "seconds": round(seconds, 3)}), flush=True)
 
 
 def _bar(name: str, meter: Meter, ended: Ended) -> None:
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
     begin = time.monotonic()
-    columns = (TextColumn("{task.description}"), BarColumn(bar_width=None), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}"), BarColumn(bar_width=None), TextColumn("{task.percentage:.0f}%"),
+        DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn(),
+    )  # fmt: skip
     with Progress(*columns, transient=True, expand=True) as bar:
         task = bar.add_task(name if len(name) <= 32 else f"{name[:31]}~", total=meter.total)
         while not ended(0.2):

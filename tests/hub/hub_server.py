@@ -1,4 +1,4 @@
-"""A small hub on loopback: the parts of the protocol that huggingface_hub uses for models, and the ways in which it goes wrong."""
+"""A small hub on loopback: what huggingface_hub uses of the protocol for models, and the ways in which that fails."""
 
 from __future__ import annotations
 
@@ -17,9 +17,15 @@ _INFO = re.compile(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)")
 
 @dataclass
 class Hub:
-    """models: repository -> {file: content}. revisions: other names than main for the one commit of each. asked: (method, file,
-    Range header, bytes sent, Authorization header). drops: GETs of weights that are broken off after `drop_after` bytes.
-    gated: repositories that need `token`. corrupt: GETs of weights get one wrong byte."""
+    """models: repository -> {file: content}. revisions: names of the one commit of each.
+
+    asked: (method, file, Range header, bytes sent, Authorization header).
+    gated: repositories that need `token`.
+    drops: GETs of weights that are broken off after `drop_after` bytes. ranges: whether a part of a file can be had.
+    corrupt: a file whose byte `corrupt_at` is wrong when all of it is asked for.
+    slow: seconds between the pieces of weights, or of `slow_file` alone.
+    lost: files that the list names, but that are not given.
+    """
 
     models: dict[str, dict[str, bytes]]
     revisions: tuple[str, ...] = ("main", "v1")
@@ -28,13 +34,19 @@ class Hub:
     drops: int = 0
     drop_after: int = 11 << 20
     ranges: bool = True
-    corrupt: bool = False
+    corrupt: str = ""
+    corrupt_at: int = -1
     slow: float = 0.0
+    slow_file: str = ""
+    lost: tuple[str, ...] = ()
     asked: list[tuple] = field(default_factory=list)
 
     def __enter__(self) -> Hub:
         hub = self
-        self.etags = {(repo, name): etag(name, content) for repo, files in self.models.items() for name, content in files.items()}
+        self.etags = {
+            (repo, name): etag(name, content) for repo, files in self.models.items() for name, content in files.items()
+        }
+
         class Handler(_Handler):
             pass
 
@@ -52,7 +64,9 @@ class Hub:
         return f"http://127.0.0.1:{self.server.server_address[1]}"
 
     def commit(self, repo: str) -> str:
-        return hashlib.sha1(repr(sorted(item for item in self.etags.items() if item[0][0] == repo)).encode()).hexdigest()
+        return hashlib.sha1(
+            repr(sorted(item for item in self.etags.items() if item[0][0] == repo)).encode()
+        ).hexdigest()
 
     def gets(self, ending: str = "") -> list[tuple]:
         return [asked for asked in self.asked if asked[0] == "GET" and asked[1].endswith(ending)]
@@ -82,7 +96,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         found, info = _FILE.fullmatch(self.path), _INFO.match(self.path)
-        repo, revision = (found or info).group(1, 2) if found or info else ("", "")
+        if not (found or info):  # what the library asks for itself
+            return self.send_error(404)
+        repo, revision = (found or info).group(1, 2)
         name = found[3] if found else self.path
         if repo not in self.hub.models:
             return self._refuse(401, "RepoNotFound", name)
@@ -90,20 +106,32 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "RevisionNotFound", name)
         files = self.hub.models[repo]
         if info:
-            siblings = [{"rfilename": file, "size": len(content), "blobId": self.hub.etags[repo, file]} for file, content in files.items()]
-            return self._send(200, {"Content-Type": "application/json"}, json.dumps({"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}).encode(), body, name)
+            siblings = [self._sibling(repo, file, len(content)) for file, content in files.items()]
+            told = json.dumps({"id": repo, "sha": self.hub.commit(repo), "siblings": siblings}).encode()
+            return self._send(200, {"Content-Type": "application/json"}, told, body, name)
         if repo in self.hub.gated and self.headers.get("Authorization") != f"Bearer {self.hub.token}":
             return self._refuse(401 if "Authorization" not in self.headers else 403, "GatedRepo", name)
-        if name not in files:
+        if name not in files or name in self.hub.lost:
             return self._refuse(404, "EntryNotFound", name, {"X-Repo-Commit": self.hub.commit(repo)})
         self._file(repo, name, files[name], body)
 
+    def _sibling(self, repo: str, file: str, size: int) -> dict:
+        told = {"rfilename": file, "size": size, "blobId": self.hub.etags[repo, file]}
+        if file.endswith(LARGE):
+            told["lfs"] = {"sha256": self.hub.etags[repo, file], "size": size, "pointerSize": 134}
+        return told
+
     def _file(self, repo: str, name: str, content: bytes, body: bool) -> None:
-        headers = {"X-Repo-Commit": self.hub.commit(repo), "ETag": f'"{self.hub.etags[repo, name]}"', "Accept-Ranges": "bytes"}
+        headers = {
+            "X-Repo-Commit": self.hub.commit(repo),
+            "ETag": f'"{self.hub.etags[repo, name]}"',
+            "Accept-Ranges": "bytes",
+        }
         if name.endswith(LARGE):
             headers |= {"X-Linked-Etag": headers["ETag"], "X-Linked-Size": str(len(content))}
-            if self.hub.corrupt and body:
-                content = content[:-1] + bytes([content[-1] ^ 1])
+            if self.hub.corrupt == name and body and "Range" not in self.headers:
+                at = self.hub.corrupt_at % len(content)
+                content = content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :]
         status, span = 200, re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
         if span and self.hub.ranges:
             start, end = int(span[1]), min(int(span[2] or len(content)), len(content) - 1)
@@ -114,7 +142,9 @@ class _Handler(BaseHTTPRequestHandler):
         self._send(status, headers, content, body, name)
 
     def _refuse(self, status: int, code: str, name: str, more: dict[str, str] | None = None) -> None:
-        self._send(status, {"X-Error-Code": code, "X-Error-Message": f"refused: {code}", **(more or {})}, b"", True, name)
+        self._send(
+            status, {"X-Error-Code": code, "X-Error-Message": f"refused: {code}", **(more or {})}, b"", True, name
+        )
 
     def _send(self, status: int, headers: dict[str, str], content: bytes, body: bool, name: str) -> None:
         self.send_response(status)
@@ -127,9 +157,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.hub.drops -= 1
             sent = content[: self.hub.drop_after]
             self.close_connection = True
-        self.hub.asked.append((self.command, name, self.headers.get("Range"), len(sent), self.headers.get("Authorization")))
+        self.hub.asked.append(
+            (self.command, name, self.headers.get("Range"), len(sent), self.headers.get("Authorization"))
+        )
         for at in range(0, len(sent), 1 << 16):
-            if self.hub.slow and weights:
+            if self.hub.slow and weights and self.hub.slow_file in name:
                 threading.Event().wait(self.hub.slow)
             try:
                 self.wfile.write(sent[at : at + (1 << 16)])

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import resource
+import shutil
 import signal
+import time
 from pathlib import Path
 
+import hub_server
 import pytest
 from hub_server import etag
 from processes import wait_for
@@ -15,9 +19,17 @@ from llmconv.hub import Name
 from llmconv.request.job import Job
 
 REPO = "tiny/Qwen2-Tiny"
-SMALL = {"config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja", "merges.txt", "model.safetensors.index.json"}
+SMALL = {
+    "config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "chat_template.jinja",
+    "merges.txt",
+    "model.safetensors.index.json",
+}
 PIECE = 10 << 20  # bytes that the library writes at a time
-SHARDS = {"model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"}
+FIRST, SECOND = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+SHARDS = {FIRST, SECOND}
 
 
 def convert(out: Path, model: str = REPO, *more: str) -> list[str]:
@@ -29,7 +41,9 @@ def test_names(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert Name.parse("org/name") == Name("org/name") and Name.parse("org/name@v1.2") == Name("org/name", "v1.2")
     assert Name.parse("org/name@refs/pr/1") == Name("org/name", "refs/pr/1")
-    assert [Name.parse(text) for text in ("/models/x", "./org/name", "../org/name", "~/x", "models", "a/b/c", "org/")] == [None] * 7
+    assert [
+        Name.parse(text) for text in ("/models/x", "./org/name", "../org/name", "~/x", "models", "a/b/c", "org/")
+    ] == [None] * 7
     (tmp_path / "org" / "name").mkdir(parents=True)
     assert Name.parse("org/name") is None, "a directory that is there is meant"
 
@@ -46,14 +60,18 @@ def test_a_model_of_the_hub_is_converted_as_its_directory_is(user, hub, model, c
     assert made.name == "qwen2-tiny_bf16_seq64_bm1684x_1dev_static.bmodel"
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert manifest["job"]["origin"] == f"{REPO}@{hub.commit(REPO)}"
-    beside = user.run("convert", "-m", str(checkpoint("qwen2", shards=2, vocab_size=32000)), "-s", "64", "-o", str(tmp_path / "local"))
+    beside = user.run(
+        "convert", "-m", str(checkpoint("qwen2", shards=2, vocab_size=32000)), "-s", "64", "-o", str(tmp_path / "local")
+    )
     assert beside.returncode == 0, beside.stderr
     (local,) = (tmp_path / "local").glob("*.bmodel")
     assert _nets(local) == _nets(made)
 
     asked = len(hub.asked)
     again = user.run("convert", "-m", REPO, "-s", "64", "-o", str(tmp_path / "out"))
-    assert "20 up to date in" in again.stdout and not [a for a in hub.asked[asked:] if a[0] == "GET" and a[1].endswith("safetensors")]
+    assert "20 up to date in" in again.stdout and not [
+        a for a in hub.asked[asked:] if a[0] == "GET" and a[1].endswith("safetensors")
+    ]
     why = user.run("why", str(tmp_path / "out"), HF_HUB_OFFLINE="1")
     assert "up to date" in why.stdout, why.stderr
 
@@ -64,19 +82,13 @@ def _nets(file: Path) -> list[tuple]:
     return [(net.name, [stage.coeff_sha256 for stage in net.stages]) for net in BModel.read(file).nets]
 
 
-def test_digests_are_the_blobs_names_and_no_weight_is_read(user, hub, model, tmp_path):
-    from llmconv.checkpoint.digest import blob_digests, tensor_digests
+def test_digests_are_those_of_the_same_directory(user, hub, checkpoint, tmp_path):
+    from llmconv.checkpoint.digest import tensor_digests
 
     assert user.run(*convert(tmp_path / "out")).returncode == 0
     for shard in SHARDS:
-        (path,) = user.home.glob(f"hub/*/snapshots/*/{shard}")
-        blob = path.resolve()
-        assert blob.name == etag(shard, model[shard])
         table = json.loads((tmp_path / "out" / ".llmconv" / "checkpoint" / f"{shard}.json").read_text())
-        assert table == blob_digests(path) and set(table) == set(tensor_digests(path)) and table != tensor_digests(path)
-        header = int.from_bytes(model[shard][:8], "little") + 8
-        blob.write_bytes(model[shard][:header] + bytes(len(model[shard]) - header))
-        assert blob_digests(path) == table, "only the header is looked at"
+        assert table == tensor_digests(checkpoint("qwen2", shards=2, vocab_size=32000) / shard)
 
 
 def test_config_is_checked_before_anything_else_is_asked_for(user, hub, tmp_path):
@@ -101,7 +113,11 @@ def test_a_plan_needs_headers_alone(user, hub, tmp_path):
     told = user.run(*convert(tmp_path / "out"), "--dry_run")
     assert told.returncode == 0 and "=== llm_convert dry-run ===" in told.stdout and not user.files() & SHARDS
     told = user.run("convert", "-m", REPO, "-s", "64", "-o", str(tmp_path / "out"), "--only_mlir")
-    assert told.returncode == 0 and len(list((tmp_path / "out" / "mlir").glob("*.mlir"))) == 7 and not user.files() & SHARDS
+    assert (
+        told.returncode == 0
+        and len(list((tmp_path / "out" / "mlir").glob("*.mlir"))) == 7
+        and not user.files() & SHARDS
+    )
 
 
 def test_a_dropped_connection_goes_on_where_it_was(user, hub, model, tmp_path):
@@ -115,30 +131,50 @@ def test_a_dropped_connection_goes_on_where_it_was(user, hub, model, tmp_path):
     assert not user.parts()
 
 
-def test_a_killed_download_goes_on_where_it_was(user, hub, model, tmp_path):
-    hub.slow = 0.02
-    process = user.start(*convert(tmp_path / "out"))
-    wait_for(lambda: sum(user.parts()) >= PIECE)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.communicate()
-    kept, hub.slow, asked = sum(user.parts()), 0.0, len(hub.asked)
+def weights(asked: list[tuple]) -> list[tuple[str, int]]:
+    """(shard, bytes) of the downloads in what a hub was asked; headers alone are none."""
+    return [(a[1], a[3]) for a in asked if a[0] == "GET" and a[1] in SHARDS and a[2] != "bytes=0-100000"]
+
+
+def interrupted(user, hub, out: Path, how: signal.Signals) -> tuple[int, str]:
+    """A conversion gets a signal when one shard is whole and the other is under way; its exit code and stderr."""
+    hub.slow, hub.slow_file = 0.02, SECOND
+    process = user.start(*convert(out))
+    wait_for(lambda: FIRST in user.files() and sum(user.parts()) >= PIECE)
+    os.killpg(process.pid, how)
+    time.sleep(0.5)  # it is heard; then the library's next piece comes soon
+    hub.slow = 0.0
+    _, err = process.communicate(timeout=60)
+    assert user.files() & SHARDS == {FIRST}
+    hub.asked.clear()
+    return process.returncode, err
+
+
+def test_a_killed_download_keeps_whole_files(user, hub, model, tmp_path):
+    interrupted(user, hub, tmp_path / "out", signal.SIGKILL)
+    left = sum(user.parts())
     told = user.run(*convert(tmp_path / "out"))
     assert told.returncode == 0, told.stderr
-    arrived = sum(a[3] for a in hub.asked[asked:] if a[0] == "GET" and a[1] in SHARDS and a[2] != "bytes=0-100000")
-    assert arrived == sum(len(model[s]) for s in SHARDS) - kept
+    assert weights(hub.asked) == [(SECOND, len(model[SECOND]))]
+    assert (
+        f"{left / 1e9:.2f} GB of unfinished downloads lie in the cache" in told.stdout
+        and "blobs/*.incomplete` removes them" in told.stdout
+    )
     for shard in SHARDS:
         (path,) = user.home.glob(f"hub/*/snapshots/*/{shard}")
         assert path.read_bytes() == model[shard]
 
 
-def test_ctrl_c_keeps_what_has_arrived(user, hub, tmp_path):
-    hub.slow = 0.02
-    process = user.start(*convert(tmp_path / "out"))
-    wait_for(lambda: sum(user.parts()) >= PIECE)
-    process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
-    assert process.returncode == 130 and "what has arrived is kept" in err and "Traceback" not in err
-    assert sum(user.parts()) >= PIECE
+def test_ctrl_c_keeps_whole_files_and_removes_parts(user, hub, model, tmp_path):
+    code, err = interrupted(user, hub, tmp_path / "out", signal.SIGINT)
+    assert code == 130 and "files that have arrived whole are kept" in err and "Traceback" not in err
+    assert not user.parts()
+    told = user.run(*convert(tmp_path / "out"))
+    assert (
+        told.returncode == 0
+        and weights(hub.asked) == [(SECOND, len(model[SECOND]))]
+        and "unfinished" not in told.stdout
+    )
 
 
 def test_a_server_that_cannot_resume_begins_anew(user, hub, tmp_path, model):
@@ -149,19 +185,83 @@ def test_a_server_that_cannot_resume_begins_anew(user, hub, tmp_path, model):
         assert path.read_bytes() == model[shard]
 
 
-def test_damaged_weights_are_not_taken(user, hub, tmp_path):
-    hub.corrupt = True
+@pytest.mark.parametrize("at", [-1, 9], ids=["tensor", "header"])
+def test_a_damaged_shard_is_removed_and_downloaded_anew(user, hub, model, tmp_path, at):
+    hub.corrupt, hub.corrupt_at = SECOND, at
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 1 and "arrived damaged: its sha256 is not the one that the hub announced" in told.stderr
-    assert not user.files() & SHARDS
-    hub.corrupt = False
+    assert told.returncode == 1 and f"{SECOND} is damaged: its sha256 is" in told.stdout, told.stdout
+    assert (
+        etag(SECOND, model[SECOND]) in told.stdout
+        and "removed from the cache: run the same command again" in told.stdout
+    )
+    assert user.files() & SHARDS == {FIRST}
+    hub.corrupt, hub.asked[:] = "", []
     assert user.run(*convert(tmp_path / "out")).returncode == 0
+    assert weights(hub.asked) == [(SECOND, len(model[SECOND]))]
+
+
+def test_weights_that_became_bad_in_the_cache_are_found_without_the_hub(user, hub, model, tmp_path):
+    assert user.run(*convert(tmp_path / "out")).returncode == 0
+    (path,) = user.home.glob(f"hub/*/snapshots/*/{FIRST}")
+    path.resolve().write_bytes(model[FIRST][:-1] + b"~")
+    told = user.run(*convert(tmp_path / "other"), HF_HUB_OFFLINE="1")
+    assert told.returncode == 1 and f"{FIRST} is damaged" in told.stdout and user.files() & SHARDS == {SECOND}
+
+
+def test_a_header_that_became_bad_in_the_cache(user, hub, model, tmp_path):
+    assert user.run(*convert(tmp_path / "out")).returncode == 0
+    (path,) = user.home.glob(f"hub/*/snapshots/*/{FIRST}")
+    path.resolve().write_bytes(model[FIRST][:100])
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 2 and f"{FIRST} is not a whole safetensors file" in told.stderr
+    assert f"`hf cache rm model/{REPO}` removes the model" in told.stderr
+
+
+def test_a_file_that_the_hub_lost(user, hub, tmp_path):
+    hub.lost = (SECOND,)
+    told = user.run(*convert(tmp_path / "out"))
+    assert told.returncode == 1 and f"the hub has no {SECOND} of {REPO}@" in told.stderr and not user.files() & SHARDS
+
+
+def test_a_file_that_the_index_names_alone(user, hub, model, tmp_path):
+    del hub.models[REPO][SECOND]
+    told = user.run(*convert(tmp_path / "out"))
+    assert (
+        told.returncode == 1
+        and f"the hub has no {SECOND} of {REPO}@" in told.stderr
+        and f"{hub.url}/{REPO}/tree/" in told.stderr
+    )
+
+
+def test_a_full_disk_is_seen_before_the_download(user, hub, tmp_path, monkeypatch):
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9, 10**6))
+    told = user.run(*convert(tmp_path / "out"))
+    assert (
+        told.returncode == 1
+        and f"the weights of {REPO}@" in told.stderr
+        and "need 0.0 GB more: 0.0 GB are free" in told.stderr
+    )
+    assert not user.files() & SHARDS and not user.parts()
+
+
+def test_a_disk_that_takes_no_more(user, hub, tmp_path):
+    """The limit of a file's size stands for the disk: writes fail in the midst of a shard."""
+    process = user.start(*convert(tmp_path / "out"))
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (PIECE, PIECE))
+    _, err = process.communicate(timeout=100)
+    assert process.returncode == 1 and "cannot be downloaded: File too large" in err and "model-0000" in err
+    assert len(err.strip().splitlines()) == 1 and not user.parts()
 
 
 def test_a_gated_model(user, hub, tmp_path):
     hub.gated, hub.token = (REPO,), "hf_right"
     told = user.run(*convert(tmp_path / "out"))
-    assert told.returncode == 2 and f"the model {REPO} is gated" in told.stderr and f"{hub.url}/{REPO}" in told.stderr and "HF_TOKEN" in told.stderr
+    assert (
+        told.returncode == 2
+        and f"the model {REPO} is gated" in told.stderr
+        and f"{hub.url}/{REPO}" in told.stderr
+        and "HF_TOKEN" in told.stderr
+    )
     assert "is gated" in user.run(*convert(tmp_path / "out"), HF_TOKEN="hf_wrong").stderr
     told = user.run(*convert(tmp_path / "out"), HF_TOKEN="hf_right")
     assert told.returncode == 0, told.stderr
@@ -188,7 +288,11 @@ def test_offline(user, hub, tmp_path):
     assert user.run(*convert(tmp_path / "out")).returncode == 0
     asked = len(hub.asked)
     told = user.run(*convert(tmp_path / "other"), HF_HUB_OFFLINE="1")
-    assert told.returncode == 0 and "its files in the cache are used, as of commit" in told.stdout and len(hub.asked) == asked
+    assert (
+        told.returncode == 0
+        and "its files in the cache are used, as of commit" in told.stdout
+        and len(hub.asked) == asked
+    )
 
 
 def test_a_hub_that_is_not_there(user, hub, tmp_path):
@@ -202,7 +306,18 @@ def test_a_hub_that_is_not_there(user, hub, tmp_path):
 
 def test_doit_takes_the_same_names(user, hub, tmp_path):
     dodo = str(Path(__file__).parents[2] / "dodo.py")
-    process = user.start("run", "-f", dodo, "-d", str(tmp_path), "export", f"model={REPO}", "seq=64", f"out={tmp_path / 'out'}", program="doit")
+    process = user.start(
+        "run",
+        "-f",
+        dodo,
+        "-d",
+        str(tmp_path),
+        "export",
+        f"model={REPO}",
+        "seq=64",
+        f"out={tmp_path / 'out'}",
+        program="doit",
+    )
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0 and "export:block_0" in out, err
     assert user.files() >= SMALL
@@ -221,3 +336,22 @@ def test_json_progress(user, tmp_path):
     events = [json.loads(line) for line in told.stdout.splitlines()]
     assert [e["event"] for e in events[:3]] == ["Download", "Download", "RunStarted"]
     assert events[1]["bytes"] == events[1]["total"] > 1_000_000
+
+
+def test_ctrl_c_while_the_hub_is_silent(user, hub, tmp_path):
+    hub.slow, hub.slow_file = 30.0, SECOND
+    process = user.start(*convert(tmp_path / "out"))
+    wait_for(lambda: FIRST in user.files() and user.parts())
+    begin = time.monotonic()
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=60)
+    assert process.returncode == 130 and "Traceback" not in err and time.monotonic() - begin < 12
+
+
+def test_weights_that_git_keeps_have_no_sha256(user, hub, model, tmp_path, monkeypatch):
+    monkeypatch.setattr(hub_server, "LARGE", ())
+    hub.etags |= {(REPO, shard): etag(shard, model[shard]) for shard in SHARDS}
+    assert user.run(*convert(tmp_path / "out")).returncode == 0
+    asked = len(hub.asked)
+    assert user.run(*convert(tmp_path / "other", f"{REPO}@{hub.commit(REPO)}")).returncode == 0
+    assert len(hub.asked) == asked, "what is in the cache needs no hub"

@@ -25,10 +25,11 @@ METHODS = {
 
 
 def read(config: Config) -> Quantisation | None:
-    """How the checkpoint of this config.json is quantised; None when it is not. InputError for what llmconv does not convert.
+    """How the checkpoint of this config.json is quantised; None when it is not.
 
-    Where it is declared: quantization_config of the language model or of the whole, compression_config (older compressed-tensors), or
-    the file quantize_config.json (older AutoGPTQ)."""
+    InputError for what llmconv does not convert. One of these declares it: quantization_config of the language model or
+    of the whole, compression_config (older compressed-tensors), the file quantize_config.json (older AutoGPTQ).
+    """
     for part in (config.sub("text_config"), config):
         for name in ("quantization_config", "compression_config"):
             if isinstance(part.get(name), dict):
@@ -45,8 +46,9 @@ def read(config: Config) -> Quantisation | None:
 def _read(section: Config) -> Quantisation:
     method = section.get("quant_method") or ("compressed-tensors" if "config_groups" in section else None)
     if method not in METHODS:
+        where = f"{section.where}quant_method in {section.file}"
         raise InputError(
-            f"the checkpoint is quantised with {method or 'an unnamed method'} ({section.where}quant_method in {section.file})",
+            f"the checkpoint is quantised with {method or 'an unnamed method'} ({where})",
             f"llmconv knows {', '.join(METHODS)}",
             "Convert the float checkpoint with -q w4bf16.",
         )

@@ -1,7 +1,7 @@
 """AutoRound: GPTQ's or AWQ's tensors, and layers with bits, groups or float weights of their own (extra_config).
 
-packing_format "auto_round:auto_gptq" has GPTQ's first zero points (one less), AutoRound's own packing ("auto_round", and with the name
-of a kernel behind it) has the later ones, "auto_round:auto_awq" is AWQ's gemm form.
+packing_format "auto_round:auto_gptq" has GPTQ's first zero points (one less). AutoRound's own packing ("auto_round",
+also with the name of a kernel behind it) has the later ones. "auto_round:auto_awq" is AWQ's gemm form.
 """
 
 from __future__ import annotations
@@ -11,7 +11,14 @@ from llmconv.checkpoint.quantised import awq, gptq
 from llmconv.checkpoint.quantised.base import Quantisation, Scheme, matches, overridden, refused, rules, scheme
 
 LESS = ("auto_round:auto_gptq", "auto_round:gptq")
-OWN = ("auto_round", "auto_round:gptqmodel", "auto_round:exllamav2", "auto_round:tritonv2", "autoround:exllamav2", "autoround:tritonv2")
+OWN = (
+    "auto_round",
+    "auto_round:gptqmodel",
+    "auto_round:exllamav2",
+    "auto_round:tritonv2",
+    "autoround:exllamav2",
+    "autoround:tritonv2",
+)
 AWQ = ("auto_round:auto_awq", "auto_round:awq")
 
 
@@ -30,7 +37,9 @@ def read(section: Config) -> Quantisation:
 
     def of(path: str) -> Scheme:
         """The layer's own name decides, else the first pattern that is found in it."""
-        found = path if path in table else next((rule for rule in table if table[rule] and matches(rule, path, section, "extra_config", anywhere=True)), "")
+        given = (rule for rule in table if table[rule])
+        patterns = (rule for rule in given if matches(rule, path, section, "extra_config", anywhere=True))
+        found = path if path in table else next(patterns, "")
         return overridden(base, table[found], section, f"extra_config[{found!r}]") if table.get(found) else base
 
     words = f"auto-round ({packing})"

@@ -1,6 +1,7 @@
 """AWQ in AutoAWQ's gemm form.
 
-qweight int32 [K, N / 8] and qzeros int32 [G, N / 8], packed along N: column 8 c + j is nibble (0, 4, 1, 5, 2, 6, 3, 7)[j] of word c.
+qweight int32 [K, N / 8] and qzeros int32 [G, N / 8], packed along N: column 8 c + j is nibble
+(0, 4, 1, 5, 2, 6, 3, 7)[j] of word c.
 scales [G, N]. Zero points are as they are.
 """
 
@@ -10,7 +11,17 @@ from collections.abc import Callable
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, paths, refused, scheme
+from llmconv.checkpoint.quantised.base import (
+    Packed,
+    Quantisation,
+    Scheme,
+    assemble,
+    expect,
+    groups,
+    paths,
+    refused,
+    scheme,
+)
 from llmconv.errors import InputError
 
 FLOATS = ("F16", "BF16", "F32")
@@ -43,7 +54,11 @@ def quantisation(words: str, base: Scheme, of: Callable[[str], Scheme] | None = 
 def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     """The layer `path`."""
     if scheme.bits != BITS:
-        raise InputError(f"{scheme.bits} bits are declared for {path} of {checkpoint.path}", "AWQ's gemm form has 4", "Convert the float checkpoint.")
+        raise InputError(
+            f"{scheme.bits} bits are declared for {path} of {checkpoint.path}",
+            "AWQ's gemm form has 4",
+            "Convert the float checkpoint.",
+        )
     info = checkpoint.info(f"{path}.qweight")
     k, width = info.shape if len(info.shape) == 2 else (0, 0)
     n = width * 8
@@ -56,4 +71,5 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     def columns(part: str) -> tuple:
         return ("transpose", ("interleave", ("unpack", ("bytes", ("raw", f"{path}.{part}")), BITS)))
 
-    return assemble(BITS, k, count, ("pack", columns("qweight"), BITS), ("transpose", ("tensor", f"{path}.scales")), columns("qzeros"))
+    codes, scales = ("pack", columns("qweight"), BITS), ("transpose", ("tensor", f"{path}.scales"))
+    return assemble(BITS, k, count, codes, scales, columns("qzeros"))

@@ -21,10 +21,13 @@ GROUPS = (256, 128, 64, 32)  # inputs per scale that nets are made with
 class Packed:
     """One linear layer, weight[n, k] = (code - zero point) * scale of k's group, as recipes.
 
-    bits: 4 or 8; group: inputs per scale in the net, a divisor of the checkpoint's. codes: uint8 [N, K * bits / 8], at 4 bits the
-    even inputs in the low nibbles; scales: float32, zeros: uint8, both [N, K / group]. No codes: the layer can only be dequantised.
-    values: float32 [N, K], the dequantised weight. order: the inputs [K] in the order in which the codes have them (None: their own);
-    order_key: equal for equal orders. beside: tensors that are accounted for although no recipe reads them.
+    values: float32 [N, K], the dequantised weight.
+    bits: 4 or 8; group: inputs per scale in the net, a divisor of the checkpoint's.
+    codes: uint8 [N, K * bits / 8], at 4 bits the even inputs in the low nibbles; None when the layer can only be
+    dequantised. scales: float32, zeros: uint8, both [N, K / group].
+    order: the inputs [K] in the order in which the codes have them (None: their own).
+    order_key: equal for equal orders.
+    beside: tensors that are accounted for although no recipe reads them.
     """
 
     values: tuple
@@ -40,9 +43,12 @@ class Packed:
 
 @dataclass(frozen=True)
 class Quantisation:
-    """How a checkpoint is quantised. method: in words; bits and group (0: one scale per output row): those of most layers, 16 for what
-    is always dequantised; symmetric: as declared; modules: finds every quantised layer, by its path (the tensors' names without the last
-    part), checked against its tensors' types and shapes."""
+    """How a checkpoint is quantised.
+
+    method: in words. bits and group (0: one scale per output row): those of most layers; 16 bits for what is always
+    dequantised. symmetric: as declared. modules: finds every quantised layer by its path (the tensors' names without
+    the last part), and checks it against its tensors' types and shapes.
+    """
 
     method: str
     bits: int
@@ -60,13 +66,17 @@ class Scheme:
     symmetric: bool = True
 
 
-def refused(section: Config, field_name: str, known: str, help_: str = "Convert the float checkpoint with -q w4bf16.") -> InputError:
+def refused(
+    section: Config, field_name: str, known: str, help_: str = "Convert the float checkpoint with -q w4bf16."
+) -> InputError:
     """The error for a declared value that llmconv does not convert."""
-    return InputError(f"{section.where}{field_name} in {section.file} is {section.get(field_name)!r}", f"llmconv knows {known}", help_)
+    return InputError(
+        f"{section.where}{field_name} in {section.file} is {section.get(field_name)!r}", f"llmconv knows {known}", help_
+    )
 
 
 def scheme(section: Config, bits: str = "bits", group: str = "group_size", symmetric: bool = True) -> Scheme:
-    """The scheme that the fields of `section` declare. InputError for bits other than 4 and 8, and for impossible groups."""
+    """The scheme that the fields of `section` declare. InputError unless bits are 4 or 8, and for impossible groups."""
     count, size = section.get(bits), section.get(group)
     if isinstance(count, bool) or count not in (4, 8):
         raise refused(section, bits, "4 and 8 bits")
@@ -78,7 +88,8 @@ def scheme(section: Config, bits: str = "bits", group: str = "group_size", symme
 def rules(section: Config, name: str) -> dict[str, Mapping[str, Any]]:
     """A table of layers' names or patterns, and the fields that are declared for them; empty where there is none."""
     table = section.get(name) or {}
-    if not isinstance(table, Mapping) or not all(isinstance(fields, (Mapping, type(None))) for fields in table.values()):
+    whole = isinstance(table, Mapping)
+    if not whole or not all(isinstance(fields, (Mapping, type(None))) for fields in table.values()):
         raise refused(section, name, "objects of fields by layer")
     return {pattern: fields or {} for pattern, fields in table.items()}
 
@@ -101,7 +112,7 @@ def paths(checkpoint: Checkpoint, part: str) -> list[str]:
 
 
 def expect(checkpoint: Checkpoint, name: str, dtypes: Sequence[str], shape: tuple[int, ...], declared: str) -> None:
-    """InputError unless the tensor is of one of the safetensors types and of the shape that `declared` (in words) demands."""
+    """InputError unless the tensor has one of the safetensors types and the shape. declared: what demands the shape."""
     info = checkpoint.info(name)
     if info.dtype not in dtypes:
         raise InputError(
@@ -118,7 +129,7 @@ def expect(checkpoint: Checkpoint, name: str, dtypes: Sequence[str], shape: tupl
 
 
 def groups(checkpoint: Checkpoint, path: str, declared: int, inputs: int) -> int:
-    """Scales per output row in the checkpoint. InputError when the declared group (0: all inputs) does not divide the inputs."""
+    """Scales per output row in the checkpoint. InputError when the declared group (0: all) cuts the last one."""
     size = declared or inputs
     if not inputs or inputs % size:
         raise InputError(
@@ -161,11 +172,22 @@ def _plain(typecode: str, inputs: int, group: int) -> array:
     return array(typecode, (place // group for place in range(inputs)))
 
 
-def assemble(bits: int, inputs: int, count: int, codes: tuple, scales: tuple, zeros: tuple, mixed: Order | None = None, beside: tuple[str, ...] = ()) -> Packed:
+def assemble(
+    bits: int,
+    inputs: int,
+    count: int,
+    codes: tuple,
+    scales: tuple,
+    zeros: tuple,
+    mixed: Order | None = None,
+    beside: tuple[str, ...] = (),
+) -> Packed:
     """A layer of `inputs` inputs out of its codes (packed, [N, K * bits / 8]) and scales and zero points [N, count].
 
-    A scale of many inputs, or of all, becomes several equal ones in the net."""
-    taken, by = ("unpack", codes, bits), mixed.recipe if mixed else None
+    A scale of many inputs, or of all, becomes several equal ones in the net.
+    """
+    mixed = mixed or Order(None)
+    taken, by = ("unpack", codes, bits), mixed.recipe
     if by:
         taken = ("take", taken, ("sorted", by))
         codes = ("pack", taken, bits)
@@ -178,7 +200,7 @@ def assemble(bits: int, inputs: int, count: int, codes: tuple, scales: tuple, ze
         return Packed(values, bits, size, beside=beside)
     return Packed(
         values, bits, group, codes, _repeated(scales, size // group), _repeated(zeros, size // group),
-        order=("sorted", by) if by else None, order_key=mixed.key if by else "", beside=beside,
+        order=("sorted", by) if by else None, order_key=mixed.key, beside=beside,
     )  # fmt: skip
 
 

@@ -1,8 +1,10 @@
 """compressed-tensors' pack-quantized format, as llm-compressor and AutoRound write it.
 
-weight_packed int32 [N, K * bits / 32], packed along K, low bits first, signed codes plus 2**(bits - 1). weight_scale [N, G], or [N, 1]
-by channel, [1] by tensor. weight_zero_point int32 [N * bits / 32, G] (only asymmetric), packed along N, with the same offset.
-weight_shape int64 [2] repeats N and K. weight_g_idx int32 [K] (optional): the group of each input (actorder "group").
+weight_packed int32 [N, K * bits / 32], packed along K, low bits first: signed codes plus 2**(bits - 1).
+weight_scale [N, G], or [N, 1] by channel, [1] by tensor.
+weight_zero_point int32 [N * bits / 32, G] (only asymmetric), packed along N, with the same offset.
+weight_shape int64 [2] repeats N and K.
+weight_g_idx int32 [K] (optional): the group of each input (actorder "group").
 """
 
 from __future__ import annotations
@@ -13,7 +15,20 @@ from typing import Any
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, matches, order, paths, refused, rules, scheme
+from llmconv.checkpoint.quantised.base import (
+    Packed,
+    Quantisation,
+    Scheme,
+    assemble,
+    expect,
+    groups,
+    matches,
+    order,
+    paths,
+    refused,
+    rules,
+    scheme,
+)
 from llmconv.errors import InputError
 
 FLOATS = ("F16", "BF16", "F32")
@@ -39,7 +54,8 @@ def read(section: Config) -> Quantisation:
     base = targets[0][1]
 
     def modules(checkpoint: Checkpoint) -> dict[str, Packed]:
-        return {path: linear(checkpoint, path, _of(targets, path, section)) for path in paths(checkpoint, "weight_packed")}
+        found = paths(checkpoint, "weight_packed")
+        return {path: linear(checkpoint, path, _of(targets, path, section)) for path in found}
 
     return Quantisation("compressed-tensors (pack-quantized)", base.bits, base.group, base.symmetric, modules)
 
@@ -66,7 +82,11 @@ def _scheme(section: Config, name: str, group: Mapping[str, Any]) -> Scheme:
 
 def _of(targets: list[tuple[str, Scheme]], path: str, section: Config) -> Scheme:
     """The scheme of a layer: its own name goes before patterns ("re:..."), and those before the name of its class."""
-    for kind in (lambda t: t == path, lambda t: t.startswith("re:") and matches(t[3:], path, section, "config_groups"), lambda t: t == "Linear"):
+    for kind in (
+        lambda t: t == path,
+        lambda t: t.startswith("re:") and matches(t[3:], path, section, "config_groups"),
+        lambda t: t == "Linear",
+    ):
         for target, found in targets:
             if kind(target):
                 return found
@@ -94,11 +114,15 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     indices = f"{path}.weight_g_idx"
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
     beside += (indices,) if mixed else ()
-    return assemble(bits, k, count, ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale"), zeros, mixed, beside)
+    codes, scales = ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale")
+    return assemble(bits, k, count, codes, scales, zeros, mixed, beside)
 
 
 def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]:
-    """The name of the layer's weight_shape, if it has one. InputError when that is not [n, k]: then the last word is not full."""
+    """The name of the layer's weight_shape, if it has one.
+
+    InputError when it is not [n, k]: then the last word is not full.
+    """
     name = f"{path}.weight_shape"
     if name not in checkpoint.tensors:
         return ()
@@ -107,5 +131,9 @@ def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]
     found = array("q" if info.dtype == "I64" else "i")
     found.frombytes(checkpoint.raw_bytes(name))
     if list(found) != [n, k]:
-        raise InputError(f"tensor {name} of {checkpoint.path} says {list(found)}", f"weight_packed has room for {[n, k]}", "Convert the float checkpoint.")
+        raise InputError(
+            f"tensor {name} of {checkpoint.path} says {list(found)}",
+            f"weight_packed has room for {[n, k]}",
+            "Convert the float checkpoint.",
+        )
     return (name,)

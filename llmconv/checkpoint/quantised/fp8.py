@@ -31,5 +31,6 @@ def linear(checkpoint: Checkpoint, path: str, rows: int, columns: int) -> Packed
     words = f"blocks of {rows} x {columns}"
     expect(checkpoint, info.name, ("F8_E4M3",), (n, k), words)
     expect(checkpoint, f"{path}.weight_scale_inv", ("F32", "BF16", "F16"), (-(-n // rows), -(-k // columns)), words)
-    activations = tuple(name for name in (f"{path}.activation_scale", f"{path}.input_scale") if name in checkpoint.tensors)
-    return Packed(("fp8", ("raw", info.name), ("tensor", f"{path}.weight_scale_inv"), rows, columns), beside=activations)
+    activations = (f"{path}.activation_scale", f"{path}.input_scale")
+    values = ("fp8", ("raw", info.name), ("tensor", f"{path}.weight_scale_inv"), rows, columns)
+    return Packed(values, beside=tuple(name for name in activations if name in checkpoint.tensors))

@@ -1,10 +1,13 @@
 """GPTQ, as AutoGPTQ, GPTQModel and AutoRound write it.
 
-qweight int32 [K * bits / 32, N]: code k of column n is in word k * bits // 32, low bits first. qzeros int32 [G, N * bits / 32], packed
-along N. scales [G, N]. g_idx int32 [K] (optional): the group of each input; with desc_act they are mixed.
-Of the first format (checkpoint_format "gptq") the zero points in qzeros are one less; the later one, "gptq_v2", has them as they are.
-GPTQModel takes 1 from (and transformers, through it, adds 1 to) whole words, so that what a zero point of 0 borrows from its neighbour
-comes back; AutoGPTQ's own packer destroyed the word there, so there is nothing else to be right about.
+qweight int32 [K * bits / 32, N]: code k of column n is in word k * bits // 32, low bits first.
+qzeros int32 [G, N * bits / 32], packed along N. scales [G, N].
+g_idx int32 [K] (optional): the group of each input; with desc_act they are mixed.
+
+The first format (checkpoint_format "gptq") has zero points that are one less in qzeros. The later one, "gptq_v2", has
+them as they are. GPTQModel takes 1 from (and transformers, through it, adds 1 to) whole words, so that what a zero
+point of 0 borrows from its neighbour comes back. AutoGPTQ's own packer destroyed the word there: nothing else can be
+right about it.
 """
 
 from __future__ import annotations
@@ -13,7 +16,21 @@ from collections.abc import Callable
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.quantised.base import Packed, Quantisation, Scheme, assemble, expect, groups, matches, order, overridden, paths, refused, rules, scheme
+from llmconv.checkpoint.quantised.base import (
+    Packed,
+    Quantisation,
+    Scheme,
+    assemble,
+    expect,
+    groups,
+    matches,
+    order,
+    overridden,
+    paths,
+    refused,
+    rules,
+    scheme,
+)
 
 ONES = {4: 0x11111111, 8: 0x01010101}  # 1 for every code of a word
 FLOATS = ("F16", "BF16", "F32")
@@ -65,4 +82,5 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme, less: bool) -> Pac
     zeros = ("raw", f"{path}.qzeros")
     zeros = ("bytes", ("plus", zeros, ONES[bits]) if less else zeros)
     scales, zeros = ("transpose", ("tensor", f"{path}.scales")), ("transpose", ("unpack", zeros, bits))
-    return assemble(bits, k, count, ("bytes", ("transpose", ("raw", info.name))), scales, zeros, mixed, (indices,) if mixed else ())
+    codes = ("bytes", ("transpose", ("raw", info.name)))
+    return assemble(bits, k, count, codes, scales, zeros, mixed, (indices,) if mixed else ())
