@@ -104,15 +104,16 @@ def demo(place: Path) -> int:
     """Make the checkpoint `place`/qwen2-tiny, convert it to `place`/out, verify it. Returns the exit code."""
     from llmconv import convert
     from llmconv.report.summary import program
-    from llmconv.request.job import Job
+    from llmconv.request.request import Request
     from llmconv.verify import verify
 
     model = place / "qwen2-tiny"
     if not (model / "model.safetensors").exists():
         write_checkpoint(model, QWEN2, dense_tensors(QWEN2, ("q", "k", "v")), "qwen2")
         print(f"wrote {model}: a random Qwen2 of {QWEN2['num_hidden_layers']} layers")
-    given = {"model": str(model), "seq": "128", "out": str(place / "out")}
-    status = convert.run(Job.create(given), given, ["convert"], convert.Command(f"{program('llmconv')} demo {place}", f"{program('doit')} {{task}} model={model} seq=128 out={place / 'out'}"))
+    asked = Request.create({"model": str(model), "seq": "128", "out": str(place / "out")})
+    repeat = f"{program('doit')} {{task}} model={model} seq=128 out={place / 'out'}"
+    status = convert.run(asked, command=convert.Command(f"{program('llmconv')} demo {place}", repeat))
     if status:
         return status
     return 0 if verify(place / "out") else 1

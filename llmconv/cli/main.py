@@ -1,4 +1,4 @@
-"""The command line: arguments to a Job, a Job to the engine. The only place that prints usage and decides the exit code."""
+"""The command line: arguments to one call. The only place that prints usage and decides the exit code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -125,19 +126,18 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _convert(args: argparse.Namespace) -> int:
     from llmconv import convert
     from llmconv.report.summary import program
-    from llmconv.request.job import Job
 
-    given, notes = convert.settle(_given(args))
-    job = Job.create(given)
-    if given.get("dry_run"):
+    asked = convert.ask(_given(args))
+    if asked.build.dry_run:
         from llmconv.queries.dry_run import dry_run
 
-        print(dry_run(job, given))
+        print(dry_run(asked))
         return 0
-    notes += [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
-    llmconv = program("llmconv")
-    command = convert.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {shlex.join(_without_task(args.argv))} --task {{task}}")
-    return convert.run(job, given, args.task or ["convert"], command, notes)
+    if args.out_dir is None:
+        asked = replace(asked, notes=(*asked.notes, f"--out_dir is not set, {asked.job.out_dir} is used"))
+    llmconv, words = program("llmconv"), shlex.join(_without_task(args.argv))
+    command = convert.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {words} --task {{task}}")
+    return convert.run(asked, args.task, command)
 
 
 def _without_task(argv: Sequence[str]) -> list[str]:
@@ -150,12 +150,10 @@ def _without_task(argv: Sequence[str]) -> list[str]:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from llmconv.convert import settle
+    from llmconv import convert
     from llmconv.queries.why import forecast
-    from llmconv.request.job import Job
 
-    given, _ = settle(_given(args))
-    print(forecast(Job.create(given), given))
+    print(forecast(convert.ask(_given(args))))
     return 0
 
 
@@ -187,17 +185,26 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _graph(args: argparse.Namespace) -> int:
+    from llmconv import convert
     from llmconv.queries.graph import draw
+    from llmconv.request import request
 
-    print(draw(args.out, _given(args), args.to))
+    given = _given(args)
+    if args.out is not None and given:
+        raise InputError(
+            f"{args.out} and options",
+            "the options of a build are kept in its directory",
+            "Give the directory alone, or options alone.",
+        )
+    print(draw(convert.ask(given) if args.out is None else request.load(args.out), args.to))
     return 0
 
 
 def _gc(args: argparse.Namespace) -> int:
     from llmconv import engine
-    from llmconv.report.summary import size
     from llmconv.request.options import amount
     from llmconv.toolchain import cache_dir
+    from llmconv.words import size
 
     limit = amount(args.max_size)
     if limit is None:

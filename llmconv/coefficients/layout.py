@@ -20,11 +20,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from llmconv.chips import CHIPS, Chip
 from llmconv.coefficients.errors import NotCovered
 
 ALIGN = 4096
-LANES = {"bm1684x": 64, "bm1688": 32, "cv186x": 32}
-FLOAT_BIAS = {"bm1688", "cv186x"}  # a plain MatMul's bias stays float32
 SIZES = {"bf16": 2, "f16": 2, "f32": 4, "u8": 1}
 
 
@@ -32,7 +31,7 @@ SIZES = {"bf16": 2, "f16": 2, "f32": 4, "u8": 1}
 class Mode:
     """What the compile flags say about weights. bits 0: not quantised."""
 
-    chip: str
+    chip: Chip
     cores: int
     half: str
     bits: int
@@ -42,19 +41,19 @@ class Mode:
     @classmethod
     def of(cls, flags: Mapping) -> Mode:
         """From CompileFlags.to_dict(). Raises NotCovered for chips and modes that lower does not know."""
-        chip, mode = flags["chip"], flags["mode"].upper()
+        chip, mode = CHIPS.get(flags["chip"]), flags["mode"].upper()
         bits = int(mode[1]) if mode[:2] in ("W4", "W8") else 0
         half = (mode[2:] if bits else mode).lower()
-        if chip not in LANES or half not in ("bf16", "f16"):
-            raise NotCovered(f"mode {mode} on {chip}")
+        if chip is None or half not in ("bf16", "f16"):
+            raise NotCovered(f"mode {mode} on {flags['chip']}")
         if flags.get("num_device", 1) != 1:
             raise NotCovered("several devices")
-        cores = max(1, flags.get("num_core", 1)) if chip == "bm1688" else 1
+        cores = max(1, flags.get("num_core", 1)) if chip.cores > 1 else 1
         return cls(chip, cores, half, bits, flags.get("q_group_size", 0), bool(flags.get("q_symmetric", False)))
 
     @property
     def lanes(self) -> int:
-        return LANES[self.chip]
+        return self.chip.lanes
 
 
 @dataclass(frozen=True)
@@ -161,7 +160,7 @@ def _bias(use: int, role: Mapping, mode: Mode, op: str, first: int, last: int, c
     if not role["bias"]:
         return []
     name = role["bias"] + (f"_{cut}_{first}" if cut is not None else "")
-    if op == "MatMul" and mode.chip in FLOAT_BIAS:
+    if op == "MatMul" and mode.chip.float_bias:
         return [Piece(name + float_name, "tpu.MatMul.bias", use, "bias_rounded" if float_name else "bias", "f32", 4 * (last - first), first, last)]
     return [Piece(f"{name}_{mode.half}", f"tpu.{op}.bias", use, "bias", mode.half, 2 * (last - first), first, last)]
 

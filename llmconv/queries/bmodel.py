@@ -9,8 +9,9 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.errors import ConvertError, InputError
-from llmconv.report.summary import CLOCK, size
+from llmconv.words import size
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -32,12 +33,12 @@ def inspect(path: Path) -> dict[str, Any]:
         raise InputError(error.what, error.why, error.try_) from None
     made["provenance"], note = _provenance(path, made)
     made["note"] = note
-    clock = CLOCK.get(made["chip"])
+    chip = CHIPS.get(made["chip"])
     cycles = _cycles(made["provenance"])
     for net in made["nets"]:
         for number, stage in enumerate(net["stages"]):
             stage["cycles"] = cycles.get((net["name"], number))
-            stage["estimate_seconds"] = stage["cycles"] / clock if stage["cycles"] and clock else None
+            stage["estimate_seconds"] = stage["cycles"] / chip.clock if stage["cycles"] and chip else None
     return made
 
 

@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import engine
+from llmconv.chips import CHIPS
 from llmconv.plan.decoder import Net
-from llmconv.plan.devices import MEMORY
 from llmconv.plan.estimate import check_seconds, coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
 from llmconv.plan.forms import checked
 from llmconv.plan.plan import Plan
-from llmconv.report.summary import count, size
 from llmconv.request.job import Job
 from llmconv.request.output import Layout
-from llmconv.words import roughly
+from llmconv.words import binary_size, count, roughly, size
 
 ACTIONS = (("run", "to run"), ("maybe", "perhaps to run"), ("cached", "from the cache"), ("unchanged", "up to date"))
 TIGHT = 0.85  # of a device's memory: its operating system needs the rest
@@ -121,22 +120,18 @@ def _free(place: Path) -> int:
 def _device(made: Plan) -> list[str]:
     """The device's memory against what boards with the chip have, with a warning where that is too little."""
     job, lines = made.job, []
-    limit, devices = MEMORY[job.chip], device_memory(made)
+    limit, devices = CHIPS[job.chip].memory, device_memory(made)
     for name, parts in devices.items():
         used = sum(parts.values())
         title = f"memory {name}" if len(devices) > 1 else "device memory"
         told = ", ".join(f"{part} {size(n)}" for part, n in parts.items())
-        lines += [_row(title, f"{_gib(used)} of {_gib(limit)} (estimate)"), _row("", told)]
+        lines += [_row(title, f"{binary_size(used)} of {binary_size(limit)} (estimate)"), _row("", told)]
     worst = max(sum(parts.values()) for parts in devices.values())
     if worst > limit:
-        lines.append(f"WARNING: this cannot fit: boards with a {job.chip} have up to {_gib(limit)}. {_advice(made, devices)}")
+        lines.append(f"WARNING: this cannot fit: boards with a {job.chip} have up to {binary_size(limit)}. {_advice(made, devices)}")
     elif worst > TIGHT * limit:
         lines.append(f"WARNING: this hardly fits: the device's operating system needs memory too. {_advice(made, devices)}")
     return lines
-
-
-def _gib(number: int) -> str:
-    return f"{number / (1 << 30):.1f} GiB" if number >= 1 << 30 else f"{number / (1 << 20):.1f} MiB"
 
 
 def _advice(made: Plan, devices: dict[str, dict[str, int]]) -> str:

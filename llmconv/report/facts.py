@@ -4,29 +4,33 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmconv import tasks
+from llmconv.bmodel.describe import describe
 from llmconv.engine import history
+from llmconv.engine.graph import load
 from llmconv.errors import ConvertError
+from llmconv.plan.plan import Plan, plan
+from llmconv.request import request
 from llmconv.request.output import Layout
-
-if TYPE_CHECKING:
-    from llmconv.plan.plan import Plan
+from llmconv.request.request import Request
+from llmconv.tasks.manifest import job_json
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of an output directory; whatever is missing is empty or None.
 
-    given: the options as they were typed. plan: of those options, None when the checkpoint cannot be read any more. manifest: of the
+    given: the options as they were typed (`typed` of a Request). plan: of those options, None when the checkpoint cannot be read any more. manifest: of the
     .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe). verified: verify.json, if it is about this .bmodel.
     runs: oldest first, the last one is what the report is about. deps: task -> tasks before it.
     """
 
     layout: Layout
-    given: Mapping[str, Any]
+    given: Mapping[str, str]
     plan: Plan | None
     manifest: Mapping[str, Any] | None
     bmodel: Mapping[str, Any] | None
@@ -42,8 +46,6 @@ class Facts:
     def job(self) -> Mapping[str, Any]:
         """The settled options: of what is being built, else of what was."""
         if self.plan:
-            from llmconv.tasks.manifest import job_json
-
             return job_json(self.plan.job)
         return self.manifest["job"] if self.manifest else self.given
 
@@ -78,10 +80,11 @@ class Facts:
         return "manifest" not in run.unchanged and not any(span.name == "manifest" and span.how == "built" for span in run.spans)
 
 
-def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
-    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet."""
+def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Facts:
+    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of: what that run was
+    to build; read from the directory and planned again where it is not given."""
     layout = Layout(out)
-    given = _json(layout.job) or {}
+    asked, made = of or _asked(out)
     runs = history.read(layout.state)
     if ending is not None and runs and runs[-1].finished is None:
         history.add(runs[-1], ending)
@@ -91,25 +94,22 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
     verified = _json(layout.verified)
     if not (verified and manifest and verified.get("sha256") == manifest["sha256"]):
         verified = None
-    facts = Facts(layout, given, _plan(given), manifest, None, verified, tuple(runs), {})
-    if manifest:
-        facts = replace(facts, bmodel=_described(out / manifest["bmodel"]))
-    return replace(facts, deps=_dependencies(facts.plan))
+    bmodel = _described(out / manifest["bmodel"]) if manifest else None
+    given = asked.typed if asked else {}
+    return Facts(layout, given, made, manifest, bmodel, verified, tuple(runs), _dependencies(made))
 
 
-def _plan(given: Mapping[str, Any]) -> Plan | None:
-    from llmconv.plan.plan import plan
-    from llmconv.request.job import Job
-
+def _asked(out: Path) -> tuple[Request | None, Plan | None]:
+    """What was last to be built in an output directory, as far as it can still be read."""
+    asked = None
     try:
-        return plan(Job.create(given))
+        asked = request.load(out)
+        return asked, plan(asked.job)
     except (ConvertError, OSError):
-        return None
+        return asked, None
 
 
 def _described(file: Path) -> dict[str, Any] | None:
-    from llmconv.bmodel.describe import describe
-
     try:
         return describe(file)
     except ConvertError:
@@ -119,10 +119,8 @@ def _described(file: Path) -> dict[str, Any] | None:
 def _dependencies(made: Plan | None) -> dict[str, frozenset[str]]:
     if made is None:
         return {}
-    from llmconv.queries.graph import dependencies
-
     try:
-        return {name: frozenset(deps) for name, deps in dependencies(made).items()}
+        return {name: frozenset(deps) for name, deps in load(tasks.graph(made), tasks.GOALS).order().items()}
     except ConvertError:  # the compiler does not run any more
         return {}
 

@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 
-from llmconv.plan.devices import MEMORY
+from llmconv.chips import CHIPS
 from llmconv.plan.estimate import device_memory
 from llmconv.report import accuracy, latency, sizes
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, tag
 from llmconv.report.sections import note, section
 from llmconv.report.sizes import Coefficients
-from llmconv.report.summary import latencies, size
+from llmconv.report.summary import latencies
+from llmconv.words import size
 
 PRECISIONS = {"int4": "k1", "int8": "k1", "bf16": "k3", "f16": "k3", "f32": "k2", "scales": "k8", "zero points": "k4"}
 
@@ -56,7 +57,7 @@ def memory(facts: Facts) -> Html | None:
     if not found:
         return None
     chip = str(facts.job.get("chip"))
-    room, total = MEMORY.get(chip, 0), sum(found.values())
+    room, total = CHIPS[chip].memory if chip in CHIPS else 0, sum(found.values())
     scale = max(room, total, 1)
     bar = [tag("i", class_=f"k{n}", style=f"width:{100 * count / scale:.3f}%", title=f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
     key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from llmconv.report.summary import CLOCK
+from llmconv.chips import CHIPS
 
 # What one prefill and one decoded token launch: kinds of nets, in order
 STEPS = {"prefill": ("embedding", "block", "lm_head"), "decode": ("embedding_cache", "block_cache", "lm_head")}
@@ -22,7 +22,7 @@ def launches(manifest: Mapping[str, Any], step: str) -> list[Mapping[str, Any]]:
 
 def seconds(manifest: Mapping[str, Any], nets: Sequence[Mapping[str, Any]]) -> list[float] | None:
     """Of each net; None when the compiler estimates one of them not (dynamic nets)."""
-    clock = CLOCK[manifest["job"]["chip"]]
+    clock = CHIPS[manifest["job"]["chip"]].clock
     return [net["cycles"] / clock for net in nets] if nets and all(net["cycles"] for net in nets) else None
 
 

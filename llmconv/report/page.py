@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import __version__
+from llmconv.plan.plan import Plan
 from llmconv.report import accuracy, figures, latency, sections, sizes, timeline
 from llmconv.report.facts import Facts, gather
 from llmconv.report.html import Html, data, join, tag
 from llmconv.request.output import Layout
+from llmconv.request.request import Request
 
 HERE = Path(__file__).parent
 PLOTS = "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css"
 
 
-def write(out: Path, ending: Mapping[str, Any] | None = None) -> Path:
-    """Write the report of an output directory to its report.html. ending: the last event of its last run, if the log lacks it yet."""
-    text = page(gather(out, ending))
+def write(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Path:
+    """Write the report of an output directory to its report.html. ending, of: as llmconv.report.write takes them."""
+    text = page(gather(out, ending, of))
     target = Layout(out).report
     part = target.with_name(f"{target.name}.part.{os.getpid()}")
     try:

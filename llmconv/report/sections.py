@@ -10,15 +10,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from llmconv.chips import CHIPS
 from llmconv.engine.history import Run
 from llmconv.report import status, timeline
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, join, tag
 from llmconv.report.sizes import Coefficients
-from llmconv.report.summary import latencies, size
+from llmconv.report.summary import latencies
 from llmconv.request.options import BY_NAME
 from llmconv.toolchain import log as logs
-from llmconv.words import duration
+from llmconv.words import duration, size
 
 MARKS = {"good": "✓", "bad": "✗", "unsure": "!"}
 FIRST = ("", "not built yet")  # reasons that go without saying
@@ -201,7 +202,7 @@ def nets(facts: Facts) -> Html | None:
     found = status.nets(facts)
     if not found:
         return None
-    clock = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}.get(str(facts.job.get("chip")), 1e9)
+    clock = CHIPS[facts.job["chip"]].clock
     columns = (("net", ""), ("status", ""), ("why", ""), ("coefficients", "n"), ("took", "n"), ("memory", "n wide"), ("estimate", "n"), ("relative L2", "n wide"), ("log", ""))
     return section(
         "nets",

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmconv.engine.history import Run, Span
 from llmconv.report.facts import Facts
-from llmconv.request.options import ALIASES, BY_NAME, parse
+from llmconv.request.options import arguments
 from llmconv.verify.record import worst_output
 
 STATES = ("failed", "blocked", "open", "cached", "stamped", "compiled")
@@ -99,15 +99,4 @@ def worst(facts: Facts) -> float | None:
 
 def command(facts: Facts, task: str = "") -> str:
     """The command of the conversion, or of one of its tasks."""
-    words = ["llmconv", "convert"]
-    for given, value in facts.given.items():
-        option = BY_NAME.get(ALIASES.get(given, ""))
-        if option is None:
-            continue
-        if option.kind != "flag":
-            words += [f"--{option.name}", str(value)]
-        elif parse({given: value})[option.name]:
-            words.append(f"--{option.name}")
-    if task:
-        words += ["--task", task]
-    return shlex.join(words)
+    return shlex.join(["llmconv", "convert", *arguments(facts.given), *(["--task", task] if task else [])])

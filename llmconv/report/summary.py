@@ -11,12 +11,11 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.engine import events
 from llmconv.request.output import Layout
 from llmconv.verify.record import closeness, worst_output
-from llmconv.words import duration
-
-CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compiler's static cost model
+from llmconv.words import count, duration, size
 
 
 def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
@@ -24,7 +23,7 @@ def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
 
     None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in none.
     """
-    clock = CLOCK[manifest["job"]["chip"]]
+    clock = CHIPS[manifest["job"]["chip"]].clock
 
     def total(*names: str) -> float | None:
         nets = [n for n in manifest["nets"] if n["name"].rstrip("0123456789").rstrip("_") in names and not n.get("stage_of")]
@@ -32,14 +31,6 @@ def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
         return sum(known) / clock if known and None not in known else None
 
     return {"image": total("vit"), "prefill": total("embedding", "block", "lm_head"), "decode": total("embedding_cache", "block_cache", "lm_head")}
-
-
-def size(nbytes: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    raise AssertionError
 
 
 def program(name: str) -> str:
@@ -145,14 +136,6 @@ class Summary:
         if f["verified"]["ok"]:
             return "copy the .bmodel and config/ to the device"
         return f"{program('llmconv')} verify {self.layout.out} --full"
-
-
-def count(number: int) -> str:
-    """A number of weights: "494 M", "7.6 B"."""
-    for unit, step in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= step:
-            return f"{number / step:.1f} {unit}" if number < 100 * step else f"{number / step:.0f} {unit}"
-    return str(number)
 
 
 def estimates(f: dict[str, Any]) -> list[str]:

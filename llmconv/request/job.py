@@ -8,9 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 from llmconv.hub import Name
-from llmconv.request.options import CHIPS, parse
+from llmconv.request.options import parse
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,12 @@ class Job:
 
         Raises InputError for anything that no checkpoint could make right.
         """
-        values = parse(given)
+        return cls.of(parse(given))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Job:
+        """A Job from every option's typed value (see options.parse). Errors as `create`."""
+        values = dict(values)
         if values["model_path"] is None:
             raise InputError("no model is given", "a conversion needs a checkpoint", "Say model=DIR (doit) or -m DIR (llmconv).")
         if values["seq_length"] is None:
@@ -87,7 +93,7 @@ class Job:
             raise InputError(f"batch {self.batch}", "at least one sequence is decoded", "Use 1 or more.")
         if self.lora_max_rank < 0:
             raise InputError(f"lora_max_rank {self.lora_max_rank}", "a rank is positive", "Use 0 for none.")
-        cores = CHIPS[self.chip]
+        cores = CHIPS[self.chip].cores
         if not 0 <= self.num_core <= cores:
             raise InputError(f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all.")
         if self.q_group_size < 0 or (self.q_group_size == 0 and self.quantize.startswith("w")):
@@ -126,8 +132,9 @@ class Job:
             raise InputError(f"num_device {self.num_device}", "at least one device runs the model", "Use 1 or more.")
         if self.distribute_strategy == "pp" and self.num_device == 2:
             raise InputError("num_device 2 with distribute_strategy pp", "a pipeline has one device for embeddings, one for heads and at least one for layers", "Use 3 or more.")
-        if self.splits and self.chip != "bm1684x":
-            raise InputError(f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}", "only bm1684x devices exchange what they compute", "Use -c bm1684x, or distribute_strategy pp.")
+        connected = next(chip.name for chip in CHIPS.values() if chip.connected)
+        if self.splits and not CHIPS[self.chip].connected:
+            raise InputError(f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}", f"only {connected} devices exchange what they compute", f"Use -c {connected}, or distribute_strategy pp.")
         if self.splits and (self.batch > 1 or self.lora_max_rank or self.dynamic or self.use_history_kv or self.chunk_length):
             raise InputError(
                 f"num_device {self.num_device} with distribute_strategy tp and batch, lora_max_rank, dynamic, use_history_kv or chunk_length",

@@ -10,11 +10,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
-CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # chip -> cores
 
 
 @dataclass(frozen=True)
@@ -81,15 +81,37 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {o.name: o.default for o in OPTIONS}
     for key, raw in given.items():
-        if raw is None:
-            continue
-        name = ALIASES.get(key.lstrip("-").replace("-", "_"))
-        if name is None:
-            near = difflib.get_close_matches(key, ALIASES, n=1)
-            raise InputError(f"unknown option {key!r}", "llmconv takes no such option", f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them.")
-        option = BY_NAME[name]
-        values[name] = _value(option, raw)
+        if raw is not None:
+            option = _option(key)
+            values[option.name] = _value(option, raw)
     return values
+
+
+def typed(given: Mapping[str, Any]) -> dict[str, str]:
+    """What is given, as text by the options' own names, in the order of OPTIONS. Raises InputError for an unknown name."""
+    found = {_option(key).name: str(raw) for key, raw in given.items() if raw is not None}
+    return {o.name: found[o.name] for o in OPTIONS if o.name in found}
+
+
+def arguments(given: Mapping[str, str]) -> list[str]:
+    """The arguments of `llmconv convert` that say what `typed` gave."""
+    words: list[str] = []
+    for name, text in given.items():
+        option = BY_NAME[name]
+        if option.kind != "flag":
+            words += [f"--{name}", text]
+        elif _value(option, text):
+            words.append(f"--{name}")
+    return words
+
+
+def _option(key: str) -> Option:
+    name = ALIASES.get(key.lstrip("-").replace("-", "_"))
+    if name is not None:
+        return BY_NAME[name]
+    near = difflib.get_close_matches(key, ALIASES, n=1)
+    hint = f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them."
+    raise InputError(f"unknown option {key!r}", "llmconv takes no such option", hint)
 
 
 def _value(option: Option, raw: Any) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,10 +12,23 @@ from llmconv.bmodel.read import IO
 from llmconv.errors import ToolError
 from llmconv.numeric import from_bf16, from_f16, to_bf16, to_f16
 
-if TYPE_CHECKING:
-    from llmconv.simulator.client import NetInfo
-
 INTEGERS = {"i8": np.int8, "u8": np.uint8, "i16": np.int16, "u16": np.uint16, "i32": np.int32, "u32": np.uint32}
+
+
+@dataclass(frozen=True)
+class NetInfo:
+    """A net as the runtime sees it. inputs and outputs are those of the first stage; every stage's are in `shapes`.
+
+    shapes: by stage, (the inputs' shapes, the outputs' shapes), in the order of inputs and outputs.
+    """
+
+    inputs: tuple[IO, ...]
+    outputs: tuple[IO, ...]
+    dynamic: bool
+    stages: int
+    core_num: int
+    addr_mode: str
+    shapes: tuple[tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]], ...]
 
 
 def pack(net: str, info: NetInfo, inputs: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:

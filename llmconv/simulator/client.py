@@ -10,36 +10,22 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmconv.bmodel.read import IO, BModel
+from llmconv.chips import CHIPS
 from llmconv.errors import ConvertError, ToolError
+from llmconv.simulator import arrays
+from llmconv.simulator.arrays import NetInfo
 from llmconv.simulator.child import receive, send
-from llmconv.simulator.library import CMODELS, link
+from llmconv.simulator.library import link
 from llmconv.simulator.log import reason
 
 if TYPE_CHECKING:
     import numpy as np
 
 MiB = 1 << 20
-
-
-@dataclass(frozen=True)
-class NetInfo:
-    """A net as the runtime sees it. inputs and outputs are those of the first stage; every stage's are in `shapes`.
-
-    shapes: by stage, (the inputs' shapes, the outputs' shapes), in the order of inputs and outputs.
-    """
-
-    inputs: tuple[IO, ...]
-    outputs: tuple[IO, ...]
-    dynamic: bool
-    stages: int
-    core_num: int
-    addr_mode: str
-    shapes: tuple[tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]], ...]
 
 
 class Simulator:
@@ -62,7 +48,7 @@ class Simulator:
         self.log = Path(log).resolve() if log else self._folder / "log"
         self._log_start = 0
         try:
-            link(root, chip.upper(), self._folder)
+            link(root, CHIPS[chip], self._folder)
             self._start(memory_bytes or needed)
             for net in self._ask("loading the nets")[0]["nets"]:
                 self.nets[net["name"]] = _net_info(net)
@@ -108,8 +94,6 @@ class Simulator:
         dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a smaller one that may
         not gives a wrong result); its outputs come in their true shapes.
         """
-        from llmconv.simulator import arrays
-
         if net not in self.nets:
             raise ToolError(f"{self.bmodel} has no net {net!r}", f"it has {', '.join(self.nets)}")
         info = self.nets[net]
@@ -183,8 +167,8 @@ def _check(path: Path, chip: str) -> BModel:
         raise ToolError(error.what, error.why, error.try_) from None
     if bmodel.chip != chip.upper():
         raise ToolError(f"{path} is for {bmodel.chip}", f"it cannot run on a simulated {chip.upper()}")
-    if bmodel.chip not in CMODELS:
-        raise ToolError(f"{path} is for {bmodel.chip}", f"there are simulators for {', '.join(CMODELS)}")
+    if chip not in CHIPS:
+        raise ToolError(f"{path} is for {bmodel.chip}", f"there are simulators for {', '.join(CHIPS).upper()}")
     if bmodel.device_num > 1:
         raise ToolError(f"{path} is for {bmodel.device_num} devices", "the simulator has one")
     return bmodel

@@ -14,9 +14,8 @@ from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t,
 from pathlib import Path
 
 from llmconv.bmodel.schema import ADDR_MODES, DTYPES
+from llmconv.chips import Chip
 from llmconv.errors import ToolError
-
-CMODELS = {"BM1684X": "libcmodel_bm1684x.so", "BM1688": "libcmodel_bm1688.so", "CV186X": "libcmodel_bm1688.so"}
 
 MAX_DIMS = 8
 
@@ -91,13 +90,13 @@ _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
 }
 
 
-def link(root: Path, chip: str, folder: Path) -> None:
+def link(root: Path, chip: Chip, folder: Path) -> None:
     """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`. ToolError if a library is not there."""
     library = Path(root).resolve() / "lib"
     for name, target in (
         ("libbmrt.so.1.0", "libbmrt.so.1.0"),
         ("libbmlib.so.0", "libbmlib_bm1684x.so.0"),  # the driver's stand-in; the same one serves all three chips
-        ("libcmodel.so", CMODELS[chip]),
+        ("libcmodel.so", chip.simulator),
         ("libcpuop.so", "libcpuop.so"),
         ("libomp.so.5", "third_party/libomp.so.5"),
     ):
