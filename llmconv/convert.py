@@ -1,8 +1,9 @@
-"""A conversion from options to its end. Both front doors call this: llmconv.cli.main for `llmconv`, llmconv.doit_entry for `doit`.
+"""A conversion from options to its end. Both front doors call this: llmconv.cli.main for `llmconv`, llmconv.doit_entry
+for `doit`.
 
-    ask(given)              options to a Request
-    run(asked, tasks)       Request -> plan -> tasks -> engine, with these listeners:
-                            the request is kept in the output directory, the report is written, the summary is told
+ask(given)              options to a Request
+run(asked, tasks)       Request -> plan -> tasks -> engine, with these listeners:
+                        the request is kept in the output directory, the report is written, the summary is told
 """
 
 from __future__ import annotations
@@ -23,7 +24,9 @@ from llmconv.toolchain import doctor
 
 @dataclass(frozen=True)
 class Command:
-    """The command line of a run. `again` repeats all of it; `repeat` one task: it has {task} where the task's name belongs."""
+    """The command line of a run. `again` repeats all of it; `repeat` one task: it has {task} where the task's name
+    belongs.
+    """
 
     again: str = ""
     repeat: str = ""
@@ -38,8 +41,8 @@ def ask(given: Mapping[str, Any]) -> Request:
 
 
 def run(asked: Request, selected: Sequence[str] = (), command: Command = Command()) -> int:
-    """Run tasks of a request's graph (default: all that it asks for) on the engine; returns the exit code. Raises ConvertError for
-    what stops it from starting."""
+    """Run tasks of a request's graph (default: all that it asks for) on the engine; returns the exit code. Raises
+    ConvertError for what stops it from starting."""
     from llmconv import tasks
 
     made = plan(asked.job)

@@ -1,4 +1,5 @@
-"""doit's way in: the variables of doit's command line (model=DIR seq=512 ...) make the same run as `llmconv convert`."""
+"""doit's way in: the variables of doit's command line (model=DIR seq=512 ...) make the same run as `llmconv convert`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +18,8 @@ from llmconv.request.request import Request
 class Doit:
     """dodo.py makes one, which puts the engine into doit, and asks it for the tasks.
 
-        Doit()      doit runs on llmconv's engine, which asks _run_options when a command needs it
-        tasks()     variables -> Request -> plan -> task dicts
+    Doit()      doit runs on llmconv's engine, which asks _run_options when a command needs it
+    tasks()     variables -> Request -> plan -> task dicts
     """
 
     config = {"default_tasks": ["convert"], "verbosity": 2}
@@ -31,7 +32,8 @@ class Doit:
         """The tasks that the command line's variables ask for; without a model only the frame of the graph, so that
         `doit list` works anywhere.
 
-        Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with 3.
+        Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with
+        3.
         """
         from llmconv import tasks
 

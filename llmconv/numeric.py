@@ -24,7 +24,8 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
 def without_denormals(bits: np.ndarray, nan: int | None = None) -> np.ndarray:
     """bf16 bits (uint16) as the compiler stores what it computes: denormals become zeros of their sign.
 
-    nan: the bits that every NaN becomes; None: NaNs stay. Returns `bits` itself where it has none of these, and no zero, which is the rule.
+    nan: the bits that every NaN becomes; None: NaNs stay. Returns `bits` itself where it has none of these, and no
+    zero, which is the rule.
     """
     # magnitude - 0x80 wraps: numbers 0..0x7f00, NaNs above, zeros and denormals from 0xff80
     magnitude = bits & np.uint16(0x7FFF)

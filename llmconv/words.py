@@ -1,10 +1,11 @@
-"""How sizes, times and counts are said: one wording for consoles, queries, the report and whatever else tells of them."""
+"""How sizes, times and counts are said: one wording for consoles, queries, the report and whatever else tells of them.
+"""
 
 from __future__ import annotations
 
 
 def duration(seconds: float) -> str:
-    """"0.3 s", "42 s", "3 min 05 s", "2 h 07 min"."""
+    """ "0.3 s", "42 s", "3 min 05 s", "2 h 07 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -43,7 +44,9 @@ def rough_size(nbytes: int) -> str:
 
 
 def binary_size(nbytes: int) -> str:
-    """Bytes of memory against what a chip or a machine has of it, which is sold in powers of two: "512.0 MiB" or "16.0 GiB"."""
+    """Bytes of memory against what a chip or a machine has of it, which is sold in powers of two: "512.0 MiB" or "16.0
+    GiB".
+    """
     return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
 
 

@@ -9,9 +9,19 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-LOOSE = {"__init__", "doit_entry", "convert", "chips", "words", "numeric", "errors", "py.typed"}  # files in llmconv/ itself
+LOOSE = {
+    "__init__",
+    "doit_entry",
+    "convert",
+    "chips",
+    "words",
+    "numeric",
+    "errors",
+    "py.typed",
+}  # files in llmconv/ itself
 
-# From top to bottom: the rooms of a floor, and why they stand there. A room imports from floors below its own, never from its neighbours
+# From top to bottom: the rooms of a floor, and why they stand there. A room imports from floors below its own, never
+# from its neighbours
 FLOORS = (
     ({"dodo"}, "doit opens it; it only opens the door"),
     ({"cli", "doit_entry"}, "the two front doors: options to one call, errors to exit codes"),
@@ -22,9 +32,15 @@ FLOORS = (
     ({"compile"}, "makes one net of a plan"),
     ({"plan"}, "which nets a request comes to, for the family of its checkpoint"),
     ({"families"}, "each model family, out of blocks"),
-    ({"blocks", "request", "coefficients", "simulator"}, "parts of models; what is asked; how weights are stored; the chip"),
+    (
+        {"blocks", "request", "coefficients", "simulator"},
+        "parts of models; what is asked; how weights are stored; the chip",
+    ),
     ({"hub"}, "brings a checkpoint, and has the table of its tensors before it is there"),
-    ({"checkpoint", "top", "bmodel", "toolchain", "engine"}, "files, languages and programs that know nothing of each other"),
+    (
+        {"checkpoint", "top", "bmodel", "toolchain", "engine"},
+        "files, languages and programs that know nothing of each other",
+    ),
     ({"chips", "words", "numeric", "errors", "llmconv"}, "facts, wording and arithmetic that anything may use"),
 )
 LEVEL = {room: level for level, (rooms, _) in enumerate(FLOORS) for room in rooms}
@@ -109,9 +125,18 @@ def late():
     from ..engine import cache
     from .compile import tasks
 """
-    found = {"llmconv.words", "llmconv.chips", "llmconv", "llmconv.tasks.shapes", "llmconv.engine.cache", "llmconv.tasks.compile"}
+    found = {
+        "llmconv.words",
+        "llmconv.chips",
+        "llmconv",
+        "llmconv.tasks.shapes",
+        "llmconv.engine.cache",
+        "llmconv.tasks.compile",
+    }
     assert imported("llmconv.tasks.check", source) == found
-    assert imported("llmconv.tasks", "from . import check") == {"llmconv"}, "of a module, . is the package that it is in"
+    assert imported("llmconv.tasks", "from . import check") == {"llmconv"}, (
+        "of a module, . is the package that it is in"
+    )
     assert imported("llmconv.tasks", "from . import check", package=True) == {"llmconv.tasks.check"}
 
 

@@ -1,4 +1,5 @@
-"""The weight file of one net: an uncompressed npz, written tensor by tensor (the compiler aborts on compressed ones)."""
+"""The weight file of one net: an uncompressed npz, written tensor by tensor (the compiler aborts on compressed ones).
+"""
 
 from __future__ import annotations
 
@@ -19,11 +20,11 @@ BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 
 def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
-    """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows. One with "values",
-    an array, has those and needs no recipe.
+    """Write `weights` ({name, recipe, dtype}) to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
+    One with "values", an array, has those and needs no recipe.
 
-    dtype f32 gives float32, ui8 bytes; bf16 and f16 the bits as uint16 (of float16 the compiler can read a file but not write one), those of a
-    plain tensor as they are, of what is computed without bf16 denormals, as the compiler rounds.
+    dtype f32 gives float32, ui8 bytes; bf16 and f16 the bits as uint16 (of float16 the compiler can read a file but not
+    write one), those of a plain tensor as they are, of what is computed without bf16 denormals, as the compiler rounds.
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for weight in weights:
@@ -83,12 +84,16 @@ def _turned_rows(recipe: list, checkpoint: Checkpoint) -> tuple[str, int, int] |
         name, first, last = inner, 0, checkpoint.info(inner).shape[0]
     else:
         return None
-    return (name, first, last) if len(checkpoint.info(name).shape) == 2 and checkpoint.info(name).dtype in ("BF16", "F16", "F32") else None
+    return (
+        (name, first, last)
+        if len(checkpoint.info(name).shape) == 2 and checkpoint.info(name).dtype in ("BF16", "F16", "F32")
+        else None
+    )
 
 
 def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str) -> Iterator[np.ndarray]:
-    """The transpose of rows first..last of a tensor [N, K], by blocks of its rows; each is filled from few rows of the tensor at a time,
-    which fit the cache."""
+    """The transpose of rows first..last of a tensor [N, K], by blocks of its rows; each is filled from few rows of the
+    tensor at a time, which fit the cache."""
     info = checkpoint.info(name)
     width, count = info.shape[1], last - first
     step, few = max(1, BLOCK // (2 * count)), max(64, (1 << 17) // width)
@@ -102,7 +107,8 @@ def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str)
 
 
 def _computed(values: np.ndarray, stored: str, half: str) -> np.ndarray:
-    """Values, stored as `stored`, as half precision bits as the compiler rounds what is computed: no denormals in bf16."""
+    """Values, stored as `stored`, as half precision bits as the compiler rounds what is computed: no denormals in bf16.
+    """
     if half == "bf16":
         return without_denormals(values if stored == "BF16" else to_bf16(values))
     return (values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)).view(np.uint16)

@@ -18,7 +18,8 @@ from llmconv.request.options import OPTIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted."""
+    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted.
+    """
     return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
@@ -47,48 +48,92 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-V", "--version", action=_Version)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
-    convert = commands.add_parser("convert", help="convert a checkpoint", usage="%(prog)s -m MODEL -s N [options]", description="Convert a checkpoint to a .bmodel.")
+    convert = commands.add_parser(
+        "convert",
+        help="convert a checkpoint",
+        usage="%(prog)s -m MODEL -s N [options]",
+        description="Convert a checkpoint to a .bmodel.",
+    )
     add_options(convert)
     convert.add_argument("-V", "--version", action=_Version)
-    convert.add_argument("--task", action="append", default=[], metavar="NAME", help="build only this task, e.g. compile:block_0 (repeatable)")
+    convert.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="build only this task, e.g. compile:block_0 (repeatable)",
+    )
     convert.set_defaults(run=_convert)
 
-    plan = commands.add_parser("plan", help="what a conversion would do", usage="%(prog)s -m MODEL -s N [options]", description="Show what a conversion would build, take from the cache and keep.")
+    plan = commands.add_parser(
+        "plan",
+        help="what a conversion would do",
+        usage="%(prog)s -m MODEL -s N [options]",
+        description="Show what a conversion would build, take from the cache and keep.",
+    )
     add_options(plan)
     plan.set_defaults(run=_plan)
 
-    verify = commands.add_parser("verify", help="prove a .bmodel on the chip simulator", description="Run the nets on the chip simulator against the model's own maths.")
+    verify = commands.add_parser(
+        "verify",
+        help="prove a .bmodel on the chip simulator",
+        description="Run the nets on the chip simulator against the model's own maths.",
+    )
     verify.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
     verify.add_argument("--nets", default="", metavar="A,B", help="these nets only")
     verify.add_argument("--full", action="store_true", help="every net and a generation, however long it takes")
     verify.add_argument("--debug", action="store_true", help="show tracebacks")
     verify.set_defaults(run=_verify)
 
-    why = commands.add_parser("why", help="why a net would be rebuilt", description="Say why tasks would run, or what they were built from.")
+    why = commands.add_parser(
+        "why", help="why a net would be rebuilt", description="Say why tasks would run, or what they were built from."
+    )
     why.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
     why.add_argument("net", nargs="?", metavar="NET", help="a net or a task, e.g. block_0 or merge")
     why.set_defaults(run=_why)
 
-    inspect = commands.add_parser("inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel.")
+    inspect = commands.add_parser(
+        "inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel."
+    )
     inspect.add_argument("file", type=Path, metavar="FILE", help="a .bmodel, of llmconv or of the vendor's tools")
     inspect.add_argument("--json", action="store_true", help="print everything as JSON")
     inspect.set_defaults(run=_inspect)
 
-    graph = commands.add_parser("graph", help="the task graph as SVG or DOT", description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.")
+    graph = commands.add_parser(
+        "graph",
+        help="the task graph as SVG or DOT",
+        description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.",
+    )
     graph.add_argument("out", nargs="?", type=Path, metavar="OUT", help="output directory of a conversion")
-    graph.add_argument("--to", type=Path, default=Path("graph.svg"), metavar="FILE", help="file to write, .svg or .dot; - prints DOT [graph.svg]")
+    graph.add_argument(
+        "--to",
+        type=Path,
+        default=Path("graph.svg"),
+        metavar="FILE",
+        help="file to write, .svg or .dot; - prints DOT [graph.svg]",
+    )
     add_options(graph)
     graph.set_defaults(run=_graph)
 
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
-    gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]")
+    gc.add_argument(
+        "--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]"
+    )
     gc.set_defaults(run=_gc)
 
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
     doctor.set_defaults(run=_doctor)
 
-    complete = commands.add_parser("completion", help="a script that completes these commands in a shell", description="Print a completion script.", epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" before it.')
-    complete.add_argument("shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]")
+    complete = commands.add_parser(
+        "completion",
+        help="a script that completes these commands in a shell",
+        description="Print a completion script.",
+        epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" '
+        "before it.",
+    )
+    complete.add_argument(
+        "shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]"
+    )
     complete.set_defaults(run=_completion)
 
     demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
@@ -110,7 +155,9 @@ class _Version(argparse.Action):
 
         found = toolchain.find()
         print(f"llmconv {__version__}")
-        print(f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)")
+        print(
+            f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)"
+        )
         for name in ("transformers", "torch"):
             try:
                 print(f"{name} {version(name)}")

@@ -1,7 +1,7 @@
 """Rounding as the compiler does it: to bf16 and f16 bits, and half away from zero.
 
-Measured on tpu_mlir 1.30.2: nearest even; every NaN becomes 0x7fff; bf16 denormals become zeros of their sign (f16 ones stay);
-values too large become infinite. A table that the net declares as bf16 is copied bit by bit instead.
+Measured on tpu_mlir 1.30.2: nearest even; every NaN becomes 0x7fff; bf16 denormals become zeros of their sign (f16 ones
+stay); values too large become infinite. A table that the net declares as bf16 is copied bit by bit instead.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ F16_INF = 0x7C00
 def half_bits(values: np.ndarray, stored: str, half: str) -> np.ndarray:
     """The bits (uint16) that the compiler stores for `values` in the half precision type `half` ("bf16" or "f16").
 
-    stored: how the values came: "BF16" (uint16 bits), "F16" (float16), anything else float32. Their shape is kept; the result
-    may share memory with `values`.
+    stored: how the values came: "BF16" (uint16 bits), "F16" (float16), anything else float32. Their shape is kept; the
+    result may share memory with `values`.
     """
     if half == "bf16":
         return without_denormals(values if stored == "BF16" else to_bf16(to_float(values, stored)), nan=QUIET)

@@ -25,7 +25,9 @@ def console(options: RunOptions) -> list[Callable[[Event], None]]:
         from llmconv.engine.terminal import Terminal
 
         return [Terminal(options.debug)]
-    return {"plain": [Plain(debug=options.debug)], "json": [Json()], "quiet": [Quiet(debug=options.debug)], "none": []}[kind]
+    return {"plain": [Plain(debug=options.debug)], "json": [Json()], "quiet": [Quiet(debug=options.debug)], "none": []}[
+        kind
+    ]
 
 
 class Lines:

@@ -1,4 +1,6 @@
-"""The console of a terminal: finished tasks scroll by over a footer that shows what runs, how far it is, and what it takes."""
+"""The console of a terminal: finished tasks scroll by over a footer that shows what runs, how far it is, and what it
+takes.
+"""
 
 from __future__ import annotations
 
@@ -22,10 +24,11 @@ STYLES = {"compiled": "green", "stamped": "cyan", "cached": "blue", "built": "gr
 
 
 class Terminal:
-    """A listener. rich is imported, and the footer drawn, when the first task starts: a run that does nothing needs neither.
+    """A listener. rich is imported, and the footer drawn, when the first task starts: a run that does nothing needs
+    neither.
 
-    Lines are collected and written with the next picture, by a thread of its own, so that a task costs the build nothing.
-    The cursor stays visible: a build that is killed leaves a terminal that can be used.
+    Lines are collected and written with the next picture, by a thread of its own, so that a task costs the build
+    nothing. The cursor stays visible: a build that is killed leaves a terminal that can be used.
     """
 
     def __init__(self, debug: bool = False):
@@ -103,7 +106,8 @@ class Terminal:
         self._lines.append(Text(line, style))
 
     def _finished(self, event: events.TaskFinished) -> None:
-        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to 60."""
+        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to 60.
+        """
         from rich.text import Text
 
         how, number = wording.result(event), self._number()
@@ -154,7 +158,9 @@ class Terminal:
             self._stop.set()  # nobody looks any more; the build goes on
 
     def _unwrap(self, console: Console) -> None:
-        """When the window became narrower, the picture that is shown has been wrapped to more lines than were drawn: erase those."""
+        """When the window became narrower, the picture that is shown has been wrapped to more lines than were drawn:
+        erase those.
+        """
         from rich.control import Control
         from rich.segment import ControlType
 
@@ -194,7 +200,8 @@ class Terminal:
         for task in shown[:most]:
             phase = "fetch" if task.how == "cache" else task.phase
             name = task.name.partition(":")[2] or task.name
-            took = f"{phase:<9}{duration(now - task.time):>12}{rough_size(memory[task.name]) if memory.get(task.name) else '':>9}"
+            taken = rough_size(memory[task.name]) if memory.get(task.name) else ""
+            took = f"{phase:<9}{duration(now - task.time):>12}{taken:>9}"
             if width < 50:
                 took = duration(now - task.time)
             space = max(8, width - len(took) - 4)
@@ -227,7 +234,14 @@ class Terminal:
         line.append(f"{failed} failed", STYLES["FAILED"] if failed else "")
         if self._beat:
             now = rough_size(self._beat.memory)
-            memory = next((text for text in (f"  memory {now} of {rough_size(self._beat.budget)}", f"  {now}") if len(line) + len(text) <= width), "")
+            memory = next(
+                (
+                    text
+                    for text in (f"  memory {now} of {rough_size(self._beat.budget)}", f"  {now}")
+                    if len(line) + len(text) <= width
+                ),
+                "",
+            )
             line.append(f"{memory:>{max(0, width - len(line))}}")
         line.truncate(width)
         return line

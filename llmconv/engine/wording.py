@@ -12,7 +12,8 @@ _WIDEST = 300  # characters of a log's line that are shown
 
 
 def result(event: events.TaskFinished) -> str:
-    """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else "built"."""
+    """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else "built".
+    """
     return "cached" if event.how == "cached" else str(event.values.get("how") or "built")
 
 
@@ -24,17 +25,19 @@ def why(event: events.TaskFinished) -> str:
 def beat(event: events.Heartbeat, seconds: float) -> str:
     """A line for a heartbeat; seconds: since the start."""
     running = ", ".join(
-        f"{name} ({duration(so_far)}{', ' + rough_size(memory) if memory else ''})" for name, so_far, memory in event.running
+        f"{name} ({duration(so_far)}{', ' + rough_size(memory) if memory else ''})"
+        for name, so_far, memory in event.running
     )
     return (
-        f"still at it after {duration(seconds)}: {event.finished} of {event.total} tasks done, {roughly(event.left)} left;"
+        f"still at it after {duration(seconds)}: {event.finished} of {event.total} tasks done, {roughly(event.left)} "
+        "left;"
         f" memory {rough_size(event.memory)} of {rough_size(event.budget)}; running: {running or 'nothing'}"
     )
 
 
 def failure(failed: events.TaskFailed, debug: bool = False) -> list[str]:
-    """What a user needs after a failure: task and phase, what and why, the last words of the log, where the rest is, the
-    command that repeats the step."""
+    """What a user needs after a failure: task and phase, what and why, the last words of the log, where the rest is,
+    the command that repeats the step."""
     told = failed.failure
     phase = "" if failed.phase in failed.name else f" ({failed.phase})"
     lines = ["", f"{failed.name} failed{phase}: {told}"]
@@ -49,7 +52,9 @@ def failure(failed: events.TaskFailed, debug: bool = False) -> list[str]:
     return lines
 
 
-def ending(event: events.RunFinished, failed: Sequence[events.TaskFailed], blocked: int, debug: bool = False) -> list[str]:
+def ending(
+    event: events.RunFinished, failed: Sequence[events.TaskFailed], blocked: int, debug: bool = False
+) -> list[str]:
     """The last lines of a run: its failures, its counts, and how to go on if it is not done."""
     lines = [line for one in failed for line in failure(one, debug)]
     counts = (

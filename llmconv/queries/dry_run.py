@@ -11,13 +11,16 @@ from llmconv.queries.why import outlook
 from llmconv.request.request import Request
 
 KEYS = (
-    "model_path model_type out_dir chip quantize seq_length max_input_length max_prefill_kv_length max_shape max_pixels num_device "
-    "distribute_strategy num_core batch dynamic embedding_disk do_sample use_block_with_kv share_prompt lora_max_rank symmetric"
+    "model_path model_type out_dir chip quantize seq_length max_input_length max_prefill_kv_length max_shape "
+    "max_pixels num_device distribute_strategy num_core batch dynamic embedding_disk do_sample use_block_with_kv "
+    "share_prompt lora_max_rank symmetric"
 ).split()
 
 
 def dry_run(asked: Request) -> str:
-    """The report; with `debug` also each net's inputs, outputs and flags. Raises InputError for whatever would stop the conversion."""
+    """The report; with `debug` also each net's inputs, outputs and flags. Raises InputError for whatever would stop the
+    conversion.
+    """
     made = plan(asked.job)
     nets = [*net_lines(made.nets), ""] if asked.job.debug else []
     return "\n".join([*_keys(made), "", *nets, overview(made, outlook(asked, made))])

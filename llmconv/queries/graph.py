@@ -33,14 +33,18 @@ def draw(asked: Request, to: Path) -> str:
         part.write_text(svg(found, title) if to.suffix == ".svg" else dot(found, title), encoding="utf-8")
         os.replace(part, to)
     except OSError as error:
-        raise InputError(f"{to} cannot be written", error.strerror or str(error), "Name another file with --to.") from None
+        raise InputError(
+            f"{to} cannot be written", error.strerror or str(error), "Name another file with --to."
+        ) from None
     count = Counter(box.state for box in found)
     states = ", ".join(f"{count[state]} {text}" for state, (text, *_) in STATES.items() if count[state])
     return f"{to}: {len(found)} tasks, {states}"
 
 
 def boxes(asked: Request) -> list[Box]:
-    """Every task of a request's graph, dependencies first: its state, why, and what it took. Raises InputError for a wrong job."""
+    """Every task of a request's graph, dependencies first: its state, why, and what it took. Raises InputError for a
+    wrong job.
+    """
     graph = load(tasks.graph(plan(asked.job)), tasks.GOALS)
     explainer = Explainer(graph, asked.run_options())
     last = (history.read(asked.layout.state) or [history.Run(0)])[-1]

@@ -15,8 +15,8 @@ from llmconv.words import size
 
 
 def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
-    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs. None while
-    the weights are still to be downloaded: what they make of the cache is not known before."""
+    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs.
+    None while the weights are still to be downloaded: what they make of the cache is not known before."""
     if not all(shard.exists() for shard in made.checkpoint.shards):
         return None
     return engine.outlook(tasks.graph(made), [asked.goal], asked.run_options())
@@ -47,12 +47,19 @@ def why(out: Path, name: str | None) -> str:
 
 
 def _describe(item: Any) -> list[str]:
-    state = {"unchanged": "is up to date", "cached": "would be taken from the cache", "run": "would run", "maybe": "may run"}[item.action]
+    state = {
+        "unchanged": "is up to date",
+        "cached": "would be taken from the cache",
+        "run": "would run",
+        "maybe": "may run",
+    }[item.action]
     lines = [f"{item.name} {state}" + (f": {item.reason}" if item.reason else "")]
     for field, before, after in item.changes:
         lines.append(f"  {field}: {_short(before)} -> {_short(after)}")
     if item.row is not None:
-        lines.append(f"  built in {item.row.seconds:.1f} s, {size(item.row.peak_rss)} of memory, key {item.row.key[:16]}, from")
+        lines.append(
+            f"  built in {item.row.seconds:.1f} s, {size(item.row.peak_rss)} of memory, key {item.row.key[:16]}, from"
+        )
         lines += [f"    {k}: {_short(v)}" for k, v in _flat(item.row.fields)]
     return lines
 

@@ -1,4 +1,5 @@
-"""report.html: what was built from what, how long it took, how large, how fast and how right it is. One page that needs nothing else.
+"""report.html: what was built from what, how long it took, how large, how fast and how right it is. One page that needs
+nothing else.
 
 Only the light names are imported at once: a run that finds nothing to do must not pay for the rest.
 """
@@ -37,8 +38,8 @@ class Writer:
 
 
 def write(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> None:
-    """Write the report of an output directory. ending: the last event of its last run, where the log may lack it yet; of: what that run
-    was to build, which is read from the directory otherwise.
+    """Write the report of an output directory. ending: the last event of its last run, where the log may lack it yet;
+    of: what that run was to build, which is read from the directory otherwise.
 
     What is wrong with the report alone must not look like a failed build: it is a warning.
     """

@@ -1,4 +1,6 @@
-"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs of the runs."""
+"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs
+of the runs.
+"""
 
 from __future__ import annotations
 
@@ -17,16 +19,16 @@ from llmconv.plan.plan import Plan, plan
 from llmconv.request import request
 from llmconv.request.output import Layout
 from llmconv.request.request import Request
-from llmconv.tasks.manifest import job_json
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of an output directory; whatever is missing is empty or None.
 
-    given: the options as they were typed (`typed` of a Request). plan: of those options, None when the checkpoint cannot be read any more. manifest: of the
-    .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe). verified: verify.json, if it is about this .bmodel.
-    runs: oldest first, the last one is what the report is about. deps: task -> tasks before it.
+    given: the options as they were typed (`typed` of a Request). plan: of those options, None when the checkpoint
+    cannot be read any more. manifest: of the .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe).
+    verified: verify.json, if it is about this .bmodel. runs: oldest first, the last one is what the report is about.
+    deps: task -> tasks before it.
     """
 
     layout: Layout
@@ -46,7 +48,7 @@ class Facts:
     def job(self) -> Mapping[str, Any]:
         """The settled options: of what is being built, else of what was."""
         if self.plan:
-            return job_json(self.plan.job)
+            return self.plan.job.to_dict()
         return self.manifest["job"] if self.manifest else self.given
 
     @property
@@ -56,13 +58,23 @@ class Facts:
 
     @property
     def nets(self) -> list[dict[str, Any]]:
-        """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those that are finished."""
+        """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those
+        that are finished.
+        """
         if self.manifest and not self.outdated:
             return list(self.manifest["nets"])
-        return [self._net(net) for net in self.plan.nets] if self.plan else list(self.manifest["nets"]) if self.manifest else []
+        if self.plan:
+            return [self._net(net) for net in self.plan.nets]
+        return list(self.manifest["nets"]) if self.manifest else []
 
     def _net(self, net: Any) -> dict[str, Any]:
-        told: dict[str, Any] = {"name": net.name, "kind": net.kind, "layer": net.layer, "stage_of": net.stage_of, "flags": net.flags.to_dict()}
+        told: dict[str, Any] = {
+            "name": net.name,
+            "kind": net.kind,
+            "layer": net.layer,
+            "stage_of": net.stage_of,
+            "flags": net.flags.to_dict(),
+        }
         task, run = f"compile:{net.name}", self.last
         done = task in run.unchanged or any(span.name == task and span.how in ("built", "cached") for span in run.spans)
         for path in self.layout.net(net.name)[2:] if done else ():
@@ -71,18 +83,26 @@ class Facts:
 
     @property
     def outdated(self) -> bool:
-        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not get to it."""
+        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not
+        get to it.
+        """
         run = self.last
-        if self.manifest and self.plan and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items()):
+        if (
+            self.manifest
+            and self.plan
+            and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items())
+        ):
             return True
         if run.finished and not run.finished.get("status"):
             return False
-        return "manifest" not in run.unchanged and not any(span.name == "manifest" and span.how == "built" for span in run.spans)
+        return "manifest" not in run.unchanged and not any(
+            span.name == "manifest" and span.how == "built" for span in run.spans
+        )
 
 
 def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Facts:
-    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of: what that run was
-    to build; read from the directory and planned again where it is not given."""
+    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of:
+    what that run was to build; read from the directory and planned again where it is not given."""
     layout = Layout(out)
     asked, made = of or _asked(out)
     runs = history.read(layout.state)

@@ -1,6 +1,7 @@
 """The options: one table that both front ends, the help text and the checks read.
 
-Names, short flags and defaults are those of the vendor's llm_convert.py document; `variable` is the short name on the doit side.
+Names, short flags and defaults are those of the vendor's llm_convert.py document; `variable` is the short name on the
+doit side.
 """
 
 from __future__ import annotations
@@ -32,14 +33,37 @@ class Option:
 
 
 OPTIONS = (
-    Option("model_path", "path", None, "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub", "required", ("-m",), "model"),
+    Option(
+        "model_path",
+        "path",
+        None,
+        "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub",
+        "required",
+        ("-m",),
+        "model",
+    ),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
-    Option("quantize", "choice", "auto", "weights: auto follows the checkpoint, else bf16", "quantisation", ("-q",), choices=QUANTIZE),
+    Option(
+        "quantize",
+        "choice",
+        "auto",
+        "weights: auto follows the checkpoint, else bf16",
+        "quantisation",
+        ("-q",),
+        choices=QUANTIZE,
+    ),
     Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),
     Option("symmetric", "flag", False, "symmetric quantisation: zero points at the middle", "quantisation"),
     Option("chip", "choice", "bm1684x", "target chip", "target", ("-c", "--processor"), choices=tuple(CHIPS)),
     Option("num_device", "int", 1, "devices that share the model", "target"),
-    Option("distribute_strategy", "choice", "tp", "how devices share it: the matrices of every layer (tp) or the layers (pp)", "target", choices=("tp", "pp")),
+    Option(
+        "distribute_strategy",
+        "choice",
+        "tp",
+        "how devices share it: the matrices of every layer (tp) or the layers (pp)",
+        "target",
+        choices=("tp", "pp"),
+    ),
     Option("num_core", "int", 0, "cores to use; 0: all of the chip's", "target"),
     Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",)),
     Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
@@ -60,10 +84,23 @@ OPTIONS = (
     Option("debug", "flag", False, "keep intermediate files and show tracebacks", "flow"),
     Option("dry_run", "flag", False, "check everything, print the plan, write nothing", "flow"),
     Option("jobs", "int", 0, "tasks at once; 0: one per core", "build", ("-n",)),
-    Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: 1.5G, if that is free", "build"),
+    Option(
+        "memory",
+        "size",
+        None,
+        "memory that running tasks may use together, e.g. 8G; default: 1.5G, if that is free",
+        "build",
+    ),
     Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
-    Option("progress", "choice", "auto", "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal", "build", choices=PROGRESS),
+    Option(
+        "progress",
+        "choice",
+        "auto",
+        "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal",
+        "build",
+        choices=PROGRESS,
+    ),
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 
@@ -88,7 +125,8 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed(given: Mapping[str, Any]) -> dict[str, str]:
-    """What is given, as text by the options' own names, in the order of OPTIONS. Raises InputError for an unknown name."""
+    """What is given, as text by the options' own names, in the order of OPTIONS. Raises InputError for an unknown name.
+    """
     found = {_option(key).name: str(raw) for key, raw in given.items() if raw is not None}
     return {o.name: found[o.name] for o in OPTIONS if o.name in found}
 

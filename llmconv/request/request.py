@@ -1,7 +1,8 @@
-"""Request: all that one run is asked for. Both front doors make one from their options, once; everything behind them takes it as data.
+"""Request: all that one run is asked for. Both front doors make one from their options, once; everything behind them
+takes it as data.
 
-    settle(given, check)    options as typed, a model of the hub brought to one commit
-    load(out), save(asked)  the request that was last started in an output directory
+settle(given, check)    options as typed, a model of the hub brought to one commit
+load(out), save(asked)  the request that was last started in an output directory
 """
 
 from __future__ import annotations
@@ -39,8 +40,10 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: a job, and how to build it. typed: the options that were given, by their own names, as text, with the place of the
-    model and of the output settled; all others have their defaults. notes: what is to be told when the run starts."""
+    """What is asked: a job, and how to build it. typed: the options that were given, by their own names, as text, with
+    the place of the model and of the output settled; all others have their defaults. notes: what is to be told when the
+    run starts.
+    """
 
     job: Job
     build: BuildOptions
@@ -49,7 +52,8 @@ class Request:
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Request:
-        """From options as they were typed (names of the document or doit's short ones; strings or values), and no look at the hub.
+        """From options as they were typed (names of the document or doit's short ones; strings or values), and no look
+        at the hub.
 
         Raises InputError for anything that no checkpoint could make right.
         """
@@ -65,7 +69,8 @@ class Request:
         return "export" if self.job.only_mlir else "convert"
 
     def run_options(self) -> RunOptions:
-        """For the engine, as far as a look at the build needs them: no listeners, nothing that is done before a build."""
+        """For the engine, as far as a look at the build needs them: no listeners, nothing that is done before a build.
+        """
         build = self.build
         return RunOptions(
             state_dir=self.layout.state,
@@ -79,14 +84,15 @@ class Request:
 
 
 def settle(given: Mapping[str, Any], check: Callable[[Job], object]) -> Request:
-    """The request with a model of the hub brought to one commit, whose config.json is right and whose small files are in the cache.
+    """The request with a model of the hub brought to one commit, whose config.json is right and whose small files are
+    in the cache.
 
-    check: is given a job when config.json alone is there, and raises what is wrong with that. Errors: InputError, and Unreachable
-    when the hub does not answer and the cache does not hold the model.
+    check: is given a job when config.json alone is there, and raises what is wrong with that. Errors: InputError, and
+    Unreachable when the hub does not answer and the cache does not hold the model.
     """
     values = parse(given)
-    asked = values["model_path"] is not None and values["seq_length"] is not None
-    name = Name.parse(values["model_path"]) if asked else None
+    model = values["model_path"] if values["seq_length"] is not None else None
+    name = Name.parse(model) if model is not None else None
     if name is None:
         return _request(values, given)
     from llmconv.hub import repository

@@ -32,7 +32,9 @@ class NetInfo:
 
 
 def pack(net: str, info: NetInfo, inputs: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Each input in the net's order as flat bytes (uint8), and its shape. ToolError names the net and the tensor at fault."""
+    """Each input in the net's order as flat bytes (uint8), and its shape. ToolError names the net and the tensor at
+    fault.
+    """
     names = [io.name for io in info.inputs]
     if set(inputs) != set(names):
         raise ToolError(f"net {net} takes {', '.join(names)}", f"given were {', '.join(inputs) or 'no tensors'}")
@@ -40,10 +42,14 @@ def pack(net: str, info: NetInfo, inputs: Mapping[str, np.ndarray]) -> tuple[lis
     shapes = [given[name].shape for name in names]
     _check_shapes(net, info, shapes)
     arrays = [_convert(net, io, given[io.name]) for io in info.inputs]
-    return [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays], [list(shape) for shape in shapes]
+    return [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays], [
+        list(shape) for shape in shapes
+    ]
 
 
-def unpack(tensors: Sequence[IO], shapes: Sequence[Sequence[int]], buffers: Sequence[bytearray]) -> dict[str, np.ndarray]:
+def unpack(
+    tensors: Sequence[IO], shapes: Sequence[Sequence[int]], buffers: Sequence[bytearray]
+) -> dict[str, np.ndarray]:
     """The tensors by name in their true shapes; f16 and bf16 become f32. A buffer may be larger than its output."""
     results = {}
     for io, shape, buffer in zip(tensors, shapes, buffers):
@@ -65,7 +71,9 @@ def _check_shapes(net: str, info: NetInfo, shapes: Sequence[tuple[int, ...]]) ->
     for io, shape, wanted in zip(info.inputs, shapes, best):
         if not _fits(shape, wanted, info.dynamic):
             rule = "up to " if info.dynamic else ""
-            raise ToolError(f"input {io.name} of net {net} has the shape {_text(shape)}", f"the net takes {rule}{_text(wanted)}")
+            raise ToolError(
+                f"input {io.name} of net {net} has the shape {_text(shape)}", f"the net takes {rule}{_text(wanted)}"
+            )
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], dynamic: bool) -> bool:
@@ -88,5 +96,7 @@ def _convert(net: str, io: IO, array: np.ndarray) -> np.ndarray:
         limits = np.iinfo(INTEGERS[io.dtype])
         if not array.size or (array.min() >= limits.min and array.max() <= limits.max):
             return array.astype(INTEGERS[io.dtype])
-        raise ToolError(f"input {io.name} of net {net} has values from {array.min()} to {array.max()}", f"it is {io.dtype}")
+        raise ToolError(
+            f"input {io.name} of net {net} has values from {array.min()} to {array.max()}", f"it is {io.dtype}"
+        )
     raise ToolError(f"input {io.name} of net {net} was given as {array.dtype}", f"it is {io.dtype}")

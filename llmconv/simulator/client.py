@@ -31,12 +31,13 @@ MiB = 1 << 20
 class Simulator:
     """A simulated chip with one .bmodel loaded, in a process of its own; use it in a `with` statement.
 
-    bmodel: the file; chip: "bm1684x", "bm1688" or "cv186x", which must be the file's; root: the compiler's folder (TPUC_ROOT);
-    memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched costs anything);
-    log: where the libraries' output goes (by default it is thrown away, and only an error quotes its end).
+    bmodel: the file; chip: "bm1684x", "bm1688" or "cv186x", which must be the file's; root: the compiler's folder
+    (TPUC_ROOT); memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched
+    costs anything); log: where the libraries' output goes (by default it is thrown away, and only an error quotes its
+    end).
 
-    Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the simulator.
-    The process dies with the thread that made it.
+    Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the
+    simulator. The process dies with the thread that made it.
     """
 
     def __init__(self, bmodel: Path, chip: str, root: Path, memory_bytes: int | None = None, log: Path | None = None):
@@ -85,14 +86,16 @@ class Simulator:
             os.close(child_write)
 
     def run(self, net: str, inputs: Mapping[str, np.ndarray], read: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer type.
+        """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer
+        type.
 
-        read: inputs (of a net with io_alone addresses) that the net writes to: they are returned too, as the launch left them.
+        read: inputs (of a net with io_alone addresses) that the net writes to: they are returned too, as the launch
+        left them.
 
-        inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a uint16
-        array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a dynamic net any
-        dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a smaller one that may
-        not gives a wrong result); its outputs come in their true shapes.
+        inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a
+        uint16 array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a
+        dynamic net any dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a
+        smaller one that may not gives a wrong result); its outputs come in their true shapes.
         """
         if net not in self.nets:
             raise ToolError(f"{self.bmodel} has no net {net!r}", f"it has {', '.join(self.nets)}")
@@ -148,8 +151,8 @@ class Simulator:
 def memory_needed(bmodel: BModel) -> int:
     """Bytes of device memory that the nets of a file may take together, with a margin.
 
-    Coefficients that nets share are loaded once. Beyond them: what the nets keep for inputs, outputs and intermediate tensors,
-    and the instructions, which lie in the file too.
+    Coefficients that nets share are loaded once. Beyond them: what the nets keep for inputs, outputs and intermediate
+    tensors, and the instructions, which lie in the file too.
     """
     stages = [stage for net in bmodel.nets for stage in net.stages]
     coefficients = {stage.coeff: stage.coeff.size for stage in stages}
