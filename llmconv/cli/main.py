@@ -18,8 +18,7 @@ from llmconv.request.options import OPTIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted.
-    """
+    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted."""
     return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
@@ -48,6 +47,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-V", "--version", action=_Version)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
+    _add_conversion(commands)
+    _add_build(commands)
+    _add_machine(commands)
+    return parser
+
+
+def _add_conversion(commands: Any) -> None:
+    """The commands that take the options of a conversion alone."""
     convert = commands.add_parser(
         "convert",
         help="convert a checkpoint",
@@ -74,6 +81,9 @@ def _parser() -> argparse.ArgumentParser:
     add_options(plan)
     plan.set_defaults(run=_plan)
 
+
+def _add_build(commands: Any) -> None:
+    """The commands on what was built."""
     verify = commands.add_parser(
         "verify",
         help="prove a .bmodel on the chip simulator",
@@ -115,6 +125,9 @@ def _parser() -> argparse.ArgumentParser:
     add_options(graph)
     graph.set_defaults(run=_graph)
 
+
+def _add_machine(commands: Any) -> None:
+    """The commands on this machine."""
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
     gc.add_argument(
         "--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]"
@@ -139,7 +152,6 @@ def _parser() -> argparse.ArgumentParser:
     demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
     demo.add_argument("dir", nargs="?", type=Path, default=Path("demo"), help="where to [./demo]")
     demo.set_defaults(run=_demo)
-    return parser
 
 
 class _Version(argparse.Action):

@@ -8,7 +8,7 @@ import datetime
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
@@ -169,59 +169,9 @@ def _link(facts: Facts, path: Path, text: str = "") -> Html:
 
 
 def provenance(facts: Facts) -> Html:
-    job, manifest = facts.job, facts.manifest
-    rows: list[tuple[str, object]] = [("From the hub", tag("code", job["origin"]))] if job.get("origin") else []
-    rows.append(("Checkpoint", tag("code", job.get("model_path", ""))))
-    if facts.plan:
-        config = facts.plan.config
-        rows.append(
-            (
-                "Family",
-                f"{facts.plan.family.name} ({config['model_type']}, {facts.plan.spec.layers} layers, hidden size "
-                f"{facts.plan.spec.hidden})",
-            )
-        )
-    if manifest and not facts.outdated:
-        rows.append(
-            (
-                "Tensors",
-                [f"{manifest['checkpoint']['tensors']}, sha256 ", tag("code", manifest["checkpoint"]["sha256"])],
-            )
-        )
-    set_ = {
-        name: value
-        for name, value in job.items()
-        if name in BY_NAME
-        and name not in ("model_path", "out_dir")
-        and (name in SHOWN or value != BY_NAME[name].default)
-    }
-    rows.append(
-        (
-            "Options",
-            ", ".join(f"{name} {value}" if not isinstance(value, bool) else name for name, value in set_.items()),
-        )
-    )
-    if manifest:
-        compiler, made = manifest["toolchain"], manifest["llmconv"]
-        rows.append(
-            ("Made by", [f"llmconv {made}, tpu_mlir {compiler['version']}, sha256 ", tag("code", compiler["digest"])])
-        )
-        rows.append(
-            (
-                ".bmodel" + (" (earlier build)" if facts.outdated else ""),
-                [
-                    _link(facts, facts.layout.out / manifest["bmodel"]),
-                    tag("br"),
-                    "sha256 ",
-                    tag("code", manifest["sha256"]),
-                ],
-            )
-        )
-    if facts.verified:
-        versions = ", ".join(f"{name} {version}" for name, version in facts.verified.get("versions", {}).items())
-        rows.append(("Verified with", f"{versions}; seed {facts.verified.get('seed')}"))
-    notes = list(facts.plan.notes) if facts.plan else manifest["notes"] if manifest else []
-    rows += [("Note", text) for text in dict.fromkeys([*notes, *facts.last.notes])]
+    """What went in, what came out, and the command for the same again."""
+    notes = facts.plan.notes if facts.plan else facts.manifest["notes"] if facts.manifest else ()
+    rows = [*_input(facts), *_output(facts), *(("Note", text) for text in dict.fromkeys([*notes, *facts.last.notes]))]
     return section(
         "provenance",
         "Provenance",
@@ -229,6 +179,37 @@ def provenance(facts: Facts) -> Html:
         tag("h3", "The same again"),
         tag("pre", status.command(facts), class_="command"),
     )
+
+
+def _input(facts: Facts) -> Iterator[tuple[str, object]]:
+    """Checkpoint and options; the options that have their defaults are left out."""
+    job, manifest = facts.job, facts.manifest
+    if job.get("origin"):
+        yield "From the hub", tag("code", job["origin"])
+    yield "Checkpoint", tag("code", job.get("model_path", ""))
+    if facts.plan:
+        spec, kind = facts.plan.spec, facts.plan.config["model_type"]
+        yield "Family", f"{facts.plan.family.name} ({kind}, {spec.layers} layers, hidden size {spec.hidden})"
+    if manifest and not facts.outdated:
+        known = manifest["checkpoint"]
+        yield "Tensors", [f"{known['tensors']}, sha256 ", tag("code", known["sha256"])]
+    names = [name for name in job if name in BY_NAME and name not in ("model_path", "out_dir")]
+    told = {name: job[name] for name in names if name in SHOWN or job[name] != BY_NAME[name].default}
+    yield "Options", ", ".join(name if isinstance(value, bool) else f"{name} {value}" for name, value in told.items())
+
+
+def _output(facts: Facts) -> Iterator[tuple[str, object]]:
+    """What made the .bmodel, which it is, and what verified it."""
+    manifest = facts.manifest
+    if manifest:
+        compiler, sha256 = manifest["toolchain"], tag("code", manifest["sha256"])
+        made = f"llmconv {manifest['llmconv']}, tpu_mlir {compiler['version']}, sha256 "
+        yield "Made by", [made, tag("code", compiler["digest"])]
+        name = ".bmodel" + (" (earlier build)" if facts.outdated else "")
+        yield name, [_link(facts, facts.layout.out / manifest["bmodel"]), tag("br"), "sha256 ", sha256]
+    if facts.verified:
+        versions = ", ".join(f"{name} {version}" for name, version in facts.verified.get("versions", {}).items())
+        yield "Verified with", f"{versions}; seed {facts.verified.get('seed')}"
 
 
 def build(facts: Facts, runs: Sequence[Run], main: int) -> Html | None:
