@@ -1,6 +1,6 @@
 """doit's entry: `doit convert model=DIR seq=512`. Reads the variables of the command line and hands over to tasks/."""
 
-from llmconv.convert import Doit
+from llmconv.doit_entry import Doit
 
 doit = Doit()
 DOIT_CONFIG = doit.config

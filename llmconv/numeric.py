@@ -21,6 +21,23 @@ def to_bf16(values: np.ndarray) -> np.ndarray:
     return np.where(nan, (bits >> 16) | 0x40, rounded).astype(np.uint16) if nan.any() else rounded.astype(np.uint16)
 
 
+def without_denormals(bits: np.ndarray, nan: int | None = None) -> np.ndarray:
+    """bf16 bits (uint16) as the compiler stores what it computes: denormals become zeros of their sign.
+
+    nan: the bits that every NaN becomes; None: NaNs stay. Returns `bits` itself where it has none of these, and no
+    zero, which is the rule.
+    """
+    # magnitude - 0x80 wraps: numbers 0..0x7f00, NaNs above, zeros and denormals from 0xff80
+    magnitude = bits & np.uint16(0x7FFF)
+    magnitude -= np.uint16(0x80)
+    odd = magnitude > np.uint16(0x7F00)
+    if not odd.any():
+        return bits
+    tiny = magnitude >= np.uint16(0xFF80)
+    flushed = np.where(tiny, bits & np.uint16(0x8000), bits)
+    return flushed if nan is None else np.where(odd & ~tiny, np.uint16(nan), flushed)
+
+
 def from_bf16(bits: np.ndarray) -> np.ndarray:
     """bf16 bits (uint16) as f32, exactly."""
     return (np.asarray(bits, np.uint16).astype(np.uint32) << 16).view(np.float32)

@@ -1,17 +1,11 @@
-"""How consoles say things: one wording for the terminal, plain lines and whatever else shows a build."""
+"""How sizes, times and counts are said: one wording for consoles, queries, the report and whatever else tells of them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from llmconv.engine import events
-
-FIRST = ("not built yet", "a plain doit task")  # reasons that go without saying
-_WIDEST = 300  # characters of a log's line that are shown
-
 
 def duration(seconds: float) -> str:
-    """"0.3 s", "42 s", "3 min 05 s", "2 h 07 min"."""
+    """ "0.3 s", "42 s", "3 min 05 s", "2 h 07 min"."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:
@@ -35,69 +29,30 @@ def roughly(seconds: float) -> str:
     return f"about {hours} h" + (f" {rest} min" if rest else "")
 
 
-def size(count: int) -> str:
-    """Bytes as "812 MB" or "3.1 GB"."""
-    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+def size(nbytes: float) -> str:
+    """Bytes as "34 B", "9.2 MB" or "7.6 GB"; units are decimal."""
+    for unit in ("B", "KB", "MB"):
+        if nbytes < 1000:
+            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
+        nbytes /= 1000
+    return f"{nbytes:.1f} GB"
 
 
-def result(event: events.TaskFinished) -> str:
-    """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else "built"."""
-    return "cached" if event.how == "cached" else str(event.values.get("how") or "built")
+def rough_size(nbytes: int) -> str:
+    """Bytes of something that grows and shrinks, such as memory: "812 MB" or "3.1 GB"."""
+    return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
-def why(event: events.TaskFinished) -> str:
-    """The reason why it was built, where that says something."""
-    return "" if event.reason in FIRST else event.reason
+def binary_size(nbytes: int) -> str:
+    """Bytes of memory against what a chip or a machine has of it, which is sold in powers of two: "512.0 MiB" or "16.0
+    GiB".
+    """
+    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
 
 
-def beat(event: events.Heartbeat, seconds: float) -> str:
-    """A line for a heartbeat; seconds: since the start."""
-    running = ", ".join(
-        f"{name} ({duration(so_far)}{', ' + size(memory) if memory else ''})" for name, so_far, memory in event.running
-    )
-    return (
-        f"still at it after {duration(seconds)}: {event.finished} of {event.total} tasks done, {roughly(event.left)} left;"
-        f" memory {size(event.memory)} of {size(event.budget)}; running: {running or 'nothing'}"
-    )
-
-
-def failure(failed: events.TaskFailed, debug: bool = False) -> list[str]:
-    """What a user needs after a failure: task and phase, what and why, the last words of the log, where the rest is, the
-    command that repeats the step."""
-    told = failed.failure
-    phase = "" if failed.phase in failed.name else f" ({failed.phase})"
-    lines = ["", f"{failed.name} failed{phase}: {told}"]
-    if told.lines:
-        lines += ["  its last words:", *(f"    | {line[:_WIDEST]}" for line in told.lines)]
-    if told.log:
-        lines.append(f"  full output: {told.log}")
-    if failed.repeat:
-        lines.append(f"  only this task again: {failed.repeat}")
-    if debug and told.traceback:
-        lines.append(told.traceback.rstrip())
-    return lines
-
-
-def ending(event: events.RunFinished, failed: Sequence[events.TaskFailed], blocked: int, debug: bool = False) -> list[str]:
-    """The last lines of a run: its failures, its counts, and how to go on if it is not done."""
-    lines = [line for one in failed for line in failure(one, debug)]
-    counts = (
-        (event.built, "built"),
-        (event.cached, "from the cache"),
-        (event.unchanged, "up to date"),
-        (event.failed, "failed"),
-        (blocked, "not built because of that"),
-    )
-    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
-    lines += [""] * bool(failed) + [f"{told} in {duration(event.seconds)}"]
-    done = event.built + event.cached + event.unchanged
-    if event.interrupted:
-        lines.append(f"stopped by {event.interrupted}: {done} finished tasks are kept; {_again(event)}")
-    elif event.failed:
-        left = f", {event.left} were not started" if event.left else ""
-        lines.append(f"{done} finished tasks are kept{left}; {_again(event)}")
-    return lines
-
-
-def _again(event: events.RunFinished) -> str:
-    return f"go on with: {event.again}" if event.again else "run the same command again to go on"
+def count(number: int) -> str:
+    """A number of weights: "494 M", "7.6 B"."""
+    for unit, step in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
+        if number >= step:
+            return f"{number / step:.1f} {unit}" if number < 100 * step else f"{number / step:.0f} {unit}"
+    return str(number)

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
 from . import check, checkpoint, compile, export, manifest, merge, toolchain, verify
+
+GOALS = ("convert", "verify")  # the tasks that together need all others
+
+
+def graph(plan: Plan) -> dict[str, Callable[[], Iterator[dict]]]:
+    """The tasks of `plan` as the engine takes them: what doit would find in a dodo.py."""
+    return {"task_llmconv": lambda: all_tasks(plan)}
 
 
 def all_tasks(plan: Plan) -> Iterator[dict]:

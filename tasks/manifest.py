@@ -8,7 +8,6 @@ from dataclasses import asdict
 from llmconv.engine import Need
 from llmconv.plan.devices import groups
 from llmconv.plan.plan import Plan
-from llmconv.request.job import Job
 from llmconv.request.output import Layout
 
 from .shapes import single
@@ -34,7 +33,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     ]
     digests = [layout.digests(shard.name) for shard in plan.checkpoint.shards]
     devices = groups(plan)
-    job, bmodel = job_json(plan.job), layout.bmodel(plan.folder).name
+    job, bmodel = plan.job.to_dict(), layout.bmodel(plan.folder).name
     yield single(
         "manifest",
         "llmconv.tasks.actions:write_manifest",
@@ -56,8 +55,3 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         cacheable=False,
         doc="manifest.json: options, digests, sizes, times",
     )
-
-
-def job_json(job: Job) -> dict:
-    """A Job's fields with paths as text."""
-    return {k: str(v) if hasattr(v, "parts") else v for k, v in asdict(job).items()}

@@ -88,12 +88,12 @@ def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
 def convert(llmconv_env, tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """convert(model, seq=128, quantize="bf16", ...) -> the output directory of a conversion that ended well."""
     from llmconv import convert
-    from llmconv.request.job import Job
+    from llmconv.request.request import Request
 
     def run(model: Path, **options) -> Path:
         out = tmp_path_factory.mktemp("out")
         given = {"model": str(model), "out": str(out)} | {k: str(v) for k, v in options.items()}
-        status = convert.run(Job.create(given), given, ["convert"])
+        status = convert.run(Request.create(given))
         assert status == 0, f"converting {model} with {options} ended with {status}"
         return out
 

@@ -6,7 +6,6 @@ import json
 import re
 import xml.etree.ElementTree as ET
 from itertools import combinations
-from pathlib import Path
 
 from llmconv import tasks
 from llmconv.cli.main import main
@@ -14,15 +13,10 @@ from llmconv.engine.graph import load
 from llmconv.plan.plan import plan
 from llmconv.queries import graph as graphing
 from llmconv.queries.drawing import HEIGHT, WIDTH, Box, dot, layout, svg
-from llmconv.request.job import Job
+from llmconv.request.request import Request
 
 SVG = "{http://www.w3.org/2000/svg}"
 DIAMOND = [Box("a", "unchanged"), Box("b", "run", ("a",)), Box("c", "cached", ("a",)), Box("d", "failed", ("b", "c"), ("why <&> \"so\"",)), Box("e<&>", "maybe", ("d",))]
-
-
-def job(model: Path, out: Path, **options) -> tuple[Job, dict]:
-    given = {"model": str(model), "out": str(out), "seq": "64"} | options
-    return Job.create(given), given
 
 
 def states(text: str) -> dict[str, str]:
@@ -53,9 +47,10 @@ def test_dot_quotes_what_would_end_a_name():
 
 
 def test_the_order_is_that_of_the_engine(checkpoint, tmp_path):
-    made, given = job(checkpoint("qwen2", num_hidden_layers=4), tmp_path / "out")
-    found = {box.name: box.deps for box in graphing.boxes(made, given)}
-    graph = load({"task_llmconv": lambda: tasks.all_tasks(plan(made))}, graphing.TASKS)
+    model = checkpoint("qwen2", num_hidden_layers=4)
+    asked = Request.create({"model": str(model), "out": str(tmp_path / "out"), "seq": "64"})
+    found = {box.name: box.deps for box in graphing.boxes(asked)}
+    graph = load(tasks.graph(plan(asked.job)), tasks.GOALS)
     workers = {name for name, node in graph.nodes.items() if node.works}
     assert set(found) == workers
 

@@ -14,6 +14,7 @@ from llmconv.errors import InputError
 from llmconv.plan.decoder import Net
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
+from llmconv.request.request import Request
 from llmconv.request.options import parse
 
 # A model that the simulator runs in seconds
@@ -218,11 +219,11 @@ def test_only_mlir_writes_every_net_and_a_build_reuses_it(checkpoint, llmconv_en
     from llmconv import convert
 
     given = {"model": str(checkpoint("qwen2", **SMALL)), "out": str(tmp_path / "out"), "seq": str(SEQ)}
-    assert convert.run(Job.create(given | {"only_mlir": "1"}), given, ["convert"]) == 0
+    assert convert.run(Request.create(given | {"only_mlir": "1"})) == 0
     texts = {path: path.stat().st_mtime_ns for path in (tmp_path / "out" / "mlir").glob("*.mlir")}
     assert {path.stem for path in texts} == {net.name for net in made(checkpoint).nets}
     assert not list((tmp_path / "out").glob("*.bmodel"))
-    assert convert.run(Job.create(given), given, ["convert"]) == 0
+    assert convert.run(Request.create(given)) == 0
     assert {path: path.stat().st_mtime_ns for path in texts} == texts and list((tmp_path / "out").glob("*.bmodel"))
 
 

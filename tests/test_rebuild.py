@@ -12,7 +12,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from llmconv import convert
-from llmconv.request.job import Job
+from llmconv.request.request import Request
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN, END = "<!-- rebuild table -->\n", "<!-- end of rebuild table -->"
@@ -24,7 +24,7 @@ def build(model: Path, out: Path, **options) -> list[str]:
     events = out / ".llmconv" / "events.jsonl"
     seen = len(events.read_text().splitlines()) if events.exists() else 0
     given = {k: str(v) for k, v in (BASE | {"model": model, "out": out} | options).items()}
-    assert convert.run(Job.create(given), given, ["convert"]) == 0
+    assert convert.run(Request.create(given)) == 0
     told = [json.loads(line) for line in events.read_text().splitlines()[seen:]]
     return sorted(e["name"] for e in told if e["event"] == "TaskFinished")
 

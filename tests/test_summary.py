@@ -9,8 +9,9 @@ import pytest
 
 from llmconv.cli.main import main
 from llmconv.engine import events
-from llmconv.report.summary import Summary, count, program
+from llmconv.report.summary import Summary, program
 from llmconv.request.output import Layout
+from llmconv.words import count
 
 NET = {"stage_of": None, "coefficients": "", "coefficient_bytes": 0}
 MANIFEST = {

@@ -11,7 +11,7 @@ from numpy.lib import format as npy
 
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
-from llmconv.numeric import from_bf16, to_bf16, to_f16
+from llmconv.numeric import from_bf16, to_bf16, to_f16, without_denormals
 
 TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<u2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
@@ -108,11 +108,5 @@ def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str)
 def _computed(values: np.ndarray, stored: str, half: str) -> np.ndarray:
     """Half precision bits of values of type `stored`, as the compiler rounds what is computed: no denormals in bf16."""
     if half == "bf16":
-        return _flushed(values if stored == "BF16" else to_bf16(values))
+        return without_denormals(values if stored == "BF16" else to_bf16(values))
     return (values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)).view(np.uint16)
-
-
-def _flushed(bits: np.ndarray) -> np.ndarray:
-    """bf16 bits, denormals made zeros of their sign."""
-    tiny = bits & 0x7F80 == 0
-    return np.where(tiny, bits & 0x8000, bits) if tiny.any() else bits

@@ -34,7 +34,9 @@ QWEN2 = {
 GAIN = 1.5
 
 
-def dense_tensors(config: dict[str, Any], biases: tuple[str, ...] = (), qk_norm: bool = False) -> Iterator[tuple[str, tuple[int, ...], str]]:
+def dense_tensors(
+    config: dict[str, Any], biases: tuple[str, ...] = (), qk_norm: bool = False
+) -> Iterator[tuple[str, tuple[int, ...], str]]:
     """(name, shape, kind) of a dense decoder's tensors under the names that llama, qwen2 and qwen3 publish.
 
     biases: the projections (q, k, v, o, gate, up, down) that have one. kind: norm, bias, embed or weight (see `draw`).
@@ -47,7 +49,15 @@ def dense_tensors(config: dict[str, Any], biases: tuple[str, ...] = (), qk_norm:
         yield "lm_head.weight", (vocab, hidden), "weight"
     yield "model.embed_tokens.weight", (vocab, hidden), "embed"
     yield "model.norm.weight", (hidden,), "norm"
-    linears = {"q": (q, hidden), "k": (kv, hidden), "v": (kv, hidden), "o": (hidden, q), "gate": (inner, hidden), "up": (inner, hidden), "down": (hidden, inner)}
+    linears = {
+        "q": (q, hidden),
+        "k": (kv, hidden),
+        "v": (kv, hidden),
+        "o": (hidden, q),
+        "gate": (inner, hidden),
+        "up": (inner, hidden),
+        "down": (hidden, inner),
+    }
     for layer in range(config["num_hidden_layers"]):
         prefix = f"model.layers.{layer}."
         yield prefix + "input_layernorm.weight", (hidden,), "norm"
@@ -80,13 +90,25 @@ def draw(name: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = 
     return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def write_checkpoint(path: Path, config: dict[str, Any], tensors, name: str, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN) -> Path:
+def write_checkpoint(
+    path: Path,
+    config: dict[str, Any],
+    tensors,
+    name: str,
+    seed: int = 0,
+    shards: int = 1,
+    dtype: str = "bfloat16",
+    gain: float = GAIN,
+) -> Path:
     """Write config.json and safetensors files of random `tensors` ((name, shape, kind), ...) to `path`."""
     import torch
     from safetensors.torch import save_file
 
     path.mkdir(parents=True, exist_ok=True)
-    made = {t: torch.from_numpy(draw(f"{name}:{t}", shape, kind, seed, gain)).to(getattr(torch, dtype)).contiguous() for t, shape, kind in tensors}
+    made = {
+        t: torch.from_numpy(draw(f"{name}:{t}", shape, kind, seed, gain)).to(getattr(torch, dtype)).contiguous()
+        for t, shape, kind in tensors
+    }
     (path / "config.json").write_text(json.dumps(config, indent=1))
     if shards == 1:
         save_file(made, path / "model.safetensors", metadata={"format": "pt"})
@@ -104,15 +126,16 @@ def demo(place: Path) -> int:
     """Make the checkpoint `place`/qwen2-tiny, convert it to `place`/out, verify it. Returns the exit code."""
     from llmconv import convert
     from llmconv.report.summary import program
-    from llmconv.request.job import Job
+    from llmconv.request.request import Request
     from llmconv.verify import verify
 
     model = place / "qwen2-tiny"
     if not (model / "model.safetensors").exists():
         write_checkpoint(model, QWEN2, dense_tensors(QWEN2, ("q", "k", "v")), "qwen2")
         print(f"wrote {model}: a random Qwen2 of {QWEN2['num_hidden_layers']} layers")
-    given = {"model": str(model), "seq": "128", "out": str(place / "out")}
-    status = convert.run(Job.create(given), given, ["convert"], convert.Command(f"{program('llmconv')} demo {place}", f"{program('doit')} {{task}} model={model} seq=128 out={place / 'out'}"))
+    asked = Request.create({"model": str(model), "seq": "128", "out": str(place / "out")})
+    repeat = f"{program('doit')} {{task}} model={model} seq=128 out={place / 'out'}"
+    status = convert.run(asked, command=convert.Command(f"{program('llmconv')} demo {place}", repeat))
     if status:
         return status
     return 0 if verify(place / "out") else 1

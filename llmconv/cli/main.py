@@ -1,4 +1,4 @@
-"""The command line: arguments to a Job, a Job to the engine. The only place that prints usage and decides the exit code."""
+"""The command line: arguments to one call. The only place that prints usage and decides the exit code."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shlex
 import sys
 import traceback
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -46,54 +47,111 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-V", "--version", action=_Version)
     commands = parser.add_subparsers(metavar="COMMAND", title="commands", required=True)
 
-    convert = commands.add_parser("convert", help="convert a checkpoint", usage="%(prog)s -m MODEL -s N [options]", description="Convert a checkpoint to a .bmodel.")
+    _add_conversion(commands)
+    _add_build(commands)
+    _add_machine(commands)
+    return parser
+
+
+def _add_conversion(commands: Any) -> None:
+    """The commands that take the options of a conversion alone."""
+    convert = commands.add_parser(
+        "convert",
+        help="convert a checkpoint",
+        usage="%(prog)s -m MODEL -s N [options]",
+        description="Convert a checkpoint to a .bmodel.",
+    )
     add_options(convert)
     convert.add_argument("-V", "--version", action=_Version)
-    convert.add_argument("--task", action="append", default=[], metavar="NAME", help="build only this task, e.g. compile:block_0 (repeatable)")
+    convert.add_argument(
+        "--task",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="build only this task, e.g. compile:block_0 (repeatable)",
+    )
     convert.set_defaults(run=_convert)
 
-    plan = commands.add_parser("plan", help="what a conversion would do", usage="%(prog)s -m MODEL -s N [options]", description="Show what a conversion would build, take from the cache and keep.")
+    plan = commands.add_parser(
+        "plan",
+        help="what a conversion would do",
+        usage="%(prog)s -m MODEL -s N [options]",
+        description="Show what a conversion would build, take from the cache and keep.",
+    )
     add_options(plan)
     plan.set_defaults(run=_plan)
 
-    verify = commands.add_parser("verify", help="prove a .bmodel on the chip simulator", description="Run the nets on the chip simulator against the model's own maths.")
+
+def _add_build(commands: Any) -> None:
+    """The commands on what was built."""
+    verify = commands.add_parser(
+        "verify",
+        help="prove a .bmodel on the chip simulator",
+        description="Run the nets on the chip simulator against the model's own maths.",
+    )
     verify.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
     verify.add_argument("--nets", default="", metavar="A,B", help="these nets only")
     verify.add_argument("--full", action="store_true", help="every net and a generation, however long it takes")
     verify.add_argument("--debug", action="store_true", help="show tracebacks")
     verify.set_defaults(run=_verify)
 
-    why = commands.add_parser("why", help="why a net would be rebuilt", description="Say why tasks would run, or what they were built from.")
+    why = commands.add_parser(
+        "why", help="why a net would be rebuilt", description="Say why tasks would run, or what they were built from."
+    )
     why.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
     why.add_argument("net", nargs="?", metavar="NET", help="a net or a task, e.g. block_0 or merge")
     why.set_defaults(run=_why)
 
-    inspect = commands.add_parser("inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel.")
+    inspect = commands.add_parser(
+        "inspect", help="what a .bmodel holds", description="Show nets, shapes, sizes and provenance of any .bmodel."
+    )
     inspect.add_argument("file", type=Path, metavar="FILE", help="a .bmodel, of llmconv or of the vendor's tools")
     inspect.add_argument("--json", action="store_true", help="print everything as JSON")
     inspect.set_defaults(run=_inspect)
 
-    graph = commands.add_parser("graph", help="the task graph as SVG or DOT", description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.")
+    graph = commands.add_parser(
+        "graph",
+        help="the task graph as SVG or DOT",
+        description="Draw the task graph, coloured by state: of OUT, or of the conversion that the options describe.",
+    )
     graph.add_argument("out", nargs="?", type=Path, metavar="OUT", help="output directory of a conversion")
-    graph.add_argument("--to", type=Path, default=Path("graph.svg"), metavar="FILE", help="file to write, .svg or .dot; - prints DOT [graph.svg]")
+    graph.add_argument(
+        "--to",
+        type=Path,
+        default=Path("graph.svg"),
+        metavar="FILE",
+        help="file to write, .svg or .dot; - prints DOT [graph.svg]",
+    )
     add_options(graph)
     graph.set_defaults(run=_graph)
 
+
+def _add_machine(commands: Any) -> None:
+    """The commands on this machine."""
     gc = commands.add_parser("gc", help="trim the cache that all output directories share")
-    gc.add_argument("--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]")
+    gc.add_argument(
+        "--max-size", default="20G", metavar="SIZE", help="keep the most recently used entries up to this size [20G]"
+    )
     gc.set_defaults(run=_gc)
 
     doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
     doctor.set_defaults(run=_doctor)
 
-    complete = commands.add_parser("completion", help="a script that completes these commands in a shell", description="Print a completion script.", epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" before it.')
-    complete.add_argument("shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]")
+    complete = commands.add_parser(
+        "completion",
+        help="a script that completes these commands in a shell",
+        description="Print a completion script.",
+        epilog='bash: eval "$(llmconv completion bash)" in ~/.bashrc. Tasks of doit: eval "$(doit tabcompletion)" '
+        "before it.",
+    )
+    complete.add_argument(
+        "shell", nargs="?", default="bash", metavar="SHELL", choices=SHELLS, help=f"{', '.join(SHELLS)} [bash]"
+    )
     complete.set_defaults(run=_completion)
 
     demo = commands.add_parser("demo", help="make a tiny checkpoint, convert and verify it")
     demo.add_argument("dir", nargs="?", type=Path, default=Path("demo"), help="where to [./demo]")
     demo.set_defaults(run=_demo)
-    return parser
 
 
 class _Version(argparse.Action):
@@ -109,7 +167,9 @@ class _Version(argparse.Action):
 
         found = toolchain.find()
         print(f"llmconv {__version__}")
-        print(f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)")
+        print(
+            f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)"
+        )
         for name in ("transformers", "torch"):
             try:
                 print(f"{name} {version(name)}")
@@ -125,19 +185,18 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 def _convert(args: argparse.Namespace) -> int:
     from llmconv import convert
     from llmconv.report.summary import program
-    from llmconv.request.job import Job
 
-    given, notes = convert.settle(_given(args))
-    job = Job.create(given)
-    if given.get("dry_run"):
+    asked = convert.ask(_given(args))
+    if asked.build.dry_run:
         from llmconv.queries.dry_run import dry_run
 
-        print(dry_run(job, given))
+        print(dry_run(asked))
         return 0
-    notes += [] if given.get("out_dir") else [f"--out_dir is not set, {job.out_dir} is used"]
-    llmconv = program("llmconv")
-    command = convert.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {shlex.join(_without_task(args.argv))} --task {{task}}")
-    return convert.run(job, given, args.task or ["convert"], command, notes)
+    if args.out_dir is None:
+        asked = replace(asked, notes=(*asked.notes, f"--out_dir is not set, {asked.job.out_dir} is used"))
+    llmconv, words = program("llmconv"), shlex.join(_without_task(args.argv))
+    command = convert.Command(f"{llmconv} {shlex.join(args.argv)}", f"{llmconv} {words} --task {{task}}")
+    return convert.run(asked, args.task, command)
 
 
 def _without_task(argv: Sequence[str]) -> list[str]:
@@ -150,12 +209,10 @@ def _without_task(argv: Sequence[str]) -> list[str]:
 
 
 def _plan(args: argparse.Namespace) -> int:
-    from llmconv.convert import settle
+    from llmconv import convert
     from llmconv.queries.why import forecast
-    from llmconv.request.job import Job
 
-    given, _ = settle(_given(args))
-    print(forecast(Job.create(given), given))
+    print(forecast(convert.ask(_given(args))))
     return 0
 
 
@@ -187,17 +244,26 @@ def _inspect(args: argparse.Namespace) -> int:
 
 
 def _graph(args: argparse.Namespace) -> int:
+    from llmconv import convert
     from llmconv.queries.graph import draw
+    from llmconv.request import request
 
-    print(draw(args.out, _given(args), args.to))
+    given = _given(args)
+    if args.out is not None and given:
+        raise InputError(
+            f"{args.out} and options",
+            "the options of a build are kept in its directory",
+            "Give the directory alone, or options alone.",
+        )
+    print(draw(convert.ask(given) if args.out is None else request.load(args.out), args.to))
     return 0
 
 
 def _gc(args: argparse.Namespace) -> int:
     from llmconv import engine
-    from llmconv.report.summary import size
     from llmconv.request.options import amount
     from llmconv.toolchain import cache_dir
+    from llmconv.words import size
 
     limit = amount(args.max_size)
     if limit is None:

@@ -1,4 +1,6 @@
-"""argparse as we want it: short help with every default, errors of one line that name the near miss, completion for shells."""
+"""argparse as we want it: short help with every default, errors of one line that name the near miss, completion for
+shells.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,8 @@ _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*
 
 
 class Help(argparse.HelpFormatter):
-    """One line of names per option: the vendor's spelling stands for the one with hyphens, and the value is named once."""
+    """One line of names per option: the vendor's spelling stands for the one with hyphens, and the value is named once.
+    """
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30)
@@ -25,7 +28,11 @@ class Help(argparse.HelpFormatter):
     def _format_action_invocation(self, action: argparse.Action) -> str:
         if not action.option_strings:
             return super()._format_action_invocation(action)
-        shown = [name for name in action.option_strings if not (name.startswith("--") and "-" in name[2:]) or len(action.option_strings) == 1]
+        shown = [
+            name
+            for name in action.option_strings
+            if not (name.startswith("--") and "-" in name[2:]) or len(action.option_strings) == 1
+        ]
         value = f" {self._format_args(action, action.dest.upper())}" if action.nargs != 0 else ""
         return ", ".join(shown) + value
 
@@ -48,7 +55,9 @@ class Parser(argparse.ArgumentParser):
             return f"there is no {choice[1].lower()} {choice[2]}. {hint}"
         if unknown:
             word = unknown[1].partition("=")[0]
-            near = difflib.get_close_matches(word.replace("-", "_").lstrip("_"), {name.lstrip("-"): None for name in self._names()}, n=1)
+            near = difflib.get_close_matches(
+                word.replace("-", "_").lstrip("_"), {name.lstrip("-"): None for name in self._names()}, n=1
+            )
             hint = f"Did you mean --{near[0]}?" if near else f"`{self.prog} COMMAND --help` lists the options."
             return f"unknown option {word}. {hint}" if word.startswith("-") else f"{word} is one argument too many."
         return f"{message}. `{self.prog} --help` says more."
@@ -63,7 +72,9 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a conversion, in their groups. Values are checked by llmconv.request.options, which knows the near misses."""
+    """The options of a conversion, in their groups. Values are checked by llmconv.request.options, which knows the near
+    misses.
+    """
     groups: dict[str, Any] = {}
     for option in OPTIONS:
         if option.group not in groups:
@@ -71,7 +82,9 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         names = [*option.flags, f"--{option.name}"]
         if "_" in option.name:
             names.append(f"--{option.name.replace('_', '-')}")
-        kind: dict[str, Any] = {"action": "store_const", "const": "1"} if option.kind == "flag" else {"metavar": _metavar(option)}
+        kind: dict[str, Any] = (
+            {"action": "store_const", "const": "1"} if option.kind == "flag" else {"metavar": _metavar(option)}
+        )
         groups[option.group].add_argument(*names, dest=option.name, default=None, help=_help(option), **kind)
 
 
@@ -102,11 +115,18 @@ def completion(parsers: list[argparse.ArgumentParser], shell: str) -> str:
             if option is not None and option.choices:
                 action.choices = option.choices
             if action.metavar in ("DIR", "OUT") or (option is not None and option.kind == "path"):
-                action.complete = shtab.DIRECTORY
+                _complete(action, shtab.DIRECTORY)
             elif action.metavar == "FILE":
-                action.complete = shtab.FILE
-    doit = [_DOIT.replace("@NAMES@", " ".join(_variables())).replace("@CHOICES@", _choices())] if shell == "bash" else []
+                _complete(action, shtab.FILE)
+    doit = (
+        [_DOIT.replace("@NAMES@", " ".join(_variables())).replace("@CHOICES@", _choices())] if shell == "bash" else []
+    )
     return "\n".join([*(shtab.complete(parser, shell) for parser in parsers), *doit])
+
+
+def _complete(action: argparse.Action, what: object) -> None:
+    """shtab looks for what completes an argument in an attribute that argparse does not know."""
+    vars(action)["complete"] = what
 
 
 # bash splits name=value into three words
@@ -135,7 +155,11 @@ def _variables() -> list[str]:
 
 def _choices() -> str:
     """The cases of options with few values."""
-    lines = [f'    {option.name}) COMPREPLY=( $(compgen -W "{" ".join(option.choices)}" -- "$word") ) ;;' for option in OPTIONS if option.choices]
+    lines = [
+        f'    {option.name}) COMPREPLY=( $(compgen -W "{" ".join(option.choices)}" -- "$word") ) ;;'
+        for option in OPTIONS
+        if option.choices
+    ]
     flags = "|".join(option.name for option in OPTIONS if option.kind == "flag")
     return "\n".join([*lines, f'    {flags}) COMPREPLY=( $(compgen -W "0 1" -- "$word") ) ;;'])
 

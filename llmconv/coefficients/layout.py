@@ -1,17 +1,18 @@
 """Which coefficients the compiler stores for a net, under which names, in which order (tpu_mlir 1.30.2; no NumPy here).
 
-The stored tensors lie in the order of their final names, each padded to 4096 bytes. Names grow with every pass: `_bf16` when a
-float weight is rounded, `_uint`, `_reordered` (scales) and `_1_reordered` (zero points) when a linear is quantised, `_0_`, `_1_960`
-(axis, offset) when it is cut. What is stored, for a linear layer [K, N] on a chip of `lanes` lanes and a net of `cores` cores:
+The stored tensors lie in the order of their final names, each padded to 4096 bytes. Names grow with every pass: `_bf16`
+when a float weight is rounded, `_uint`, `_reordered` (scales) and `_1_reordered` (zero points) when a linear is
+quantised, `_0_`, `_1_960` (axis, offset) when it is cut. What is stored, for a linear layer [K, N] on a chip of `lanes`
+lanes and a net of `cores` cores:
 
     bf16, f16, or K no multiple of the group     the weight [K, N]
     N a multiple of the lanes                    q [N, K * bits / 8]; scales and zero points as [lanes, N / lanes, G]
     N below the lanes                            the dequantised weight [K, N] in half precision
-    other N                                      columns up to a multiple of lanes * cores quantised, the rest as [K, rest]
-    other N, already quantised                   the dequantised weight [K, N]
+    other N                                      columns up to a multiple of lanes * cores quantised, the rest as [K,
+    rest] other N, already quantised                   the dequantised weight [K, N]
 
-With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the compiler's
-patterns, so it is read off a compiled net's own table (`fit`).
+With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the
+compiler's patterns, so it is read off a compiled net's own table (`fit`).
 """
 
 from __future__ import annotations
@@ -20,11 +21,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
+from llmconv.chips import CHIPS, Chip
 from llmconv.coefficients.errors import NotCovered
 
 ALIGN = 4096
-LANES = {"bm1684x": 64, "bm1688": 32, "cv186x": 32}
-FLOAT_BIAS = {"bm1688", "cv186x"}  # a plain MatMul's bias stays float32
 SIZES = {"bf16": 2, "f16": 2, "f32": 4, "u8": 1}
 
 
@@ -32,7 +32,7 @@ SIZES = {"bf16": 2, "f16": 2, "f32": 4, "u8": 1}
 class Mode:
     """What the compile flags say about weights. bits 0: not quantised."""
 
-    chip: str
+    chip: Chip
     cores: int
     half: str
     bits: int
@@ -42,24 +42,25 @@ class Mode:
     @classmethod
     def of(cls, flags: Mapping) -> Mode:
         """From CompileFlags.to_dict(). Raises NotCovered for chips and modes that lower does not know."""
-        chip, mode = flags["chip"], flags["mode"].upper()
+        chip, mode = CHIPS.get(flags["chip"]), flags["mode"].upper()
         bits = int(mode[1]) if mode[:2] in ("W4", "W8") else 0
         half = (mode[2:] if bits else mode).lower()
-        if chip not in LANES or half not in ("bf16", "f16"):
-            raise NotCovered(f"mode {mode} on {chip}")
+        if chip is None or half not in ("bf16", "f16"):
+            raise NotCovered(f"mode {mode} on {flags['chip']}")
         if flags.get("num_device", 1) != 1:
             raise NotCovered("several devices")
-        cores = max(1, flags.get("num_core", 1)) if chip == "bm1688" else 1
+        cores = max(1, flags.get("num_core", 1)) if chip.cores > 1 else 1
         return cls(chip, cores, half, bits, flags.get("q_group_size", 0), bool(flags.get("q_symmetric", False)))
 
     @property
     def lanes(self) -> int:
-        return LANES[self.chip]
+        return self.chip.lanes
 
 
 @dataclass(frozen=True)
 class Piece:
-    """One stored tensor. `use` indexes the roles; `what` says which of its tensors: weight, bias, q, scale, zero, dequantised.
+    """One stored tensor. `use` indexes the roles; `what` says which of its tensors: weight, bias, q, scale, zero,
+    dequantised.
 
     first..last: the output columns (N) of a linear layer that it holds.
     """
@@ -156,13 +157,26 @@ def _index(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]
     return [Piece(role["weight"], role["place"], use, "weight", "i32", 4 * prod(weights[role["weight"]]["shape"]))]
 
 
-def _bias(use: int, role: Mapping, mode: Mode, op: str, first: int, last: int, cut: int | None, float_name: str) -> list[Piece]:
+def _bias(
+    use: int, role: Mapping, mode: Mode, op: str, first: int, last: int, cut: int | None, float_name: str
+) -> list[Piece]:
     """The bias's columns first..last beside operation `op`; cut: the axis when it is a part of the whole."""
     if not role["bias"]:
         return []
     name = role["bias"] + (f"_{cut}_{first}" if cut is not None else "")
-    if op == "MatMul" and mode.chip in FLOAT_BIAS:
-        return [Piece(name + float_name, "tpu.MatMul.bias", use, "bias_rounded" if float_name else "bias", "f32", 4 * (last - first), first, last)]
+    if op == "MatMul" and mode.chip.float_bias:
+        return [
+            Piece(
+                name + float_name,
+                "tpu.MatMul.bias",
+                use,
+                "bias_rounded" if float_name else "bias",
+                "f32",
+                4 * (last - first),
+                first,
+                last,
+            )
+        ]
     return [Piece(f"{name}_{mode.half}", f"tpu.{op}.bias", use, "bias", mode.half, 2 * (last - first), first, last)]
 
 
@@ -197,14 +211,26 @@ def _linear(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece
     groups = k // (group or 128)
     suffix = "_uint" if group else "_int"
     if n % lanes == 0:
-        return [*_quantised(use, mode, role["op"], k, n, groups, mode.bits, suffix), *_bias(use, role, mode, "A16MatMul", 0, n, None, "")]
+        return [
+            *_quantised(use, mode, role["op"], k, n, groups, mode.bits, suffix),
+            *_bias(use, role, mode, "A16MatMul", 0, n, None, ""),
+        ]
     if n < lanes:
         return _dequantised(use, role, mode, k, n)
     main = n // (lanes * mode.cores) * (lanes * mode.cores)
     if main == 0:
         raise NotCovered(f"{n} columns on {mode.cores} cores")
     axis = len(weights[role["bias"]]["shape"]) - 1 if role["bias"] else 0
-    rest = Piece(f"{role['weight']}_1_{main}_{mode.half}", "tpu.MatMul.weight", use, "weight", mode.half, 2 * k * (n - main), main, n)
+    rest = Piece(
+        f"{role['weight']}_1_{main}_{mode.half}",
+        "tpu.MatMul.weight",
+        use,
+        "weight",
+        mode.half,
+        2 * k * (n - main),
+        main,
+        n,
+    )
     return [
         *_quantised(use, mode, f"{role['op']}_0", k, main, groups, mode.bits, suffix),
         *_bias(use, role, mode, "A16MatMul", 0, main, axis, ""),
@@ -223,7 +249,10 @@ def _packed(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece
     if role["group"] == 0 and k % 128:  # the compiler leaves out the last scale
         raise NotCovered(f"a scale per row for {k} inputs")
     groups = k // (role["group"] or 128)  # one scale per row is stored repeated
-    return [*_quantised(use, mode, role["op"], k, n, groups, role["bits"], "_weight"), *_bias(use, role, mode, "A16MatMul", 0, n, None, "")]
+    return [
+        *_quantised(use, mode, role["op"], k, n, groups, role["bits"], "_weight"),
+        *_bias(use, role, mode, "A16MatMul", 0, n, None, ""),
+    ]
 
 
 def _unknown(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:

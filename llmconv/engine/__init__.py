@@ -6,9 +6,17 @@ Only the light names are imported at once: a worker process imports this package
 from __future__ import annotations
 
 import importlib
+from typing import TYPE_CHECKING
 
 from llmconv.engine.options import RunOptions
 from llmconv.engine.task import Action, Need, task
+
+if TYPE_CHECKING:  # what __getattr__ finds
+    from llmconv.engine import explain
+    from llmconv.engine.cache import gc
+    from llmconv.engine.explain import Outlook, outlook, plan, why
+    from llmconv.engine.runner import install, run
+    from llmconv.engine.state import read_state
 
 _LAZY = {
     "run": "runner",
@@ -22,7 +30,21 @@ _LAZY = {
     "read_state": "state",
 }
 
-__all__ = ["Action", "Need", "RunOptions", "task", *_LAZY]
+__all__ = [
+    "Action",
+    "Need",
+    "Outlook",
+    "RunOptions",
+    "explain",
+    "gc",
+    "install",
+    "outlook",
+    "plan",
+    "read_state",
+    "run",
+    "task",
+    "why",
+]
 
 
 def __getattr__(name: str):

@@ -8,11 +8,10 @@ import sys
 from collections.abc import Callable
 from typing import TextIO
 
-from llmconv import words
-from llmconv.engine import events
+from llmconv.engine import events, wording
 from llmconv.engine.events import Event
 from llmconv.engine.options import RunOptions
-from llmconv.words import duration, size
+from llmconv.words import duration, rough_size
 
 MINUTE = 60.0  # seconds between two lines that say no more than that the build goes on
 
@@ -26,7 +25,9 @@ def console(options: RunOptions) -> list[Callable[[Event], None]]:
         from llmconv.engine.terminal import Terminal
 
         return [Terminal(options.debug)]
-    return {"plain": [Plain(debug=options.debug)], "json": [Json()], "quiet": [Quiet(debug=options.debug)], "none": []}[kind]
+    return {"plain": [Plain(debug=options.debug)], "json": [Json()], "quiet": [Quiet(debug=options.debug)], "none": []}[
+        kind
+    ]
 
 
 class Lines:
@@ -71,7 +72,7 @@ class Quiet:
         elif isinstance(event, events.TaskBlocked):
             self._blocked += 1
         elif isinstance(event, events.RunFinished) and event.status:
-            for line in words.ending(event, self._failures, self._blocked, self._debug):
+            for line in wording.ending(event, self._failures, self._blocked, self._debug):
                 self._lines.write(line)
 
 
@@ -101,12 +102,12 @@ class Plain:
 
     def _on_TaskFinished(self, event: events.TaskFinished) -> None:
         self._ended += 1
-        reason = f"  ({words.why(event)})" if words.why(event) else ""
+        reason = f"  ({wording.why(event)})" if wording.why(event) else ""
         if event.how == "cached":
             took = "from the cache"
         else:
-            how = [words.result(event)] if words.result(event) != "built" else []
-            took = ", ".join([*how, duration(event.seconds)] + ([size(event.peak_rss)] if event.peak_rss else []))
+            how = [wording.result(event)] if wording.result(event) != "built" else []
+            took = ", ".join([*how, duration(event.seconds)] + ([rough_size(event.peak_rss)] if event.peak_rss else []))
         self._lines.write(f"[{self._ended:>{len(str(self._total))}}/{self._total}] {event.name}  {took}{reason}")
 
     def _on_TaskRetried(self, event: events.TaskRetried) -> None:
@@ -123,8 +124,8 @@ class Plain:
     def _on_Heartbeat(self, event: events.Heartbeat) -> None:
         if event.time - self._told >= MINUTE:
             self._told = event.time
-            self._lines.write(words.beat(event, event.time - self._begin))
+            self._lines.write(wording.beat(event, event.time - self._begin))
 
     def _on_RunFinished(self, event: events.RunFinished) -> None:
-        for line in words.ending(event, self._failures, self._blocked, self._debug):
+        for line in wording.ending(event, self._failures, self._blocked, self._debug):
             self._lines.write(line)

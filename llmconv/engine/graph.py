@@ -54,6 +54,17 @@ class Graph:
                     todo.append(user)
         return found
 
+    def order(self) -> dict[str, set[str]]:
+        """Tasks that work, dependencies first -> those that work right before them; groups are left out."""
+        through: dict[str, set[str]] = {}  # of a node: the workers that stand for it to its users
+        found: dict[str, set[str]] = {}
+        for name, node in self.nodes.items():
+            deps: set[str] = set().union(*(through[dep] for dep in node.deps))
+            through[name] = {name} if node.works else deps
+            if node.works:
+                found[name] = deps
+        return found
+
 
 def from_doit(tasks: Mapping[str, Task], selected: Iterable[str]) -> Graph:
     """The graph of the selected tasks and all they depend on; InvalidDodoFile for a cycle."""

@@ -1,4 +1,6 @@
-"""The console of a terminal: finished tasks scroll by over a footer that shows what runs, how far it is, and what it takes."""
+"""The console of a terminal: finished tasks scroll by over a footer that shows what runs, how far it is, and what it
+takes.
+"""
 
 from __future__ import annotations
 
@@ -7,10 +9,9 @@ import threading
 import time
 from typing import TYPE_CHECKING, Any
 
-from llmconv import words
-from llmconv.engine import events
+from llmconv.engine import events, wording
 from llmconv.engine.events import Event
-from llmconv.words import duration, size
+from llmconv.words import duration, rough_size, roughly
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -23,10 +24,11 @@ STYLES = {"compiled": "green", "stamped": "cyan", "cached": "blue", "built": "gr
 
 
 class Terminal:
-    """A listener. rich is imported, and the footer drawn, when the first task starts: a run that does nothing needs neither.
+    """A listener. rich is imported, and the footer drawn, when the first task starts: a run that does nothing needs
+    neither.
 
-    Lines are collected and written with the next picture, by a thread of its own, so that a task costs the build nothing.
-    The cursor stays visible: a build that is killed leaves a terminal that can be used.
+    Lines are collected and written with the next picture, by a thread of its own, so that a task costs the build
+    nothing. The cursor stays visible: a build that is killed leaves a terminal that can be used.
     """
 
     def __init__(self, debug: bool = False):
@@ -49,7 +51,7 @@ class Terminal:
                 method(event)
         if isinstance(event, events.RunFinished):  # outside the lock: the thread has to end first
             self._close()
-            for line in words.ending(event, self._failures, self._blocked, self._debug):
+            for line in wording.ending(event, self._failures, self._blocked, self._debug):
                 print(line, flush=True)
 
     # ------------------------------------------------------------------ what happens
@@ -104,17 +106,18 @@ class Terminal:
         self._lines.append(Text(line, style))
 
     def _finished(self, event: events.TaskFinished) -> None:
-        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to 60."""
+        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to 60.
+        """
         from rich.text import Text
 
-        how, number = words.result(event), self._number()
+        how, number = wording.result(event), self._number()
         name = event.name.partition(":")[2] if "how" in event.values else event.name
         line = Text(f"{number} {name:<{max(8, min(32, self._live.console.width - len(number) - 33))}} ")
         line.append(f"{how:<9}", STYLES.get(how, "green"))
         line.append(f"{duration(event.seconds):>12}")
-        line.append(f"{size(event.peak_rss):>9}" if event.peak_rss and event.how != "cached" else " " * 9)
-        if words.why(event):
-            line.append(f"  {words.why(event)}", "dim")
+        line.append(f"{rough_size(event.peak_rss):>9}" if event.peak_rss and event.how != "cached" else " " * 9)
+        if wording.why(event):
+            line.append(f"  {wording.why(event)}", "dim")
         line.rstrip()
         self._lines.append(line)
 
@@ -155,7 +158,9 @@ class Terminal:
             self._stop.set()  # nobody looks any more; the build goes on
 
     def _unwrap(self, console: Console) -> None:
-        """When the window became narrower, the picture that is shown has been wrapped to more lines than were drawn: erase those."""
+        """When the window became narrower, the picture that is shown has been wrapped to more lines than were drawn:
+        erase those.
+        """
         from rich.control import Control
         from rich.segment import ControlType
 
@@ -195,7 +200,8 @@ class Terminal:
         for task in shown[:most]:
             phase = "fetch" if task.how == "cache" else task.phase
             name = task.name.partition(":")[2] or task.name
-            took = f"{phase:<9}{duration(now - task.time):>12}{size(memory[task.name]) if memory.get(task.name) else '':>9}"
+            taken = rough_size(memory[task.name]) if memory.get(task.name) else ""
+            took = f"{phase:<9}{duration(now - task.time):>12}{taken:>9}"
             if width < 50:
                 took = duration(now - task.time)
             space = max(8, width - len(took) - 4)
@@ -214,7 +220,7 @@ class Terminal:
 
         share = self._beat.share if self._beat else 0.0
         left = max(0.0, self._beat.left - (time.time() - self._beat.time)) if self._beat else 0.0
-        told = f" {share:4.0%}  {words.roughly(left) + ' left' if self._beat else 'starting'}"
+        told = f" {share:4.0%}  {roughly(left) + ' left' if self._beat else 'starting'}"
         row = Table.grid(padding=0)
         row.add_row(ProgressBar(total=1.0, completed=share, width=max(8, width - 30)), Text(told))
         return row
@@ -227,8 +233,15 @@ class Terminal:
         line = Text(f"{self._ended} done {dot} {running} running {dot} {waiting} waiting {dot} ")
         line.append(f"{failed} failed", STYLES["FAILED"] if failed else "")
         if self._beat:
-            now = size(self._beat.memory)
-            memory = next((text for text in (f"  memory {now} of {size(self._beat.budget)}", f"  {now}") if len(line) + len(text) <= width), "")
+            now = rough_size(self._beat.memory)
+            memory = next(
+                (
+                    text
+                    for text in (f"  memory {now} of {rough_size(self._beat.budget)}", f"  {now}")
+                    if len(line) + len(text) <= width
+                ),
+                "",
+            )
             line.append(f"{memory:>{max(0, width - len(line))}}")
         line.truncate(width)
         return line

@@ -10,6 +10,7 @@ from llmconv.blocks import decoder, heads
 from llmconv.blocks.attention import Step
 from llmconv.blocks.spec import Spec
 from llmconv.checkpoint import recipe
+from llmconv.chips import CHIPS
 from llmconv.request.job import Job
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph
@@ -17,8 +18,6 @@ from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"
 IO_CONFIG = "io_alone_config.json"
-# Edge of the constant causal mask of mask-free prefill: four times the chip's lanes (spec, section 4.1)
-MASK_TILE = {"bm1684x": 256, "bm1688": 128, "cv186x": 128}
 
 
 @dataclass(frozen=True)
@@ -189,7 +188,7 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
         return _block(job, spec, f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
 
     if job.use_history_kv:
-        tile = MASK_TILE[job.chip]
+        tile = CHIPS[job.chip].mask_tile
         yield net("block", job.max_input_length, tile=tile)
         yield net("block_kv", job.max_input_length, job.seq_length, tile)
         return
@@ -201,7 +200,8 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
 def _decode(job: Job, spec: Spec, layer: int, stage: int, history: int, staged: bool) -> Net:
     """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
     name = f"block_cache_{layer}"
-    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=MASK_TILE[job.chip] if job.use_history_kv else 0)
+    tile = CHIPS[job.chip].mask_tile if job.use_history_kv else 0
+    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=tile)
     assign = ""
     if staged:
         assign = f"{'use' if stage else 'save'}_io_alone_config={IO_CONFIG}"

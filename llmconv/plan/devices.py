@@ -18,9 +18,6 @@ if TYPE_CHECKING:
 _LAYER = re.compile(r"block(?:_[a-z]+)*_(\d+)")
 _FIRST = re.compile(r"embedding|vit")
 
-# Memory of the largest common boards with each chip, bytes; the device's operating system needs part of it.
-MEMORY = {"bm1684x": 16 << 30, "bm1688": 16 << 30, "cv186x": 8 << 30}
-
 # The compiler's dev-parallel pass splits an MLP only if its down projection has more weights than these (measured: 1.30.2).
 SMALLEST_SPLIT = 1 << 22
 

@@ -15,6 +15,7 @@ from llmconv.checkpoint import quantised, recipe
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.quantised import Quantisation
+from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 from llmconv.families import family_of
 from llmconv.families.family import Family
@@ -24,7 +25,7 @@ from llmconv.plan.decoder import Net, decoder_nets
 from llmconv.plan.devices import check_devices
 from llmconv.plan.origins import Origin, origins
 from llmconv.request.job import Job
-from llmconv.request.options import BY_NAME, CHIPS
+from llmconv.request.options import BY_NAME
 
 SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")  # ends of names of what only quantised layers have
 
@@ -119,7 +120,7 @@ def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tupl
     """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was chosen."""
     dtype = config.sub("text_config").dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
-    job = replace(job, num_core=job.num_core or CHIPS[job.chip])
+    job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
     return _lengths(job, notes), notes
 
 

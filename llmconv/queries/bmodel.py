@@ -1,4 +1,6 @@
-"""`llmconv inspect`: what a .bmodel holds, whoever made it, and where it comes from when the manifest of its build lies beside it."""
+"""`llmconv inspect`: what a .bmodel holds, whoever made it, and where it comes from when the manifest of its build lies
+beside it.
+"""
 
 from __future__ import annotations
 
@@ -9,13 +11,15 @@ from itertools import groupby
 from pathlib import Path
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.errors import ConvertError, InputError
-from llmconv.report.summary import CLOCK, size
+from llmconv.words import size
 
 
 def inspect(path: Path) -> dict[str, Any]:
-    """llmconv.bmodel.describe.describe, with `provenance` and each stage's `cycles` and `estimate_seconds` from the build's manifest
-    (None without one, as the file itself has no cycles, and for the parts of a split net, which is known as a whole). path: a .bmodel, or a directory with exactly one.
+    """llmconv.bmodel.describe.describe, with `provenance` and each stage's `cycles` and `estimate_seconds` from the
+    build's manifest (None without one, as the file itself has no cycles, and for the parts of a split net, which is
+    known as a whole). path: a .bmodel, or a directory with exactly one.
 
     Raises InputError when there is none or it is damaged.
     """
@@ -24,7 +28,11 @@ def inspect(path: Path) -> dict[str, Any]:
     if path.is_dir():
         found = sorted(path.glob("*.bmodel"))
         if len(found) != 1:
-            raise InputError(f"{path} is a directory with {len(found)} .bmodel files", "one file is inspected at a time", f"Name one: {', '.join(p.name for p in found)}" if found else "Name a file.")
+            raise InputError(
+                f"{path} is a directory with {len(found)} .bmodel files",
+                "one file is inspected at a time",
+                f"Name one: {', '.join(p.name for p in found)}" if found else "Name a file.",
+            )
         path = found[0]
     try:
         made = describe(path)
@@ -32,12 +40,12 @@ def inspect(path: Path) -> dict[str, Any]:
         raise InputError(error.what, error.why, error.try_) from None
     made["provenance"], note = _provenance(path, made)
     made["note"] = note
-    clock = CLOCK.get(made["chip"])
+    chip = CHIPS.get(made["chip"])
     cycles = _cycles(made["provenance"])
     for net in made["nets"]:
         for number, stage in enumerate(net["stages"]):
             stage["cycles"] = cycles.get((net["name"], number))
-            stage["estimate_seconds"] = stage["cycles"] / clock if stage["cycles"] and clock else None
+            stage["estimate_seconds"] = stage["cycles"] / chip.clock if stage["cycles"] and chip else None
     return made
 
 
@@ -81,7 +89,8 @@ def text(made: Mapping[str, Any]) -> str:
         *_origin(made),
         "",
         "file           " + ", ".join(f"{name} {size(count)}" for name, count in parts.items()),
-        f"coefficients   {size(shared['stored'])} stored" + (f", {size(shared['shared'])} more are shared" if shared["shared"] else ""),
+        f"coefficients   {size(shared['stored'])} stored"
+        + (f", {size(shared['shared'])} more are shared" if shared["shared"] else ""),
         *(f"  {name:<28} {size(count)}" for name, count in shared["by_role"].items()),
         f"device memory  {size(sum(memory.values()))}: " + ", ".join(f"{k} {size(v)}" for k, v in memory.items()),
         "",
@@ -97,8 +106,10 @@ def _origin(made: Mapping[str, Any]) -> list[str]:
         return [f"provenance     {made['note']}"] if made["note"] else []
     job = manifest["job"]
     return [
-        f"provenance     {job['model_path']} ({manifest['checkpoint']['tensors']} tensors, sha256 {manifest['checkpoint']['sha256'][:16]})",
-        f"               {job['quantize']}, sequence {job['seq_length']}; llmconv {manifest['llmconv']}, tpu_mlir {manifest['toolchain']['version']}; sha256 {manifest['sha256'][:16]}",
+        f"provenance     {job['model_path']} ({manifest['checkpoint']['tensors']} tensors, sha256 "
+        f"{manifest['checkpoint']['sha256'][:16]})",
+        f"               {job['quantize']}, sequence {job['seq_length']}; llmconv {manifest['llmconv']}, tpu_mlir "
+        f"{manifest['toolchain']['version']}; sha256 {manifest['sha256'][:16]}",
     ]
 
 
@@ -106,7 +117,10 @@ def _alike(nets: Sequence[Mapping[str, Any]]) -> Iterator[list[Mapping[str, Any]
     """Runs of nets that differ in the number at the end of their names and in what their coefficients are."""
 
     def pattern(net: Mapping[str, Any]) -> str:
-        stages = [{k: v for k, v in stage.items() if k != "coefficients"} | {"bytes": stage["coefficients"]["bytes"]} for stage in net["stages"]]
+        stages = [
+            {k: v for k, v in stage.items() if k != "coefficients"} | {"bytes": stage["coefficients"]["bytes"]}
+            for stage in net["stages"]
+        ]
         name = re.sub(r"\d+", "#", net["name"])
         return json.dumps([name, re.sub(r"\d+", "#", net.get("part_of", "")), net["addr_mode"], net["device"], stages])
 
@@ -130,9 +144,15 @@ def _entry(nets: Sequence[Mapping[str, Any]]) -> list[str]:
         about.append(f"intermediate {size(stage['context_bytes'])}")
         about += [f"own inputs and outputs {size(stage['io_bytes'])}"] * (stage["io_bytes"] > 0)
         if stage["estimate_seconds"]:
-            about.append(f"{stage['cycles']} cycles, {1000 * stage['estimate_seconds']:.3f} ms by the compiler's estimate")
+            about.append(
+                f"{stage['cycles']} cycles, {1000 * stage['estimate_seconds']:.3f} ms by the compiler's estimate"
+            )
         lines.append(f"  {f'stage {number}: ' if len(first['stages']) > 1 else ''}{'; '.join(about)}")
-        lines += [f"    {way:<3} {io['name']:<22} {io['dtype']:<5} {'x'.join(map(str, io['shape']))}" for way in ("in", "out") for io in stage[f"{way}puts"]]
+        lines += [
+            f"    {way:<3} {io['name']:<22} {io['dtype']:<5} {'x'.join(map(str, io['shape']))}"
+            for way in ("in", "out")
+            for io in stage[f"{way}puts"]
+        ]
     return lines
 
 
@@ -141,4 +161,8 @@ def _same(holders: Sequence[str | None]) -> str:
     others = list(dict.fromkeys(name for name in holders if name))
     if not others:
         return ""
-    return f", those of {others[0]}" + (f" .. {others[-1]}" if len(others) > 1 else "") + (f" in {sum(map(bool, holders))} of them" if None in holders else "")
+    return (
+        f", those of {others[0]}"
+        + (f" .. {others[-1]}" if len(others) > 1 else "")
+        + (f" in {sum(map(bool, holders))} of them" if None in holders else "")
+    )

@@ -19,14 +19,22 @@ WIDTH, HEIGHT, GAP, BETWEEN, MARGIN, TOP = 208, 24, 8, 72, 16, 56  # pixels; TOP
 LETTERS = 30  # of a name that a box has room for
 SWEEPS = 6
 
-_STYLE = """text{font:12px system-ui,sans-serif;fill:#1c2330}.e{fill:none;stroke:#8a94a6;stroke-width:1;opacity:.55}
-.n rect{stroke:#00000030}.n .e{display:none}.n:hover .e{display:inline;stroke:#0b62d6;stroke-width:2;opacity:1}.n:hover rect{stroke:#0b62d6;stroke-width:2}.t{font-weight:600;font-size:14px}.bg{fill:#fff}"""
-_DARK = "text{fill:#e6e9ef}.bg{fill:#14171c}.e{stroke:#76809a}.n rect{stroke:#ffffff30}.n:hover .e,.n:hover rect{stroke:#7db4ff}"
+_STYLE = (
+    "text{font:12px system-ui,sans-serif;fill:#1c2330}.e{fill:none;stroke:#8a94a6;stroke-width:1;opacity:.55}\n"
+    ".n rect{stroke:#00000030}.n .e{display:none}"
+    ".n:hover .e{display:inline;stroke:#0b62d6;stroke-width:2;opacity:1}.n:hover rect{stroke:#0b62d6;stroke-width:2}"
+    ".t{font-weight:600;font-size:14px}.bg{fill:#fff}"
+)
+_DARK = (
+    "text{fill:#e6e9ef}.bg{fill:#14171c}.e{stroke:#76809a}.n rect{stroke:#ffffff30}"
+    ".n:hover .e,.n:hover rect{stroke:#7db4ff}"
+)
 
 
 @dataclass(frozen=True)
 class Box:
-    """One task. state: a key of STATES; deps: names of boxes before it; lines: what more there is to say, plain text."""
+    """One task. state: a key of STATES; deps: names of boxes before it; lines: what more there is to say, plain text.
+    """
 
     name: str
     state: str
@@ -35,20 +43,27 @@ class Box:
 
 
 def svg(boxes: Sequence[Box], title: str) -> str:
-    """The drawing: columns from left to right in the order of work. Hovering over a task shows its reason and what it depends on."""
+    """The drawing: columns from left to right in the order of work. Hovering over a task shows its reason and what it
+    depends on.
+    """
     places = layout(boxes)
     width = max(x for x, _ in places.values()) + WIDTH + MARGIN
     height = max(y for _, y in places.values()) + HEIGHT + MARGIN
     style = _STYLE + "".join(f".{state} rect{{fill:{light}}}" for state, (_, light, _) in STATES.items())
     dark = _DARK + "".join(f".{state} rect{{fill:{shade}}}" for state, (_, _, shade) in STATES.items())
     parts = [
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" role="img" aria-label="{escape(title)}">',
+        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" height="{height}" '
+        f'role="img" aria-label="{escape(title)}">',
         f"<style>{style}@media(prefers-color-scheme:dark){{{dark}}}</style>",
-        f'<rect class="bg" width="{width}" height="{height}"/><text class="t" x="{MARGIN}" y="24">{escape(title)}</text>',
+        f'<rect class="bg" width="{width}" height="{height}"/><text class="t" x="{MARGIN}" '
+        f'y="24">{escape(title)}</text>',
         *_legend(boxes),
     ]
     edges = {box.name: _edges(box, places) for box in boxes}
-    parts += [*edges.values(), *(_drawn(box, places, edges[box.name]) for box in boxes)]  # lines lie under the boxes, and over them when hovered
+    parts += [
+        *edges.values(),
+        *(_drawn(box, places, edges[box.name]) for box in boxes),
+    ]  # lines lie under the boxes, and over them when hovered
     return "\n".join([*parts, "</svg>", ""])
 
 
@@ -58,7 +73,10 @@ def _edges(box: Box, places: Mapping[str, tuple[int, int]]) -> str:
     for dep in box.deps:
         left, top = places[dep][0] + WIDTH, places[dep][1] + HEIGHT // 2
         bend = max(BETWEEN // 2, (x - left) // 2)
-        found.append(f'<path class="e" d="M{left} {top}C{left + bend} {top} {x - bend} {y + HEIGHT // 2} {x} {y + HEIGHT // 2}"/>')
+        found.append(
+            f'<path class="e" d="M{left} {top}C{left + bend} {top} {x - bend} {y + HEIGHT // 2} {x} '
+            f'{y + HEIGHT // 2}"/>'
+        )
     return "".join(found)
 
 
@@ -68,7 +86,8 @@ def _drawn(box: Box, places: Mapping[str, tuple[int, int]], edges: str) -> str:
     told = "\n".join([f"{box.name}: {STATES[box.state][0]}", *box.lines])
     return (
         f'<g class="n {box.state}"><title>{escape(told)}</title>{edges}'
-        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5"/><text x="{x + 8}" y="{y + 16}">{escape(name)}</text></g>'
+        f'<rect x="{x}" y="{y}" width="{WIDTH}" height="{HEIGHT}" rx="5"/><text x="{x + 8}" '
+        f'y="{y + 16}">{escape(name)}</text></g>'
     )
 
 
@@ -77,14 +96,17 @@ def _legend(boxes: Sequence[Box]) -> list[str]:
     for state, (text, _, _) in STATES.items():
         if count[state]:
             text = f"{count[state]} {text}"
-            parts.append(f'<g class="{state}"><rect x="{x}" y="34" width="12" height="12" rx="3"/><text x="{x + 17}" y="44">{text}</text></g>')
+            parts.append(
+                f'<g class="{state}"><rect x="{x}" y="34" width="12" height="12" rx="3"/><text x="{x + 17}" '
+                f'y="44">{text}</text></g>'
+            )
             x += 40 + 7 * len(text)
     return parts
 
 
 def layout(boxes: Sequence[Box]) -> dict[str, tuple[int, int]]:
-    """The upper left corner of every box. A box stands right of all it depends on; boxes of a column are ordered by the heights of
-    their neighbours, so that lines cross little (the barycentre method)."""
+    """The upper left corner of every box. A box stands right of all it depends on; boxes of a column are ordered by the
+    heights of their neighbours, so that lines cross little (the barycentre method)."""
     columns = _columns(boxes)
     users: dict[str, list[str]] = {box.name: [] for box in boxes}
     for box in boxes:
@@ -95,7 +117,9 @@ def layout(boxes: Sequence[Box]) -> dict[str, tuple[int, int]]:
     for sweep in range(SWEEPS):
         near = deps if sweep % 2 == 0 else users
         for column in columns if sweep % 2 == 0 else reversed(columns):
-            column.sort(key=lambda name: sum(height[n] for n in near[name]) / len(near[name]) if near[name] else height[name])
+            column.sort(
+                key=lambda name: sum(height[n] for n in near[name]) / len(near[name]) if near[name] else height[name]
+            )
             height.update((name, (n + 0.5) / len(column)) for n, name in enumerate(column))
     most = max(map(len, columns))
     return {

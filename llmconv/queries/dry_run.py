@@ -5,26 +5,25 @@ The first lines are the vendor's keys in the vendor's order (spec, section 1.3),
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from llmconv.plan.plan import Plan, plan
-from llmconv.request.job import Job
+from llmconv.queries.overview import net_lines, overview
+from llmconv.queries.why import outlook
+from llmconv.request.request import Request
 
 KEYS = (
-    "model_path model_type out_dir chip quantize seq_length max_input_length max_prefill_kv_length max_shape max_pixels num_device "
-    "distribute_strategy num_core batch dynamic embedding_disk do_sample use_block_with_kv share_prompt lora_max_rank symmetric"
+    "model_path model_type out_dir chip quantize seq_length max_input_length max_prefill_kv_length max_shape "
+    "max_pixels num_device distribute_strategy num_core batch dynamic embedding_disk do_sample use_block_with_kv "
+    "share_prompt lora_max_rank symmetric"
 ).split()
 
 
-def dry_run(job: Job, given: Mapping[str, Any]) -> str:
-    """The report; with `debug` also each net's inputs, outputs and flags. Raises InputError for whatever would stop the conversion."""
-    from llmconv.queries.overview import net_lines, overview
-    from llmconv.queries.why import outlook
-
-    made = plan(job)
-    nets = [*net_lines(made.nets), ""] if job.debug else []
-    return "\n".join([*_keys(made), "", *nets, overview(made, outlook(made, job, given))])
+def dry_run(asked: Request) -> str:
+    """The report; with `debug` also each net's inputs, outputs and flags. Raises InputError for whatever would stop the
+    conversion.
+    """
+    made = plan(asked.job)
+    nets = [*net_lines(made.nets), ""] if asked.job.debug else []
+    return "\n".join([*_keys(made), "", *nets, overview(made, outlook(asked, made))])
 
 
 def _keys(made: Plan) -> list[str]:

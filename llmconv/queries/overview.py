@@ -1,4 +1,5 @@
-"""What a conversion would be, for a person: model, quantisation, nets, what is to be done, what it takes, whether the device holds it.
+"""What a conversion would be, for a person: model, quantisation, nets, what is to be done, what it takes, whether the
+device holds it.
 
 `llmconv plan` and `--dry_run` print it. Reads only; never locks.
 """
@@ -12,15 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import engine
+from llmconv.chips import CHIPS
 from llmconv.plan.decoder import Net
-from llmconv.plan.devices import MEMORY
-from llmconv.plan.estimate import check_seconds, coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
+from llmconv.plan.estimate import (
+    check_seconds,
+    coefficient_bytes,
+    compile_seconds,
+    device_memory,
+    net_coefficients,
+    stamp_seconds,
+)
 from llmconv.plan.forms import checked
 from llmconv.plan.plan import Plan
-from llmconv.report.summary import count, size
 from llmconv.request.job import Job
 from llmconv.request.output import Layout
-from llmconv.words import roughly
+from llmconv.words import binary_size, count, roughly, size
 
 ACTIONS = (("run", "to run"), ("maybe", "perhaps to run"), ("cached", "from the cache"), ("unchanged", "up to date"))
 TIGHT = 0.85  # of a device's memory: its operating system needs the rest
@@ -42,13 +49,23 @@ def _row(name: str, text: str) -> str:
 
 def _head(made: Plan) -> list[str]:
     job, spec = made.job, made.spec
-    name = made.config["model_type"] + (f" ({made.family.name})" if made.family.name != made.config["model_type"] else "")
+    name = made.config["model_type"] + (
+        f" ({made.family.name})" if made.family.name != made.config["model_type"] else ""
+    )
     lines = [
         _row("model", f"{name}, {spec.layers} layers, {count(made.weights)} weights, {size(made.checkpoint.nbytes)}"),
         _row("", f"in {job.model_path}"),
         _row("quantisation", _quantisation(job, packed=spec.packed)),
-        _row("target", f"{job.chip}, {job.num_device} device{'s' * (job.num_device > 1)}, {job.num_core} core{'s' * (job.num_core > 1)}"),
-        _row("lengths", f"{job.seq_length} tokens, prompts up to {job.max_input_length}" + (f", batch {job.batch}" if job.batch > 1 else "")),
+        _row(
+            "target",
+            f"{job.chip}, {job.num_device} device{'s' * (job.num_device > 1)}, {job.num_core} "
+            f"core{'s' * (job.num_core > 1)}",
+        ),
+        _row(
+            "lengths",
+            f"{job.seq_length} tokens, prompts up to {job.max_input_length}"
+            + (f", batch {job.batch}" if job.batch > 1 else ""),
+        ),
         _row("output", str(Layout(job.out_dir).bmodel(made.folder))),
     ]
     return lines + [f"note: {note}" for note in made.notes]
@@ -97,18 +114,38 @@ def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
     """Time, disk and memory of the build; from the past where there is one."""
     if outlook is None:
         found = made.origins
-        cpu = sum(stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form) for net in made.nets)
-        cpu += sum(check_seconds(weight) for net in made.nets if found[net.name].linears == net.name for weight in checked(net))
+        cpu = sum(
+            stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form)
+            for net in made.nets
+        )
+        cpu += sum(
+            check_seconds(weight) for net in made.nets if found[net.name].linears == net.name for weight in checked(net)
+        )
         return [_row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
     todo = [item for item in outlook.items if item.action in ("run", "maybe")]
     at_once = f"{outlook.jobs} task{'s' * (outlook.jobs > 1)} at once"
-    lines = [_row("time", f"{roughly(outlook.seconds)} with {at_once} (estimate)" if todo else "none: nothing has to be built")]
+    lines = [
+        _row(
+            "time", f"{roughly(outlook.seconds)} with {at_once} (estimate)" if todo else "none: nothing has to be built"
+        )
+    ]
     disk = sum(item.need.disk for item in outlook.items)
     scratch = max((item.need.scratch for item in todo), default=0)
-    lines.append(_row("disk", f"{size(disk)}, and {size(scratch)} while it runs; {size(_free(made.job.out_dir))} are free (estimate)"))
+    lines.append(
+        _row(
+            "disk",
+            f"{size(disk)}, and {size(scratch)} while it runs; {size(_free(made.job.out_dir))} are free (estimate)",
+        )
+    )
     largest = max(todo, key=lambda item: item.need.memory, default=None)
     if largest is not None:
-        lines.append(_row("RAM", f"{size(largest.need.memory)} for {largest.name}; all together may use {size(outlook.memory)} (estimate)"))
+        lines.append(
+            _row(
+                "RAM",
+                f"{size(largest.need.memory)} for {largest.name}; all together may use {size(outlook.memory)} "
+                "(estimate)",
+            )
+        )
     return lines
 
 
@@ -121,22 +158,23 @@ def _free(place: Path) -> int:
 def _device(made: Plan) -> list[str]:
     """The device's memory against what boards with the chip have, with a warning where that is too little."""
     job, lines = made.job, []
-    limit, devices = MEMORY[job.chip], device_memory(made)
+    limit, devices = CHIPS[job.chip].memory, device_memory(made)
     for name, parts in devices.items():
         used = sum(parts.values())
         title = f"memory {name}" if len(devices) > 1 else "device memory"
         told = ", ".join(f"{part} {size(n)}" for part, n in parts.items())
-        lines += [_row(title, f"{_gib(used)} of {_gib(limit)} (estimate)"), _row("", told)]
+        lines += [_row(title, f"{binary_size(used)} of {binary_size(limit)} (estimate)"), _row("", told)]
     worst = max(sum(parts.values()) for parts in devices.values())
     if worst > limit:
-        lines.append(f"WARNING: this cannot fit: boards with a {job.chip} have up to {_gib(limit)}. {_advice(made, devices)}")
+        lines.append(
+            f"WARNING: this cannot fit: boards with a {job.chip} have up to {binary_size(limit)}. "
+            f"{_advice(made, devices)}"
+        )
     elif worst > TIGHT * limit:
-        lines.append(f"WARNING: this hardly fits: the device's operating system needs memory too. {_advice(made, devices)}")
+        lines.append(
+            f"WARNING: this hardly fits: the device's operating system needs memory too. {_advice(made, devices)}"
+        )
     return lines
-
-
-def _gib(number: int) -> str:
-    return f"{number / (1 << 30):.1f} GiB" if number >= 1 << 30 else f"{number / (1 << 20):.1f} MiB"
 
 
 def _advice(made: Plan, devices: dict[str, dict[str, int]]) -> str:
@@ -167,5 +205,9 @@ def _flags(net: Net) -> list[str]:
         flags.append(f"split over {f.num_device} devices")
     if f.q_group_size:
         flags.append(f"g={f.q_group_size}{' symmetric' if f.q_symmetric else ''}")
-    packed = Counter((op.attrs["weight_bits"], op.attrs["q_group_size"]) for op in net.graph.ops if op.kind == "A16MatMul")
-    return flags + [f"{number} x w{bits} g={group} of the checkpoint" for (bits, group), number in sorted(packed.items())]
+    packed = Counter(
+        (op.attrs["weight_bits"], op.attrs["q_group_size"]) for op in net.graph.ops if op.kind == "A16MatMul"
+    )
+    return flags + [
+        f"{number} x w{bits} g={group} of the checkpoint" for (bits, group), number in sorted(packed.items())
+    ]

@@ -7,50 +7,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmconv import engine
-from llmconv.errors import InputError
+from llmconv import engine, tasks
 from llmconv.plan.plan import Plan, plan
-from llmconv.report.summary import size
-from llmconv.request.job import Job
-from llmconv.request.output import Layout
+from llmconv.queries.overview import overview
+from llmconv.request.request import Request, load
+from llmconv.words import size
 
 
-def saved_job(out: Path) -> tuple[Job, dict[str, Any]]:
-    """The job that was last started in an output directory, and its options as they were given.
-
-    Raises InputError when nothing was ever built there.
-    """
-    file = Layout(out).job
-    try:
-        given = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        raise InputError(f"{out} is not the output directory of a conversion", f"{file} is missing or damaged", "Name the directory that -o (out=) named.") from None
-    return Job.create(given), given
-
-
-def _tasks(made: Plan) -> dict[str, Any]:
-    from llmconv import tasks
-
-    return {"task_llmconv": lambda: tasks.all_tasks(made)}
-
-
-def outlook(made: Plan, job: Job, given: Mapping[str, Any]) -> engine.Outlook | None:
-    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs. None while
-    the weights are still to be downloaded: what they make of the cache is not known before."""
-    from llmconv.convert import run_options
-
+def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
+    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs.
+    None while the weights are still to be downloaded: what they make of the cache is not known before."""
     if not all(shard.exists() for shard in made.checkpoint.shards):
         return None
+    return engine.outlook(tasks.graph(made), [asked.goal], asked.run_options())
 
-    return engine.outlook(_tasks(made), ["export" if job.only_mlir else "convert"], run_options(job, given))
 
-
-def forecast(job: Job, given: Mapping[str, Any]) -> str:
+def forecast(asked: Request) -> str:
     """`llmconv plan`. Raises InputError for whatever would stop the conversion."""
-    from llmconv.queries.overview import overview
-
-    made = plan(job)
-    return overview(made, outlook(made, job, given))
+    made = plan(asked.job)
+    return overview(made, outlook(asked, made))
 
 
 def why(out: Path, name: str | None) -> str:
@@ -58,29 +33,33 @@ def why(out: Path, name: str | None) -> str:
 
     name: a task (compile:block_0, merge) or a net (block_0, for its compile task).
     """
-    from llmconv.convert import run_options
-
-    job, given = saved_job(out)
-    made = plan(job)
-    options = run_options(job, given)
+    asked = load(out)
+    made, options = plan(asked.job), asked.run_options()
     if name is None:
-        items = [i for i in engine.plan(_tasks(made), ["convert"], options) if i.action != "unchanged"]
+        items = [i for i in engine.plan(tasks.graph(made), ["convert"], options) if i.action != "unchanged"]
         if not items:
             return f"{out} is up to date: nothing would run."
         return "\n".join(f"{item.name}: {item.reason}" for item in items)
     if any(net.name == name for net in made.nets):
         name = f"compile:{name}"
-    item = engine.why(_tasks(made), name, options)
+    item = engine.why(tasks.graph(made), name, options)
     return "\n".join(_describe(item))
 
 
 def _describe(item: Any) -> list[str]:
-    state = {"unchanged": "is up to date", "cached": "would be taken from the cache", "run": "would run", "maybe": "may run"}[item.action]
+    state = {
+        "unchanged": "is up to date",
+        "cached": "would be taken from the cache",
+        "run": "would run",
+        "maybe": "may run",
+    }[item.action]
     lines = [f"{item.name} {state}" + (f": {item.reason}" if item.reason else "")]
     for field, before, after in item.changes:
         lines.append(f"  {field}: {_short(before)} -> {_short(after)}")
     if item.row is not None:
-        lines.append(f"  built in {item.row.seconds:.1f} s, {size(item.row.peak_rss)} of memory, key {item.row.key[:16]}, from")
+        lines.append(
+            f"  built in {item.row.seconds:.1f} s, {size(item.row.peak_rss)} of memory, key {item.row.key[:16]}, from"
+        )
         lines += [f"    {k}: {_short(v)}" for k, v in _flat(item.row.fields)]
     return lines
 

@@ -8,12 +8,17 @@ from typing import Any
 
 from llmconv.verify.record import closeness, worst_output
 
-KINDS = (("block", "prefill"), ("block_kv", "prefill with history"), ("block_prompt", "shared prompt"), ("block_cache", "decode"))
+KINDS = (
+    ("block", "prefill"),
+    ("block_kv", "prefill with history"),
+    ("block_prompt", "shared prompt"),
+    ("block_cache", "decode"),
+)
 
 
 def by_layer(verified: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """Curves of relative L2 over the layers that were verified: of each kind of block, and torch's own in the same half precision;
-    None when no layer was. Figures that are not finite are None."""
+    """Curves of relative L2 over the layers that were verified: of each kind of block, and torch's own in the same half
+    precision; None when no layer was. Figures that are not finite are None."""
     nets = {net["name"]: net for net in verified["nets"]} if verified else {}
     layers = sorted({int(found[1]) for name in nets if (found := re.fullmatch(r"block(?:_[a-z]+)?_(\d+)", name))})
     series, limit = [], [0.0] * len(layers)
@@ -36,14 +41,23 @@ def drift(verified: Mapping[str, Any]) -> list[str]:
     layers = [(net, output) for net, output in layers if output]
     wrong = sorted((int(net["name"].rpartition("_")[2]), net["name"]) for net, _ in layers if not net["ok"])
     if wrong:
-        told.append(f"Drift starts at {wrong[0][1]}, the first layer beyond its tolerance ({len(wrong)} of {len(layers)} blocks are).")
+        told.append(
+            f"Drift starts at {wrong[0][1]}, the first layer beyond its tolerance ({len(wrong)} of {len(layers)} "
+            "blocks are)."
+        )
     elif layers:
         net, output = max(layers, key=lambda pair: closeness(pair[1]))
-        told.append(f"No layer is beyond its tolerance; closest is {net['name']} ({output['output']}), {_figure(output['relative_l2'])} of {_figure(output['relative_l2_limit'])}.")
+        told.append(
+            f"No layer is beyond its tolerance; closest is {net['name']} ({output['output']}), "
+            f"{_figure(output['relative_l2'])} of {_figure(output['relative_l2_limit'])}."
+        )
     for net in verified["nets"]:
         if net["name"] == "all blocks" and net["outputs"]:
             output = net["outputs"][0]
-            told.append(f"All blocks one after the other, each fed by the one before: {_figure(output['relative_l2'])} of {_figure(output['relative_l2_limit'])}.")
+            told.append(
+                f"All blocks one after the other, each fed by the one before: {_figure(output['relative_l2'])} of "
+                f"{_figure(output['relative_l2_limit'])}."
+            )
     return told
 
 

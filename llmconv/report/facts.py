@@ -1,32 +1,38 @@
-"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs of the runs."""
+"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs
+of the runs.
+"""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from llmconv import tasks
+from llmconv.bmodel.describe import describe
 from llmconv.engine import history
+from llmconv.engine.graph import load
 from llmconv.errors import ConvertError
+from llmconv.plan.plan import Plan, plan
+from llmconv.request import request
 from llmconv.request.output import Layout
-
-if TYPE_CHECKING:
-    from llmconv.plan.plan import Plan
+from llmconv.request.request import Request
 
 
 @dataclass(frozen=True)
 class Facts:
     """What is known of an output directory; whatever is missing is empty or None.
 
-    given: the options as they were typed. plan: of those options, None when the checkpoint cannot be read any more. manifest: of the
-    .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe). verified: verify.json, if it is about this .bmodel.
-    runs: oldest first, the last one is what the report is about. deps: task -> tasks before it.
+    given: the options as they were typed (`typed` of a Request). plan: of those options, None when the checkpoint
+    cannot be read any more. manifest: of the .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe).
+    verified: verify.json, if it is about this .bmodel. runs: oldest first, the last one is what the report is about.
+    deps: task -> tasks before it.
     """
 
     layout: Layout
-    given: Mapping[str, Any]
+    given: Mapping[str, str]
     plan: Plan | None
     manifest: Mapping[str, Any] | None
     bmodel: Mapping[str, Any] | None
@@ -42,9 +48,7 @@ class Facts:
     def job(self) -> Mapping[str, Any]:
         """The settled options: of what is being built, else of what was."""
         if self.plan:
-            from llmconv.tasks.manifest import job_json
-
-            return job_json(self.plan.job)
+            return self.plan.job.to_dict()
         return self.manifest["job"] if self.manifest else self.given
 
     @property
@@ -54,13 +58,23 @@ class Facts:
 
     @property
     def nets(self) -> list[dict[str, Any]]:
-        """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those that are finished."""
+        """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those
+        that are finished.
+        """
         if self.manifest and not self.outdated:
             return list(self.manifest["nets"])
-        return [self._net(net) for net in self.plan.nets] if self.plan else list(self.manifest["nets"]) if self.manifest else []
+        if self.plan:
+            return [self._net(net) for net in self.plan.nets]
+        return list(self.manifest["nets"]) if self.manifest else []
 
     def _net(self, net: Any) -> dict[str, Any]:
-        told: dict[str, Any] = {"name": net.name, "kind": net.kind, "layer": net.layer, "stage_of": net.stage_of, "flags": net.flags.to_dict()}
+        told: dict[str, Any] = {
+            "name": net.name,
+            "kind": net.kind,
+            "layer": net.layer,
+            "stage_of": net.stage_of,
+            "flags": net.flags.to_dict(),
+        }
         task, run = f"compile:{net.name}", self.last
         done = task in run.unchanged or any(span.name == task and span.how in ("built", "cached") for span in run.spans)
         for path in self.layout.net(net.name)[2:] if done else ():
@@ -69,19 +83,28 @@ class Facts:
 
     @property
     def outdated(self) -> bool:
-        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not get to it."""
+        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not
+        get to it.
+        """
         run = self.last
-        if self.manifest and self.plan and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items()):
+        if (
+            self.manifest
+            and self.plan
+            and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items())
+        ):
             return True
         if run.finished and not run.finished.get("status"):
             return False
-        return "manifest" not in run.unchanged and not any(span.name == "manifest" and span.how == "built" for span in run.spans)
+        return "manifest" not in run.unchanged and not any(
+            span.name == "manifest" and span.how == "built" for span in run.spans
+        )
 
 
-def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
-    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet."""
+def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Facts:
+    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of:
+    what that run was to build; read from the directory and planned again where it is not given."""
     layout = Layout(out)
-    given = _json(layout.job) or {}
+    asked, made = of or _asked(out)
     runs = history.read(layout.state)
     if ending is not None and runs and runs[-1].finished is None:
         history.add(runs[-1], ending)
@@ -91,25 +114,22 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
     verified = _json(layout.verified)
     if not (verified and manifest and verified.get("sha256") == manifest["sha256"]):
         verified = None
-    facts = Facts(layout, given, _plan(given), manifest, None, verified, tuple(runs), {})
-    if manifest:
-        facts = replace(facts, bmodel=_described(out / manifest["bmodel"]))
-    return replace(facts, deps=_dependencies(facts.plan))
+    bmodel = _described(out / manifest["bmodel"]) if manifest else None
+    given = asked.typed if asked else {}
+    return Facts(layout, given, made, manifest, bmodel, verified, tuple(runs), _dependencies(made))
 
 
-def _plan(given: Mapping[str, Any]) -> Plan | None:
-    from llmconv.plan.plan import plan
-    from llmconv.request.job import Job
-
+def _asked(out: Path) -> tuple[Request | None, Plan | None]:
+    """What was last to be built in an output directory, as far as it can still be read."""
+    asked = None
     try:
-        return plan(Job.create(given))
+        asked = request.load(out)
+        return asked, plan(asked.job)
     except (ConvertError, OSError):
-        return None
+        return asked, None
 
 
 def _described(file: Path) -> dict[str, Any] | None:
-    from llmconv.bmodel.describe import describe
-
     try:
         return describe(file)
     except ConvertError:
@@ -119,10 +139,8 @@ def _described(file: Path) -> dict[str, Any] | None:
 def _dependencies(made: Plan | None) -> dict[str, frozenset[str]]:
     if made is None:
         return {}
-    from llmconv.queries.graph import dependencies
-
     try:
-        return {name: frozenset(deps) for name, deps in dependencies(made).items()}
+        return {name: frozenset(deps) for name, deps in load(tasks.graph(made), tasks.GOALS).order().items()}
     except ConvertError:  # the compiler does not run any more
         return {}
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
+from typing import Any
 
-from llmconv.plan.devices import MEMORY
+from llmconv.chips import CHIPS
 from llmconv.plan.estimate import device_memory
 from llmconv.report import accuracy, latency, sizes
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, tag
 from llmconv.report.sections import note, section
 from llmconv.report.sizes import Coefficients
-from llmconv.report.summary import latencies, size
+from llmconv.report.summary import latencies
+from llmconv.words import size
 
 PRECISIONS = {"int4": "k1", "int8": "k1", "bf16": "k3", "f16": "k3", "f32": "k2", "scales": "k8", "zero points": "k4"}
 
@@ -26,16 +28,31 @@ def stored(facts: Facts, coefficients: Coefficients) -> Html | None:
         for (part, precision), count in coefficients.parts.items():
             parts.setdefault(part, []).append((precision, count))
     rest = {name: count for name, count in facts.bmodel["parts"].items() if name != "coefficients" or not parts}
-    rows = [_part(part, pieces, facts.bmodel["bytes"]) for part, pieces in [*parts.items(), *((name.capitalize(), [("", count)]) for name, count in rest.items())]]
+    rows = [
+        _part(part, pieces, facts.bmodel["bytes"])
+        for part, pieces in [*parts.items(), *((name.capitalize(), [("", count)]) for name, count in rest.items())]
+    ]
     seen = Counter(precision for pieces in parts.values() for precision, _ in pieces)
     shared = facts.bmodel["coefficients"]["shared"]
-    columns = tag("tr", tag("th", "part"), tag("th", "bytes", class_="n"), tag("th", "share", class_="n"), tag("th", "", style="width:45%"), tag("th", "precision", class_="wide"))
+    columns = tag(
+        "tr",
+        tag("th", "part"),
+        tag("th", "bytes", class_="n"),
+        tag("th", "share", class_="n"),
+        tag("th", "", style="width:45%"),
+        tag("th", "precision", class_="wide"),
+    )
     return section(
         "sizes",
         "Size of the .bmodel by part and precision" + (" (earlier build)" if facts.outdated else ""),
         tag("div", [tag("span", tag("i", class_=_colour(precision)), precision) for precision in seen], class_="key"),
         tag("div", tag("table", tag("thead", columns), tag("tbody", rows)), class_="scroll"),
-        note(f"{size(facts.bmodel['bytes'])} in all. Nets that use the same weights share them: {size(shared)} would be stored twice otherwise.") if shared else None,
+        note(
+            f"{size(facts.bmodel['bytes'])} in all. Nets that use the same weights share them: {size(shared)} would be "
+            "stored twice otherwise."
+        )
+        if shared
+        else None,
     )
 
 
@@ -45,9 +62,23 @@ def _colour(precision: str) -> str:
 
 def _part(part: str, pieces: list[tuple[str, int]], whole: int) -> Html:
     total = sum(count for _, count in pieces)
-    bar = tag("div", [tag("i", class_=_colour(p), style=f"width:{100 * count / whole:.3f}%", title=f"{p} {size(count)}") for p, count in pieces], class_="bar")
+    bar = tag(
+        "div",
+        [
+            tag("i", class_=_colour(p), style=f"width:{100 * count / whole:.3f}%", title=f"{p} {size(count)}")
+            for p, count in pieces
+        ],
+        class_="bar",
+    )
     told = ", ".join(f"{p} {size(count)}" if len(pieces) > 1 else p for p, count in pieces if p)
-    return tag("tr", tag("td", part), tag("td", size(total), class_="n"), tag("td", f"{100 * total / whole:.1f} %", class_="n"), tag("td", bar), tag("td", told, class_="wide"))
+    return tag(
+        "tr",
+        tag("td", part),
+        tag("td", size(total), class_="n"),
+        tag("td", f"{100 * total / whole:.1f} %", class_="n"),
+        tag("td", bar),
+        tag("td", told, class_="wide"),
+    )
 
 
 def memory(facts: Facts) -> Html | None:
@@ -56,19 +87,36 @@ def memory(facts: Facts) -> Html | None:
     if not found:
         return None
     chip = str(facts.job.get("chip"))
-    room, total = MEMORY.get(chip, 0), sum(found.values())
+    room, total = CHIPS[chip].memory if chip in CHIPS else 0, sum(found.values())
     scale = max(room, total, 1)
-    bar = [tag("i", class_=f"k{n}", style=f"width:{100 * count / scale:.3f}%", title=f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
-    key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {size(count)}") for n, (name, count) in enumerate(found.items(), 1)]
+    bar = [
+        tag("i", class_=f"k{n}", style=f"width:{100 * count / scale:.3f}%", title=f"{name} {size(count)}")
+        for n, (name, count) in enumerate(found.items(), 1)
+    ]
+    key = [
+        tag("span", tag("i", class_=f"k{n}"), f"{name} {size(count)}")
+        for n, (name, count) in enumerate(found.items(), 1)
+    ]
     several = int(facts.job.get("num_device", 1)) > 1
-    told = f"{size(total)} of up to {room / (1 << 30):.0f} GiB on the largest common boards with a {chip} ({_percent(total, room)})" if room else size(total)
+    told = (
+        f"{size(total)} of up to {room / (1 << 30):.0f} GiB on the largest common boards with a {chip} "
+        f"({_percent(total, room)})"
+        if room
+        else size(total)
+    )
     return section(
         "memory-of-the-device",
         "Memory of the device" + (", of the one that needs most" if several else ""),
         tag("div", tag("b", told)),
         tag("div", bar, class_="bar big"),
         tag("div", key, class_="key"),
-        tag("p", tag("span", "does not fit", class_="chip failed"), f" It is {size(total - room)} more than that: use fewer bits, a shorter sequence, or more devices.") if room and total > room else None,
+        tag(
+            "p",
+            tag("span", "does not fit", class_="chip failed"),
+            f" It is {size(total - room)} more than that: use fewer bits, a shorter sequence, or more devices.",
+        )
+        if room and total > room
+        else None,
         note(how),
     )
 
@@ -79,10 +127,14 @@ def _percent(part: int, whole: int) -> str:
 
 def _needed(facts: Facts) -> tuple[Mapping[str, int], str]:
     if facts.bmodel and not facts.outdated:
-        return sizes.device_memory(facts.bmodel), "From the .bmodel. The operating system of a board needs a part of its memory, and smaller boards have less."
+        return sizes.device_memory(
+            facts.bmodel
+        ), "From the .bmodel. The operating system of a board needs a part of its memory, and smaller boards have less."
     if facts.plan:
         most = max(device_memory(facts.plan).values(), key=lambda device: sum(device.values()))
-        return {name[0].upper() + name[1:]: count for name, count in most.items()}, "Estimated from the sizes of the tensors, as there is no .bmodel of this build."
+        return {
+            name[0].upper() + name[1:]: count for name, count in most.items()
+        }, "Estimated from the sizes of the tensors, as there is no .bmodel of this build."
     return {}, ""
 
 
@@ -96,18 +148,41 @@ def speed(facts: Facts) -> Html | None:
     for step, what in (("prefill", f"Prefill of {length} tokens"), ("decode", "Decode of one token, full KV length")):
         shares = latency.shares(facts.manifest, step)
         if not shares:
-            blocks.append(tag("div", tag("h3", what), note("The compiler estimates nothing for nets whose length is open until they run.")))
+            blocks.append(
+                tag(
+                    "div",
+                    tag("h3", what),
+                    note("The compiler estimates nothing for nets whose length is open until they run."),
+                )
+            )
             continue
         total = sum(shares.values())
-        bar = [tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {_ms(t)}") for n, (name, t) in enumerate(shares.items(), 1)]
-        key = [tag("span", tag("i", class_=f"k{n}"), f"{name} {_ms(t)}, {100 * t / total:.0f} %") for n, (name, t) in enumerate(shares.items(), 1)]
+        bar = [
+            tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {_ms(t)}")
+            for n, (name, t) in enumerate(shares.items(), 1)
+        ]
+        key = [
+            tag("span", tag("i", class_=f"k{n}"), f"{name} {_ms(t)}, {100 * t / total:.0f} %")
+            for n, (name, t) in enumerate(shares.items(), 1)
+        ]
         rate = f", {1 / times['decode']:.1f} tokens/s" if step == "decode" and times["decode"] else ""
-        blocks.append(tag("div", tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"), tag("div", bar, class_="bar big"), tag("div", key, class_="key"), tag("div", id=step, class_="plot", role="img", aria_label="estimated milliseconds of each net")))
+        blocks.append(
+            tag(
+                "div",
+                tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"),
+                tag("div", bar, class_="bar big"),
+                tag("div", key, class_="key"),
+                tag("div", id=step, class_="plot", role="img", aria_label="estimated milliseconds of each net"),
+            )
+        )
     return section(
         "latency",
         "Estimated latency" + (" (earlier build)" if facts.outdated else ""),
         tag("div", blocks, class_="two"),
-        note(f"Estimates, not measurements: cycles of the compiler's static cost model at the clock of the {chip}. Work of the host and traffic to it are not in them."),
+        note(
+            f"Estimates, not measurements: cycles of the compiler's static cost model at the clock of the {chip}. Work "
+            "of the host and traffic to it are not in them."
+        ),
     )
 
 
@@ -125,31 +200,59 @@ def verification(facts: Facts) -> Html | None:
         "verification",
         "Verification on the chip simulator",
         tag("p", verified["summary"]),
-        [tag("p", tag("span", "interface", class_="chip wrong"), " ", problem) for problem in verified.get("interface", ())],
+        [
+            tag("p", tag("span", "interface", class_="chip wrong"), " ", problem)
+            for problem in verified.get("interface", ())
+        ],
         [tag("p", told) for told in accuracy.drift(verified)],
-        [tag("h3", "Relative L2 by layer"), tag("div", id="errors", class_="plot", role="img", aria_label="relative L2 of each layer")] if curves else None,
-        note("Each layer on its own, against the model's own maths in torch f32 on the weights that the chip has. Dashed red: the tolerance; grey: what torch loses in the same half precision.") if curves else None,
+        [
+            tag("h3", "Relative L2 by layer"),
+            tag("div", id="errors", class_="plot", role="img", aria_label="relative L2 of each layer"),
+        ]
+        if curves
+        else None,
+        note(
+            "Each layer on its own, against the model's own maths in torch f32 on the weights that the chip has. "
+            "Dashed red: the tolerance; grey: what torch loses in the same half precision."
+        )
+        if curves
+        else None,
         _tokens(verified),
     )
 
 
-def _tokens(verified: Mapping[str, object]) -> list[Html]:
+def _tokens(verified: Mapping[str, Any]) -> list[Html]:
     generation = verified.get("generation")
     if not generation or not generation["tokens"]:
         return []
     tokens = generation["tokens"]
-    same, close = sum(t["token"] == t["reference"] for t in tokens), sum(t["ok"] and t["token"] != t["reference"] for t in tokens)
+    same, close = (
+        sum(t["token"] == t["reference"] for t in tokens),
+        sum(t["ok"] and t["token"] != t["reference"] for t in tokens),
+    )
     cells = []
     for n, t in enumerate(tokens, 1):
         equal = t["token"] == t["reference"]
         hint = t["label"] if equal else f"{t['label']}: logits {_short(t['gap'])} apart, noise {_short(t['noise'])}"
-        cells.append(tag("div", tag("small", n), t["token"], tag("br"), t["reference"], class_=None if equal else "near" if t["ok"] else "off", title=hint))
+        cells.append(
+            tag(
+                "div",
+                tag("small", n),
+                t["token"],
+                tag("br"),
+                t["reference"],
+                class_=None if equal else "near" if t["ok"] else "off",
+                title=hint,
+            )
+        )
     told = f"Greedy tokens behind a prompt of {len(generation['prompt'])}: {same} of {len(tokens)} are equal"
     told += f", {close} within the noise of half precision" if close else ""
-    return [tag("h3", told), note("Above: the chip; below: transformers on the same prefix."), tag("div", cells, class_="tokens")]
+    return [
+        tag("h3", told),
+        note("Above: the chip; below: transformers on the same prefix."),
+        tag("div", cells, class_="tokens"),
+    ]
 
 
 def _short(value: float | None) -> str:
     return "not finite" if value is None else f"{value:.3g}"
-
-

@@ -1,4 +1,6 @@
-"""HTML that is escaped by construction: text becomes `Html` only through `tag`, and what is not `Html` is escaped there."""
+"""HTML that is escaped by construction: text becomes `Html` only through `tag`, and what is not `Html` is escaped
+there.
+"""
 
 from __future__ import annotations
 
@@ -14,8 +16,8 @@ class Html(str):
 
 
 def tag(name: str, /, *content: Any, **attributes: Any) -> Html:
-    """An element. content: Html as it is, other values as text, None as nothing, lists flattened. attributes: None and False left out,
-    True without value; `class_` is class, `data_x` data-x."""
+    """An element. content: Html as it is, other values as text, None as nothing, lists flattened. attributes: None and
+    False left out, True without value; `class_` is class, `data_x` data-x."""
     given = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in VOID:
         return Html(f"<{name}{given}>")
@@ -43,7 +45,9 @@ def _attribute(key: str, value: Any) -> str:
 
 
 def data(name: str, value: Any) -> Html:
-    """A block of JSON for the page's script: nothing in it can end the element. Figures that are not finite are an error."""
+    """A block of JSON for the page's script: nothing in it can end the element. Figures that are not finite are an
+    error.
+    """
     text = json.dumps(value, allow_nan=False, separators=(",", ":"))
     for sign in "<>&":
         text = text.replace(sign, f"\\u{ord(sign):04x}")

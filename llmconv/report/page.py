@@ -10,18 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import __version__
+from llmconv.plan.plan import Plan
 from llmconv.report import accuracy, figures, latency, sections, sizes, timeline
 from llmconv.report.facts import Facts, gather
 from llmconv.report.html import Html, data, join, tag
 from llmconv.request.output import Layout
+from llmconv.request.request import Request
 
 HERE = Path(__file__).parent
 PLOTS = "vendor/uPlot.iife.min.js", "vendor/uPlot.min.css"
 
 
-def write(out: Path, ending: Mapping[str, Any] | None = None) -> Path:
-    """Write the report of an output directory to its report.html. ending: the last event of its last run, if the log lacks it yet."""
-    text = page(gather(out, ending))
+def write(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Path:
+    """Write the report of an output directory to its report.html. ending, of: as llmconv.report.write takes them."""
+    text = page(gather(out, ending, of))
     target = Layout(out).report
     part = target.with_name(f"{target.name}.part.{os.getpid()}")
     try:
@@ -58,19 +60,30 @@ def page(facts: Facts) -> str:
         "latency": latency.plots(facts.manifest),
         "errors": accuracy.by_layer(facts.verified),
     }
-    return "<!doctype html>\n" + _frame(f"{facts.name}: llmconv report", join(sections.head(facts), tag("main", body), _foot()), data("data", drawn))
+    return "<!doctype html>\n" + _frame(
+        f"{facts.name}: llmconv report", join(sections.head(facts), tag("main", body), _foot()), data("data", drawn)
+    )
 
 
 def _foot() -> Html:
-    return tag("footer", f"Written by llmconv {__version__}. Plots: uPlot 1.6.32 (MIT licence, Leon Sorokin), in this page.")
+    return tag(
+        "footer", f"Written by llmconv {__version__}. Plots: uPlot 1.6.32 (MIT licence, Leon Sorokin), in this page."
+    )
 
 
 def _frame(title: str, body: Html, given: Html) -> Html:
-    """The document around a body: style, plots and their data. Its policy lets no other script run and nothing be fetched."""
+    """The document around a body: style, plots and their data. Its policy lets no other script run and nothing be
+    fetched.
+    """
     plots, plots_css = (Html((HERE / name).read_text(encoding="utf-8")) for name in PLOTS)
     own, css = (Html((HERE / name).read_text(encoding="utf-8")) for name in ("page.js", "page.css"))
-    hashes = " ".join(f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in (plots, own))
-    policy = f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}'" for script in (plots, own)
+    )
+    policy = (
+        f"default-src 'none'; script-src {hashes}; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; "
+        "form-action 'none'"
+    )
     return tag(
         "html",
         tag(
@@ -83,6 +96,13 @@ def _frame(title: str, body: Html, given: Html) -> Html:
             tag("link", rel="icon", href="data:,"),
             tag("style", plots_css, css),
         ),
-        tag("body", body, tag("noscript", tag("p", "The plots need JavaScript; everything else is here.")), given, tag("script", plots), tag("script", own)),
+        tag(
+            "body",
+            body,
+            tag("noscript", tag("p", "The plots need JavaScript; everything else is here.")),
+            given,
+            tag("script", plots),
+            tag("script", own),
+        ),
         lang="en",
     )

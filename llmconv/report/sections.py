@@ -1,4 +1,6 @@
-"""The page's sections on what was built and how: verdict, figures, failures, provenance, the build over time, the nets, the files."""
+"""The page's sections on what was built and how: verdict, figures, failures, provenance, the build over time, the nets,
+the files.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +8,20 @@ import datetime
 import math
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
+from llmconv.chips import CHIPS
 from llmconv.engine.history import Run
 from llmconv.report import status, timeline
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, join, tag
 from llmconv.report.sizes import Coefficients
-from llmconv.report.summary import latencies, size
+from llmconv.report.summary import latencies
 from llmconv.request.options import BY_NAME
 from llmconv.toolchain import log as logs
-from llmconv.words import duration
+from llmconv.words import duration, size
 
 MARKS = {"good": "✓", "bad": "✗", "unsure": "!"}
 FIRST = ("", "not built yet")  # reasons that go without saying
@@ -48,8 +51,19 @@ def head(facts: Facts) -> Html:
 
 def verdict(facts: Facts) -> Html:
     found = status.verdict(facts)
-    told = tag("div", tag("b", found.title), tag("p", found.text), tag("pre", found.command, class_="command") if found.command else None)
-    return tag("div", tag("div", MARKS[found.mood], class_="mark", aria_hidden="true"), told, class_=f"verdict {found.mood}", id="verdict")
+    told = tag(
+        "div",
+        tag("b", found.title),
+        tag("p", found.text),
+        tag("pre", found.command, class_="command") if found.command else None,
+    )
+    return tag(
+        "div",
+        tag("div", MARKS[found.mood], class_="mark", aria_hidden="true"),
+        told,
+        class_=f"verdict {found.mood}",
+        id="verdict",
+    )
 
 
 def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
@@ -66,15 +80,37 @@ def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
     if manifest:
         times = latencies(manifest)
         if times["image"]:
-            found.append(("image, estimate", f"{1000 * times['image']:.2f} ms", f"{manifest['job']['max_pixels'].replace(',', ' x ')} pixels"))
+            found.append(
+                (
+                    "image, estimate",
+                    f"{1000 * times['image']:.2f} ms",
+                    f"{manifest['job']['max_pixels'].replace(',', ' x ')} pixels",
+                )
+            )
         if times["prefill"]:
-            found.append(("prefill, estimate", f"{1000 * times['prefill']:.2f} ms", f"{manifest['job']['max_input_length']} tokens"))
+            found.append(
+                (
+                    "prefill, estimate",
+                    f"{1000 * times['prefill']:.2f} ms",
+                    f"{manifest['job']['max_input_length']} tokens",
+                )
+            )
         if times["decode"]:
-            found.append(("decode, estimate", f"{1 / times['decode']:.1f} tokens/s", f"{1000 * times['decode']:.2f} ms a token"))
+            found.append(
+                ("decode, estimate", f"{1 / times['decode']:.1f} tokens/s", f"{1000 * times['decode']:.2f} ms a token")
+            )
     worst = status.worst(facts)
     if worst is not None:
         found.append(("worst relative L2", f"{worst:.4f}" if math.isfinite(worst) else "not finite", "of a block"))
-    return tag("div", [tag("div", tag("span", what), tag("b", value), tag("small", more), class_="tile") for what, value, more in found if value], class_="tiles")
+    return tag(
+        "div",
+        [
+            tag("div", tag("span", what), tag("b", value), tag("small", more), class_="tile")
+            for what, value, more in found
+            if value
+        ],
+        class_="tiles",
+    )
 
 
 def _times(run: Run) -> list[tuple[str, str, str]]:
@@ -96,7 +132,9 @@ def _times(run: Run) -> list[tuple[str, str, str]]:
 
 def failures(facts: Facts) -> list[Html]:
     """One section for each failed task: why, the end of its log, and the command that repeats it."""
-    return [_failure(facts, task, told["failure"], told.get("repeat", "")) for task, told in facts.last.failures.items()]
+    return [
+        _failure(facts, task, told["failure"], told.get("repeat", "")) for task, told in facts.last.failures.items()
+    ]
 
 
 def _failure(facts: Facts, task: str, failure: dict, repeat: str) -> Html:
@@ -118,7 +156,9 @@ def _failure(facts: Facts, task: str, failure: dict, repeat: str) -> Html:
 
 
 def _link(facts: Facts, path: Path, text: str = "") -> Html:
-    """A link to a file of the output directory, as its place relative to the page; the path alone where it is elsewhere or missing."""
+    """A link to a file of the output directory, as its place relative to the page; the path alone where it is elsewhere
+    or missing.
+    """
     try:
         place = path.absolute().relative_to(facts.layout.out.absolute())
     except ValueError:
@@ -129,33 +169,62 @@ def _link(facts: Facts, path: Path, text: str = "") -> Html:
 
 
 def provenance(facts: Facts) -> Html:
+    """What went in, what came out, and the command for the same again."""
+    notes = facts.plan.notes if facts.plan else facts.manifest["notes"] if facts.manifest else ()
+    rows = [*_input(facts), *_output(facts), *(("Note", text) for text in dict.fromkeys([*notes, *facts.last.notes]))]
+    return section(
+        "provenance",
+        "Provenance",
+        tag("dl", [join(tag("dt", what), tag("dd", value)) for what, value in rows]),
+        tag("h3", "The same again"),
+        tag("pre", status.command(facts), class_="command"),
+    )
+
+
+def _input(facts: Facts) -> Iterator[tuple[str, object]]:
+    """Checkpoint and options; the options that have their defaults are left out."""
     job, manifest = facts.job, facts.manifest
-    rows: list[tuple[str, object]] = [("From the hub", tag("code", job["origin"]))] if job.get("origin") else []
-    rows.append(("Checkpoint", tag("code", job.get("model_path", ""))))
+    if job.get("origin"):
+        yield "From the hub", tag("code", job["origin"])
+    yield "Checkpoint", tag("code", job.get("model_path", ""))
     if facts.plan:
-        config = facts.plan.config
-        rows.append(("Family", f"{facts.plan.family.name} ({config['model_type']}, {facts.plan.spec.layers} layers, hidden size {facts.plan.spec.hidden})"))
+        spec, kind = facts.plan.spec, facts.plan.config["model_type"]
+        yield "Family", f"{facts.plan.family.name} ({kind}, {spec.layers} layers, hidden size {spec.hidden})"
     if manifest and not facts.outdated:
-        rows.append(("Tensors", [f"{manifest['checkpoint']['tensors']}, sha256 ", tag("code", manifest["checkpoint"]["sha256"])]))
-    set_ = {name: value for name, value in job.items() if name in BY_NAME and name not in ("model_path", "out_dir") and (name in SHOWN or value != BY_NAME[name].default)}
-    rows.append(("Options", ", ".join(f"{name} {value}" if not isinstance(value, bool) else name for name, value in set_.items())))
+        known = manifest["checkpoint"]
+        yield "Tensors", [f"{known['tensors']}, sha256 ", tag("code", known["sha256"])]
+    names = [name for name in job if name in BY_NAME and name not in ("model_path", "out_dir")]
+    told = {name: job[name] for name in names if name in SHOWN or job[name] != BY_NAME[name].default}
+    yield "Options", ", ".join(name if isinstance(value, bool) else f"{name} {value}" for name, value in told.items())
+
+
+def _output(facts: Facts) -> Iterator[tuple[str, object]]:
+    """What made the .bmodel, which it is, and what verified it."""
+    manifest = facts.manifest
     if manifest:
-        compiler, made = manifest["toolchain"], manifest["llmconv"]
-        rows.append(("Made by", [f"llmconv {made}, tpu_mlir {compiler['version']}, sha256 ", tag("code", compiler["digest"])]))
-        rows.append((".bmodel" + (" (earlier build)" if facts.outdated else ""), [_link(facts, facts.layout.out / manifest["bmodel"]), tag("br"), "sha256 ", tag("code", manifest["sha256"])]))
+        compiler, sha256 = manifest["toolchain"], tag("code", manifest["sha256"])
+        made = f"llmconv {manifest['llmconv']}, tpu_mlir {compiler['version']}, sha256 "
+        yield "Made by", [made, tag("code", compiler["digest"])]
+        name = ".bmodel" + (" (earlier build)" if facts.outdated else "")
+        yield name, [_link(facts, facts.layout.out / manifest["bmodel"]), tag("br"), "sha256 ", sha256]
     if facts.verified:
         versions = ", ".join(f"{name} {version}" for name, version in facts.verified.get("versions", {}).items())
-        rows.append(("Verified with", f"{versions}; seed {facts.verified.get('seed')}"))
-    notes = list(facts.plan.notes) if facts.plan else manifest["notes"] if manifest else []
-    rows += [("Note", text) for text in dict.fromkeys([*notes, *facts.last.notes])]
-    return section("provenance", "Provenance", tag("dl", [join(tag("dt", what), tag("dd", value)) for what, value in rows]), tag("h3", "The same again"), tag("pre", status.command(facts), class_="command"))
+        yield "Verified with", f"{versions}; seed {facts.verified.get('seed')}"
 
 
 def build(facts: Facts, runs: Sequence[Run], main: int) -> Html | None:
     """Who worked when, the critical path, memory; of the runs that did something."""
     if not runs:
         return None
-    options = [tag("option", f"{moment(run.begin)}: {len(run.spans)} tasks, {duration(run.end - run.begin)}{_ending(run)}", value=n, selected=n == main) for n, run in enumerate(runs)]
+    options = [
+        tag(
+            "option",
+            f"{moment(run.begin)}: {len(run.spans)} tasks, {duration(run.end - run.begin)}{_ending(run)}",
+            value=n,
+            selected=n == main,
+        )
+        for n, run in enumerate(runs)
+    ]
     chooser = tag("label", "Run ", tag("select", options, id="run")) if len(runs) > 1 else None
     paths = [tag("div", _path(facts, run), data_run=n, hidden=n != main) for n, run in enumerate(runs)]
     return section(
@@ -165,7 +234,10 @@ def build(facts: Facts, runs: Sequence[Run], main: int) -> Html | None:
         tag("div", id="gantt", class_="plot", role="img", aria_label="which task ran when, a row for each worker"),
         tag("h3", "Memory"),
         tag("div", id="memory", class_="plot", role="img", aria_label="memory over the same time"),
-        note("Drag to zoom, double-click to see all. Underlined boxes are the critical path; pale ones came from the cache or were stopped."),
+        note(
+            "Drag to zoom, double-click to see all. Underlined boxes are the critical path; pale ones came from the "
+            "cache or were stopped."
+        ),
         paths,
     )
 
@@ -177,23 +249,53 @@ def _ending(run: Run) -> str:
 
 
 def _phases() -> list[Html]:
-    names = (("k1", "compile"), ("k3", "stamp"), ("k8", "export"), ("k6", "checkpoint digests"), ("k2", "merge"), ("k4", "verify"), ("k7", "other"))
+    names = (
+        ("k1", "compile"),
+        ("k3", "stamp"),
+        ("k8", "export"),
+        ("k6", "checkpoint digests"),
+        ("k2", "merge"),
+        ("k4", "verify"),
+        ("k7", "other"),
+    )
     return [tag("span", tag("i", class_=colour), name) for colour, name in names]
 
 
 def _path(facts: Facts, run: Run) -> list[Html]:
     steps = timeline.critical_path(run, facts.deps)
     whole = max(run.end - run.begin, 1e-9)
-    shown = sorted(sorted(steps, key=lambda step: step.span.begin - step.span.end)[:8], key=lambda step: step.span.begin)
+    shown = sorted(
+        sorted(steps, key=lambda step: step.span.begin - step.span.end)[:8], key=lambda step: step.span.begin
+    )
     rows = []
     for step in shown:
         took = step.span.end - step.span.begin
         share = tag("div", tag("i", class_="k1", style=f"width:{100 * took / whole:.2f}%"), class_="bar")
-        name = [tag("code", step.span.name), tag("span", f" waited for {step.waited}", class_="note") if step.waited else None]
-        rows.append(tag("tr", tag("td", name), tag("td", f"{took:.2f} s", class_="n"), tag("td", f"{100 * took / whole:.0f} %", class_="n"), tag("td", share, style="width:40%", class_="wide")))
-    columns = tag("tr", tag("th", "task"), tag("th", "took", class_="n"), tag("th", "share", class_="n"), tag("th", "", class_="wide"))
+        name = [
+            tag("code", step.span.name),
+            tag("span", f" waited for {step.waited}", class_="note") if step.waited else None,
+        ]
+        rows.append(
+            tag(
+                "tr",
+                tag("td", name),
+                tag("td", f"{took:.2f} s", class_="n"),
+                tag("td", f"{100 * took / whole:.0f} %", class_="n"),
+                tag("td", share, style="width:40%", class_="wide"),
+            )
+        )
+    columns = tag(
+        "tr",
+        tag("th", "task"),
+        tag("th", "took", class_="n"),
+        tag("th", "share", class_="n"),
+        tag("th", "", class_="wide"),
+    )
     more = f" (the longest {len(shown)} of {len(steps)} steps)" if len(steps) > len(shown) else ""
-    return [tag("h3", f"Critical path{more}"), tag("div", tag("table", tag("thead", columns), tag("tbody", rows)), class_="scroll")]
+    return [
+        tag("h3", f"Critical path{more}"),
+        tag("div", tag("table", tag("thead", columns), tag("tbody", rows)), class_="scroll"),
+    ]
 
 
 def nets(facts: Facts) -> Html | None:
@@ -201,14 +303,37 @@ def nets(facts: Facts) -> Html | None:
     found = status.nets(facts)
     if not found:
         return None
-    clock = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}.get(str(facts.job.get("chip")), 1e9)
-    columns = (("net", ""), ("status", ""), ("why", ""), ("coefficients", "n"), ("took", "n"), ("memory", "n wide"), ("estimate", "n"), ("relative L2", "n wide"), ("log", ""))
+    clock = CHIPS[facts.job["chip"]].clock
+    columns = (
+        ("net", ""),
+        ("status", ""),
+        ("why", ""),
+        ("coefficients", "n"),
+        ("took", "n"),
+        ("memory", "n wide"),
+        ("estimate", "n"),
+        ("relative L2", "n wide"),
+        ("log", ""),
+    )
     return section(
         "nets",
         f"Nets ({len(found)})",
-        tag("input", id="filter", type="search", placeholder="filter: failed, block_1 …", aria_label="filter the nets") if len(found) > 12 else None,
-        tag("div", tag("table", tag("thead", tag("tr", [tag("th", name, class_=kind or None) for name, kind in columns])), tag("tbody", [_row(facts, net, clock) for net in found])), class_="scroll"),
-        note("compiled: by the compiler in this build; stamped: the program of another layer with its own weights; cached: taken from the cache. Estimates are the compiler's."),
+        tag("input", id="filter", type="search", placeholder="filter: failed, block_1 …", aria_label="filter the nets")
+        if len(found) > 12
+        else None,
+        tag(
+            "div",
+            tag(
+                "table",
+                tag("thead", tag("tr", [tag("th", name, class_=kind or None) for name, kind in columns])),
+                tag("tbody", [_row(facts, net, clock) for net in found]),
+            ),
+            class_="scroll",
+        ),
+        note(
+            "compiled: by the compiler in this build; stamped: the program of another layer with its own weights; "
+            "cached: taken from the cache. Estimates are the compiler's."
+        ),
     )
 
 
@@ -217,13 +342,24 @@ def _row(facts: Facts, net: status.NetStatus, clock: float) -> Html:
     error = (f"{net.error[0]:.4f}" if math.isfinite(net.error[0]) else "not finite") if net.error else ""
     held = told.get("coefficients", "")
     shared = f" (of {held[:-6]})" if held and held != f"{net.name}.coeff" else ""
-    details = tag("details", tag("summary", "repeat"), tag("pre", status.command(facts, f"compile:{net.name}"), class_="command"))
+    details = tag(
+        "details", tag("summary", "repeat"), tag("pre", status.command(facts, f"compile:{net.name}"), class_="command")
+    )
     return tag(
         "tr",
         tag("td", tag("code", net.name)),
-        tag("td", tag("span", net.state, class_=f"chip {net.state}"), [" ", tag("span", "wrong", class_="chip wrong")] if net.right is False else None),
+        tag(
+            "td",
+            tag("span", net.state, class_=f"chip {net.state}"),
+            [" ", tag("span", "wrong", class_="chip wrong")] if net.right is False else None,
+        ),
         tag("td", net.why, details, note(net.reason) if net.reason not in FIRST else None),
-        tag("td", size(told["coefficient_bytes"]) if "coefficient_bytes" in told else "", tag("span", shared, class_="note"), class_="n"),
+        tag(
+            "td",
+            size(told["coefficient_bytes"]) if "coefficient_bytes" in told else "",
+            tag("span", shared, class_="note"),
+            class_="n",
+        ),
         tag("td", f"{told['seconds']:.2f} s" if "seconds" in told else "", class_="n"),
         tag("td", size(told["peak_rss"]) if told.get("peak_rss") else "", class_="n wide"),
         tag("td", f"{1000 * told['cycles'] / clock:.3f} ms" if told.get("cycles") else "", class_="n"),
@@ -241,4 +377,8 @@ def files(facts: Facts) -> Html:
         (layout.state / "events.jsonl", "everything that happened, line by line"),
         (layout.state / "trace.json", "the last run for a trace viewer (chrome://tracing, ui.perfetto.dev)"),
     )
-    return section("files", "Files", tag("dl", [join(tag("dt", _link(facts, path)), tag("dd", text)) for path, text in known if path.exists()]))
+    return section(
+        "files",
+        "Files",
+        tag("dl", [join(tag("dt", _link(facts, path)), tag("dd", text)) for path, text in known if path.exists()]),
+    )

@@ -12,7 +12,8 @@ from typing import Any
 
 from llmconv.request.output import Layout
 
-# The first that fits a weight's name says which part of a layer it belongs to; every family publishes names of this form
+# The first that fits a weight's name says which part of a layer it belongs to; every family publishes names of this
+# form
 PARTS = (
     ("Norms", re.compile(r"norm|(^|\.)ln_")),
     ("Rotary tables", re.compile(r"rotary|rope")),
@@ -25,7 +26,9 @@ BYTES = {"f32": 4, "i32": 4, "u32": 4, "f16": 2, "bf16": 2, "i16": 2, "u16": 2}
 
 @dataclass(frozen=True)
 class Coefficients:
-    """parts: (part, precision) -> stored bytes, the largest part first. weights: how many numbers of the checkpoint they stand for."""
+    """parts: (part, precision) -> stored bytes, the largest part first. weights: how many numbers of the checkpoint
+    they stand for.
+    """
 
     parts: Mapping[tuple[str, str], int]
     weights: int
@@ -41,7 +44,9 @@ class Coefficients:
 
 
 def coefficients(layout: Layout, nets: Iterable[Mapping[str, Any]], bmodel: Mapping[str, Any] | None) -> Coefficients:
-    """Of the finished nets of a build, each blob once. nets: as in manifest.json; bmodel: as from llmconv.bmodel.describe."""
+    """Of the finished nets of a build, each blob once. nets: as in manifest.json; bmodel: as from
+    llmconv.bmodel.describe.
+    """
     roles = _roles(bmodel)
     parts: Counter[tuple[str, str]] = Counter()
     weights, split = 0, set()
@@ -75,7 +80,12 @@ def _weights(exported: Mapping[str, Any]) -> int:
     """Numbers of the checkpoint in a net: tables that are computed do not count, nor do scales and zero points."""
     from llmconv.checkpoint import recipe
 
-    packed = {role[key]: role for role in exported.get("roles", ()) if role["kind"] == "packed" for key in ("weight", "scales", "zeros")}
+    packed = {
+        role[key]: role
+        for role in exported.get("roles", ())
+        if role["kind"] == "packed"
+        for key in ("weight", "scales", "zeros")
+    }
     count = 0
     for weight in exported.get("weights", ()):
         role = packed.get(weight["name"])
@@ -87,7 +97,9 @@ def _weights(exported: Mapping[str, Any]) -> int:
 
 
 def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tuple[str, str]]:
-    """Stored bytes by part and precision as llmconv.coefficients lays them out; empty where it does not know the layout to the byte."""
+    """Stored bytes by part and precision as llmconv.coefficients lays them out; empty where it does not know the layout
+    to the byte.
+    """
     from llmconv.coefficients.errors import NotCovered
     from llmconv.coefficients.layout import Mode, pieces
 
@@ -97,7 +109,9 @@ def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tupl
         roles = exported["roles"]
         for piece in pieces(roles, {w["name"]: w for w in exported["weights"]}, mode):
             role = roles[piece.use]
-            precision = {"q": f"int{role.get('bits', mode.bits)}", "scale": "scales", "zero": "zero points"}.get(piece.what, piece.dtype)
+            precision = {"q": f"int{role.get('bits', mode.bits)}", "scale": "scales", "zero": "zero points"}.get(
+                piece.what, piece.dtype
+            )
             found[_part(net["kind"], role["weight"]), precision] += piece.stored
     except (NotCovered, KeyError):
         return Counter()
@@ -109,12 +123,16 @@ def _roles(bmodel: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
     found: dict[str, Counter[str]] = {}
     for net in bmodel["nets"] if bmodel else ():
         if net["stages"]:
-            found.setdefault(net.get("part_of", net["name"]), Counter()).update(net["stages"][0]["coefficients"]["by_role"])
+            found.setdefault(net.get("part_of", net["name"]), Counter()).update(
+                net["stages"][0]["coefficients"]["by_role"]
+            )
     return found
 
 
 def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[str, int]) -> Counter[tuple[str, str]]:
-    """Bytes by precision as far as the compiler's names tell it; all that is known of layouts that llmconv.coefficients does not cover."""
+    """Bytes by precision as far as the compiler's names tell it; all that is known of layouts that llmconv.coefficients
+    does not cover.
+    """
     mode = net["flags"]["mode"].lower()
     packed = {f"int{role['bits']}" for role in exported.get("roles", ()) if role["kind"] == "packed"}
     integers = f"int{mode[1]}" if mode[:2] in ("w4", "w8") else " and ".join(sorted(packed)) or "packed"
@@ -124,7 +142,11 @@ def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[s
     for role, count in roles.items():
         quantised = role.startswith("tpu.A16MatMul.")
         found[_part(net["kind"], ""), precisions.get(role.rpartition(".")[2], half) if quantised else half] += count
-    return found if sum(found.values()) == net["coefficient_bytes"] else Counter({(_part(net["kind"], ""), mode): net["coefficient_bytes"]})
+    return (
+        found
+        if sum(found.values()) == net["coefficient_bytes"]
+        else Counter({(_part(net["kind"], ""), mode): net["coefficient_bytes"]})
+    )
 
 
 def _part(kind: str, name: str) -> str:
@@ -137,12 +159,16 @@ def _part(kind: str, name: str) -> str:
 
 
 def kv_bytes(bmodel: Mapping[str, Any]) -> int:
-    """Bytes of the KV cache in a .bmodel (llmconv.bmodel.describe), on the device that holds most: inputs that keep their place."""
+    """Bytes of the KV cache in a .bmodel (llmconv.bmodel.describe), on the device that holds most: inputs that keep
+    their place.
+    """
     devices: Counter[int] = Counter()
     for net in bmodel["nets"]:
         if net["addr_mode"] == "io_alone":
             inputs = net["stages"][0]["inputs"] if net["stages"] else ()
-            devices[net["device"]] += sum(prod(io["shape"]) * BYTES.get(io["dtype"], 1) for io in inputs if io["name"].startswith("history"))
+            devices[net["device"]] += sum(
+                prod(io["shape"]) * BYTES.get(io["dtype"], 1) for io in inputs if io["name"].startswith("history")
+            )
     return max(devices.values(), default=0)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmconv.engine.history import Run, Span
 from llmconv.report.facts import Facts
-from llmconv.request.options import ALIASES, BY_NAME, parse
+from llmconv.request.options import arguments
 from llmconv.verify.record import worst_output
 
 STATES = ("failed", "blocked", "open", "cached", "stamped", "compiled")
@@ -29,8 +29,8 @@ class Verdict:
 
 @dataclass(frozen=True)
 class NetStatus:
-    """state: one of STATES. why: of how it was made; reason: why that was not up to date, or what stops it. error: its worst relative
-    L2 in the verification with the limit; None if it was not verified."""
+    """state: one of STATES. why: of how it was made; reason: why that was not up to date, or what stops it. error: its
+    worst relative L2 in the verification with the limit; None if it was not verified."""
 
     name: str
     state: str
@@ -48,16 +48,45 @@ def verdict(facts: Facts) -> Verdict:
     if run.failures:
         names = ", ".join(run.failures)
         if names == "verify" and facts.manifest:
-            return Verdict("bad", "Built, but not right", next(iter(run.failures.values()))["failure"].get("why") or "The verification failed.")
-        return Verdict("bad", f"Failed: {names}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
+            return Verdict(
+                "bad",
+                "Built, but not right",
+                next(iter(run.failures.values()))["failure"].get("why") or "The verification failed.",
+            )
+        return Verdict(
+            "bad",
+            f"Failed: {names}",
+            f"What was finished is kept: run the same command again to go on. {left}".strip(),
+            command(facts),
+        )
     if run.finished and run.finished.get("interrupted"):
-        return Verdict("unsure", f"Stopped by {run.finished['interrupted']}", f"What was finished is kept: run the same command again to go on. {left}".strip(), command(facts))
+        return Verdict(
+            "unsure",
+            f"Stopped by {run.finished['interrupted']}",
+            f"What was finished is kept: run the same command again to go on. {left}".strip(),
+            command(facts),
+        )
     if run.finished and run.finished.get("status"):
-        return Verdict("bad", "Could not start", f"The build was stopped before its first task; the terminal says why. {left}".strip(), command(facts))
+        return Verdict(
+            "bad",
+            "Could not start",
+            f"The build was stopped before its first task; the terminal says why. {left}".strip(),
+            command(facts),
+        )
     if not facts.manifest or facts.outdated:
-        return Verdict("unsure", "Not a whole build", f"Only some of the tasks were asked for. {left or 'There is no .bmodel here yet.'}", command(facts))
+        return Verdict(
+            "unsure",
+            "Not a whole build",
+            f"Only some of the tasks were asked for. {left or 'There is no .bmodel here yet.'}",
+            command(facts),
+        )
     if verified is None:
-        return Verdict("good", "Built", "Not verified yet. The chip simulator can prove it right:", shlex.join(["llmconv", "verify", str(facts.layout.out)]))
+        return Verdict(
+            "good",
+            "Built",
+            "Not verified yet. The chip simulator can prove it right:",
+            shlex.join(["llmconv", "verify", str(facts.layout.out)]),
+        )
     if not verified["ok"]:
         return Verdict("bad", "Built, but not right", verified["summary"])
     return Verdict("good", "Built and verified", verified["summary"])
@@ -87,7 +116,11 @@ def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[s
     if task in run.unchanged:
         reason = "unchanged in the last run" if any(other.name.startswith("compile:") for other in run.spans) else ""
     output = worst_output(checked)
-    error = (math.inf if output["relative_l2"] is None else output["relative_l2"], output["relative_l2_limit"]) if output else None
+    error = (
+        (math.inf if output["relative_l2"] is None else output["relative_l2"], output["relative_l2_limit"])
+        if output
+        else None
+    )
     return NetStatus(name, state, why, reason, net, error, checked["ok"] if checked else None)
 
 
@@ -99,15 +132,4 @@ def worst(facts: Facts) -> float | None:
 
 def command(facts: Facts, task: str = "") -> str:
     """The command of the conversion, or of one of its tasks."""
-    words = ["llmconv", "convert"]
-    for given, value in facts.given.items():
-        option = BY_NAME.get(ALIASES.get(given, ""))
-        if option is None:
-            continue
-        if option.kind != "flag":
-            words += [f"--{option.name}", str(value)]
-        elif parse({given: value})[option.name]:
-            words.append(f"--{option.name}")
-    if task:
-        words += ["--task", task]
-    return shlex.join(words)
+    return shlex.join(["llmconv", "convert", *arguments(facts.given), *(["--task", task] if task else [])])

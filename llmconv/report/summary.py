@@ -1,4 +1,6 @@
-"""What is told when a conversion is done: where the result is, how large, what it took, what to expect of it, what comes next."""
+"""What is told when a conversion is done: where the result is, how large, what it took, what to expect of it, what
+comes next.
+"""
 
 from __future__ import annotations
 
@@ -7,39 +9,39 @@ import os
 import shutil
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.engine import events
 from llmconv.request.output import Layout
 from llmconv.verify.record import closeness, worst_output
-from llmconv.words import duration
-
-CLOCK = {"bm1684x": 1.0e9, "bm1688": 0.9e9, "cv186x": 0.9e9}  # Hz, of the compiler's static cost model
+from llmconv.words import count, duration, size
 
 
-def latencies(manifest: dict[str, Any]) -> dict[str, float | None]:
-    """Compiler estimates in seconds: `image` of the largest size, `prefill` of the longest prompt, `decode` of one token at full KV length.
+def latencies(manifest: Mapping[str, Any]) -> dict[str, float | None]:
+    """Compiler estimates in seconds: `image` of the largest size, `prefill` of the longest prompt, `decode` of one
+    token at full KV length.
 
-    None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in none.
+    None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in
+    none.
     """
-    clock = CLOCK[manifest["job"]["chip"]]
+    clock = CHIPS[manifest["job"]["chip"]].clock
 
     def total(*names: str) -> float | None:
-        nets = [n for n in manifest["nets"] if n["name"].rstrip("0123456789").rstrip("_") in names and not n.get("stage_of")]
+        nets = [
+            n for n in manifest["nets"] if n["name"].rstrip("0123456789").rstrip("_") in names and not n.get("stage_of")
+        ]
         known = [n["cycles"] for n in nets]
         return sum(known) / clock if known and None not in known else None
 
-    return {"image": total("vit"), "prefill": total("embedding", "block", "lm_head"), "decode": total("embedding_cache", "block_cache", "lm_head")}
-
-
-def size(nbytes: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if nbytes < 1000 or unit == "GB":
-            return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
-        nbytes /= 1000
-    raise AssertionError
+    return {
+        "image": total("vit"),
+        "prefill": total("embedding", "block", "lm_head"),
+        "decode": total("embedding_cache", "block_cache", "lm_head"),
+    }
 
 
 def program(name: str) -> str:
@@ -51,7 +53,7 @@ def program(name: str) -> str:
     return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
-def coefficient_bytes(manifest: dict[str, Any]) -> int:
+def coefficient_bytes(manifest: Mapping[str, Any]) -> int:
     """Bytes of coefficients in the .bmodel; nets that share theirs count once."""
     return sum({n["coefficients"] or n["name"]: n["coefficient_bytes"] for n in manifest["nets"]}.values())
 
@@ -80,7 +82,9 @@ class Summary:
         phase, _, net = event.name.partition(":")
         if phase == "compile":
             unchanged = isinstance(event, events.TaskUnchanged)
-            self.nets[net] = "up to date" if unchanged else "from the cache" if event.how == "cached" else event.values["how"]
+            self.nets[net] = (
+                "up to date" if unchanged else "from the cache" if event.how == "cached" else event.values["how"]
+            )
         self.merged = self.merged or event.name == "manifest"
         if event.name == "verify" and isinstance(event, events.TaskFinished) and self.progress not in ("json", "quiet"):
             print(event.values["text"])
@@ -108,8 +112,8 @@ class Summary:
         }
 
     def _verified(self, sha256: str) -> dict[str, Any] | None:
-        """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being what comes closest to
-        its limit, its relative_l2 None when it is not finite; None when it did not run."""
+        """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being
+        what comes closest to its limit, its relative_l2 None when it is not finite; None when it did not run."""
         try:
             told = json.loads(self.layout.verified.read_text(encoding="utf-8"))
             if told["sha256"] != sha256:
@@ -118,14 +122,27 @@ class Summary:
             net, output = max(found, key=lambda item: closeness(item[1]), default=("", None))
         except (OSError, ValueError, KeyError, TypeError):
             return None
-        worst = {"net": net, "output": output["output"], "relative_l2": output["relative_l2"], "limit": output["relative_l2_limit"]} if output else None
+        worst = (
+            {
+                "net": net,
+                "output": output["output"],
+                "relative_l2": output["relative_l2"],
+                "limit": output["relative_l2_limit"],
+            }
+            if output
+            else None
+        )
         return {"ok": told["ok"], "worst": worst}
 
     def text(self, event: events.RunFinished) -> str:
         """The facts as lines of at most 80 columns, but for paths."""
         f = self.facts(event)
         rows = [
-            ("size", f"{size(f['bytes'])}; {f['bits_per_weight']:.2f} bits per weight ({size(f['coefficient_bytes'])} for {count(f['weights'])} weights)"),
+            (
+                "size",
+                f"{size(f['bytes'])}; {f['bits_per_weight']:.2f} bits per weight ({size(f['coefficient_bytes'])} for "
+                f"{count(f['weights'])} weights)",
+            ),
             ("nets", f"{sum(f['nets'].values())}: {', '.join(f'{n} {how}' for how, n in sorted(f['nets'].items()))}"),
             ("took", f"{duration(f['seconds'])}, {duration(f['cpu_seconds'])} of CPU" + self._peaks(f)),
             *zip_longest(("estimate",), estimates(f), fillvalue=""),
@@ -136,7 +153,9 @@ class Summary:
         return "\n".join([f["bmodel"], *(f"  {name:<9} {text}" for name, text in rows)])
 
     def _peaks(self, f: dict[str, Any]) -> str:
-        peaks = [f"{size(f[key])} of {word}" for key, word in (("peak_memory", "memory"), ("peak_disk", "disk")) if f[key]]
+        peaks = [
+            f"{size(f[key])} of {word}" for key, word in (("peak_memory", "memory"), ("peak_disk", "disk")) if f[key]
+        ]
         return f"; peak {', '.join(peaks)}" if peaks else ""
 
     def _next(self, f: dict[str, Any]) -> str:
@@ -147,14 +166,6 @@ class Summary:
         return f"{program('llmconv')} verify {self.layout.out} --full"
 
 
-def count(number: int) -> str:
-    """A number of weights: "494 M", "7.6 B"."""
-    for unit, step in (("B", 1e9), ("M", 1e6), ("K", 1e3)):
-        if number >= step:
-            return f"{number / step:.1f} {unit}" if number < 100 * step else f"{number / step:.0f} {unit}"
-    return str(number)
-
-
 def estimates(f: dict[str, Any]) -> list[str]:
     """Lines on the latencies that the compiler estimates, and that nobody has measured."""
     time, parts = f["estimated_seconds"], []
@@ -162,10 +173,18 @@ def estimates(f: dict[str, Any]) -> list[str]:
         parts.append(f"prefill of {f['max_input_length']} tokens in {1000 * time['prefill']:.2f} ms")
     if time["decode"]:
         parts.append(f"then {1 / time['decode']:.0f} tokens/s ({1000 * time['decode']:.2f} ms each)")
-    image = [f"an image of {' x '.join(f['max_pixels'].split(','))} pixels in {1000 * time['image']:.2f} ms"] if time["image"] else []
+    image = (
+        [f"an image of {' x '.join(f['max_pixels'].split(','))} pixels in {1000 * time['image']:.2f} ms"]
+        if time["image"]
+        else []
+    )
     if not parts and not image:
         return [f"none: the compiler gives none for dynamic nets on {f['chip']}"]
-    return [*image, *([", ".join(parts)] if parts else []), f"by the compiler's count of cycles for {f['chip']}; not measured"]
+    return [
+        *image,
+        *([", ".join(parts)] if parts else []),
+        f"by the compiler's count of cycles for {f['chip']}; not measured",
+    ]
 
 
 def _verdict(told: dict[str, Any] | None) -> str:

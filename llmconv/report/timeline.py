@@ -39,8 +39,8 @@ def main(runs: Sequence[Run]) -> int:
 def critical_path(run: Run, deps: Mapping[str, Collection[str]]) -> list[Step]:
     """What the end of the run waited for, first task first.
 
-    Backwards from the task that ended last: before each comes the dependency that ended last, if it started when that was done;
-    else it waited for its turn, and whatever ended right before it is what it waited for.
+    Backwards from the task that ended last: before each comes the dependency that ended last, if it started when that
+    was done; else it waited for its turn, and whatever ended right before it is what it waited for.
     """
     spans = sorted(run.spans, key=lambda span: span.end)
     path: list[Step] = []
@@ -59,7 +59,9 @@ def critical_path(run: Run, deps: Mapping[str, Collection[str]]) -> list[Step]:
 
 
 def lanes(spans: Sequence[Span]) -> tuple[dict[int, int], list[str]]:
-    """(id of a span -> its row, names of the rows): one row per worker process, as many for the main process as it needs."""
+    """(id of a span -> its row, names of the rows): one row per worker process, as many for the main process as it
+    needs.
+    """
     rows: dict[int, int] = {}
     names: list[str] = []
     for slot in sorted({span.slot for span in spans}):
@@ -76,10 +78,12 @@ def lanes(spans: Sequence[Span]) -> tuple[dict[int, int], list[str]]:
 
 
 def memory(run: Run) -> dict[str, Any]:
-    """Curves over seconds since the start. measured: of all processes, sampled; reserved: what the scheduler set aside; budget.
+    """Curves over seconds since the start. measured: of all processes, sampled; reserved: what the scheduler set aside;
+    budget.
 
     When nothing was sampled, `peaks` adds up the measured peaks of the tasks at work: more than was ever taken at once.
     """
+
     def since(moment: float) -> float:
         return round(moment - run.begin, 3)
 
@@ -93,8 +97,12 @@ def memory(run: Run) -> dict[str, Any]:
 
 def _steps(run: Run, figure: str) -> list[list[float]]:
     """[seconds, sum of a figure over the tasks at work from then on]."""
-    changes = sorted([(s.begin, getattr(s, figure)) for s in run.spans] + [(s.end, -getattr(s, figure)) for s in run.spans])
-    times, sums, total = [0.0], [0], 0
+    changes = sorted(
+        [(s.begin, getattr(s, figure)) for s in run.spans] + [(s.end, -getattr(s, figure)) for s in run.spans]
+    )
+    times: list[float] = [0.0]
+    sums: list[float] = [0]
+    total = 0
     for moment, change in changes:
         total += change
         at = round(moment - run.begin, 3)
@@ -124,4 +132,10 @@ def to_json(run: Run, deps: Mapping[str, Collection[str]], phases: Mapping[str, 
         }
         for span in sorted(run.spans, key=lambda span: span.begin)
     ]
-    return {"begin": run.begin, "seconds": round(run.end - run.begin, 3), "rows": names, "spans": spans, "memory": memory(run)}
+    return {
+        "begin": run.begin,
+        "seconds": round(run.end - run.begin, 3),
+        "rows": names,
+        "spans": spans,
+        "memory": memory(run),
+    }

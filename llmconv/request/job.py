@@ -1,23 +1,25 @@
-"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the checkpoint."""
+"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the checkpoint.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 from llmconv.hub import Name
-from llmconv.request.options import CHIPS, parse
+from llmconv.request.options import parse
 
 
 @dataclass(frozen=True)
 class Job:
     """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
-    llmconv.plan.plan.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as org/name@commit, or "".
-    Options of the build itself (jobs, memory, ...) are not part of a Job."""
+    llmconv.plan.plan.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as
+    org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job."""
 
     model_path: Path
     seq_length: int
@@ -52,11 +54,20 @@ class Job:
 
         Raises InputError for anything that no checkpoint could make right.
         """
-        values = parse(given)
+        return cls.of(parse(given))
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Job:
+        """A Job from every option's typed value (see options.parse). Errors as `create`."""
+        values = dict(values)
         if values["model_path"] is None:
-            raise InputError("no model is given", "a conversion needs a checkpoint", "Say model=DIR (doit) or -m DIR (llmconv).")
+            raise InputError(
+                "no model is given", "a conversion needs a checkpoint", "Say model=DIR (doit) or -m DIR (llmconv)."
+            )
         if values["seq_length"] is None:
-            raise InputError("no sequence length is given", "it sizes the KV cache", "Say seq=512 (doit) or -s 512 (llmconv).")
+            raise InputError(
+                "no sequence length is given", "it sizes the KV cache", "Say seq=512 (doit) or -s 512 (llmconv)."
+            )
         if values.pop("rvti"):
             raise InputError(f"rvti with chip {values['chip']}", "RVTI exists on bm1690e alone", "Leave rvti out.")
         hub = Name.parse(values["model_path"])
@@ -66,7 +77,9 @@ class Job:
         else:
             values["model_path"], values["origin"] = Path(os.path.abspath(os.path.expanduser(values["model_path"]))), ""
         if values["out_dir"] is None:
-            values["out_dir"] = f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"
+            values["out_dir"] = (
+                f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"
+            )
         values["out_dir"] = Path(os.path.abspath(os.path.expanduser(values["out_dir"])))
         job = cls(**{f.name: values[f.name] for f in fields(cls)})
         job._check()
@@ -87,14 +100,25 @@ class Job:
             raise InputError(f"batch {self.batch}", "at least one sequence is decoded", "Use 1 or more.")
         if self.lora_max_rank < 0:
             raise InputError(f"lora_max_rank {self.lora_max_rank}", "a rank is positive", "Use 0 for none.")
-        cores = CHIPS[self.chip]
+        cores = CHIPS[self.chip].cores
         if not 0 <= self.num_core <= cores:
-            raise InputError(f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all.")
+            raise InputError(
+                f"num_core {self.num_core} with chip {self.chip}", f"it has {cores}", f"Use {cores}, or 0 for all."
+            )
         if self.q_group_size < 0 or (self.q_group_size == 0 and self.quantize.startswith("w")):
-            # 4 bits: the compiler would take 128 without a word; 8 bits: it stores signed codes that the chip reads as unsigned
-            raise InputError(f"q_group_size {self.q_group_size} with quantize {self.quantize}", "quantised weights need a positive group", "Use 64.")
+            # 4 bits: the compiler would take 128 without a word; 8 bits: it stores signed codes that the chip reads as
+            # unsigned
+            raise InputError(
+                f"q_group_size {self.q_group_size} with quantize {self.quantize}",
+                "quantised weights need a positive group",
+                "Use 64.",
+            )
         if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
-            raise InputError(f"out_dir {self.out_dir} lies inside the model directory", "the checkpoint must stay as it is", "Choose a directory outside it with -o (out=).")
+            raise InputError(
+                f"out_dir {self.out_dir} lies inside the model directory",
+                "the checkpoint must stay as it is",
+                "Choose a directory outside it with -o (out=).",
+            )
 
     def _check_history(self) -> None:
         """Rules of the two history schemes (spec, sections 1.2 and 8.2) that hold whatever the checkpoint is."""
@@ -106,39 +130,82 @@ class Job:
                 "Choose one of them.",
             )
         if self.max_prefill_kv_length and not document:
-            raise InputError(f"max_prefill_kv_length {self.max_prefill_kv_length}", "there is no history without use_block_with_kv or share_prompt", "Add use_block_with_kv, or leave it out.")
+            raise InputError(
+                f"max_prefill_kv_length {self.max_prefill_kv_length}",
+                "there is no history without use_block_with_kv or share_prompt",
+                "Add use_block_with_kv, or leave it out.",
+            )
         if not 0 <= self.max_prefill_kv_length <= seq:
-            raise InputError(f"max_prefill_kv_length {self.max_prefill_kv_length} with seq_length {seq}", "the history is part of the sequence", f"Use at most {seq}.")
+            raise InputError(
+                f"max_prefill_kv_length {self.max_prefill_kv_length} with seq_length {seq}",
+                "the history is part of the sequence",
+                f"Use at most {seq}.",
+            )
         if document and self.max_input_length > seq // 2:
-            raise InputError(f"max_input_length {self.max_input_length} with history and seq_length {seq}", "a prefill with history takes at most half of the sequence", f"Use at most {seq // 2}.")
+            raise InputError(
+                f"max_input_length {self.max_input_length} with history and seq_length {seq}",
+                "a prefill with history takes at most half of the sequence",
+                f"Use at most {seq // 2}.",
+            )
         if self.use_history_kv and self.max_input_length:
-            raise InputError(f"max_input_length {self.max_input_length} with use_history_kv", "chunk_length sets the length of a prefill there", "Use chunk_length instead.")
+            raise InputError(
+                f"max_input_length {self.max_input_length} with use_history_kv",
+                "chunk_length sets the length of a prefill there",
+                "Use chunk_length instead.",
+            )
         if not 0 <= self.chunk_length <= seq // 2:
-            raise InputError(f"chunk_length {self.chunk_length} with seq_length {seq}", "a chunk is at most half of the sequence", f"Use a value from 1 to {seq // 2}.")
+            raise InputError(
+                f"chunk_length {self.chunk_length} with seq_length {seq}",
+                "a chunk is at most half of the sequence",
+                f"Use a value from 1 to {seq // 2}.",
+            )
         if (document or self.use_history_kv) and seq < 4:
-            raise InputError(f"seq_length {seq} with history", "there is no room for a prefill behind a history", "Use 4 or more.")
+            raise InputError(
+                f"seq_length {seq} with history", "there is no room for a prefill behind a history", "Use 4 or more."
+            )
         if self.batch > 1 and (document or self.use_history_kv or self.chunk_length):
-            raise InputError(f"batch {self.batch} with prefill history or decode stages", "batched decoding keeps its KV cache in another form", "Use batch 1.")
+            raise InputError(
+                f"batch {self.batch} with prefill history or decode stages",
+                "batched decoding keeps its KV cache in another form",
+                "Use batch 1.",
+            )
 
     def _check_devices(self) -> None:
         """Rules of several devices that hold whatever the checkpoint is (spec, sections 4.8 and 8.13)."""
         if self.num_device < 1:
             raise InputError(f"num_device {self.num_device}", "at least one device runs the model", "Use 1 or more.")
         if self.distribute_strategy == "pp" and self.num_device == 2:
-            raise InputError("num_device 2 with distribute_strategy pp", "a pipeline has one device for embeddings, one for heads and at least one for layers", "Use 3 or more.")
-        if self.splits and self.chip != "bm1684x":
-            raise InputError(f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}", "only bm1684x devices exchange what they compute", "Use -c bm1684x, or distribute_strategy pp.")
-        if self.splits and (self.batch > 1 or self.lora_max_rank or self.dynamic or self.use_history_kv or self.chunk_length):
             raise InputError(
-                f"num_device {self.num_device} with distribute_strategy tp and batch, lora_max_rank, dynamic, use_history_kv or chunk_length",
+                "num_device 2 with distribute_strategy pp",
+                "a pipeline has one device for embeddings, one for heads and at least one for layers",
+                "Use 3 or more.",
+            )
+        connected = next(chip.name for chip in CHIPS.values() if chip.connected)
+        if self.splits and not CHIPS[self.chip].connected:
+            raise InputError(
+                f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}",
+                f"only {connected} devices exchange what they compute",
+                f"Use -c {connected}, or distribute_strategy pp.",
+            )
+        if self.splits and (
+            self.batch > 1 or self.lora_max_rank or self.dynamic or self.use_history_kv or self.chunk_length
+        ):
+            raise InputError(
+                f"num_device {self.num_device} with distribute_strategy tp and batch, lora_max_rank, dynamic, "
+                "use_history_kv or chunk_length",
                 "the compiler does not split such layers",
                 "Use distribute_strategy pp.",
             )
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields as a manifest has them: paths as text."""
+        return {k: str(v) if isinstance(v, Path) else v for k, v in asdict(self).items()}
+
     @property
     def pixels(self) -> tuple[int, int] | None:
         """Width and height that max_pixels says, if it says any."""
-        return tuple(map(int, self.max_pixels.split(","))) if self.max_pixels else None
+        width, _, height = self.max_pixels.partition(",")
+        return (int(width), int(height)) if width else None
 
     @property
     def splits(self) -> bool:
@@ -151,7 +218,9 @@ class Job:
 
     @property
     def half(self) -> str:
-        """Half-precision type of the tensors between nets: f16 iff the (resolved) quantisation is one of f16, w8f16, w4f16."""
+        """Half-precision type of the tensors between nets: f16 iff the (resolved) quantisation is one of f16, w8f16,
+        w4f16.
+        """
         return "bf16" if "bf16" in self.quantize else "f16"
 
     @property

@@ -1,6 +1,7 @@
 """The options: one table that both front ends, the help text and the checks read.
 
-Names, short flags and defaults are those of the vendor's llm_convert.py document; `variable` is the short name on the doit side.
+Names, short flags and defaults are those of the vendor's llm_convert.py document; `variable` is the short name on the
+doit side.
 """
 
 from __future__ import annotations
@@ -10,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
-CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # chip -> cores
 
 
 @dataclass(frozen=True)
@@ -32,14 +33,37 @@ class Option:
 
 
 OPTIONS = (
-    Option("model_path", "path", None, "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub", "required", ("-m",), "model"),
+    Option(
+        "model_path",
+        "path",
+        None,
+        "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub",
+        "required",
+        ("-m",),
+        "model",
+    ),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
-    Option("quantize", "choice", "auto", "weights: auto follows the checkpoint, else bf16", "quantisation", ("-q",), choices=QUANTIZE),
+    Option(
+        "quantize",
+        "choice",
+        "auto",
+        "weights: auto follows the checkpoint, else bf16",
+        "quantisation",
+        ("-q",),
+        choices=QUANTIZE,
+    ),
     Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),
     Option("symmetric", "flag", False, "symmetric quantisation: zero points at the middle", "quantisation"),
     Option("chip", "choice", "bm1684x", "target chip", "target", ("-c", "--processor"), choices=tuple(CHIPS)),
     Option("num_device", "int", 1, "devices that share the model", "target"),
-    Option("distribute_strategy", "choice", "tp", "how devices share it: the matrices of every layer (tp) or the layers (pp)", "target", choices=("tp", "pp")),
+    Option(
+        "distribute_strategy",
+        "choice",
+        "tp",
+        "how devices share it: the matrices of every layer (tp) or the layers (pp)",
+        "target",
+        choices=("tp", "pp"),
+    ),
     Option("num_core", "int", 0, "cores to use; 0: all of the chip's", "target"),
     Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",)),
     Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
@@ -60,10 +84,23 @@ OPTIONS = (
     Option("debug", "flag", False, "keep intermediate files and show tracebacks", "flow"),
     Option("dry_run", "flag", False, "check everything, print the plan, write nothing", "flow"),
     Option("jobs", "int", 0, "tasks at once; 0: one per core", "build", ("-n",)),
-    Option("memory", "size", None, "memory that running tasks may use together, e.g. 8G; default: 1.5G, if that is free", "build"),
+    Option(
+        "memory",
+        "size",
+        None,
+        "memory that running tasks may use together, e.g. 8G; default: 1.5G, if that is free",
+        "build",
+    ),
     Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
-    Option("progress", "choice", "auto", "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal", "build", choices=PROGRESS),
+    Option(
+        "progress",
+        "choice",
+        "auto",
+        "how the build is shown: tty (a footer), plain (lines), json, quiet (failures); auto: tty on a terminal",
+        "build",
+        choices=PROGRESS,
+    ),
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 
@@ -81,15 +118,38 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
     """
     values = {o.name: o.default for o in OPTIONS}
     for key, raw in given.items():
-        if raw is None:
-            continue
-        name = ALIASES.get(key.lstrip("-").replace("-", "_"))
-        if name is None:
-            near = difflib.get_close_matches(key, ALIASES, n=1)
-            raise InputError(f"unknown option {key!r}", "llmconv takes no such option", f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them.")
-        option = BY_NAME[name]
-        values[name] = _value(option, raw)
+        if raw is not None:
+            option = _option(key)
+            values[option.name] = _value(option, raw)
     return values
+
+
+def typed(given: Mapping[str, Any]) -> dict[str, str]:
+    """What is given, as text by the options' own names, in the order of OPTIONS. Raises InputError for an unknown name.
+    """
+    found = {_option(key).name: str(raw) for key, raw in given.items() if raw is not None}
+    return {o.name: found[o.name] for o in OPTIONS if o.name in found}
+
+
+def arguments(given: Mapping[str, str]) -> list[str]:
+    """The arguments of `llmconv convert` that say what `typed` gave."""
+    words: list[str] = []
+    for name, text in given.items():
+        option = BY_NAME[name]
+        if option.kind != "flag":
+            words += [f"--{name}", text]
+        elif _value(option, text):
+            words.append(f"--{name}")
+    return words
+
+
+def _option(key: str) -> Option:
+    name = ALIASES.get(key.lstrip("-").replace("-", "_"))
+    if name is not None:
+        return BY_NAME[name]
+    near = difflib.get_close_matches(key, ALIASES, n=1)
+    hint = f"Did you mean {near[0]}?" if near else "`llmconv convert --help` lists them."
+    raise InputError(f"unknown option {key!r}", "llmconv takes no such option", hint)
 
 
 def _value(option: Option, raw: Any) -> Any:

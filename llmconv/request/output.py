@@ -8,7 +8,9 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one output directory. What users want lies at the top; `.llmconv` holds what the build needs to go on."""
+    """The files of one output directory. What users want lies at the top; `.llmconv` holds what the build needs to go
+    on.
+    """
 
     out: Path
 
@@ -58,7 +60,8 @@ class Layout:
         return self.out / "logs" / f"{net}.log"
 
     def net(self, net: str) -> list[Path]:
-        """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it took."""
+        """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it took.
+        """
         return [self.state / "nets" / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json")]
 
     def facts(self, net: str) -> Path:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -12,14 +12,29 @@ from llmconv.bmodel.read import IO
 from llmconv.errors import ToolError
 from llmconv.numeric import from_bf16, from_f16, to_bf16, to_f16
 
-if TYPE_CHECKING:
-    from llmconv.simulator.client import NetInfo
-
 INTEGERS = {"i8": np.int8, "u8": np.uint8, "i16": np.int16, "u16": np.uint16, "i32": np.int32, "u32": np.uint32}
 
 
+@dataclass(frozen=True)
+class NetInfo:
+    """A net as the runtime sees it. inputs and outputs are those of the first stage; every stage's are in `shapes`.
+
+    shapes: by stage, (the inputs' shapes, the outputs' shapes), in the order of inputs and outputs.
+    """
+
+    inputs: tuple[IO, ...]
+    outputs: tuple[IO, ...]
+    dynamic: bool
+    stages: int
+    core_num: int
+    addr_mode: str
+    shapes: tuple[tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]], ...]
+
+
 def pack(net: str, info: NetInfo, inputs: Mapping[str, np.ndarray]) -> tuple[list[np.ndarray], list[list[int]]]:
-    """Each input in the net's order as flat bytes (uint8), and its shape. ToolError names the net and the tensor at fault."""
+    """Each input in the net's order as flat bytes (uint8), and its shape. ToolError names the net and the tensor at
+    fault.
+    """
     names = [io.name for io in info.inputs]
     if set(inputs) != set(names):
         raise ToolError(f"net {net} takes {', '.join(names)}", f"given were {', '.join(inputs) or 'no tensors'}")
@@ -27,10 +42,14 @@ def pack(net: str, info: NetInfo, inputs: Mapping[str, np.ndarray]) -> tuple[lis
     shapes = [given[name].shape for name in names]
     _check_shapes(net, info, shapes)
     arrays = [_convert(net, io, given[io.name]) for io in info.inputs]
-    return [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays], [list(shape) for shape in shapes]
+    return [np.ascontiguousarray(array).reshape(-1).view(np.uint8) for array in arrays], [
+        list(shape) for shape in shapes
+    ]
 
 
-def unpack(tensors: Sequence[IO], shapes: Sequence[Sequence[int]], buffers: Sequence[bytearray]) -> dict[str, np.ndarray]:
+def unpack(
+    tensors: Sequence[IO], shapes: Sequence[Sequence[int]], buffers: Sequence[bytearray]
+) -> dict[str, np.ndarray]:
     """The tensors by name in their true shapes; f16 and bf16 become f32. A buffer may be larger than its output."""
     results = {}
     for io, shape, buffer in zip(tensors, shapes, buffers):
@@ -52,7 +71,9 @@ def _check_shapes(net: str, info: NetInfo, shapes: Sequence[tuple[int, ...]]) ->
     for io, shape, wanted in zip(info.inputs, shapes, best):
         if not _fits(shape, wanted, info.dynamic):
             rule = "up to " if info.dynamic else ""
-            raise ToolError(f"input {io.name} of net {net} has the shape {_text(shape)}", f"the net takes {rule}{_text(wanted)}")
+            raise ToolError(
+                f"input {io.name} of net {net} has the shape {_text(shape)}", f"the net takes {rule}{_text(wanted)}"
+            )
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int, ...], dynamic: bool) -> bool:
@@ -75,5 +96,7 @@ def _convert(net: str, io: IO, array: np.ndarray) -> np.ndarray:
         limits = np.iinfo(INTEGERS[io.dtype])
         if not array.size or (array.min() >= limits.min and array.max() <= limits.max):
             return array.astype(INTEGERS[io.dtype])
-        raise ToolError(f"input {io.name} of net {net} has values from {array.min()} to {array.max()}", f"it is {io.dtype}")
+        raise ToolError(
+            f"input {io.name} of net {net} has values from {array.min()} to {array.max()}", f"it is {io.dtype}"
+        )
     raise ToolError(f"input {io.name} of net {net} was given as {array.dtype}", f"it is {io.dtype}")

@@ -10,14 +10,16 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from llmconv.bmodel.read import IO, BModel
+from llmconv.chips import CHIPS
 from llmconv.errors import ConvertError, ToolError
+from llmconv.simulator import arrays
+from llmconv.simulator.arrays import NetInfo
 from llmconv.simulator.child import receive, send
-from llmconv.simulator.library import CMODELS, link
+from llmconv.simulator.library import link
 from llmconv.simulator.log import reason
 
 if TYPE_CHECKING:
@@ -26,31 +28,16 @@ if TYPE_CHECKING:
 MiB = 1 << 20
 
 
-@dataclass(frozen=True)
-class NetInfo:
-    """A net as the runtime sees it. inputs and outputs are those of the first stage; every stage's are in `shapes`.
-
-    shapes: by stage, (the inputs' shapes, the outputs' shapes), in the order of inputs and outputs.
-    """
-
-    inputs: tuple[IO, ...]
-    outputs: tuple[IO, ...]
-    dynamic: bool
-    stages: int
-    core_num: int
-    addr_mode: str
-    shapes: tuple[tuple[tuple[tuple[int, ...], ...], tuple[tuple[int, ...], ...]], ...]
-
-
 class Simulator:
     """A simulated chip with one .bmodel loaded, in a process of its own; use it in a `with` statement.
 
-    bmodel: the file; chip: "bm1684x", "bm1688" or "cv186x", which must be the file's; root: the compiler's folder (TPUC_ROOT);
-    memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched costs anything);
-    log: where the libraries' output goes (by default it is thrown away, and only an error quotes its end).
+    bmodel: the file; chip: "bm1684x", "bm1688" or "cv186x", which must be the file's; root: the compiler's folder
+    (TPUC_ROOT); memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched
+    costs anything); log: where the libraries' output goes (by default it is thrown away, and only an error quotes its
+    end).
 
-    Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the simulator.
-    The process dies with the thread that made it.
+    Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the
+    simulator. The process dies with the thread that made it.
     """
 
     def __init__(self, bmodel: Path, chip: str, root: Path, memory_bytes: int | None = None, log: Path | None = None):
@@ -62,7 +49,7 @@ class Simulator:
         self.log = Path(log).resolve() if log else self._folder / "log"
         self._log_start = 0
         try:
-            link(root, chip.upper(), self._folder)
+            link(root, CHIPS[chip], self._folder)
             self._start(memory_bytes or needed)
             for net in self._ask("loading the nets")[0]["nets"]:
                 self.nets[net["name"]] = _net_info(net)
@@ -99,17 +86,17 @@ class Simulator:
             os.close(child_write)
 
     def run(self, net: str, inputs: Mapping[str, np.ndarray], read: Sequence[str] = ()) -> dict[str, np.ndarray]:
-        """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer type.
+        """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer
+        type.
 
-        read: inputs (of a net with io_alone addresses) that the net writes to: they are returned too, as the launch left them.
+        read: inputs (of a net with io_alone addresses) that the net writes to: they are returned too, as the launch
+        left them.
 
-        inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a uint16
-        array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a dynamic net any
-        dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a smaller one that may
-        not gives a wrong result); its outputs come in their true shapes.
+        inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a
+        uint16 array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a
+        dynamic net any dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a
+        smaller one that may not gives a wrong result); its outputs come in their true shapes.
         """
-        from llmconv.simulator import arrays
-
         if net not in self.nets:
             raise ToolError(f"{self.bmodel} has no net {net!r}", f"it has {', '.join(self.nets)}")
         info = self.nets[net]
@@ -164,8 +151,8 @@ class Simulator:
 def memory_needed(bmodel: BModel) -> int:
     """Bytes of device memory that the nets of a file may take together, with a margin.
 
-    Coefficients that nets share are loaded once. Beyond them: what the nets keep for inputs, outputs and intermediate tensors,
-    and the instructions, which lie in the file too.
+    Coefficients that nets share are loaded once. Beyond them: what the nets keep for inputs, outputs and intermediate
+    tensors, and the instructions, which lie in the file too.
     """
     stages = [stage for net in bmodel.nets for stage in net.stages]
     coefficients = {stage.coeff: stage.coeff.size for stage in stages}
@@ -183,8 +170,8 @@ def _check(path: Path, chip: str) -> BModel:
         raise ToolError(error.what, error.why, error.try_) from None
     if bmodel.chip != chip.upper():
         raise ToolError(f"{path} is for {bmodel.chip}", f"it cannot run on a simulated {chip.upper()}")
-    if bmodel.chip not in CMODELS:
-        raise ToolError(f"{path} is for {bmodel.chip}", f"there are simulators for {', '.join(CMODELS)}")
+    if chip not in CHIPS:
+        raise ToolError(f"{path} is for {bmodel.chip}", f"there are simulators for {', '.join(CHIPS).upper()}")
     if bmodel.device_num > 1:
         raise ToolError(f"{path} is for {bmodel.device_num} devices", "the simulator has one")
     return bmodel

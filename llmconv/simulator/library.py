@@ -1,9 +1,9 @@
 """The vendor's runtime (libbmrt) on top of its chip simulator, by ctypes. Only for the child process: see child.py.
 
-The runtime finds its parts by fixed names: libbmlib.so.0 by linking and libcmodel.so by dlopen, both through RUNPATH=$ORIGIN.
-Which chip is simulated depends on what those names lead to, so a private folder of symlinks chooses the chip, and the
-compiler's own folder is left alone. This works because the loader takes $ORIGIN from the symlink's path, and only as long as
-LD_LIBRARY_PATH, which goes first, is unset.
+The runtime finds its parts by fixed names: libbmlib.so.0 by linking and libcmodel.so by dlopen, both through
+RUNPATH=$ORIGIN. Which chip is simulated depends on what those names lead to, so a private folder of symlinks chooses
+the chip, and the compiler's own folder is left alone. This works because the loader takes $ORIGIN from the symlink's
+path, and only as long as LD_LIBRARY_PATH, which goes first, is unset.
 """
 
 from __future__ import annotations
@@ -14,9 +14,8 @@ from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t,
 from pathlib import Path
 
 from llmconv.bmodel.schema import ADDR_MODES, DTYPES
+from llmconv.chips import Chip
 from llmconv.errors import ToolError
-
-CMODELS = {"BM1684X": "libcmodel_bm1684x.so", "BM1688": "libcmodel_bm1688.so", "CV186X": "libcmodel_bm1688.so"}
 
 MAX_DIMS = 8
 
@@ -37,7 +36,13 @@ class Shape(ctypes.Structure):
 class Memory(ctypes.Structure):
     """bm_device_mem_t."""
 
-    _fields_ = [("address", c_uint64), ("reserved", c_uint32), ("dmabuf_fd", c_int), ("flags", c_uint32), ("size", c_uint32)]
+    _fields_ = [
+        ("address", c_uint64),
+        ("reserved", c_uint32),
+        ("dmabuf_fd", c_int),
+        ("flags", c_uint32),
+        ("size", c_uint32),
+    ]
 
 
 class StageInfo(ctypes.Structure):
@@ -86,23 +91,37 @@ _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
     "bmrt_get_network_info": (POINTER(NetInfo), (c_void_p, c_char_p)),
     "bmrt_launch_data": (
         c_bool,
-        (c_void_p, c_char_p, POINTER(c_void_p), POINTER(Shape), c_int, POINTER(c_void_p), POINTER(Shape), c_int, c_bool),
+        (
+            c_void_p,
+            c_char_p,
+            POINTER(c_void_p),
+            POINTER(Shape),
+            c_int,
+            POINTER(c_void_p),
+            POINTER(Shape),
+            c_int,
+            c_bool,
+        ),
     ),
 }
 
 
-def link(root: Path, chip: str, folder: Path) -> None:
-    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`. ToolError if a library is not there."""
+def link(root: Path, chip: Chip, folder: Path) -> None:
+    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`. ToolError if a library is not
+    there.
+    """
     library = Path(root).resolve() / "lib"
     for name, target in (
         ("libbmrt.so.1.0", "libbmrt.so.1.0"),
         ("libbmlib.so.0", "libbmlib_bm1684x.so.0"),  # the driver's stand-in; the same one serves all three chips
-        ("libcmodel.so", CMODELS[chip]),
+        ("libcmodel.so", chip.simulator),
         ("libcpuop.so", "libcpuop.so"),
         ("libomp.so.5", "third_party/libomp.so.5"),
     ):
         if not (library / target).is_file():
-            raise ToolError(f"{root} holds no chip simulator", f"it lacks lib/{target}", "Name the compiler's folder (TPUC_ROOT).")
+            raise ToolError(
+                f"{root} holds no chip simulator", f"it lacks lib/{target}", "Name the compiler's folder (TPUC_ROOT)."
+            )
         (folder / name).symlink_to(library / target)
 
 
@@ -115,8 +134,8 @@ _DRIVER_PROTOTYPES = {  # of libbmlib
 class Runtime:
     """A chip with one .bmodel loaded. OSError if a library does not load, RuntimeError if the runtime refuses the file.
 
-    There is one chip per process. The libraries print to file descriptors 1 and 2, and on some faults they assert, which ends
-    the process. They crash in their exit handlers unless everything was released: leave by os._exit.
+    There is one chip per process. The libraries print to file descriptors 1 and 2, and on some faults they assert,
+    which ends the process. They crash in their exit handlers unless everything was released: leave by os._exit.
     """
 
     def __init__(self, folder: Path, bmodel: Path):
@@ -130,7 +149,8 @@ class Runtime:
             raise RuntimeError("the runtime refuses the file")
 
     def nets(self) -> list[dict]:
-        """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and outputs."""
+        """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and outputs.
+        """
         names = [
             self._library.bmrt_get_network_name(self._runtime, number)
             for number in range(self._library.bmrt_get_network_number(self._runtime))
@@ -140,7 +160,9 @@ class Runtime:
     def _info(self, name: bytes) -> NetInfo:
         return self._library.bmrt_get_network_info(self._runtime, name).contents
 
-    def launch(self, net: str, inputs: list[bytearray], shapes: list[list[int]]) -> tuple[list[bytearray], list[list[int]]]:
+    def launch(
+        self, net: str, inputs: list[bytearray], shapes: list[list[int]]
+    ) -> tuple[list[bytearray], list[list[int]]]:
         """Run a net on raw inputs in its own order and dtypes; returns the outputs' bytes and their true shapes.
 
         The output buffers are as large as the largest stage's outputs: a dynamic net fills only their beginnings.
@@ -158,13 +180,17 @@ class Runtime:
         return outputs, [shape.list() for shape in out_shapes]
 
     def memory(self, net: str, number: int, shapes: list[list[int]], size: int) -> bytearray:
-        """The first `size` bytes of the device memory that a net of its own io addresses has for input `number`, as the last
-        launch left them; `shapes`, of all inputs, tell the stage."""
+        """The first `size` bytes of the device memory that a net of its own io addresses has for input `number`, as the
+        last launch left them; `shapes`, of all inputs, tell the stage."""
         info = self._info(net.encode())
         stages = [info.stages[n] for n in range(info.stage_count)]
-        stage = next((s for s in stages if [s.input_shapes[n].list() for n in range(info.input_count)] == shapes), stages[0])
+        stage = next(
+            (s for s in stages if [s.input_shapes[n].list() for n in range(info.input_count)] == shapes), stages[0]
+        )
         buffer = bytearray(size)
-        if self._driver.bm_memcpy_d2s_partial(self._device, _addresses([buffer])[0], stage.input_memories[number], size):
+        if self._driver.bm_memcpy_d2s_partial(
+            self._device, _addresses([buffer])[0], stage.input_memories[number], size
+        ):
             raise RuntimeError(f"input {number} of net {net} cannot be read back")
         return buffer
 
@@ -195,6 +221,10 @@ def _describe(info: NetInfo) -> dict:
         "dynamic": info.dynamic,
         "core_num": info.core_count,
         "addr_mode": ADDR_MODES[info.addr_mode],
-        "inputs": [tensors(info.input_count, info.input_names, info.input_dtypes, stage.input_shapes) for stage in stages],
-        "outputs": [tensors(info.output_count, info.output_names, info.output_dtypes, stage.output_shapes) for stage in stages],
+        "inputs": [
+            tensors(info.input_count, info.input_names, info.input_dtypes, stage.input_shapes) for stage in stages
+        ],
+        "outputs": [
+            tensors(info.output_count, info.output_names, info.output_dtypes, stage.output_shapes) for stage in stages
+        ],
     }

@@ -16,6 +16,7 @@ from llmconv.errors import ConvertError, InputError
 from llmconv.toolchain.fetch import TREE_BYTES, WHEEL_BYTES
 from llmconv.toolchain.find import cache_dir, find
 from llmconv.toolchain.pinned import VERSION
+from llmconv.words import size
 
 MIN_GLIBC = (2, 35)
 MIN_CMAKE = (3, 5)
@@ -167,7 +168,7 @@ def _disk(name: str, place: Path, need: int, why: str) -> Check:
         return Check(name, False, f"{folder} is mounted noexec", "programs and kernels are run from there",
                      "Name a folder on another disk" if "out" in name else "Set LLMCONV_CACHE to a folder on another disk")
     free = shutil.disk_usage(folder).free
-    return Check(name, free >= need, f"{free / 2**30:.1f} GB free in {folder}", f"{why}; {need / 2**30:.1f} GB at least", f"Make room on the disk of {folder}")
+    return Check(name, free >= need, f"{size(free)} free in {folder}", f"{why}; {size(need)} at least", f"Make room on the disk of {folder}")
 
 
 def _memory() -> Check:
@@ -176,7 +177,7 @@ def _memory() -> Check:
         free = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) << 10
     except (OSError, AttributeError):
         return Check("memory", True, "unknown")
-    return Check("memory", free >= MIN_MEMORY, f"{free / 2**30:.1f} GB available", f"a net takes up to {MIN_MEMORY >> 30} GB to compile",
+    return Check("memory", free >= MIN_MEMORY, f"{size(free)} available", f"a net takes up to {size(MIN_MEMORY)} to compile",
                  "Close other programs, or use a machine with more memory")
 
 

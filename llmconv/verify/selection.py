@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 
+from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 from llmconv.plan.decoder import Net
 from llmconv.plan.plan import Plan
@@ -16,9 +17,8 @@ ANNOUNCE_SECONDS = 60.0  # what takes longer is announced first
 THOROUGH_SECONDS = 3.0  # nets whose launch takes less are launched several times
 
 # Seconds of one core per multiply-accumulate on bm1684x (measured, see the simulator's notes in the README): a matrix of many rows,
-# a single row, and a column (the head, whose table is the left operand). The others are about three times as fast.
+# a single row, and a column (the head, whose table is the left operand).
 MANY_ROWS, ONE_ROW, COLUMN = 45e-9, 450e-9, 900e-9
-SPEED = {"bm1684x": 1.0, "bm1688": 3.0, "cv186x": 3.0}
 LAUNCH_SECONDS = 0.05
 
 
@@ -61,7 +61,7 @@ def seconds(net: Net) -> float:
         elif op.kind == "FAttention":
             a = op.attrs
             total += 2 * a["batch"] * a["mq"] * a["mk"] * a["q_head"] * a["dim"] * _rate(a["mq"], a["mk"])
-    return LAUNCH_SECONDS + total / SPEED.get(net.flags.chip, 1.0)
+    return LAUNCH_SECONDS + total / CHIPS[net.flags.chip].speed
 
 
 def _rate(rows: int, columns: int) -> float:
@@ -78,10 +78,3 @@ def _find(plan: Plan, name: str) -> Net:
 
 def _few(names: list[str]) -> str:
     return ", ".join(names) if len(names) <= 12 else f"{', '.join(names[:6])}, ... {names[-1]} ({len(names)} nets)"
-
-
-def duration(seconds: float) -> str:
-    """12 s, 3 min, 2.5 h: as exact as an estimate is."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

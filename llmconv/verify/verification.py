@@ -11,7 +11,8 @@ from llmconv import toolchain
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.verify import manifest
-from llmconv.verify.selection import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, looks, seconds
+from llmconv.verify.selection import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, looks, seconds
+from llmconv.words import roughly
 
 if TYPE_CHECKING:
     import numpy as np
@@ -48,7 +49,7 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))  # the simulator comes with it
     title = f"{built.bmodel.name} on {plan.job.chip}"
     if choice.seconds > ANNOUNCE_SECONDS:
-        console.print(f"verifying {title}: about {duration(choice.seconds)} on the simulator", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"verifying {title}: {roughly(choice.seconds)} on the simulator", markup=False, highlight=False, soft_wrap=True)
     if not nets and not choice.tokens:
         console.print(f"only {choice.nets[0].name}; --nets NAME,... or --full for more", markup=False, highlight=False)
     with console.status("loading") as status:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from llmconv.numeric import from_bf16, from_f16, to_bf16, to_f16
+from llmconv.numeric import from_bf16, from_f16, to_bf16, to_f16, without_denormals
 
 
 def test_every_bf16_survives():
@@ -55,3 +55,16 @@ def test_f16():
     values = np.array([1 + 2**-11, 1 + 3 * 2**-11, 1e6, -1e6, np.nan], np.float32)
     expected = np.array([1, 1 + 2**-9, np.inf, -np.inf, np.nan], np.float32)
     np.testing.assert_array_equal(from_f16(to_f16(values)), expected)
+
+
+@pytest.mark.parametrize("nan", [None, 0x7FFF])
+def test_denormals_become_zeros_of_their_sign(nan):
+    bits = np.arange(65536, dtype=np.uint32).astype(np.uint16)
+    values = from_bf16(bits)
+    tiny, none = (np.abs(values) < 2.0**-126), np.isnan(values)
+    expected = np.where(tiny, bits & 0x8000, bits)
+    if nan is not None:
+        expected = np.where(none, nan, expected)
+    assert np.array_equal(without_denormals(bits, nan), expected) and without_denormals(bits, nan).dtype == np.uint16
+    whole = bits[~tiny & ~none]
+    assert without_denormals(whole, nan) is whole, "what needs nothing is not copied"

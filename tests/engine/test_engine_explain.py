@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from llmconv import engine
-from llmconv.engine.console import Plain, duration, size
+from llmconv import engine, words
+from llmconv.engine.console import Plain
 from llmconv.errors import InputError
 
 
@@ -90,8 +90,10 @@ def test_heartbeat(shop, monkeypatch):
 
 
 def test_words():
-    assert [duration(s) for s in (0.34, 42, 185, 7620)] == ["0.3 s", "42 s", "3 min 05 s", "2 h 07 min"]
-    assert [size(n) for n in (812_000_000, 3_100_000_000)] == ["812 MB", "3.1 GB"]
+    assert [words.duration(s) for s in (0.34, 42, 185, 7620)] == ["0.3 s", "42 s", "3 min 05 s", "2 h 07 min"]
+    assert [words.rough_size(n) for n in (812_000_000, 3_100_000_000)] == ["812 MB", "3.1 GB"]
+    assert [words.size(n) for n in (34, 12_340, 9_200_000, 3_100_000_000, 4e12)] == ["34 B", "12.3 KB", "9.2 MB", "3.1 GB", "4000.0 GB"]
+    assert [words.binary_size(n) for n in (1 << 29, 16 << 30)] == ["512.0 MiB", "16.0 GiB"]
 
 
 def test_closed_output_does_not_end_the_build(shop):

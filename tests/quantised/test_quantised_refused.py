@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 from llmconv.errors import InputError
 from llmconv.plan.plan import plan
 from llmconv.request.job import Job
+from llmconv.request.request import Request
 
 TINY = {"num_hidden_layers": 1, "dtype": "float16"}
 
@@ -236,7 +237,7 @@ def test_a_dry_run_shows_it(quantised):
     from llmconv.queries.dry_run import dry_run
 
     given = {"model": str(quantised("awq", How(4, 128), options=TINY)), "seq": "32", "out": "/nowhere", "debug": "1"}
-    text = dry_run(Job.create(given), given)
+    text = dry_run(Request.create(given))
     assert "  quantize               = w4f16" in text and "  q_group_size           = 128" in text
     assert "note: the checkpoint is quantised with awq (4 bits, groups of 128): its integers stay as they are" in text
     assert text.count("[F16, io_alone, static, 7 x w4 g=128 of the checkpoint]") == 1

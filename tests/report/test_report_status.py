@@ -11,8 +11,10 @@ from llmconv.engine.history import Run, Span
 from llmconv.report import status
 from llmconv.report.facts import Facts
 from llmconv.request.output import Layout
+from llmconv.request.request import Request
 
-GIVEN = {"model_path": "/models/it's mine", "seq": "64", "quantize": "w4bf16", "dynamic": "1", "continue": "0", "out_dir": "/out"}
+TYPED = {"model": "/models/it's mine", "seq": "64", "quantize": "w4bf16", "dynamic": "1", "continue": "0", "out_dir": "/out"}
+GIVEN = Request.create(TYPED).typed
 MANIFEST = {"nets": [], "job": {}, "sha256": "0"}
 MERGED = Span("manifest", 1, "", 1, 0, 2, "built")
 FAILURE = {"failure": {"what": "it broke", "why": "the .bmodel is wrong", "log": ""}, "repeat": ""}

@@ -26,7 +26,7 @@ CHIP, SEQ, COUNT, PAST = "cv186x", 64, 41, 37
 def launched(checkpoint, compiler, session_cache, tmp_path_factory):
     """The plan of a converted qwen2, and by net a launch with the chip's outputs; wrong inputs under "net: what"."""
     from llmconv import convert
-    from llmconv.request.job import Job
+    from llmconv.request.request import Request
     from llmconv.simulator.client import Simulator
 
     model, out = checkpoint("qwen2"), tmp_path_factory.mktemp("negative")
@@ -34,7 +34,7 @@ def launched(checkpoint, compiler, session_cache, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPUC_ROOT", str(compiler.root))
         patch.setenv("LLMCONV_CACHE", str(session_cache))
-        assert convert.run(Job.create(given), given, ["convert"]) == 0
+        assert convert.run(Request.create(given)) == 0
     plan = plan_of(model, seq=SEQ, chip=CHIP)
     (bmodel,) = out.glob("*.bmodel")
     with Simulator(bmodel, CHIP, compiler.root) as simulator:

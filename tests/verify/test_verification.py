@@ -15,7 +15,7 @@ from rich.console import Console
 from verify_helpers import plan_of
 
 from llmconv.errors import ConvertError, InputError
-from llmconv.simulator.client import NetInfo
+from llmconv.simulator.arrays import NetInfo
 from llmconv.verify import compare, manifest, result, selection
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation, Runtime
@@ -66,10 +66,6 @@ def test_estimates_are_those_that_were_measured(checkpoint):
 def test_an_unknown_net(checkpoint):
     with pytest.raises(InputError, match="Did you mean block_0"):
         selection.choose(plan_of(checkpoint("qwen2")), ["blok_0"], full=False, tokens=1)
-
-
-def test_durations():
-    assert [selection.duration(s) for s in (4.4, 89, 600, 9000)] == ["4 s", "89 s", "10 min", "2.5 h"]
 
 
 # ------------------------------------------------------------------------------------------------------- what the chip is fed

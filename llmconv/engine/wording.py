@@ -1,0 +1,79 @@
+"""How consoles say what happens: one wording for the terminal, plain lines and whatever else shows a build."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from llmconv.engine import events
+from llmconv.words import duration, rough_size, roughly
+
+FIRST = ("not built yet", "a plain doit task")  # reasons that go without saying
+_WIDEST = 300  # characters of a log's line that are shown
+
+
+def result(event: events.TaskFinished) -> str:
+    """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else "built".
+    """
+    return "cached" if event.how == "cached" else str(event.values.get("how") or "built")
+
+
+def why(event: events.TaskFinished) -> str:
+    """The reason why it was built, where that says something."""
+    return "" if event.reason in FIRST else event.reason
+
+
+def beat(event: events.Heartbeat, seconds: float) -> str:
+    """A line for a heartbeat; seconds: since the start."""
+    running = ", ".join(
+        f"{name} ({duration(so_far)}{', ' + rough_size(memory) if memory else ''})"
+        for name, so_far, memory in event.running
+    )
+    return (
+        f"still at it after {duration(seconds)}: {event.finished} of {event.total} tasks done, {roughly(event.left)} "
+        "left;"
+        f" memory {rough_size(event.memory)} of {rough_size(event.budget)}; running: {running or 'nothing'}"
+    )
+
+
+def failure(failed: events.TaskFailed, debug: bool = False) -> list[str]:
+    """What a user needs after a failure: task and phase, what and why, the last words of the log, where the rest is,
+    the command that repeats the step."""
+    told = failed.failure
+    phase = "" if failed.phase in failed.name else f" ({failed.phase})"
+    lines = ["", f"{failed.name} failed{phase}: {told}"]
+    if told.lines:
+        lines += ["  its last words:", *(f"    | {line[:_WIDEST]}" for line in told.lines)]
+    if told.log:
+        lines.append(f"  full output: {told.log}")
+    if failed.repeat:
+        lines.append(f"  only this task again: {failed.repeat}")
+    if debug and told.traceback:
+        lines.append(told.traceback.rstrip())
+    return lines
+
+
+def ending(
+    event: events.RunFinished, failed: Sequence[events.TaskFailed], blocked: int, debug: bool = False
+) -> list[str]:
+    """The last lines of a run: its failures, its counts, and how to go on if it is not done."""
+    lines = [line for one in failed for line in failure(one, debug)]
+    counts = (
+        (event.built, "built"),
+        (event.cached, "from the cache"),
+        (event.unchanged, "up to date"),
+        (event.failed, "failed"),
+        (blocked, "not built because of that"),
+    )
+    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
+    lines += [""] * bool(failed) + [f"{told} in {duration(event.seconds)}"]
+    done = event.built + event.cached + event.unchanged
+    if event.interrupted:
+        lines.append(f"stopped by {event.interrupted}: {done} finished tasks are kept; {_again(event)}")
+    elif event.failed:
+        left = f", {event.left} were not started" if event.left else ""
+        lines.append(f"{done} finished tasks are kept{left}; {_again(event)}")
+    return lines
+
+
+def _again(event: events.RunFinished) -> str:
+    return f"go on with: {event.again}" if event.again else "run the same command again to go on"
