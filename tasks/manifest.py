@@ -23,7 +23,6 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "kind": net.kind,
             "layer": net.layer,
             "stage_of": net.stage_of,
-            "window": net.window,
             "inputs": [asdict(io) for io in net.inputs],
             "outputs": [asdict(io) for io in net.outputs],
             "flags": net.flags.to_dict(),

@@ -35,7 +35,6 @@ class Net:
     """One net: what it is called, what goes in and out, how it is compiled, and its graph.
 
     stage_of: the net of the .bmodel that this one becomes a further stage of.
-    window: tokens that a query may see, itself included; the runtime's attention_mask has to hide the older ones. None: all.
     """
 
     name: str
@@ -46,7 +45,6 @@ class Net:
     outputs: tuple[IO, ...]
     graph: Graph
     stage_of: str | None = None
-    window: int | None = None
 
     @property
     def mlir(self) -> str:
@@ -177,7 +175,7 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
     else:  # what is quantised already says so itself
         mode = job.half
     settings = flags_for(job, mode, **flags)
-    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph, window=spec.window(layer, job.seq_length))
+    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph)
 
 
 def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:

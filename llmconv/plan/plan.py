@@ -79,7 +79,7 @@ def plan(job: Job) -> Plan:
     spec = _stored(family.decoder.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
     spec.check(job.seq_length)
     notes += _layers(spec)
-    notes += spec.notes(job.seq_length, masked=not job.use_history_kv)
+    notes += spec.notes(job.seq_length)
     _check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
