@@ -22,7 +22,6 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "kind": net.kind,
             "layer": net.layer,
             "stage_of": net.stage_of,
-            "window": net.window,
             "inputs": [asdict(io) for io in net.inputs],
             "outputs": [asdict(io) for io in net.outputs],
             "flags": net.flags.to_dict(),
@@ -42,14 +41,23 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "bmodel": bmodel,
             "weights": plan.weights,
             "merged": str(layout.facts("merged")),
-            "devices": [{"bmodel": g.file, "nets": list(g.nets), "facts": str(layout.facts(f"merged_{g.name}"))} for g in devices],
+            "devices": [
+                {"bmodel": g.file, "nets": list(g.nets), "facts": str(layout.facts(f"merged_{g.name}"))}
+                for g in devices
+            ],
             "nets": nets,
             "digests": [str(d) for d in digests],
             "toolchain": str(layout.toolchain),
             "notes": list(plan.notes),
         },
         targets=[layout.manifest],
-        file_dep=[layout.facts("merged"), *(layout.facts(f"merged_{g.name}") for g in devices), layout.toolchain, *digests, *(path for n in plan.nets for path in layout.net(n.name)[2:])],
+        file_dep=[
+            layout.facts("merged"),
+            *(layout.facts(f"merged_{g.name}") for g in devices),
+            layout.toolchain,
+            *digests,
+            *(path for n in plan.nets for path in layout.net(n.name)[2:]),
+        ],
         key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
         need=Need(memory=50 * MB, seconds=0.1),
         cacheable=False,

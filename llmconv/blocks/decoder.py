@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmconv.blocks.attention import MASK_WEIGHT, Step, Tokens, attention
@@ -11,6 +11,7 @@ from llmconv.blocks.layers import Rule, alike
 from llmconv.blocks.linear import linear, rms_norm, scale
 from llmconv.blocks.moe import experts
 from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Experts, Spec, bias_roles
+from llmconv.blocks.window import windowed
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
 
@@ -122,9 +123,9 @@ def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Val
     return g.Add(x, y, name=name or f"{path}.add")
 
 
-def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
+def inputs(g: Graph, spec: Spec, step: Step, window: int | None) -> tuple[Value, Tokens]:
     """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L] (with three positions for
-    every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (unless it is a constant tile), and history_k and history_v [B, history, KV, D]."""
+    every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (not where prefill has a constant tile; None if a window forbids that), and history_k and history_v [B, history, KV, D]."""
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
     many, axes = step.batch > 1, spec.positions
     shape = (step.batch, step.length) if axes == 1 else (step.batch, axes, step.length) if many else (axes, step.length)
@@ -136,10 +137,10 @@ def inputs(g: Graph, spec: Spec, step: Step) -> tuple[Value, Tokens]:
     if step.history:
         shape = (step.batch, step.history, spec.kv_heads, spec.head_dim)
         cache = (g.input("history_k", shape), g.input("history_v", shape))
-    if constant:
+    if constant and window is None:
         mask = g.weight(**tile)
     elif step.mask_tile:
-        # never used: it keeps the coefficients of decode laid out as those of prefill, so that they are shared
+        # never used: it keeps the coefficients laid out as those of the layer's prefill with a tile, so that they are shared
         g.weight(**tile, placeholder="F32")
     return x, Tokens(positions, mask, cache)
 
@@ -148,7 +149,10 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and v_cache
     [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm, unless it is for several devices."""
     g = Graph(name, lora_rank=lora_rank, platform=spec.platform)
-    x, tokens = inputs(g, spec, step)
+    window = spec.window(layer, min(step.keys, step.capacity))
+    x, tokens = inputs(g, spec, step, window)
+    if window is not None:
+        tokens, step = replace(tokens, mask=windowed(g, step, window, x, tokens)), replace(step, mask_tile=0)
     y = rms_norm(g, spec, "input_norm", layer, x)
     y, k, v = attention(g, spec, layer, step, y, tokens)
     x = add(g, spec, layer, "attention_norm", "o", x, y)

@@ -194,24 +194,13 @@ class Spec:
                 raise InputError(f"rotary size {params['dim']} of a head of {self.head_dim}", "rotation works on pairs of its elements", "Repair config.json.")
             rope.check(params, seq_length)
 
-    def notes(self, seq_length: int, masked: bool = True) -> list[str]:
-        """What a runtime has to know about this model beyond the nets' inputs and outputs.
-
-        masked: prefill takes its mask as an input. InputError when it does not, and a layer needs another one than causal."""
+    def notes(self, seq_length: int) -> list[str]:
+        """What a user may want to know about the layers."""
         windows: dict[int, list[int]] = {}
         for layer in range(self.layers):
             if (window := self.window(layer, seq_length)) is not None:
                 windows.setdefault(window, []).append(layer)
-        if windows and not masked:
-            raise InputError(
-                f"seq_length {seq_length} with a sliding window of {min(windows)} and a prefill without mask input",
-                "the constant causal mask of use_history_kv knows no window",
-                f"Use seq_length {min(windows)} or less, or use_block_with_kv.",
-            )
-        return [
-            f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: their attention_mask must also hide keys {window} or more positions back"
-            for window, layers in windows.items()
-        ]
+        return [f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: the window is in the nets" for window, layers in windows.items()]
 
 
 def bias_roles(config: Config, **groups: bool | str) -> frozenset[str]:

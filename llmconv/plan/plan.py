@@ -27,13 +27,14 @@ from llmconv.plan.origins import Origin, origins
 from llmconv.request.job import Job
 from llmconv.request.options import BY_NAME
 
-SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")  # ends of names of what only quantised layers have
+# ends of names of what only quantised layers have
+SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled.
-    `tower`: the sizes of the vision tower, if there is one."""
+    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were
+    settled. `tower`: the sizes of the vision tower, if there is one."""
 
     job: Job
     config: Config
@@ -80,7 +81,7 @@ def plan(job: Job) -> Plan:
     spec = _stored(family.decoder.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
     spec.check(job.seq_length)
     notes += _layers(spec)
-    notes += spec.notes(job.seq_length, masked=not job.use_history_kv)
+    notes += spec.notes(job.seq_length)
     _check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
@@ -117,7 +118,8 @@ def _checkpoint(job: Job) -> Checkpoint:
 
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
-    """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was chosen."""
+    """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was
+    chosen."""
     dtype = config.sub("text_config").dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
@@ -137,14 +139,21 @@ def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
 
 
 def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tuple[Job, list[str]]:
-    """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised weights."""
+    """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised
+    weights."""
     half = "f16" if dtype == "float16" else "bf16"
     words = f"the checkpoint is quantised with {found.method}"
     if job.quantize == "auto":
         job = replace(job, quantize=f"w{found.bits}{half}" if found.bits < 16 else half)
     if not keeps(job, found):
-        again = f"dequantised, and quantised to {job.weight_bits} bits again" if job.weight_bits < 16 else f"dequantised to {job.half}"
-        return replace(job, q_group_size=job.q_group_size if job.weight_bits < 16 else 0), [f"{words}: its weights are {again}"]
+        again = (
+            f"dequantised, and quantised to {job.weight_bits} bits again"
+            if job.weight_bits < 16
+            else f"dequantised to {job.half}"
+        )
+        return replace(job, q_group_size=job.q_group_size if job.weight_bits < 16 else 0), [
+            f"{words}: its weights are {again}"
+        ]
     if job.q_group_size not in (BY_NAME["q_group_size"].default, found.group):
         raise InputError(
             f"q_group_size {job.q_group_size} with quantize {job.quantize}",
@@ -152,9 +161,15 @@ def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tupl
             "Leave q_group_size out.",
         )
     if job.symmetric and not found.symmetric:
-        raise InputError(f"symmetric with quantize {job.quantize}", f"{words} asymmetrically, and stays as it is", "Leave symmetric out.")
+        raise InputError(
+            f"symmetric with quantize {job.quantize}",
+            f"{words} asymmetrically, and stays as it is",
+            "Leave symmetric out.",
+        )
     groups = f"groups of {found.group}" if found.group else "one scale per output"
-    return replace(job, q_group_size=found.group), [f"{words} ({found.bits} bits, {groups}): its integers stay as they are"]
+    return replace(job, q_group_size=found.group), [
+        f"{words} ({found.bits} bits, {groups}): its integers stay as they are"
+    ]
 
 
 def keeps(job: Job, found: Quantisation) -> bool:
@@ -163,9 +178,14 @@ def keeps(job: Job, found: Quantisation) -> bool:
 
 
 def _stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
-    """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a model whose head is tied."""
+    """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a
+    model whose head is tied."""
     if not found:
-        packed = [name for name in checkpoint.tensors if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)]
+        packed = [
+            name
+            for name in checkpoint.tensors
+            if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)
+        ]
         if packed:
             raise InputError(
                 f"tensor {packed[0]} of {checkpoint.path} is part of a quantised layer",
@@ -173,7 +193,9 @@ def _stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkp
                 "Download config.json again, or convert the float checkpoint.",
             )
         return spec
-    tensors = {name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)}
+    tensors = {
+        name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)
+    }
     stored = found.modules(replace(checkpoint, tensors=tensors))
     if not stored:
         raise InputError(
@@ -198,7 +220,10 @@ def _layers(spec: Spec) -> list[str]:
     kinds = Counter((one.bits, one.group) for one in spec.stored.values() if one.codes)
     if len(kinds) < 2:
         return []
-    return ["quantised layers: " + ", ".join(f"{count} of {bits} bits in groups of {group}" for (bits, group), count in sorted(kinds.items()))]
+    return [
+        "quantised layers: "
+        + ", ".join(f"{count} of {bits} bits in groups of {group}" for (bits, group), count in sorted(kinds.items()))
+    ]
 
 
 def _lengths(job: Job, notes: list[str]) -> Job:
@@ -215,7 +240,9 @@ def _lengths(job: Job, notes: list[str]) -> Job:
         length = job.max_input_length or seq // 4
         if not job.max_input_length:
             notes.append(f"max_input_length is not set, seq_length // 4 = {length} is used")
-        return replace(job, use_block_with_kv=True, max_input_length=length, max_prefill_kv_length=job.max_prefill_kv_length or seq)
+        return replace(
+            job, use_block_with_kv=True, max_input_length=length, max_prefill_kv_length=job.max_prefill_kv_length or seq
+        )
     return replace(job, max_input_length=job.max_input_length or seq)
 
 
@@ -235,7 +262,8 @@ def _check_groups(job: Job, spec: Spec) -> None:
 
 
 def _check_tensors(made: Plan) -> None:
-    """Every tensor that the nets need is there in the right shape; every tensor that is there is used or known to be unused."""
+    """Every tensor that the nets need is there in the right shape; every tensor that is there is used or known to be
+    unused."""
     checkpoint, family, spec = made.checkpoint, made.family, made.spec
     used = {checkpoint.info(name).name for name in made.disk_tensors}
     for net in made.nets:

@@ -65,6 +65,22 @@ def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     return [tuple(-((first - last) // step) for first, last, step in zip(attrs["offset"], attrs["ends"], attrs["steps"], strict=True))]
 
 
+def pad(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    """paddings: how many more elements before every axis, then behind every axis."""
+    rank, more = len(shapes[0]), attrs["paddings"]
+    return [tuple(d + before + behind for d, before, behind in zip(shapes[0], more[:rank], more[rank:], strict=True))]
+
+
+def tile(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    return [tuple(d * times for d, times in zip(shapes[0], attrs["tile"], strict=True))]
+
+
+def unsqueeze(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    """axes: where the result has a 1 more."""
+    sizes, axes = iter(shapes[0]), attrs["axes"]
+    return [tuple(1 if axis in axes else next(sizes) for axis in range(len(shapes[0]) + len(axes)))]
+
+
 def attention(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     return [(attrs["batch"], attrs["mq"], attrs["q_head"] * attrs["dim"])]
 

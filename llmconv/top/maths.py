@@ -13,6 +13,21 @@ def layer_norm(np, attrs, x, w, b):
     return x / np.sqrt(np.mean(x * x, -1, keepdims=True) + attrs["eps"]) * w + b
 
 
+def add_const(np, attrs, x):
+    y = x + attrs["const_val"]
+    return np.maximum(y, 0) if attrs["do_relu"] else y
+
+
+def pad(np, attrs, x, _none):
+    rank, more = x.ndim, attrs["paddings"]
+    return np.pad(x, list(zip(more[:rank], more[rank:])), constant_values=attrs["val"])
+
+
+def triangle(np, attrs, x):
+    """What lies on and above (below) a diagonal of the last two axes, 0 elsewhere."""
+    return (np.triu if attrs["upper"] else np.tril)(x, attrs["diagonal"])
+
+
 def matmul(np, attrs, x, w, bias):
     y = x @ (np.swapaxes(w, -1, -2) if attrs["right_transpose"] else w)
     return y if bias is None else y + bias

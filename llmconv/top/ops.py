@@ -79,7 +79,7 @@ ROWS = (
     Row(
         "Reshape",
         infer.reshape,
-        lambda np, a, x: x.reshape(a["to"]),
+        lambda np, a, x: x.reshape(a["to"] if x.size == np.prod(a["to"]) else a["shape"]),
         {"to": Attr("type"), "shape": Attr("i64s", OPTIONAL), "flatten_start_dim": Attr("i64", -1)},
     ),
     Row(
@@ -105,6 +105,9 @@ ROWS = (
         lambda np, a, *xs: np.concatenate(xs, a["axis"]),
         {"axis": Attr("si32", 1), "only_merge": Attr("bool", False), **_RELU, **_QUANT_ROUND},
     ),
+    Row("Pad", infer.pad, maths.pad, {"paddings": Attr("i64s"), "val": Attr("f64", 0.0), "mode": Attr("str", "constant")}),
+    Row("Tile", infer.tile, lambda np, a, x: np.tile(x, a["tile"]), {"tile": Attr("i64s")}),
+    Row("Unsqueeze", infer.unsqueeze, lambda np, a, x: np.expand_dims(x, a["axes"]), {"axes": Attr("i64s")}),
     Row("Permute", infer.permute, lambda np, a, x: x.transpose(a["order"]), {"order": Attr("i64s")}),
     Row(
         "Slice",
@@ -144,9 +147,10 @@ ROWS = (
     Row("Swish", infer.same, lambda np, a, x: x / (1 + np.exp(-a["beta"] * x)), {"beta": Attr("f64", 1.0), **_QUANT_ROUND}),
     Row("GELU", infer.same, maths.gelu, {"approx_mode": Attr("str", "normal")}),
     Row("Add", infer.broadcast, lambda np, a, x, y: x + y, {**_RELU, "is_scalar": Attr("bool", False)}),
+    Row("Sub", infer.broadcast, lambda np, a, x, y: x - y, {**_RELU, "is_reverse": Attr("bool", False), "is_scalar": Attr("bool", False)}),
     Row("Mul", infer.broadcast, lambda np, a, x, y: x * y, {**_RELU, "is_scalar": Attr("bool", False)}),
     Row("MulConst", infer.same, lambda np, a, x: x * a["const_val"], {"const_val": Attr("f64"), **_RELU}),
-    Row("AddConst", infer.same, lambda np, a, x: x + a["const_val"], {"const_val": Attr("f64"), **_RELU}),
+    Row("AddConst", infer.same, maths.add_const, {"const_val": Attr("f64"), **_RELU}),
     Row("Clip", infer.same, lambda np, a, x: np.clip(x, a["min"], a["max"]), {"min": Attr("f64"), "max": Attr("f64")}),
     Row(
         "TopK",
@@ -197,6 +201,7 @@ ROWS = (
             "y_const_val": Attr("f64", 0.0),
         },
     ),
+    Row("Trilu", infer.same, maths.triangle, {"upper": Attr("si32"), "diagonal": Attr("si32")}),
     Row("CumSum", infer.same, lambda np, a, x, _: np.cumsum(x, a["axis"]), {"axis": Attr("i64")}),
 )
 

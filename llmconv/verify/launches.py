@@ -128,7 +128,7 @@ def step(
     states[:, : hidden.shape[1]] = hidden[:, :rows]
     made = {"input_states": half(states, ios["input_states"].dtype), "position_ids": positions}
     if "attention_mask" in ios:
-        made["attention_mask"] = half(mask(rows, keys, count, past, HIDDEN, net.window), ios["attention_mask"].dtype)
+        made["attention_mask"] = half(mask(rows, keys, count, past, HIDDEN), ios["attention_mask"].dtype)
     for number, name in enumerate(("history_k", "history_v")):
         if name in ios:
             given = history[number] if history else np.zeros(ios[name].shape, np.float32)
@@ -149,7 +149,7 @@ def steps(
 
     ios = {io.name: io for io in net.inputs}
     keys = capacity(net) - 1
-    masks = np.concatenate([mask(1, keys, 1, past, HIDDEN, net.window) for past in pasts])
+    masks = np.concatenate([mask(1, keys, 1, past, HIDDEN) for past in pasts])
     made = {"input_states": hidden, "attention_mask": masks, "history_k": history[0], "history_v": history[1]}
     made = {name: half(values, ios[name].dtype) for name, values in made.items()}
     text = np.array(pasts).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1))
@@ -157,17 +157,15 @@ def steps(
     return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}", places)
 
 
-def mask(rows: int, keys: int, count: int, past: int, hidden: float, window: int | None = None) -> np.ndarray:
-    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens; of all these
-    the last `window`), else `hidden`."""
+def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarray:
+    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens), else `hidden`. It is the
+    same for every layer: windows are in the nets."""
     import numpy as np
 
     new = past + np.arange(count)
     of_key = np.full(keys + rows, past + count)  # the key's position; beyond every query where there is none
     of_key[:past], of_key[keys : keys + count] = np.arange(past), new
     seen = of_key <= new[:, None]
-    if window is not None:
-        seen &= of_key > new[:, None] - window
     values = np.full((rows, keys + rows), hidden, np.float32)
     values[:count][seen] = 0
     return values[None, None]

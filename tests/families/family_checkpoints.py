@@ -119,9 +119,6 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 SEQ = 64  # of the nets in these tests
-# with use_history_kv, which gives prefill no mask, nothing can attend to a window only: what makes the window as long as the sequence
-UNMASKED: dict[str, dict[str, Any]] = {name: {"sliding_window": SEQ} for name in ("phi3", "mistral", "gemma3_text", "qwen2_sliding")}
-UNMASKED["gemma3"] = {"text_config": GEMMA3_TEXT | UNMASKED["gemma3_text"]}
 
 
 def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:

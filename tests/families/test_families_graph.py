@@ -112,17 +112,6 @@ def test_chain_equals_the_whole_model(name, family_checkpoint):
     assert far(found, right) < 0.02
 
 
-def test_window_is_the_masks(family_checkpoint):
-    """A net says its window, and only where a sequence can be longer; the mask of a launch follows it."""
-    made = planned(family_checkpoint("gemma3"), 64)
-    assert {net.name: net.window for net in made.nets if net.window} == {"block_0": 32, "block_cache_0": 32}
-    assert any("layers 0 attend to a window of 32 tokens" in note for note in made.notes)
-    short = planned(family_checkpoint("gemma3"), 32)
-    assert not any(net.window for net in short.nets) and not any("window" in note for note in short.notes)
-    with pytest.raises(InputError, match="sliding window of 32"):
-        planned(family_checkpoint("gemma3"), 64, use_history_kv=1)
-
-
 def test_every_tensor_is_needed_and_used(family_checkpoint):
     for name, tensor in (
         ("phi3", "model.layers.1.self_attn.qkv_proj.weight"),

@@ -6,7 +6,7 @@ import json
 
 import pytest
 from bmodels import content
-from family_checkpoints import CONFIGS, SEQ, UNMASKED
+from family_checkpoints import CONFIGS, SEQ
 
 CASES = {
     "w4bf16": {"quantize": "w4bf16"},
@@ -21,8 +21,7 @@ ALL = [pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.ma
 @pytest.mark.compiler
 @pytest.mark.parametrize(("name", "case"), ALL)
 def test_stamped_nets_equal_compiled_ones(name, case, family_checkpoint, convert):
-    unmasked = UNMASKED.get(name, {}) if "use_history_kv" in CASES[case] else {}
-    model = family_checkpoint(name, layers=4, **unmasked)
+    model = family_checkpoint(name, layers=4)
     stamped, compiled = (convert(model, seq=SEQ, no_stamp=n, **CASES[case]) for n in (0, 1))
     assert content(stamped) == content(compiled)
     assert "stamped" in {net["how"] for net in json.loads((stamped / "manifest.json").read_text())["nets"]}
