@@ -1,5 +1,25 @@
 """One launch of a net: the inputs as a runtime lays them out, and what the model says must come out.
 
+The layout is that of the public demo programs:
+
+* Token ids of padding are 0, positions of padding are 0. The embedding and a static block always run at their full
+  length.
+* Every layer of a block net gets the same plain causal mask. A row of padding is hidden from everything and from
+  itself, and no token sees a column of padding or of history that is not filled. Hidden is HIDDEN in the net's half
+  precision.
+* A static block with history has the history's whole length in its mask's columns, the new tokens behind it. A dynamic
+  launch has the real lengths in all shapes, so that rows of the mask and of three-row positions lie side by side with
+  the real length as their stride.
+* Decode at position p sees rows [0, p) of the history, none of [p, S), and the column S, which is the token itself.
+  Several sequences at once have S columns, the last of which is the token itself.
+* What lies in rows of padding differs among the demos. Those that copy the real rows into an input that was zeroed
+  (Qwen2.5, Qwen3, Gemma 3, MiniCPM4) leave zeros: so do launches of a net by itself (runs.alone). Those that hand on
+  whole outputs or never clear their buffers (Llama 3, Phi-3, Qwen2-VL, Qwen3-VL) leave the states of an earlier prompt:
+  so do generations (runtime.Runtime).
+* Not followed is what no net could be right with: row p of the history, not written yet, is visible to decode at
+  position p in the demos of GLM-4 and of several sequences at once; and those of shared prompts give the history of a
+  dynamic launch the length of the question.
+
 `EXPECTED` has a function for every kind of net that gives tensors (heads are judged by heads.py); a family that brings nets of its
 own adds theirs.
 """
@@ -18,7 +38,8 @@ from llmconv.verify.weights import half
 if TYPE_CHECKING:
     import numpy as np
 
-HIDDEN = -10000.0  # the runtimes write -9984, its nearest bf16; -1e30 breaks the chip's softmax
+# In half precision what the runtimes write: bf16 0xC61C, which is -9984, or f16 0xF0E2. -1e30 breaks the chip's softmax.
+HIDDEN = -10000.0
 FAR = -1e9  # the same in the reference: exp gives 0
 
 
@@ -59,7 +80,7 @@ def tokens(net: Net, ids: np.ndarray, label: str = "") -> Launch:
     """A launch of an embedding net for `ids` [n]; token 0 is the padding."""
     import numpy as np
 
-    given = np.zeros((1, len(ids) if net.flags.dynamic else length(net)), np.int32)
+    given = np.zeros((1, length(net)), np.int32)
     given[0, : len(ids)] = ids
     return Launch(net, {net.inputs[0].name: given}, len(ids), label=label or f"{len(ids)} ids")
 

@@ -178,8 +178,9 @@ def _chatglm(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "transformer.output_layer.weight", (vocab, hidden)
 
 
-def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = 1.5):
-    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own. gain: of linears, times unit scale."""
+def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = 1.5, sharp: bool = False):
+    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own. gain: of linears, times
+    unit scale; sharp: of queries and keys too."""
     import numpy as np
 
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
@@ -191,16 +192,27 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, g
         return x / np.sqrt(shape[-1]) if kind.startswith(("gemma", "minicpm", "granite")) else x
     # smaller queries and keys keep the softmax from being so sharp that any half-precision computation blurs it; the golden
     # file's values are as they are
-    if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm"):
+    if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm") and not sharp:
         gain = min(gain, 0.8)
     return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", gain: float = 1.5, **changes: Any) -> Path:
+def make(
+    place: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    layers: int = 0,
+    rename: tuple[str, str] = ("", ""),
+    drop: str = "",
+    gain: float = 1.5,
+    sharp: bool = False,
+    **changes: Any,
+) -> Path:
     """Write checkpoint `name` to a directory of that name in `place`. changes: fields of config.json (None takes one away).
 
     layers: their number, in place of two. rename: a pattern and what takes its place in tensor names; drop: a pattern of tensors to leave out.
-    gain: of the linears (see draw).
+    gain: of the linears; sharp: attention is so sharp that half precision blurs it (see draw).
     """
     import torch
     from safetensors.torch import save_file
@@ -216,7 +228,7 @@ def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tupl
     made = {}
     for tensor, shape in tensors(config):
         if not (drop and re.search(drop, tensor)):
-            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed, gain))
+            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed, gain, sharp))
             made[re.sub(*rename, tensor) if rename[0] else tensor] = values.to(dtype).contiguous()
     path = place / name
     path.mkdir(parents=True, exist_ok=True)
