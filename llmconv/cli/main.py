@@ -18,7 +18,8 @@ from llmconv.request.options import OPTIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted."""
+    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130
+    interrupted."""
     return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
@@ -92,6 +93,8 @@ def _add_build(commands: Any) -> None:
     verify.add_argument("out", type=Path, metavar="OUT", help="output directory of a conversion")
     verify.add_argument("--nets", default="", metavar="A,B", help="these nets only")
     verify.add_argument("--full", action="store_true", help="every net and a generation, however long it takes")
+    lengths = "launch blocks for prompts of so many tokens, and decode behind them, e.g. 1,511,512"
+    verify.add_argument("--lengths", default="", metavar="N,M", help=lengths)
     verify.add_argument("--debug", action="store_true", help="show tracebacks")
     verify.set_defaults(run=_verify)
 
@@ -218,10 +221,10 @@ def _plan(args: argparse.Namespace) -> int:
 
 def _verify(args: argparse.Namespace) -> int:
     from llmconv import report
-    from llmconv.verify import verify
+    from llmconv.verify import lengths, verify
 
     nets = [n for n in args.nets.split(",") if n]
-    right = verify(args.out, nets=nets or None, full=args.full)
+    right = verify(args.out, nets=nets or None, full=args.full, lengths=lengths.read(args.lengths))
     report.write(args.out)
     return 0 if right else 1
 

@@ -31,7 +31,8 @@ def preprocess(tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[i
     """The inputs of the vit net.
 
     patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its `image_grid_thw`,
-    (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k count; a dynamic launch gets k.
+    (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k count; a dynamic
+    launch gets k of all but reverse_index, which the runtimes leave at its full length.
     Tokens go in window by window (merge^2 rows each), and the net puts them back: of its output the first k / merge^2 rows are the
     tokens, in order.
     """
@@ -43,14 +44,12 @@ def preprocess(tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[i
     def arranged(values: np.ndarray) -> np.ndarray:
         return grid.padded(values.reshape(len(order), rows, -1)[order].reshape(len(values), -1), size)
 
-    back = np.arange(size // rows, dtype=np.int32)
-    back[: len(order)] = np.argsort(order)
     return {
         "input_states": arranged(patches),
         "position_ids": arranged(grid.places(tower, grids)),
         "full_attn_mask": grid.mask(grid.frames(grids), size),
         "window_attn_mask": grid.mask([count * rows for count in windows], size),
-        "reverse_index": back,
+        "reverse_index": grid.padded(np.argsort(order), tower.tokens),
     }
 
 

@@ -93,12 +93,9 @@ class Speaker:
     """One sequence on both sides: the chip's cache by layer and how far it is filled, the model by itself, exactly and blurred."""
 
     def __init__(self, session: Session, runtime: Runtime, name: str = ""):
-        import numpy as np
-
         spec = session.plan.spec
-        shape = (1, runtime.capacity, spec.kv_heads, spec.head_dim)
         self.session, self.runtime, self.name, self.past = session, runtime, name, 0
-        self.caches = [(np.zeros(shape, np.float32), np.zeros(shape, np.float32)) for _ in range(spec.layers)]
+        self.caches = runtime.history(spec)
         self.course = Course(spec.positions)
         self.own, self.blurred = Own(session.reference), Own(session.half)
         self.judged: list[Picked] = []

@@ -53,11 +53,14 @@ def choice(outputs: Mapping[str, np.ndarray]) -> int:
     return int(values.argmax()) if values.dtype.kind == "f" else int(values.ravel()[0])
 
 
-def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings) -> Launch:
-    """A launch of sample_head for logits [1, V] behind the tokens `ids` [n]; places that are not used hold token 0."""
+def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings, whole: bool) -> Launch:
+    """A launch of sample_head for logits [1, V] behind the tokens `ids` [n]. whole: at the net's full length, token 0
+    in places that are not used, as Qwen2.5's demo does it, penalty on token 0 included; else at the length of the ids,
+    as Qwen3's does."""
     import numpy as np
 
-    given = np.zeros(next(io.shape for io in net.inputs if io.name == "input_ids"), np.int32)
+    most = next(io.shape for io in net.inputs if io.name == "input_ids")
+    given = np.zeros(most if whole else (1, len(ids)), np.int32)
     given[0, : len(ids)] = ids
     inputs = {"m_logits": logits.astype(np.float32), "input_ids": given, "top_k": np.array([settings.top_k], np.int32)}
     inputs |= {name: np.array([getattr(settings, name)], np.float32) for name in ("penalty", "temperature", "top_p")}
@@ -69,8 +72,8 @@ def _lm_head(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) 
     (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
     logits, name = session.reference.logits(hidden), session.name(launch.net)
     if io.dtype != "i32":
-        own = measure(session.half.logits(hidden)[None], logits[None])
-        session.record(name, io.name, CHIP, tolerance=compare.BLOCK, difference=measure(found[io.name][None], logits[None]), torch_half=own)
+        own, chip = (measure(values[None], logits[None]) for values in (session.half.logits(hidden), found[io.name]))
+        session.record(name, io.name, CHIP, tolerance=compare.LINEAR, difference=chip, torch_half=own)
     noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
     session.picked.append(pick(name, launch.label, choice(found), logits[0], noise))
 

@@ -1,8 +1,27 @@
 """One launch of a net: the inputs as a runtime lays them out, and what the model says must come out.
 
-`EXPECTED` has a function for every kind of net that gives tensors (heads are judged by heads.py); a family that brings nets of its
-own adds theirs.
-"""
+The layout is that of the public demo programs:
+
+* Token ids of padding are 0, positions of padding are 0. The embedding and a static block always run at their full
+  length.
+* Every layer of a block net gets the same plain causal mask. A row of padding is hidden from everything and from
+  itself, and no token sees a column of padding or of history that is not filled. Hidden is HIDDEN in the net's half
+  precision.
+* A static block with history has the history's whole length in its mask's columns, the new tokens behind it. A dynamic
+  launch has the real lengths in all shapes, so that rows of the mask and of three-row positions lie side by side with
+  the real length as their stride.
+* Decode at position p sees rows [0, p) of the history, none of [p, S), and the column S, which is the token itself.
+  Several sequences at once have S columns, the last of which is the token itself.
+* What lies in rows of padding differs among the demos. Those that copy the real rows into an input that was zeroed
+  (Qwen2.5, Qwen3, Gemma 3, MiniCPM4) leave zeros: so do launches of a net by itself (runs.alone). Those that hand on
+  whole outputs or never clear their buffers (Llama 3, Phi-3, Qwen2-VL, Qwen3-VL) leave the states of an earlier prompt:
+  so do generations (runtime.Runtime).
+* Not followed is what no net could be right with: row p of the history, not written yet, is visible to decode at
+  position p in the demos of GLM-4 and of several sequences at once; and those of shared prompts give the history of a
+  dynamic launch the length of the question.
+
+`EXPECTED` has a function for every kind of net that gives tensors (heads are judged by heads.py); a family that brings
+nets of its own adds theirs."""
 
 from __future__ import annotations
 
@@ -18,7 +37,9 @@ from llmconv.verify.weights import half
 if TYPE_CHECKING:
     import numpy as np
 
-HIDDEN = -10000.0  # the runtimes write -9984, its nearest bf16; -1e30 breaks the chip's softmax
+# In half precision what the runtimes write: bf16 0xC61C, which is -9984, or f16 0xF0E2. -1e30 breaks the chip's
+# softmax.
+HIDDEN = -10000.0
 FAR = -1e9  # the same in the reference: exp gives 0
 
 
@@ -26,8 +47,10 @@ FAR = -1e9  # the same in the reference: exp gives 0
 class Launch:
     """Inputs by name, floats in float32 but with values that the net's half precision holds exactly.
 
-    count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each sequence;
-    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; images: what a vit net looks at;
+    count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each
+    sequence;
+    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; images:
+    what a vit net looks at;
     label: for people.
     """
 
@@ -59,7 +82,7 @@ def tokens(net: Net, ids: np.ndarray, label: str = "") -> Launch:
     """A launch of an embedding net for `ids` [n]; token 0 is the padding."""
     import numpy as np
 
-    given = np.zeros((1, len(ids) if net.flags.dynamic else length(net)), np.int32)
+    given = np.zeros((1, length(net)), np.int32)
     given[0, : len(ids)] = ids
     return Launch(net, {net.inputs[0].name: given}, len(ids), label=label or f"{len(ids)} ids")
 
@@ -71,8 +94,8 @@ def head(net: Net, values: np.ndarray, label: str = "") -> Launch:
 
 
 def lora(net: Net, values: Mapping[str, np.ndarray], count: int, label: str = "") -> Launch:
-    """A launch of a net that adds an adapter to what the embedding or the head gave: input_ids and input_states, or input_states and
-    input_logits. Shorter ones are padded with 0 to the net's length."""
+    """A launch of a net that adds an adapter to what the embedding or the head gave: input_ids and input_states, or
+    input_states and input_logits. Shorter ones are padded with 0 to the net's length."""
     import numpy as np
 
     made = {}
@@ -87,7 +110,13 @@ def lora(net: Net, values: Mapping[str, np.ndarray], count: int, label: str = ""
 def vit(net: Net, images: Images, inputs: Mapping[str, np.ndarray], merge: int, label: str = "") -> Launch:
     """A launch of a vision tower for images that the family has prepared `inputs` of."""
     sizes = " and ".join("x".join(map(str, grid)) for grid in images.grids)
-    return Launch(net, {io.name: inputs[io.name] for io in net.inputs}, images.tokens(merge), label=label or f"patches {sizes}", images=images)
+    return Launch(
+        net,
+        {io.name: inputs[io.name] for io in net.inputs},
+        images.tokens(merge),
+        label=label or f"patches {sizes}",
+        images=images,
+    )
 
 
 def add(net: Net, first: np.ndarray, second: np.ndarray, label: str = "") -> Launch:
@@ -113,9 +142,9 @@ def step(
 ) -> Launch:
     """A launch of a block: `count` tokens behind `past` ones. places: their positions [3, count], if not those of text.
 
-    hidden [1, L, H] with L >= count, whatever in the padding; history: keys and values [1, rows, KV, D], whatever beyond `past`
-    (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text has the same number in each.
-    """
+    hidden [1, L, H] with L >= count, whatever in the padding; history: keys and values [1, rows, KV, D], whatever
+    beyond `past` (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text
+    has the same number in each."""
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
@@ -137,14 +166,18 @@ def step(
 
 
 def steps(
-    net: Net, hidden: np.ndarray, pasts: Sequence[int], history: tuple[np.ndarray, np.ndarray], label: str = "", places: np.ndarray | None = None
+    net: Net,
+    hidden: np.ndarray,
+    pasts: Sequence[int],
+    history: tuple[np.ndarray, np.ndarray],
+    label: str = "",
+    places: np.ndarray | None = None,
 ) -> Launch:
-    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B, 3, 1], their
-    positions, if not those of text.
+    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B,
+    3, 1], their positions, if not those of text.
 
-    hidden [B, 1, H]; history: keys and values [B, S, KV, D], whatever beyond the pasts. The net writes each new row into the last
-    place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself.
-    """
+    hidden [B, 1, H]; history: keys and values [B, S, KV, D], whatever beyond the pasts. The net writes each new row
+    into the last place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself."""
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
@@ -153,12 +186,22 @@ def steps(
     made = {"input_states": hidden, "attention_mask": masks, "history_k": history[0], "history_v": history[1]}
     made = {name: half(values, ios[name].dtype) for name, values in made.items()}
     text = np.array(pasts).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1))
-    made["position_ids"] = np.broadcast_to(text if places is None else places, ios["position_ids"].shape).astype(np.int32)
-    return Launch(net, {name: made[name] for name in ios}, 1, tuple(pasts), label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}", places)
+    made["position_ids"] = np.broadcast_to(text if places is None else places, ios["position_ids"].shape).astype(
+        np.int32
+    )
+    return Launch(
+        net,
+        {name: made[name] for name in ios},
+        1,
+        tuple(pasts),
+        label or f"{len(pasts)} sequences at {', '.join(map(str, pasts))}",
+        places,
+    )
 
 
 def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarray:
-    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens), else `hidden`. It is the
+    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens), else
+    `hidden`. It is the
     same for every layer: windows are in the nets."""
     import numpy as np
 
@@ -172,11 +215,18 @@ def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarr
 
 
 def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a launch gave, as `EXPECTED` gives it: [1, tokens, ...] of every output, one token of each sequence in a batch."""
+    """What a launch gave, as `EXPECTED` gives it: [1, tokens, ...] of every output, one token of each sequence in a
+    batch."""
     if not writes(launch.net):
         rows = [found[io.name] for io in launch.net.outputs]
-        return {io.name: r[:, : launch.count] if len(r.shape) > 2 else r[None, : launch.count] for io, r in zip(launch.net.outputs, rows)}
-    made = {io.name: found[io.name] for io in launch.net.outputs} | {"k_cache": found["history_k"][:, -1:], "v_cache": found["history_v"][:, -1:]}
+        return {
+            io.name: r[:, : launch.count] if len(r.shape) > 2 else r[None, : launch.count]
+            for io, r in zip(launch.net.outputs, rows)
+        }
+    made = {io.name: found[io.name] for io in launch.net.outputs} | {
+        "k_cache": found["history_k"][:, -1:],
+        "v_cache": found["history_v"][:, -1:],
+    }
     return {name: values.swapaxes(0, 1) for name, values in made.items()}
 
 
@@ -186,17 +236,26 @@ def _embedding(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 
 
 def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
-    """What the layer makes of the same hidden states and history. Mask and positions are the model's, not the launch's."""
+    """What the layer makes of the same hidden states and history. Mask and positions are the model's, not the
+    launch's."""
     import numpy as np
 
     n, given, made, routing = launch.count, launch.inputs, [], []
     axes = reference.plan.spec.positions
     for sequence, past in enumerate(launch.past):
         one = slice(sequence, sequence + 1)
-        positions = np.tile(past + np.arange(n), (axes, 1)) if launch.positions is None else launch.positions.reshape(-1, axes, n)[sequence]
+        positions = (
+            np.tile(past + np.arange(n), (axes, 1))
+            if launch.positions is None
+            else launch.positions.reshape(-1, axes, n)[sequence]
+        )
         positions = positions[:, None] if axes > 1 else positions
         history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
-        made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history))
+        made.append(
+            reference.block(
+                launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history
+            )
+        )
         routing.append(reference.routing)
     reference.routing = None if routing[0] is None else np.concatenate(routing)
     return {name: np.concatenate(parts, 1) for name, parts in zip(("output_states", "k_cache", "v_cache"), zip(*made))}
@@ -214,7 +273,10 @@ def _lora(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 
 def _vit(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     """The class's own tower on the same patches; masks, places and indices are its own."""
-    return {io.name: states[None] for io, states in zip(launch.net.outputs, reference.sight.features(launch.images), strict=True)}
+    return {
+        io.name: states[None]
+        for io, states in zip(launch.net.outputs, reference.sight.features(launch.images), strict=True)
+    }
 
 
 def _add(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:

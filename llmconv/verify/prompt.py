@@ -30,21 +30,33 @@ def random(tower: TowerSpec, grids: Grids, rng: np.random.Generator) -> Images:
 
 
 def launch(session: Session, net: Net, images: Images) -> dict[str, np.ndarray]:
-    """Run the vit net on images; returns its outputs, rows of padding included."""
+    """Run the vit net on images; returns its outputs, rows of padding included. As a runtime zeroes the inputs before
+    it copies into them, padding is zeros; the masks hide it from everything, with -10000 in float32."""
     tower = session.plan.tower
     inputs = session.plan.family.vision.preprocess(tower, images.patches, images.grids, net.flags.dynamic)
     return session.launch(launches.vit(net, images, inputs, tower.merge))
 
 
 def look(session: Session, net: Net, ids: np.ndarray, images: Images, first: int) -> tuple[Seen, np.ndarray]:
-    """What the chip makes of the images in a prompt [n], and its tokens' positions [3, n] as a runtime counts them from `first`."""
+    """What the chip makes of the images in a prompt [n], and its tokens' positions [3, n] as a runtime counts them from
+    `first`.
+
+    As in the runtimes, the net runs once for each image, and only the image's own tokens are taken from its outputs."""
     import numpy as np
 
     tower = session.plan.tower
-    found = launch(session, net, images)
-    tokens, *deep = (found[io.name][: images.tokens(tower.merge)] for io in net.outputs)
+    found = [(launch(session, net, image), image.tokens(tower.merge)) for image in each(images)]
+    tokens, *deep = (np.concatenate([outputs[io.name][:count] for outputs, count in found]) for io in net.outputs)
     places, _ = grid.token_positions(tower, ids, images.grids, first)
     return Seen(np.flatnonzero(ids == tower.token), tokens, tuple(deep)), places
+
+
+def each(images: Images) -> Iterator[Images]:
+    """The images one by one."""
+    first = 0
+    for one in images.grids:
+        yield Images(images.patches[first : first + prod(one)], (one,))
+        first += prod(one)
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> None:

@@ -87,7 +87,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
             worst = max(found, key=lambda c: (not c.ok, c.against == CHIP, c.difference.relative_l2 / c.limit if 0 < c.limit < math.inf else 0))
             d = worst.difference
             output = worst.output if worst.against == CHIP else f"{worst.output} ({worst.against} weights)"
-            figures = (_figure(d.relative_l2, ".4f"), _figure(worst.limit, ".4f"), _figure(d.cosine, ".6f"), _figure(d.max_abs, ".3g"), str(d.not_finite))
+            figures = (_figure(d.relative_l2, ".4f"), _limit(worst), _figure(d.cosine, ".6f"))
+            figures += (_figure(d.max_abs, ".3g"), str(d.not_finite))
             made.append((name, runs, output, *figures, verdict))
         elif picks := [p for p in report.picked if p.net == name]:
             worst = max(picks, key=lambda p: p.gap)
@@ -95,6 +96,12 @@ def rows(report: Report) -> list[tuple[str, ...]]:
         else:
             made.append((name, runs, "not checked", "", "", "", "", "", ""))
     return made
+
+
+def _limit(c: Compared) -> str:
+    """The limit of the relative L2, and torch's own error in half precision where that counts."""
+    own = f" (torch {_figure(c.torch_half.relative_l2, '.4f')})" if c.torch_half and c.by_torch else ""
+    return _figure(c.limit, ".4f") + own
 
 
 def _figure(value: float, form: str) -> str:
@@ -169,7 +176,8 @@ def write(report: Report, path: Path, more: dict[str, Any]) -> None:
 
 def _compared(c: Compared) -> dict[str, Any]:
     made = {"output": c.output, "weights": c.against, "ok": c.ok, **_difference(c.difference)}
-    made |= {"relative_l2_limit": _number(c.limit), "cosine_limit": c.tolerance.cosine}
+    made |= {"relative_l2_limit": _number(c.limit), "cosine_limit": c.cosine_limit}
+    made |= {"limited_by": "torch_half" if c.by_torch else "tolerance"}
     return made | {"torch_half": _difference(c.torch_half) if c.torch_half else None}
 
 

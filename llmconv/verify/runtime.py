@@ -1,4 +1,17 @@
-"""The nets as a runtime uses them: which net takes which tokens, and what goes from one to the next."""
+"""The nets as a runtime uses them: which net takes which tokens, and what goes from one to the next.
+
+Where the public demo programs differ, this is the convention that asks most of a net:
+
+* Hidden states go from net to net whole, padding included (Llama 3, Phi-3, Qwen2-VL, Qwen3-VL; others copy the real
+  rows only), and behind the prompt the first block finds the states of an earlier one, as in a buffer that is never
+  cleared (Qwen3-VL).
+* Keys and values of a whole prefill output go into the history (Qwen2-VL, Qwen2.5-VL, Llama 3; others copy the real
+  rows only), and behind them are the rows of an earlier conversation (none of those without clear_history zeroes the
+  history between two).
+* The tower runs once for each image, over zeroed inputs; only an image's own tokens are copied to their places.
+* With deepstack the net `add` sums the whole [L * H] buffers, zeros where there is no image.
+* Of several decode stages the shortest runs that has a row for the new token.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +19,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmconv.blocks.spec import Spec
 from llmconv.plan.decoder import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import launches
@@ -54,19 +68,34 @@ class Runtime:
         return launches.length(net) if past <= launches.capacity(net) else 0
 
     def caches(self, past: int) -> list[Net]:
-        """The decode nets, by layer, for a token behind `past` others: of several stages the shortest that has room."""
+        """The decode nets, by layer, for a token behind `past` others: of several stages the shortest that has a row
+        for it."""
+
         def stages(layer: int) -> list[Net]:
             name = f"block_cache_{layer}"
-            return [net for net in self.by_name.values() if name in (net.name, net.stage_of) and launches.capacity(net) >= past]
+            named = [net for net in self.by_name.values() if name in (net.name, net.stage_of)]
+            return [net for net in named if launches.capacity(net) > past]
 
         return [min(stages(layer), key=launches.capacity) for layer in range(self.layers)]
 
+    def history(self, spec: Spec) -> list[Cache]:
+        """Keys and values by layer [1, S, KV, D] as an earlier conversation left them: full of rows that must not
+        count."""
+        import numpy as np
+
+        rng, shape = np.random.default_rng(0), (1, self.capacity, spec.kv_heads, spec.head_dim)
+        return [tuple(rng.standard_normal(shape, np.float32) for _ in "kv") for _ in range(self.layers)]
+
     def prompt(self, tokens: int) -> int:
-        """A prompt's length that leaves padding in the prefill and room for `tokens` more."""
+        """A prompt's length that leaves padding in the prefill and lets a generation of `tokens` fill the cache to its
+        last row, if prefill takes one that is so long."""
+        last = self.capacity - tokens + 1
+        if 0 < last < self.chunk(0) and tokens > 1:
+            return last
         return max(1, min(self.chunk(0), self.capacity - tokens) * 3 // 4)
 
     def embed(self, session: Session, ids: np.ndarray, label: str, decode: bool = False) -> np.ndarray:
-        """The hidden states [1, L, H] of tokens [n]; beyond them is padding."""
+        """The hidden states [1, L, H] of tokens [n]; beyond them are those of the padding, token 0."""
         names = ("embedding_cache", "embedding_cache_lora") if decode else ("embedding", "embedding_lora")
         net = self.by_name.get(names[0])
         if net is None:
@@ -95,8 +124,9 @@ class Runtime:
         """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go into the caches,
         and those of the padding behind them, as in a runtime's copy. places: the tokens' positions [3, n], where they have three."""
         hidden = self.embed(session, ids, label)
-        hidden = seen.enter(hidden) if seen else hidden
-        for layer, (net, cache) in enumerate(zip(self.blocks(past), caches)):
+        blocks = self.blocks(past)
+        hidden = _in_a_used_buffer(seen.enter(hidden) if seen else hidden, len(ids), launches.length(blocks[0]))
+        for layer, (net, cache) in enumerate(zip(blocks, caches)):
             found = session.launch(launches.step(net, hidden, len(ids), past, cache, label, places))
             hidden = found["output_states"]
             more = seen.after(layer, hidden.shape[1]) if seen else None
@@ -134,3 +164,11 @@ class Runtime:
                 for rows, new in zip(cache[layer], (found["k_cache"], found["v_cache"])):
                     rows[:, past] = new[sequence, 0]
         return [hidden[b : b + 1] for b in range(len(tokens))]
+
+
+def _in_a_used_buffer(hidden: np.ndarray, count: int, rows: int) -> np.ndarray:
+    """The first `count` of hidden states [1, n, H] in a buffer of `rows` that an earlier, longer prompt has filled:
+    here with the same states, over and over."""
+    import numpy as np
+
+    return np.resize(hidden[0, :count], (rows, hidden.shape[-1]))[None]

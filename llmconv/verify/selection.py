@@ -4,46 +4,84 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 from llmconv.plan.decoder import Net
 from llmconv.plan.plan import Plan
+from llmconv.verify.heads import JUDGES
+from llmconv.verify.lengths import check, places
+from llmconv.verify.sampling import TRIED
+from llmconv.verify.session import STATES
 
 FULL_SECONDS = 600.0  # models whose whole verification is estimated to take less are verified in full
 ANNOUNCE_SECONDS = 60.0  # what takes longer is announced first
 THOROUGH_SECONDS = 3.0  # nets whose launch takes less are launched several times
 
-# Seconds of one core per multiply-accumulate on bm1684x (measured, see the simulator's notes in the README): a matrix of many rows,
-# a single row, and a column (the head, whose table is the left operand).
+# Seconds of one core per multiply-accumulate on bm1684x (measured, see the simulator's notes in the README): a matrix
+# of many rows, a single row, and a column (the head, whose table is the left operand).
 MANY_ROWS, ONE_ROW, COLUMN = 45e-9, 450e-9, 900e-9
 LAUNCH_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Choice:
-    """nets: those to launch by themselves; tokens: how many to generate with all of them (0: no generation); seconds: estimated."""
+    """nets: those to launch by themselves; tokens: how many to generate with all of them (0: no generation); seconds:
+    estimated; lengths: of the prompts that blocks are launched for, () for those that tell the most; thorough: every
+    net is launched several times, not only those whose launch takes few seconds."""
 
     nets: tuple[Net, ...]
     tokens: int
     seconds: float
+    lengths: tuple[int, ...] = ()
+    thorough: bool = False
+
+    def several(self, net: Net) -> bool:
+        """Whether a net is launched for edge cases too."""
+        return self.thorough or seconds(net) < THOROUGH_SECONDS
 
 
-def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int) -> Choice:
-    """The nets that were asked for; else everything if `full` or the model is tiny; else one decode block.
+def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, lengths: Sequence[int] = ()) -> Choice:
+    """The nets that were asked for; else everything if `full` or the model is tiny, thoroughly if that takes minutes at
+    most; else one decode block, and with `lengths` the prefill nets of its layer.
 
-    Raises InputError for a name that is no net's.
+    Raises InputError for a name that is no net's, and for a length that the nets do not take.
     """
+    check(plan, lengths)
+    lengths = tuple(lengths)
+
+    def those(nets: Sequence[Net], thorough: bool = False, tokens: int = 0, more: float = 0.0) -> Choice:
+        made = Choice(tuple(nets), tokens, 0.0, lengths, thorough)
+        return replace(made, seconds=more + sum(seconds(net) * launches(net, plan, made) for net in nets))
+
     if names:
-        nets = tuple(_find(plan, name) for name in names)
-        return Choice(nets, 0, sum(map(seconds, nets)))
-    whole = sum(seconds(net) * (looks(net) + 1 if net.kind == "vit" else 2) for net in plan.nets) + tokens * sum(seconds(net) for net in plan.nets if net.kind in ("block_cache", "lm_head"))
-    if full or whole <= FULL_SECONDS:
-        return Choice(plan.nets, tokens, whole)
+        asked = [_find(plan, name) for name in names]
+        if lengths and all(net.layer is None for net in asked):
+            what = f"--lengths with --nets {','.join(names)}"
+            raise InputError(what, "only blocks are launched for prompts of a length", "Name a block too.")
+        return those(asked)
+    again = sum(seconds(net) for net in plan.nets if net.kind in ("block_cache", "lm_head"))
+    generation = sum(map(seconds, plan.nets)) + tokens * again
+    for thorough in (True, False):
+        everything = those(plan.nets, thorough, tokens, generation)
+        if everything.seconds <= FULL_SECONDS or full and not thorough:
+            return everything
     decode = next((net for net in plan.nets if net.kind == "block_cache"), plan.nets[0])
-    return Choice((decode,), 0, seconds(decode))
+    prefill = [net for net in plan.nets if lengths and net.layer == decode.layer and net.kind != "block_cache"]
+    return those([decode, *prefill])
+
+
+def launches(net: Net, plan: Plan, choice: Choice) -> int:
+    """How often a net is launched by itself."""
+    if net.kind == "vit":
+        return looks(net)
+    if net.layer is not None:
+        return len(places(net, plan.job, choice.several(net), choice.lengths))
+    if net.kind == "sample_head":
+        return len(TRIED)
+    return STATES if choice.several(net) and net.kind in JUDGES else 1
 
 
 def looks(net: Net) -> int:
@@ -72,7 +110,9 @@ def _find(plan: Plan, name: str) -> Net:
     names = [net.name for net in plan.nets]
     if name not in names:
         near = difflib.get_close_matches(name, names, n=1)
-        raise InputError(f"there is no net {name!r}", f"the .bmodel has {_few(names)}", f"Did you mean {near[0]}?" if near else "")
+        raise InputError(
+            f"there is no net {name!r}", f"the .bmodel has {_few(names)}", f"Did you mean {near[0]}?" if near else ""
+        )
     return plan.nets[names.index(name)]
 
 

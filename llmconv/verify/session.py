@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from llmconv.verify.adapters import Adapter
 from llmconv.verify.compare import Difference, Tolerance, measure
 from llmconv.verify.heads import CHIP, JUDGES, Picked, choice, pick
 from llmconv.verify.launches import EXPECTED, Launch
+from llmconv.verify.lengths import places
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CHIP", "ORIGINAL", "Compared", "Picked", "Session", "alone", "checkable", "choice", "pick"]
 
+STATES = 3  # that a head is tried with
 ORIGINAL = "original"  # the checkpoint's own weights, as CHIP stands for those that the chip has
 
 
@@ -49,6 +51,15 @@ class Compared:
     @property
     def limit(self) -> float:
         return self.tolerance.limit(self.torch_half)
+
+    @property
+    def cosine_limit(self) -> float:
+        return self.tolerance.cosine_limit(self.torch_half)
+
+    @property
+    def by_torch(self) -> bool:
+        """Whether torch's own error in half precision sets a limit, and not the tolerance alone."""
+        return self.limit > self.tolerance.relative_l2 or self.cosine_limit < self.tolerance.cosine
 
 
 class Session:
@@ -126,7 +137,9 @@ class Session:
     def _tolerance(self, net: Net) -> Tolerance:
         if net.kind == "vit":  # its blocks are each fed by the one before
             return compare.CHAIN
-        return compare.BLOCK if net.layer is not None or net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
+        if net.layer is not None:
+            return compare.BLOCK
+        return compare.LINEAR if net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
 
     def _routed_alike(self, clear: slice | np.ndarray) -> slice | np.ndarray:
         """The clear rows whose tokens have the same experts with the chip's weights and with the original ones."""
@@ -148,8 +161,9 @@ def checkable(net: Net) -> bool:
     return net.kind in JUDGES or net.kind in EXPECTED
 
 
-def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) -> None:
-    """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most."""
+def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:
+    """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most. lengths: of
+    the prompts that blocks are launched for instead."""
     vocab, shapes = session.plan.spec.vocab, {io.name: io.shape for io in net.inputs}
     if net.kind == "embedding":
         ids = rng.integers(0, vocab, launches.length(net))
@@ -164,12 +178,13 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool) 
     elif net.kind == "sample_head":
         for number, settings in enumerate(sampling.TRIED):
             logits = rng.standard_normal((1, vocab)) * (1, 6)[number % 2]
-            session.launch(heads.sample(net, logits, rng.integers(0, vocab, shapes["input_ids"][1] * 2 // 3), settings))
+            ids = rng.integers(0, vocab, shapes["input_ids"][1] * 2 // 3)
+            session.launch(heads.sample(net, logits, ids, settings, whole=number % 2 == 0))
     elif net.kind in JUDGES:
-        for number in range(3 if thorough else 1):
+        for number in range(STATES if thorough else 1):
             session.launch(launches.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
     else:
-        for count, past in _places(net, thorough, session.plan.job.seq_length):
+        for count, past in places(net, session.plan.job, thorough, lengths):
             _block_alone(session, net, count, past, rng)
 
 
@@ -187,15 +202,3 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
         session.launch(launches.steps(net, hidden, [(past + 7 * b) % launches.capacity(net) for b in range(batch)], history))
     else:
         session.launch(launches.step(net, hidden, count, past, history))
-
-
-def _places(net: Net, thorough: bool, most: int) -> list[tuple[int, int]]:
-    """(new tokens, history before them) of a block's launches: the middle; if thorough also an empty and a full history, and for
-    nets that take any length one token and all. most: tokens in all, for which there are positions."""
-    length, capacity, dynamic = launches.length(net), launches.capacity(net), net.flags.dynamic
-    counts, pasts = [max(1, length * 3 // 4)], [capacity * 3 // 5]
-    if dynamic:
-        counts = [1, min(7, length), length] if thorough else [min(7, length)]
-    if thorough and capacity:
-        pasts += [1 if dynamic else 0, max(0, capacity - length)]
-    return sorted({(count, min(past, most - count)) for count in counts for past in pasts})

@@ -11,7 +11,7 @@ from llmconv import toolchain
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.verify import manifest
-from llmconv.verify.selection import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, looks, seconds
+from llmconv.verify.selection import ANNOUNCE_SECONDS, Choice, choose, looks
 from llmconv.words import roughly
 
 if TYPE_CHECKING:
@@ -29,14 +29,26 @@ if TYPE_CHECKING:
 TOKENS = 16
 
 
-def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False, tokens: int = TOKENS, seed: int = 0, console: Console | None = None, to: Path | None = None) -> bool:
-    """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is right.
+def verify(
+    out_dir: Path,
+    nets: Sequence[str] | None = None,
+    full: bool = False,
+    tokens: int = TOKENS,
+    seed: int = 0,
+    console: Console | None = None,
+    to: Path | None = None,
+    lengths: Sequence[int] = (),
+) -> bool:
+    """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is
+    right.
 
-    nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes minutes is
-    verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random prompt and inputs.
-    to: where verify.json goes (default: into out_dir).
-    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, ToolError when the simulator fails or
-    cannot be fetched.
+    nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes
+    minutes is verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random
+    prompt and inputs.
+    to: where verify.json goes (default: into out_dir). lengths: of the prompts that blocks are launched for by
+    themselves, and decode blocks behind (default: the shortest, the longest and others; of nets that take seconds one
+    that tells the most). Raises ConvertError when there is nothing that could be verified, InputError for an unknown
+    net or a length that the nets do not take, ToolError when the simulator fails or cannot be fetched.
     """
     from rich.console import Console
 
@@ -45,22 +57,42 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     console = console or Console()
     built = manifest.read(Path(out_dir))
     plan = built.plan
-    choice = choose(plan, nets, full, tokens)
-    tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))  # the simulator comes with it
+    choice = choose(plan, nets, full, tokens, lengths)
+    # the simulator comes with it
+    tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     title = f"{built.bmodel.name} on {plan.job.chip}"
     if choice.seconds > ANNOUNCE_SECONDS:
-        console.print(f"verifying {title}: {roughly(choice.seconds)} on the simulator", markup=False, highlight=False, soft_wrap=True)
+        console.print(
+            f"verifying {title}: {roughly(choice.seconds)} on the simulator",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
     if not nets and not choice.tokens:
-        console.print(f"only {choice.nets[0].name}; --nets NAME,... or --full for more", markup=False, highlight=False)
+        only = ", ".join(net.name for net in choice.nets)
+        console.print(f"only {only}; --nets NAME,... or --full for more", markup=False, highlight=False)
     with console.status("loading") as status:
         made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
     result.show(made, console)
-    settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
+    settings = {
+        "bmodel": built.bmodel.name,
+        "sha256": built.sha256,
+        "chip": plan.job.chip,
+        "quantize": plan.job.quantize,
+        "seed": seed,
+    }
     result.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": tools.version})
     return made.ok
 
 
-def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title: str = "", say: Callable[[str], None] = lambda _: None) -> Report:
+def run(
+    plan: Plan,
+    files: Sequence[Path],
+    choice: Choice,
+    seed: int = 0,
+    title: str = "",
+    say: Callable[[str], None] = lambda _: None,
+) -> Report:
     """Launch what was chosen and judge it."""
     import numpy as np
 
@@ -84,7 +116,7 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
                 if net.kind == "vit":
                     images.alone(sessions[0], net, rng, looks(net))
                 else:
-                    alone(sessions[0], net, rng, thorough=seconds(net) < THOROUGH_SECONDS)
+                    alone(sessions[0], net, rng, choice.several(net), choice.lengths)
     roomy = [net for net in choice.nets if net.places]
     if roomy and not interface:
         sessions.append(_with_adapter(plan, files, roomy, rng, say))
@@ -92,7 +124,8 @@ def run(plan: Plan, files: Sequence[Path], choice: Choice, seed: int = 0, title:
 
 
 def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
-    """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens altogether."""
+    """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens
+    altogether."""
     from llmconv.verify import generate
     from llmconv.verify import prompt as images
 
@@ -113,7 +146,9 @@ def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
     return Fleet(plan, files, root) if plan.job.num_device > 1 else Simulator(files[0], plan.job.chip, root)
 
 
-def _with_adapter(plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]) -> Session:
+def _with_adapter(
+    plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]
+) -> Session:
     """A session over the nets with room for LoRA, with an adapter of random numbers in copies of the files."""
     from llmconv.verify.adapters import Adapter, load
     from llmconv.verify.session import Session, alone

@@ -1,9 +1,8 @@
 """Tiny random checkpoints of the families, under the tensor names and config fields that each publishes.
 
-Names and shapes come from transformers' own class, built without storage; ChatGLM's and Qwen2-MoE's, which it names otherwise, are
-listed. Values are drawn so that mistakes show: norms differ from 1 (or 0, where 1 is added), biases are not zero, weights keep
-unit scale. The values of minicpm are those that the golden file was made from.
-"""
+Names and shapes come from transformers' own class, built without storage; ChatGLM's and Qwen2-MoE's, which it names
+otherwise, are listed. Values are drawn so that mistakes show: norms differ from 1 (or 0, where 1 is added), biases are
+not zero, weights keep unit scale. The values of minicpm are those that the golden file was made from."""
 
 from __future__ import annotations
 
@@ -16,7 +15,11 @@ from typing import Any
 
 from llmconv.cli.demo import QWEN2
 
-BASE = {k: v for k, v in QWEN2.items() if not k.endswith("sliding_window") and k not in ("max_window_layers", "architectures", "rope_theta")}
+BASE = {
+    k: v
+    for k, v in QWEN2.items()
+    if not k.endswith("sliding_window") and k not in ("max_window_layers", "architectures", "rope_theta")
+}
 # 24 rotated pairs: three quarters of a head of 64
 SHORT = [1 + 0.01 * i for i in range(24)]
 LONG = [1 + 0.5 * i for i in range(24)]
@@ -69,7 +72,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "minicpm": MINICPM,
     "minicpm_tied": MINICPM | {"tie_word_embeddings": True, "rope_scaling": None},
-    "phi3": BASE | {"model_type": "phi3", "num_key_value_heads": 4, "original_max_position_embeddings": 4096, "sliding_window": 47},
+    "phi3": BASE
+    | {"model_type": "phi3", "num_key_value_heads": 4, "original_max_position_embeddings": 4096, "sliding_window": 47},
     "phi3_longrope": BASE
     | {
         "model_type": "phi3",
@@ -81,7 +85,15 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
     "mistral": BASE | {"model_type": "mistral", "head_dim": 32, "rope_theta": 1e6, "sliding_window": 40},
-    "glm": BASE | {"model_type": "glm", "head_dim": 64, "rope_theta": 10000.0, "attention_bias": True, "partial_rotary_factor": 0.5, "rms_norm_eps": 1e-5},
+    "glm": BASE
+    | {
+        "model_type": "glm",
+        "head_dim": 64,
+        "rope_theta": 10000.0,
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-5,
+    },
     "chatglm": {
         "model_type": "chatglm",
         "add_qkv_bias": True,
@@ -102,9 +114,19 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "gemma3_text": GEMMA3_TEXT,
     "gemma3": {"model_type": "gemma3", "text_config": GEMMA3_TEXT, "torch_dtype": "bfloat16"},
     "olmo2": BASE | {"model_type": "olmo2", "rope_theta": 500000.0},
-    "smollm3": BASE | {"model_type": "smollm3", "no_rope_layers": [1, 0], "rope_theta": 2000000.0, "tie_word_embeddings": True},
-    "ernie4_5": BASE | {"model_type": "ernie4_5", "head_dim": 64, "use_bias": True, "rope_theta": 500000.0, "tie_word_embeddings": True},
-    "seed_oss": BASE | {"model_type": "seed_oss", "head_dim": 32, "rope_theta": 1e7, "attention_bias": True, "attention_out_bias": True, "mlp_bias": True},
+    "smollm3": BASE
+    | {"model_type": "smollm3", "no_rope_layers": [1, 0], "rope_theta": 2000000.0, "tie_word_embeddings": True},
+    "ernie4_5": BASE
+    | {"model_type": "ernie4_5", "head_dim": 64, "use_bias": True, "rope_theta": 500000.0, "tie_word_embeddings": True},
+    "seed_oss": BASE
+    | {
+        "model_type": "seed_oss",
+        "head_dim": 32,
+        "rope_theta": 1e7,
+        "attention_bias": True,
+        "attention_out_bias": True,
+        "mlp_bias": True,
+    },
     "qwen2_moe": BASE
     | {
         "model_type": "qwen2_moe",
@@ -139,7 +161,9 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     if kind == "minicpm":
         config = config | {"model_type": "granite"}
     with torch.device("meta"):
-        model = AutoModelForCausalLM.from_config(CONFIG_MAPPING[config["model_type"]].from_dict({k: v for k, v in config.items() if v is not None}))
+        model = AutoModelForCausalLM.from_config(
+            CONFIG_MAPPING[config["model_type"]].from_dict({k: v for k, v in config.items() if v is not None})
+        )
     for name, value in model.state_dict().items():
         if ".experts." in name:
             yield from _experts(name, tuple(value.shape))
@@ -175,8 +199,9 @@ def _chatglm(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield "transformer.output_layer.weight", (vocab, hidden)
 
 
-def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = 1.5):
-    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own. gain: of linears, times unit scale."""
+def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, gain: float = 1.5, sharp: bool = False):
+    """float32 values of a tensor of checkpoint `name`, every one with a generator of its own. gain: of linears, times
+    unit scale; sharp: of queries and keys too."""
     import numpy as np
 
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
@@ -186,18 +211,31 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, g
         return 0.3 * x
     if "embed" in tensor:  # what scales its embeddings starts from small ones
         return x / np.sqrt(shape[-1]) if kind.startswith(("gemma", "minicpm", "granite")) else x
-    # smaller queries and keys keep the softmax from being so sharp that any half-precision computation blurs it; the golden
-    # file's values are as they are
-    if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm"):
+    # smaller queries and keys keep the softmax from being so sharp that any half-precision computation blurs it; the
+    # golden file's values are as they are
+    if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm") and not sharp:
         gain = min(gain, 0.8)
     return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
 
 
-def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tuple[str, str] = ("", ""), drop: str = "", gain: float = 1.5, **changes: Any) -> Path:
-    """Write checkpoint `name` to a directory of that name in `place`. changes: fields of config.json (None takes one away).
+def make(
+    place: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    layers: int = 0,
+    rename: tuple[str, str] = ("", ""),
+    drop: str = "",
+    gain: float = 1.5,
+    sharp: bool = False,
+    **changes: Any,
+) -> Path:
+    """Write checkpoint `name` to a directory of that name in `place`. changes: fields of config.json (None takes one
+    away).
 
-    layers: their number, in place of two. rename: a pattern and what takes its place in tensor names; drop: a pattern of tensors to leave out.
-    gain: of the linears (see draw).
+    layers: their number, in place of two. rename: a pattern and what takes its place in tensor names; drop: a pattern
+    of tensors to leave out.
+    gain: of the linears; sharp: attention is so sharp that half precision blurs it (see draw).
     """
     import torch
     from safetensors.torch import save_file
@@ -213,7 +251,7 @@ def make(place: Path, name: str, *, seed: int = 0, layers: int = 0, rename: tupl
     made = {}
     for tensor, shape in tensors(config):
         if not (drop and re.search(drop, tensor)):
-            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed, gain))
+            values = torch.from_numpy(draw(name, tensor, shape, config["model_type"], seed, gain, sharp))
             made[re.sub(*rename, tensor) if rename[0] else tensor] = values.to(dtype).contiguous()
     path = place / name
     path.mkdir(parents=True, exist_ok=True)

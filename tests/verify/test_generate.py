@@ -88,7 +88,7 @@ def spoil_token(net, outputs):
 def spoil_padding(net, outputs):
     """Garbage in the rows of the padding, as a chip may leave there."""
     if net.kind == "block":
-        return {k: np.concatenate([v[:, :13], np.full_like(v[:, 13:], 99)], 1) for k, v in outputs.items()}
+        return {k: np.concatenate([v[:, :19], np.full_like(v[:, 19:], 99)], 1) for k, v in outputs.items()}
     return outputs
 
 
@@ -105,7 +105,7 @@ def test_faults_are_seen_where_they_are(spoil, wrong, checkpoint):
 
 def test_what_is_beyond_the_prompt_does_not_count(checkpoint):
     plan = plan_of(checkpoint("qwen2"), seq=SEQ)
-    assert Runtime.of(plan).prompt(TOKENS) == 13
+    assert Runtime.of(plan).prompt(TOKENS) == 19
     session, generation, _ = generated(plan, spoil=spoil_padding)
     assert right(session, generation)
 
@@ -121,5 +121,5 @@ def test_nets_by_themselves(options, checkpoint):
             alone(session, net, rng, thorough=True)
     assert right(session)
     assert chip.runs.count("block_cache_0") == 3 and chip.runs.count("lm_head") == 3
-    assert chip.runs.count("block_0") == (3 if "use_block_with_kv" in options else 1)
+    assert chip.runs.count("block_0") == 4
     assert any(c.net == "lm_head" for c in session.compared) == ("do_sample" in options)

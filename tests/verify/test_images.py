@@ -162,6 +162,6 @@ def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
         "position_ids": (16, 2),
         "full_attn_mask": (1, 1, 16, 16),
         "window_attn_mask": (1, 1, 16, 16),
-        "reverse_index": (4,),
+        "reverse_index": (plan.tower.tokens,),
     }
     assert launch.count == 4 and launch.inputs["reverse_index"].dtype == np.int32

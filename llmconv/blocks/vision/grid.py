@@ -60,13 +60,13 @@ def frames(grids: Grids) -> list[int]:
 
 
 def mask(lengths: Sequence[int], size: int) -> np.ndarray:
-    """float32 [1, 1, size, size]: 0 between patches of one group of neighbours (`lengths` of them), else HIDDEN. Padding sees the
-    padding: rows that see nothing would not be finite."""
+    """float32 [1, 1, size, size]: 0 between patches of one group of neighbours (`lengths` of them), else HIDDEN.
+    Padding sees nothing, not even itself, as in the runtimes: its softmax is uniform, and finite."""
     import numpy as np
 
-    groups = np.full(size, -1)
-    groups[: sum(lengths)] = np.repeat(np.arange(len(lengths)), lengths)
-    return np.where(groups[:, None] == groups, 0, HIDDEN).astype(np.float32)[None, None]
+    made, groups = np.full((size, size), HIDDEN, np.float32), np.repeat(np.arange(len(lengths)), lengths)
+    made[: len(groups), : len(groups)][groups[:, None] == groups] = 0
+    return made[None, None]
 
 
 def alone(grids: Grids) -> None:

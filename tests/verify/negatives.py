@@ -1,0 +1,234 @@
+"""Negative controls: the usual ways in which a net of any family is wrong, applied to the reference or to what the chip
+is fed.
+
+The chip's net is right and stays as it is; what it gave is judged once more with the reference, or its own inputs, made
+wrong.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from verify_helpers import plan_of
+
+from llmconv.verify import launches
+from llmconv.verify.reference import Reference
+from llmconv.verify.session import Session
+
+if TYPE_CHECKING:
+    import torch
+
+    from llmconv.plan.plan import Plan
+
+CHIP, SEQ, COUNT, PAST = "cv186x", 64, 41, 37
+SOME = 8  # rows that are wrong at once: sharp attention may have no eye for a single one
+BLOCKS = ("block_0", "block_cache_0")
+Tensors = dict[str, "torch.Tensor"]
+
+
+# --------------------------------------------------------------------------------------------------------- what the chip is fed
+
+
+def tried(plan: Plan) -> dict[str, launches.Launch]:
+    """A prefill and a decode launch of layer 0, and by "net: what" variants with wrong inputs."""
+    by_name, rng = {net.name: net for net in plan.nets}, np.random.default_rng(9)
+    hidden = np.zeros((1, SEQ, plan.spec.hidden), np.float32)
+    hidden[:, :COUNT] = Reference(plan).embed(rng.integers(0, plan.spec.vocab, (1, COUNT)))
+    shape = (1, SEQ, plan.spec.kv_heads, plan.spec.head_dim)
+    made = {
+        "block_0": launches.step(by_name["block_0"], hidden, COUNT),
+        "block_cache_0": launches.step(
+            by_name["block_cache_0"], hidden, 1, PAST, (rng.standard_normal(shape), rng.standard_normal(shape))
+        ),
+    }
+    for name, launch in list(made.items()):
+        for what, change in WRONG_INPUTS.items():
+            if (inputs := change(dict(launch.inputs))) is not None:
+                made[f"{name}: {what}"] = replace(launch, inputs=inputs)
+    return made
+
+
+def _shift(inputs: dict) -> dict:
+    return inputs | {"position_ids": inputs["position_ids"] + 1}
+
+
+def _see_one_more(inputs: dict) -> dict:
+    """The mask lets tokens look too far: prefill at the next token, decode at rows beyond the history, which are an
+    earlier conversation's."""
+    mask = inputs["attention_mask"].copy()
+    if mask.shape[2] == 1:
+        mask[..., PAST : PAST + SOME] = 0
+    else:
+        mask[..., 1:][mask[..., :-1] == 0] = 0
+    return inputs | {"attention_mask": mask}
+
+
+def _see_one_less(inputs: dict) -> dict:
+    """The oldest tokens are hidden from those behind them."""
+    mask = inputs["attention_mask"].copy()
+    mask[:, :, (0 if mask.shape[2] == 1 else SOME) :, :SOME] = launches.HIDDEN
+    return inputs | {"attention_mask": mask}
+
+
+def _see_all(inputs: dict) -> dict:
+    return inputs | {"attention_mask": inputs["attention_mask"] * 0}
+
+
+def _stale(part: str) -> Callable[[dict], dict | None]:
+    """The newest rows of the history were not written: they are an earlier conversation's, as are those behind them."""
+
+    def change(inputs: dict) -> dict | None:
+        if part not in inputs:  # prefill
+            return None
+        rows = inputs[part].copy()
+        rows[:, PAST - SOME : PAST] = rows[:, PAST : PAST + SOME]
+        return inputs | {part: rows}
+
+    return change
+
+
+WRONG_INPUTS = {
+    "positions": _shift,
+    "mask sees more": _see_one_more,
+    "mask sees less": _see_one_less,
+    "mask sees all": _see_all,
+    "stale keys": _stale("history_k"),
+    "stale values": _stale("history_v"),
+}
+
+
+# ------------------------------------------------------------------------------------------------------ what the reference has
+
+
+def _of(
+    pattern: str, change: Callable[[torch.Tensor, slice], torch.Tensor], heads: tuple[str, ...] = ()
+) -> Callable[[Tensors, Plan], Tensors]:
+    """change(tensor, rows) of the tensors whose names match; rows: of a fused qkv those of `heads`, else all."""
+
+    def apply(tensors: Tensors, plan: Plan) -> Tensors:
+        made = dict(tensors)
+        for name, values in tensors.items():
+            if re.search(pattern, name):
+                values = values.clone()
+                for rows in _rows(name, plan, heads):
+                    values[rows] = change(values[rows])
+                made[name] = values
+        return made
+
+    return apply
+
+
+def _rows(name: str, plan: Plan, heads: tuple[str, ...]) -> Iterator[slice]:
+    """The rows of a tensor that belong to `heads`, of "qkv": parts of a tensor that holds all of them."""
+    if not re.search("qkv|query_key", name):
+        yield slice(None)
+        return
+    spec = plan.spec
+    q, kv = spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+    parts = {"q": slice(0, q), "k": slice(q, q + kv), "v": slice(q + kv, q + 2 * kv)}
+    yield from (parts[role] for role in heads)
+
+
+def _roll(values: torch.Tensor) -> torch.Tensor:
+    return values.roll(len(values) // 2, 0)
+
+
+def _projection(roles: str, part: str) -> str:
+    return rf"([{roles}]_proj|qkv_proj|query_key_value)\.{part}$"
+
+
+def _larger_queries(tensors: Tensors, plan: Plan) -> Tensors:
+    """4% larger, by the norm that they have, if any: it may be stored less 1."""
+    if any("q_norm" in name for name in tensors):
+        return _of(r"q_norm\.weight$", lambda v: v + 0.04 * (v + (v.float().mean() < 0.5)))(tensors, plan)
+    return _of(_projection("q", "(weight|bias)"), lambda v: v * 1.04, ("q",))(tensors, plan)
+
+
+WRONG_TENSORS = {
+    "q bias dropped": _of(_projection("q", "bias"), lambda v: v * 0, ("q",)),
+    "k bias dropped": _of(_projection("k", "bias"), lambda v: v * 0, ("k",)),
+    "v bias dropped": _of(_projection("v", "bias"), lambda v: v * 0, ("v",)),
+    "kv heads swapped": _of(_projection("kv", "(weight|bias)"), _roll, ("k", "v")),
+    "query heads swapped": _of(_projection("q", "(weight|bias)"), _roll, ("q",)),
+    "softmax scale 4% too large": _larger_queries,
+    "norm of one": _of(r"input_layernorm\.weight$", lambda v: v * 0 + 1),
+    "o_proj 6% too large": _of(r"(o_proj|attention\.dense)\.weight$", lambda v: v * 1.06),
+    "down_proj 6% too large": _of(r"(down_proj|dense_4h_to_h)\.weight$", lambda v: v * 1.06),
+}
+
+
+def wrong_config(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """By what is wrong, the config with it."""
+    part = config.get("text_config", config)
+
+    def whole(changed: dict) -> dict:
+        return config | {"text_config": part | changed} if "text_config" in config else part | changed
+
+    default = {"rope_ratio": 1.0} if part["model_type"] == "chatglm" else {"rope_theta": 10000.0}
+    known = default | {
+        name: part[name] for name in ("rope_theta", "rope_ratio", "rope_local_base_freq") if name in part
+    }
+    bases = {name: 0.01 * base for name, base in known.items()}
+    eps = next(name for name in ("rms_norm_eps", "layernorm_epsilon") if name in part)
+    return {"rope base": whole(bases), "eps": whole({eps: 0.05})}
+
+
+def _changed(plan: Plan, place: Path, tensors: Tensors, config: dict[str, Any]) -> Plan:
+    """The plan with another checkpoint behind it."""
+    from safetensors.torch import save_file
+
+    place.mkdir(parents=True, exist_ok=True)
+    save_file({k: v.contiguous() for k, v in tensors.items()}, place / "model.safetensors")
+    (place / "config.json").write_text(json.dumps(config))
+    other = plan_of(place, seq=SEQ, chip=CHIP)
+    return replace(plan, config=other.config, checkpoint=other.checkpoint)
+
+
+def wrong_plans(plan: Plan, place: Path) -> Iterator[tuple[str, Plan]]:
+    """What is wrong, and the plan with that; only what the checkpoint has can be wrong."""
+    from safetensors.torch import load_file
+
+    source = plan.job.model_path
+    tensors, config = load_file(source / "model.safetensors"), json.loads((source / "config.json").read_text())
+    for number, (what, change) in enumerate(WRONG_TENSORS.items()):
+        made = change(tensors, plan)
+        if any(made[name] is not tensors[name] for name in tensors):
+            yield what, _changed(plan, place / str(number), made, config)
+    for what, other in wrong_config(config).items():
+        yield what, _changed(plan, place / what, tensors, other)
+
+
+# ----------------------------------------------------------------------------------------------------------------- judgement
+
+
+def judge(plan: Plan, launch: launches.Launch, found: dict) -> Session:
+    """A session that was told what the chip gave."""
+
+    class Told:
+        def run(self, *_):
+            return found
+
+    session = Session(plan, Told())
+    session.launch(launch)
+    return session
+
+
+def right(session: Session) -> bool:
+    return all(c.ok for c in session.compared) and all(p.ok for p in session.picked)
+
+
+def controls(plan: Plan, runs: dict[str, tuple[launches.Launch, dict]], place: Path) -> Iterator[tuple[str, Session]]:
+    """("net: what is wrong", the session that has to see it) of everything that can be wrong with the nets of layer
+    0."""
+    for name, (_, found) in runs.items():
+        if ": " in name:
+            yield name, judge(plan, runs[name.partition(": ")[0]][0], found)
+    for what, other in wrong_plans(plan, place):
+        for name in BLOCKS:
+            yield f"{name}: {what}", judge(other, *runs[name])
