@@ -58,5 +58,5 @@ family = Family(
     model_types=("qwen2_5_vl",),
     decoder=qwen2_vl.decoder(),
     vision=Vision(Tower(NAMES, qwen2_vl.VISUAL, FIELDS, pixels=(672, 896), norm="rms", gated=True), preprocess),
-    reference=Oracle(model="Qwen2_5_VLForConditionalGeneration", tensor=qwen2_vl.tensor),
+    reference=Oracle(auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
 )

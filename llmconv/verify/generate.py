@@ -72,10 +72,9 @@ class Own:
         places, seen = self.course.go(n)
         hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
         hidden = seen.enter(hidden) if seen else hidden
-        mask = launches.mask(n, past, n, past, launches.FAR)
         self.routing = []
         for layer, cache in enumerate(self.caches):
-            hidden, k, v = self.reference.block(layer, hidden, positions, mask, cache)
+            hidden, k, v = self.reference.block(layer, hidden, positions, cache)
             if self.reference.routing is not None:
                 self.routing.append(self.reference.routing)
             more = seen.after(layer, n) if seen else None
