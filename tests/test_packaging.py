@@ -14,6 +14,8 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 OLDEST, NEWEST = (3, 10), (3, 13)
@@ -66,8 +68,47 @@ def test_the_wheel_has_every_module_and_data_file(built):
 def test_the_sdist_is_a_checkout(built):
     with tarfile.open(built[1]) as sdist:
         packed = {name.partition("/")[2] for name in sdist.getnames()}
-    assert {"run", "dodo.py", "pyproject.toml", "README.md", *(str(p.relative_to(ROOT)) for p in SOURCES)} <= packed
+    locks = {"requirements.lock", "requirements-oldest.lock"}
+    assert {"run", "dodo.py", "pyproject.toml", "README.md", "CHANGELOG.md"} | locks <= packed
+    assert {*(str(p.relative_to(ROOT)) for p in SOURCES)} <= packed
     assert any(name.startswith("tests/golden/") for name in packed)
+
+
+def depended_on(wheel: Path) -> list[Requirement]:
+    """What the wheel asks for, its tests' part too."""
+    with zipfile.ZipFile(wheel) as file:
+        metadata = Parser().parsestr(file.read(next(n for n in file.namelist() if n.endswith("/METADATA"))).decode())
+    return [Requirement(text) for text in metadata.get_all("Requires-Dist")]
+
+
+def locked(name: str, minor: int) -> dict[str, Version]:
+    """The versions of a lock for Python 3.<minor>; it may have one of each."""
+    lines = (ROOT / name).read_text().splitlines()
+    machine = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.9"}
+    machine |= {"sys_platform": "linux", "platform_machine": "x86_64"}
+    wanted = [r for r in map(Requirement, filter(lambda line: line[:1] not in ("", "#"), lines))]
+    wanted = [r for r in wanted if r.marker is None or r.marker.evaluate(machine)]
+    found = {r.name: Version(str(r.specifier).removeprefix("==")) for r in wanted}
+    assert len(found) == len(wanted)
+    return found
+
+
+@pytest.mark.parametrize("minor", range(OLDEST[1], NEWEST[1] + 1))
+def test_the_lock_fits(built, minor):
+    """Every Python has a version of everything, within the bounds; nothing is for other processors than this one."""
+    versions = locked("requirements.lock", minor)
+    for requirement in depended_on(built[0]):
+        assert versions[requirement.name.replace("_", "-")] in requirement.specifier, requirement
+    assert not [name for name in versions if name.startswith(("nvidia", "cuda", "triton"))]
+    assert f"torch=={versions['torch']}" in (ROOT / "run").read_text()
+
+
+def test_the_oldest_lock_is_the_lower_bounds(built):
+    versions = locked("requirements-oldest.lock", OLDEST[1])
+    for requirement in depended_on(built[0]):
+        (lowest,) = (Version(s.version) for s in requirement.specifier if s.operator == ">=")
+        assert versions[requirement.name.replace("_", "-")] == lowest, requirement
+        assert requirement.name == "pip" or any(s.operator == "<" for s in requirement.specifier), requirement
 
 
 @pytest.mark.compiler

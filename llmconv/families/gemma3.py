@@ -73,6 +73,6 @@ family = Family(
         attention_bias="attention_bias",
         output_bias="attention_bias",
     ),
-    reference=Oracle(config=as_text, tensor=text_tensor, model="Gemma3ForCausalLM"),
+    reference=Oracle(config=as_text, tensor=text_tensor),
     left_out=(r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
 )

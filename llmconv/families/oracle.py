@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,12 @@ def _same_tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name)
 
 
+def by_type(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
+    """Layers that differ by nothing but their entry in layer_types."""
+    types = config.get("layer_types")
+    return {"layer_types": [types[layer]]} if types else {}
+
+
 @dataclass(frozen=True)
 class Oracle:
     """The transformers class whose maths verification trusts, and how a checkpoint fits it. Code of a checkpoint is never run.
@@ -25,9 +31,12 @@ class Oracle:
     config: config.json -> the dict of the class's own config, model_type included (default: as it is).
     tensor: (the class's parameter name, the model's sizes) -> recipe (llmconv.checkpoint.recipe) of that parameter (default:
     the tensor of that name).
-    model: name of the class in transformers (default: what AutoModelForCausalLM has for the model_type).
+    layer: (the class's config of the decoder with every field filled in, number of a layer) -> the fields with which
+    the only layer of a model of one layer is that layer (default: its layer_types).
+    auto: name of the auto class of transformers that knows the model_type.
     """
 
     config: Callable[[Config], dict[str, Any]] = _same_config
     tensor: Callable[[str, Spec], tuple] = _same_tensor
-    model: str | None = None
+    layer: Callable[[Mapping[str, Any], int], dict[str, Any]] = by_type
+    auto: str = "AutoModelForCausalLM"

@@ -14,7 +14,12 @@ from llmconv.families.oracle import Oracle
 if TYPE_CHECKING:
     import numpy as np
 
-NAMES = {**qwen2_vl.NAMES, "gate": "blocks.{i}.mlp.gate_proj", "fc1": "blocks.{i}.mlp.up_proj", "fc2": "blocks.{i}.mlp.down_proj"}
+NAMES = {
+    **qwen2_vl.NAMES,
+    "gate": "blocks.{i}.mlp.gate_proj",
+    "fc1": "blocks.{i}.mlp.up_proj",
+    "fc2": "blocks.{i}.mlp.down_proj",
+}
 FIELDS = {
     **qwen2_vl.FIELDS,
     "width": ("hidden_size", 3584),
@@ -27,15 +32,16 @@ FIELDS = {
 }
 
 
-def preprocess(tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[int]], dynamic: bool = False) -> dict[str, np.ndarray]:
+def preprocess(
+    tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[int]], dynamic: bool = False
+) -> dict[str, np.ndarray]:
     """The inputs of the vit net.
 
-    patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its `image_grid_thw`,
-    (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k count; a dynamic
-    launch gets k of all but reverse_index, which the runtimes leave at its full length.
-    Tokens go in window by window (merge^2 rows each), and the net puts them back: of its output the first k / merge^2 rows are the
-    tokens, in order.
-    """
+    patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its
+    `image_grid_thw`, (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k
+    count; a dynamic launch gets k of all but reverse_index, which the runtimes leave at its full length. Tokens go in
+    window by window (merge^2 rows each), and the net puts them back: of its output the first k / merge^2 rows are the
+    tokens, in order."""
     import numpy as np
 
     size, rows = grid.size(tower, patches, grids, dynamic), tower.merge**2
@@ -57,5 +63,5 @@ family = Family(
     model_types=("qwen2_5_vl",),
     decoder=qwen2_vl.decoder(),
     vision=Vision(Tower(NAMES, qwen2_vl.VISUAL, FIELDS, pixels=(672, 896), norm="rms", gated=True), preprocess),
-    reference=Oracle(model="Qwen2_5_VLForConditionalGeneration", tensor=qwen2_vl.tensor),
+    reference=Oracle(auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
 )

@@ -1,13 +1,15 @@
 """Qwen1.5-MoE and Qwen2-MoE: Qwen2 with routed experts, and one for every token, in place of the MLP of most layers."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import upper_windowed
 from llmconv.blocks.spec import Experts, Layer, Spec, renamed
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
-from llmconv.families.oracle import Oracle
+from llmconv.families.oracle import Oracle, by_type
 
 
 def sizes(config: Config) -> Experts:
@@ -24,6 +26,12 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """Every decoder_sparse_step-th layer has experts, unless mlp_only_layers names it."""
     step, dense = config.int("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
     return tuple(replace(layer, sparse=i not in dense and (i + 1) % step == 0) for i, layer in enumerate(upper_windowed(config, head_dim)))
+
+
+def alone(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
+    """Layer 0 with experts or without them."""
+    sparse = layer not in config["mlp_only_layers"] and (layer + 1) % config["decoder_sparse_step"] == 0
+    return {**by_type(config, layer), "mlp_only_layers": [] if sparse else [0], "decoder_sparse_step": 1}
 
 
 def held_together(name: str, spec: Spec) -> tuple:
@@ -58,5 +66,5 @@ family = Family(
         kinds=kinds,
         experts=sizes,
     ),
-    reference=Oracle(tensor=held_together),
+    reference=Oracle(tensor=held_together, layer=alone),
 )

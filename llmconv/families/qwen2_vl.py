@@ -85,5 +85,5 @@ family = Family(
     model_types=("qwen2_vl",),
     decoder=decoder(),
     vision=Vision(Tower(NAMES, VISUAL, FIELDS, pixels=(756, 756)), preprocess),
-    reference=Oracle(model="Qwen2VLForConditionalGeneration", tensor=tensor),
+    reference=Oracle(auto="AutoModelForImageTextToText", tensor=tensor),
 )

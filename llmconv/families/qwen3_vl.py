@@ -79,5 +79,5 @@ family = Family(
         qk_norm="head",
     ),
     vision=Vision(Tower(NAMES, qwen2_vl.VISUAL[::-1], FIELDS, pixels=(768, 768)), preprocess),
-    reference=Oracle(model="Qwen3VLForConditionalGeneration", tensor=qwen2_vl.tensor),
+    reference=Oracle(auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
 )

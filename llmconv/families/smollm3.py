@@ -1,12 +1,15 @@
 """SmolLM3: Llama with every fourth layer left without rope."""
 
+from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import alike
 from llmconv.blocks.spec import Layer
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
+from llmconv.families.oracle import Oracle, by_type
 
 
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
@@ -21,6 +24,11 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     )
 
 
+def alone(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
+    """Layer 0 with rope or without it."""
+    return {**by_type(config, layer), "no_rope_layers": [config["no_rope_layers"][layer]]}
+
+
 family = Family(
     model_types=("smollm3",),
     decoder=Decoder(
@@ -30,4 +38,5 @@ family = Family(
         mlp_bias="mlp_bias",
         defaults={"rope_theta": 2000000.0, "tie_word_embeddings": True, "max_position_embeddings": 32768},
     ),
+    reference=Oracle(layer=alone),
 )

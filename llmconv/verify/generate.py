@@ -1,11 +1,11 @@
 """A short greedy generation on the simulator exactly as a runtime does it, beside the same with the model's own maths.
 
-The reference follows the chip's tokens, so that every one is judged on the same prefix; it never sees the chip's numbers. Each
-launch is also compared by itself (runs.Session), fed with what the chip's previous net gave.
+The reference follows the chip's tokens, so that every one is judged on the same prefix; it never sees the chip's
+numbers. Each launch is also compared by itself (runs.Session), fed with what the chip's previous net gave.
 
-Noise: half precision blurs the logits. How much is measured on the model itself: torch computes the same chain in the net's half
-precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.FACTOR) each may swap places
-when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three standard deviations of their difference).
+Noise: half precision blurs the logits. How much is measured on the model itself: torch computes the same chain in the
+net's half precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.FACTOR) each
+may swap places when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three standard deviations of their difference).
 """
 
 from __future__ import annotations
@@ -51,8 +51,8 @@ class Turn:
 
 
 class Own:
-    """The model run by itself, layer by layer, with a cache of its own. routing: the router's logits [n, experts] of each layer with
-    routed experts, of the tokens that were read last."""
+    """The model run by itself, layer by layer, with a cache of its own. routing: the router's logits [n, experts] of
+    each layer with routed experts, of the tokens that were read last."""
 
     def __init__(self, reference: Reference):
         self.reference = reference
@@ -72,10 +72,9 @@ class Own:
         places, seen = self.course.go(n)
         hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
         hidden = seen.enter(hidden) if seen else hidden
-        mask = launches.mask(n, past, n, past, launches.FAR)
         self.routing = []
         for layer, cache in enumerate(self.caches):
-            hidden, k, v = self.reference.block(layer, hidden, positions, mask, cache)
+            hidden, k, v = self.reference.block(layer, hidden, positions, cache)
             if self.reference.routing is not None:
                 self.routing.append(self.reference.routing)
             more = seen.after(layer, n) if seen else None
@@ -90,7 +89,8 @@ class Own:
 
 
 class Speaker:
-    """One sequence on both sides: the chip's cache by layer and how far it is filled, the model by itself, exactly and blurred."""
+    """One sequence on both sides: the chip's cache by layer and how far it is filled, the model by itself, exactly and
+    blurred."""
 
     def __init__(self, session: Session, runtime: Runtime, name: str = ""):
         spec = session.plan.spec
@@ -114,7 +114,9 @@ class Speaker:
             chunk, ids = ids[:most], ids[most:]
             label = f"{self.name}{'prompt of ' if not self.past else ''}{len(chunk)}{f' behind {self.past}' if self.past else ''}"
             places, seen = self.course.go(len(chunk))
-            rows = self.runtime.prefill(self.session, chunk, self.past, self.caches, label, places if len(places) > 1 else None, seen)
+            rows = self.runtime.prefill(
+                self.session, chunk, self.past, self.caches, label, places if len(places) > 1 else None, seen
+            )
             self.follow(chunk, rows)
 
     def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
@@ -122,7 +124,10 @@ class Speaker:
         right, half = self.own.forward(ids), self.blurred.forward(ids)
         clear = self._clearly_routed(len(ids))
         if clear.any():
-            given = {"difference": compare.measure(rows[:, clear], right[:, clear]), "torch_half": compare.measure(half[:, clear], right[:, clear])}
+            given = {
+                "difference": compare.measure(rows[:, clear], right[:, clear]),
+                "torch_half": compare.measure(half[:, clear], right[:, clear]),
+            }
             self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
         self.past += len(ids)
         self._state = tuple(states[:, -1] for states in (rows, right, half))
@@ -132,7 +137,10 @@ class Speaker:
         import numpy as np
 
         chosen = self.session.plan.spec.experts.chosen if self.own.routing else 0
-        rows = [compare.clearly_routed(logits, half, chosen) for logits, half in zip(self.own.routing, self.blurred.routing, strict=True)]
+        rows = [
+            compare.clearly_routed(logits, half, chosen)
+            for logits, half in zip(self.own.routing, self.blurred.routing, strict=True)
+        ]
         return np.all([np.ones(tokens, bool), *rows], axis=0)
 
     def pick(self) -> int:
@@ -155,7 +163,8 @@ class Speaker:
 
 
 def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
-    """Generate up to `tokens` tokens in each sequence (as far as the cache reaches); returns the last ones, not read yet."""
+    """Generate up to `tokens` tokens in each sequence (as far as the cache reaches); returns the last ones, not read
+    yet."""
     import numpy as np
 
     first = sequences[0]
@@ -166,7 +175,9 @@ def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
         if number == tokens or full or not all(0 <= token < session.plan.spec.vocab for token in found):
             break
         places = [s.course.go(1)[0] for s in sequences] if session.plan.spec.positions > 1 else None
-        states = runtime.decode(session, found, [s.past for s in sequences], [s.caches for s in sequences], f"token {number}", places)
+        states = runtime.decode(
+            session, found, [s.past for s in sequences], [s.caches for s in sequences], f"token {number}", places
+        )
         for sequence, token, rows in zip(sequences, found, states):
             sequence.follow(np.array([token]), rows)
     return found
@@ -192,8 +203,11 @@ def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Genera
     return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
-def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Images | None], tokens: int) -> Generation:
-    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded together.
+def generate_batch(
+    session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Images | None], tokens: int
+) -> Generation:
+    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded
+    together.
     shown: what the image tokens of each stand for."""
     sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
     for sequence, prompt, seen in zip(sequences, prompts, shown):
@@ -203,8 +217,8 @@ def generate_batch(session: Session, runtime: Runtime, prompts: Sequence[np.ndar
 
 
 def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -> list[Turn]:
-    """A conversation that a plan's nets are for: one prompt; with prefill history a long one and another; for a shared prompt that and
-    two questions, each behind the prompt alone. The first has an image in it, if the model sees."""
+    """A conversation that a plan's nets are for: one prompt; with prefill history a long one and another; for a shared
+    prompt that and two questions, each behind the prompt alone. The first has an image in it, if the model sees."""
 
     def first_turn(count: int, answer: int) -> Turn:
         read, shown = images.prompt(plan, rng, max(1, count))
@@ -217,7 +231,11 @@ def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -
     if job.share_prompt:
         prompt = min(runtime.chunk(0), room * 2 // 3) * 3 // 4
         ask = min(runtime.chunk(1), room - prompt) * 3 // 4
-        return [first_turn(prompt, 0), Turn(ids(ask), tokens // 2), Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt))]
+        return [
+            first_turn(prompt, 0),
+            Turn(ids(ask), tokens // 2),
+            Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt)),
+        ]
     if job.use_block_with_kv or job.use_history_kv:
         reach = min(room, launches.capacity(runtime.blocks(1)[0]))  # prefill takes no more history
         first = max(1, min(runtime.chunk(0) * 3 // 2, (reach - tokens // 2) * 2 // 3))

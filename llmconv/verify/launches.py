@@ -40,7 +40,6 @@ if TYPE_CHECKING:
 # In half precision what the runtimes write: bf16 0xC61C, which is -9984, or f16 0xF0E2. -1e30 breaks the chip's
 # softmax.
 HIDDEN = -10000.0
-FAR = -1e9  # the same in the reference: exp gives 0
 
 
 @dataclass(frozen=True)
@@ -251,11 +250,7 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
         )
         positions = positions[:, None] if axes > 1 else positions
         history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
-        made.append(
-            reference.block(
-                launch.net.layer, given["input_states"][one, :n], positions, mask(n, past, n, past, FAR), history
-            )
-        )
+        made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, history))
         routing.append(reference.routing)
     reference.routing = None if routing[0] is None else np.concatenate(routing)
     return {name: np.concatenate(parts, 1) for name, parts in zip(("output_states", "k_cache", "v_cache"), zip(*made))}

@@ -1,22 +1,23 @@
 """The model's own maths: transformers' class for the checkpoint, in torch f32, part by part.
 
-Nothing of our graph is used here, only config.json, the tensors and the class's own forward. The class is built without weights;
-a part's weights are read when the part runs, so that memory does not grow with the number of layers.
-Hidden states and caches go in and out as NumPy float32, keys and values in the runtime's layout [1, L, KV, D], keys after rope.
+Nothing of our graph is used here, only config.json, the tensors and the class's own forward, mask, cache and rotary
+tables included. A layer is run in a model of the class that has this layer alone, embedding and head in one that has
+none; a part's weights are read when the part runs, so that memory does not grow with the number of layers.
+Hidden states and caches go in and out as NumPy float32, keys and values in the runtime's layout [1, L, KV, D], keys
+after rope.
 """
 
 from __future__ import annotations
 
-import copy
-import inspect
 from collections import OrderedDict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
+from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint import recipe
 from llmconv.families.oracle import Oracle
+from llmconv.verify import classes
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.dequantise import Dequantised
 from llmconv.verify.vision import Sight
@@ -36,12 +37,16 @@ class Reference:
     """The model of a plan.
 
     routing: of the layer that ran last, if it has routed experts: the router's logits [L, experts].
+    config: the class's own config.
+    frame: the class without layers; its parameters have no storage, unless they are of the vision module.
     precision: how the weights are rounded (default: as the chip has them; Precision() for the checkpoint's own values).
     dtype: torch type of the maths; a half type tells what half precision costs any implementation of this model.
     adapter: LoRA of the layers' linears (and where `adapted` is asked for, of the embedding and the head).
     """
 
-    def __init__(self, plan: Plan, precision: Precision | None = None, dtype: str = "f32", adapter: Adapter | None = None):
+    def __init__(
+        self, plan: Plan, precision: Precision | None = None, dtype: str = "f32", adapter: Adapter | None = None
+    ):
         import torch
 
         self.adapter = adapter
@@ -49,10 +54,12 @@ class Reference:
         self.precision = Precision.of(plan) if precision is None else precision
         self.tensors = Dequantised.of(plan, self.precision.scales) if plan.spec.stored else plan.checkpoint
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
-        self.model = _build(self.oracle, plan.config)
-        self.decoder = self.model.get_decoder()
+        self.config = classes.settings(self.oracle, plan.config)
+        self.frame = classes.build(self.oracle, self.config, None)
+        self.layers: int = self.config.get_text_config().num_hidden_layers
         self.routing: np.ndarray | None = None
-        self.paths = {id(module): path for path, module in self.model.named_modules()}
+        self._paths = {id(module): path for path, module in self.frame.named_modules()}
+        self._kinds: dict[str, Any] = {}
         self._kept: OrderedDict[int, dict[str, torch.Tensor]] = OrderedDict()
 
     @cached_property
@@ -61,163 +68,110 @@ class Reference:
         return Sight(self)
 
     @property
-    def layers(self) -> int:
-        return len(self.decoder.layers)
+    def longrope(self) -> str | None:
+        """Which of longrope's two tables of factors all positions have, "short" or "long": a compiled net has one, that
+        of its whole capacity. None for any other rope."""
+        rope = self.config.get_text_config().rope_parameters
+        if rope.get("rope_type") != "longrope":
+            return None
+        return "long" if self.plan.job.seq_length > rope["original_max_position_embeddings"] else "short"
 
     def embed(self, ids: np.ndarray, adapted: bool = False) -> np.ndarray:
         """Token ids [1, L] -> hidden states [1, L, H], in float32 whatever `dtype`. Reads only the tokens' rows."""
         import numpy as np
         import torch
 
-        table = self.decoder.get_input_embeddings()
-        source = self.source(self.paths[id(table)] + ".weight")
+        decoder = self.frame.get_decoder()
+        table = decoder.get_input_embeddings()
+        source = self.source(self._paths[id(table)] + ".weight")
         used, where = np.unique(ids, return_inverse=True)
         rows = np.concatenate([recipe.evaluate(("rows", source, int(i), int(i) + 1), self.tensors) for i in used])
         rows = self.precision.of_other(rows) + (self.adapter.rows(used) if adapted and self.adapter else 0)
-        few = copy.copy(table)
-        few.padding_idx = None  # it names a row of the whole table, and matters to training alone
-        bare = _with_parts(self.decoder, {id(table): few, id(self.decoder.norm): torch.nn.Identity(), id(self.decoder.layers): torch.nn.ModuleList()})
-        name = next(n for n, m in bare.named_modules() if m is few)
-        ids = torch.from_numpy(where.reshape(ids.shape))
-        with torch.inference_mode():
-            weights = {f"{name}.weight": torch.from_numpy(rows)}
-            return torch.func.functional_call(bare, weights, (), {"input_ids": ids, "use_cache": False}).last_hidden_state.numpy()
+        name = next(n for n, module in decoder.named_modules() if module is table)
+        weights = {f"{name}.weight": torch.from_numpy(rows)} | {f"norm.{n}": w.float() for n, w in self._norm.items()}
+        found: list[torch.Tensor] = []
+        with classes.before(decoder.norm, seen=found.append):
+            classes.call(decoder, weights, input_ids=torch.from_numpy(where.reshape(ids.shape)), use_cache=False)
+        return found[0].numpy()
 
-    def block(self, layer: int, hidden: np.ndarray, positions: np.ndarray, mask: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """One decoder layer; the last one ends with the final norm, as the nets have it (but those that are split over devices).
+    def block(
+        self, layer: int, hidden: np.ndarray, positions: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """One decoder layer; the last one ends with the final norm, as the nets have it (but those that are split over
+        devices).
 
-        hidden [1, L, H]; positions [1, L] (or [3, 1, L]); mask [1, 1, L, history + L], added to the scores, as is the class's own
-        sliding window; past: keys and values [1, history, KV, D]. Returns hidden [1, L, H] and the new keys and values [1, L, KV, D].
+        hidden [1, L, H]: tokens of which each attends to itself, to those before it and to the history, as far as the
+        layer's window goes; positions [1, L] (or [3, 1, L]); past: keys and values [1, history, KV, D]. Returns hidden
+        [1, L, H] and the new keys and values [1, L, KV, D].
         """
         import torch
+        from transformers import DynamicCache
 
-        module = self.decoder.layers[layer]
-        cache = _Cache([self._tensor(x).transpose(1, 2) for x in past] if past else None)
-        x, positions = self._tensor(hidden), torch.from_numpy(positions).long()
-        with torch.inference_mode(), self._routing(module), self._adapted(module):
-            given = {
-                "attention_mask": self._tensor(mask) + self._beyond_window(layer, *mask.shape[2:]),
-                "position_ids": positions,
-                "position_embeddings": self._rotary(layer, x, positions),
-                "past_key_values": cache,
-            }
-            y = torch.func.functional_call(module, self._layer(layer), (x,), given)
-            y = y[0] if isinstance(y, tuple) else y
-            if layer == self.layers - 1 and not self.plan.job.splits:
-                y = torch.func.functional_call(self.decoder.norm, self.weights(self.decoder.norm), (y,))
-        return tuple(t.float().numpy() for t in (y, *(n.transpose(1, 2) for n in cache.new)))
+        model = self._kind(layer)
+        decoder, count, start = model.get_decoder(), hidden.shape[1], past[0].shape[1] if past else 0
+        # a last token, which nobody attends to, stands at the last position of the whole capacity: longrope picks its
+        # table by the longest position that it is shown, and a compiled net has one table for all of its positions
+        x = self._tensor(hidden)
+        x = torch.cat([x, x[:, -1:]], 1)
+        places = torch.from_numpy(positions).long()
+        places = torch.cat([places, torch.full_like(places[..., :1], self.plan.job.seq_length - 1)], -1)
+        cache = DynamicCache()
+        if past:
+            cache.update(*(self._tensor(part).transpose(1, 2) for part in past), 0)
+        inputs = {"inputs_embeds": x, "position_ids": places, classes.cache_argument(decoder): cache, "use_cache": True}
+        routed = hasattr(decoder.config, "output_router_logits")
+        inputs |= {"output_router_logits": True} if routed else {}
+        made: list[torch.Tensor] = []
+        with ExitStack() as hooks:
+            for hook in self._hooks(decoder, layer, x, made):
+                hooks.enter_context(hook)
+            out = classes.call(decoder, self._layer(layer), **inputs)
+        logits = out.router_logits if routed else None
+        self.routing = logits[0][:count].float().numpy() if logits else None
+        final = layer == self.layers - 1 and not self.plan.job.splits
+        (held,) = cache.layers
+        new = (part[:, :, start : start + count].transpose(1, 2) for part in (held.keys, held.values))
+        return tuple(t.float().numpy() for t in ((out.last_hidden_state if final else made[0])[:, :count], *new))
 
     def logits(self, hidden: np.ndarray, adapted: bool = False) -> np.ndarray:
-        """Hidden states [N, H] (after the final norm, unless the nets have it in the head) -> logits [N, V], by the class's own forward around a given decoder output."""
+        """Hidden states [N, H] (after the final norm, unless the nets have it in the head) -> logits [N, V], by the
+        class's own forward."""
         import numpy as np
-        import torch
 
-        head = self.model.get_output_embeddings()
-        name = self.paths[id(self.decoder.get_input_embeddings() if self.plan.spec.tied else head)] + ".weight"
-        parts, width = [], head.weight.shape[1]
-        step = max(1, HEAD_BYTES // (4 * width))
-        state = self._tensor(hidden)[None]
-        if self.plan.job.splits:
-            with torch.inference_mode():
-                state = torch.func.functional_call(self.decoder.norm, self.weights(self.decoder.norm), (state,))
-        shell = _with_parts(self.model, {id(self.model.base_model): _given(state)})
-        path = self.paths[id(head)]
-        with torch.inference_mode():
-            for first in range(0, head.weight.shape[0], step):
-                last = min(first + step, head.weight.shape[0])
-                rows = self.precision.of_other(recipe.evaluate(("rows", self.source(name), first, last), self.tensors))
+        head, norm = self.frame.get_output_embeddings(), self.frame.get_decoder().norm
+        table = self.frame.get_input_embeddings() if self.plan.spec.tied else head
+        source, path = self.source(self._paths[id(table)] + ".weight"), self._paths[id(head)]
+        (vocab, width), state = head.weight.shape, self._tensor(hidden)[None]
+        weights = {f"{self._paths[id(norm)]}.{n}": w for n, w in self._norm.items()}
+        parts, step = [], max(1, HEAD_BYTES // (4 * width))
+        with ExitStack() as hooks:
+            hooks.enter_context(classes.before(norm, state))
+            if not self.plan.job.splits:
+                hooks.enter_context(norm.register_forward_hook(lambda *_: state))
+            for first in range(0, vocab, step):
+                last = min(first + step, vocab)
+                rows = self.precision.of_other(recipe.evaluate(("rows", source, first, last), self.tensors))
                 weight = self._tensor(rows + self.adapter.of_head(first, last) if adapted and self.adapter else rows)
-                parts.append(torch.func.functional_call(shell, {f"{path}.weight": weight}, (), {"use_cache": False}).logits[0].float().numpy())
+                weights[f"{path}.weight"] = weight
+                found = classes.call(self.frame, weights, inputs_embeds=state, use_cache=False)
+                parts.append(found.logits[0].float().numpy())
         return np.concatenate(parts, -1)
 
     def source(self, name: str) -> tuple:
         """The recipe of one of the class's parameters."""
         return self.oracle.tensor(name, self.plan.spec)
 
+    def weights(self, names: Iterable[str], linear: Iterable[str] = ()) -> dict[str, torch.Tensor]:
+        """The class's parameters by their names, read from the checkpoint. linear: those that may be quantised."""
+        linear = set(linear)
+        found = ((name, recipe.evaluate(self.source(name), self.tensors)) for name in names)
+        return {name: self._tensor(self._rounded(values, name in linear)) for name, values in found}
+
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         import numpy as np
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.dtype)
-
-    @contextmanager
-    def _adapted(self, layer: Any) -> Iterator[None]:
-        """Adds the adapter's part to what the layer's linears give, as PEFT does: x A^T B, in the dtype of the maths."""
-        import torch
-
-        hooks = []
-        for module in layer.modules() if self.adapter else ():
-            if isinstance(module, torch.nn.Linear):
-                parts = self.adapter.parts_of(self.source(f"{self.paths[id(module)]}.weight"))
-                parts = [(first, last, self._tensor(a), self._tensor(b)) for first, last, a, b in parts]
-
-                def add(_, given, output, parts=parts):
-                    for first, last, a, b in parts:
-                        output[..., first:last] += given[0] @ a.T @ b
-                    return output
-
-                hooks.append(module.register_forward_hook(add))
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    @contextmanager
-    def _routing(self, layer: Any) -> Iterator[None]:
-        """Keeps the logits of the layer's router: the first output of a module that has a top_k."""
-        self.routing = None
-
-        def keep(_, __, output) -> None:
-            self.routing = output[0].float().numpy()
-
-        hooks = [module.register_forward_hook(keep) for module in layer.modules() if hasattr(module, "top_k") and hasattr(module, "weight")]
-        try:
-            yield
-        finally:
-            for hook in hooks:
-                hook.remove()
-
-    def _beyond_window(self, layer: int, rows: int, keys: int) -> torch.Tensor:
-        """[rows, keys]: -1e9 for keys that the layer's window leaves out, by the class's config; the last `rows` keys are the queries' own."""
-        import torch
-
-        config = self.decoder.config
-        types = getattr(config, "layer_types", None)
-        window = getattr(config, "sliding_window", None) if types is None or types[layer] == "sliding_attention" else None
-        if window is None:
-            return torch.zeros((), dtype=self.dtype)
-        queries = torch.arange(keys - rows, keys)[:, None]
-        far = torch.tensor(-1e9).to(self.dtype)  # -inf in float16, which a product with 0 would make NaN
-        return torch.where(torch.arange(keys) <= queries - window, far, torch.zeros_like(far))
-
-    def _rotary(self, layer: int, x: torch.Tensor, positions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """cos and sin of the model's own rotary module, as in a sequence that fills the whole capacity.
-
-        longrope picks its factors by the longest position that it is shown; a compiled net has one table for all of its positions.
-        """
-        import torch
-
-        last = torch.full_like(positions[..., :1], self.plan.job.seq_length - 1)
-        rotary = self.decoder.rotary_emb
-        kind = (self.decoder.config.layer_types[layer],) if "layer_type" in inspect.signature(rotary.forward).parameters else ()
-        cos, sin = rotary(x, torch.cat([positions, last], -1), *kind)
-        return cos[..., :-1, :], sin[..., :-1, :]
-
-    def weights(self, module: Any, quantised: bool = True) -> dict[str, torch.Tensor]:
-        """The module's parameters by their names in it, read from the checkpoint. quantised: whether its linears may be; one with a single
-        output, the gate of a shared expert, is not."""
-        import torch
-
-        linear = {f"{n}.weight" for n, m in module.named_modules() if quantised and isinstance(m, torch.nn.Linear) and m.out_features > 1}
-        path = self.paths[id(module)]
-        weights = {}
-        for n, _ in module.named_parameters():
-            source = self.source(f"{path}.{n}")
-            values = recipe.evaluate(source, self.tensors)
-            values = self._rounded(values, n in linear)
-            weights[n] = self._tensor(values)
-        return weights
 
     def _rounded(self, values: np.ndarray, linear: bool) -> np.ndarray:
         """A parameter as the chip has it. One of three axes holds the linears of all experts."""
@@ -227,70 +181,58 @@ class Reference:
             return np.stack([self.precision.of_linear(one) for one in values])
         return self.precision.of_linear(values) if linear else self.precision.of_other(values)
 
+    def _kind(self, layer: int) -> Any:
+        """The class with the layer alone. Layers that the config does not tell apart have one."""
+        fields = repr(sorted(self.oracle.layer(self.config.get_text_config().to_dict(), layer).items()))
+        if fields not in self._kinds:
+            self._kinds[fields] = classes.build(self.oracle, self.config, layer)
+        return self._kinds[fields]
+
+    def _hooks(self, decoder: Any, layer: int, given: torch.Tensor, made: list[torch.Tensor]) -> Iterable[Any]:
+        """What puts `given` in front of the decoder's only layer, whatever the class makes of its embeddings before,
+        keeps what the layer gives, and adds the adapter's part to what its linears give, as PEFT does: x A^T B, in the
+        dtype of the maths."""
+        import torch
+
+        only = decoder.layers[0]
+        yield classes.before(only, given)
+        yield only.register_forward_hook(lambda _, __, output: made.append(output))
+        for name, module in only.named_modules() if self.adapter else ():
+            if isinstance(module, torch.nn.Linear):
+                parts = self.adapter.parts_of(self.source(f"{self._path(layer)}.{name}.weight"))
+                parts = [(first, last, self._tensor(a), self._tensor(b)) for first, last, a, b in parts]
+
+                def add(_, given, output, parts=parts):
+                    for first, last, a, b in parts:
+                        output[..., first:last] += given[0] @ a.T @ b
+                    return output
+
+                yield module.register_forward_hook(add)
+
+    def _path(self, layer: int) -> str:
+        """What the class calls a layer."""
+        return f"{self._paths[id(self.frame.get_decoder())]}.layers.{layer}"
+
+    @cached_property
+    def _norm(self) -> dict[str, torch.Tensor]:
+        """The final norm's parameters by their names in it."""
+        norm = self.frame.get_decoder().norm
+        path = self._paths[id(norm)]
+        found = self.weights(f"{path}.{n}" for n, _ in norm.named_parameters())
+        return {name.removeprefix(f"{path}."): weight for name, weight in found.items()}
+
     def _layer(self, layer: int) -> dict[str, torch.Tensor]:
+        """The parameters of a decoder with this layer alone, by their names in it; its linears may be quantised, but
+        not one with a single output, the gate of a shared expert."""
+        import torch
+
         if layer not in self._kept:
-            self._kept[layer] = self.weights(self.decoder.layers[layer])
+            only, path = self._kind(layer).get_decoder().layers[0], self._path(layer)
+            many = (n for n, m in only.named_modules() if isinstance(m, torch.nn.Linear) and m.out_features > 1)
+            linear = [f"{path}.{n}.weight" for n in many]
+            found = self.weights((f"{path}.{n}" for n, _ in only.named_parameters()), linear)
+            weights = {f"layers.0.{name.removeprefix(f'{path}.')}": w for name, w in found.items()}
+            self._kept[layer] = weights | {f"norm.{n}": w for n, w in self._norm.items()}
             while len(self._kept) > 1 and sum(t.nbytes for w in self._kept.values() for t in w.values()) > KEEP_BYTES:
                 self._kept.popitem(last=False)
         return self._kept[layer]
-
-
-class _Cache:
-    """What a layer's attention sees of transformers' Cache: `update` appends to the history and remembers what was new."""
-
-    def __init__(self, past: list | None):
-        self.past, self.new = past, ()
-
-    def update(self, keys, values, *_, **__):
-        import torch
-
-        self.new = (keys, values)
-        return (keys, values) if self.past is None else tuple(torch.cat([old, new], 2) for old, new in zip(self.past, self.new))
-
-
-def _build(oracle: Oracle, config: Any) -> Any:
-    """The class's model in eval mode: parameters without storage, buffers (rotary frequencies, scales) real."""
-    import torch
-    import transformers
-
-    given = {name: value for name, value in oracle.config(config).items() if name not in ("quantization_config", "compression_config")}
-    settings = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(copy.deepcopy(given))
-    maker = getattr(transformers, oracle.model) if oracle.model else transformers.AutoModelForCausalLM
-    with _no_storage():
-        build = maker._from_config if oracle.model else maker.from_config
-        return build(settings, dtype=torch.float32, attn_implementation="eager").eval()
-
-
-@contextmanager
-def _no_storage() -> Iterator[None]:
-    """Modules that are built meanwhile have their parameters on the meta device."""
-    import torch
-    from torch.nn.modules.module import register_module_parameter_registration_hook
-
-    hook = register_module_parameter_registration_hook(lambda _, __, value: torch.nn.Parameter(value.to("meta"), requires_grad=False))
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-def _with_parts(module: Any, parts: dict[int, Any]) -> Any:
-    """A copy of the module with some of its children (by id) replaced; the module itself stays as it is."""
-    bare = copy.copy(module)
-    bare._modules = {name: parts.get(id(child), child) for name, child in module._modules.items()}
-    return bare
-
-
-def _given(hidden: torch.Tensor) -> Any:
-    """A stand-in for a decoder: whatever goes in, `hidden` [1, N, H] comes out."""
-    import torch
-    from transformers.modeling_outputs import MoeModelOutputWithPast  # the other fields of a BaseModelOutputWithPast, and router_logits
-
-    class Output(MoeModelOutputWithPast):
-        rope_deltas = None  # what models with three positions give too
-
-    class Given(torch.nn.Module):
-        def forward(self, *_, **__):
-            return Output(last_hidden_state=hidden)
-
-    return Given()

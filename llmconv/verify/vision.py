@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from llmconv.verify import classes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,19 +99,28 @@ class Sight:
     """The vision module of a reference's class. Its weights are read at the first image and kept."""
 
     def __init__(self, reference: Reference):
-        self.reference, self.whole = reference, reference.model.base_model
-        self._weights: dict[str, Any] = {}
+        self.reference, self.whole = reference, reference.frame.base_model
+        self._loaded = False
 
     def features(self, images: Images) -> tuple[np.ndarray, ...]:
         """The images' tokens [k, H], then those of every deepstack merger, in float32."""
         import torch
 
-        visual, reference = self.whole.visual, self.reference
-        self._weights = self._weights or reference.weights(visual, quantised=False)
-        with torch.inference_mode():
-            patches = torch.from_numpy(images.patches).to(reference.dtype)
-            out = torch.func.functional_call(visual, self._weights, (patches,), {"grid_thw": torch.tensor(images.grids)})
-        return tuple(states.float().numpy() for states in (out.pooler_output, *(getattr(out, "deepstack_features", None) or ())))
+        if not self._loaded:
+            self._load()
+        patches = torch.from_numpy(images.patches).to(self.reference.dtype)
+        with classes.quiet(), torch.inference_mode():
+            out = self.whole.get_image_features(patches, torch.tensor(images.grids))
+        found = (out.pooler_output, *(getattr(out, "deepstack_features", None) or ()))  # of each image apart
+        return tuple(torch.cat(states).float().numpy() for states in found)
+
+    def _load(self) -> None:
+        """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
+        frame = self.reference.frame
+        text = {id(p) for module in (frame.get_decoder(), frame.get_output_embeddings()) for p in module.parameters()}
+        names = [name for name, p in frame.named_parameters() if id(p) not in text]
+        frame.load_state_dict(self.reference.weights(names), strict=False, assign=True)
+        self._loaded = True
 
     def positions(self, ids: np.ndarray, grids: Sequence[Sequence[int]]) -> np.ndarray:
         """[3, n] of a prompt [n] whose image tokens stand for the grids."""
@@ -117,7 +128,8 @@ class Sight:
 
         given = torch.from_numpy(ids).long()[None]
         marks = (given == self.reference.plan.tower.token).int()
-        found, _ = self.whole.get_rope_index(given, mm_token_type_ids=marks, image_grid_thw=torch.tensor(grids))
+        with classes.quiet():
+            found, _ = self.whole.get_rope_index(given, mm_token_type_ids=marks, image_grid_thw=torch.tensor(grids))
         return found[:, 0].numpy()
 
     def look(self, ids: np.ndarray, images: Images, first: int) -> tuple[Seen, np.ndarray]:

@@ -7,7 +7,6 @@ import pytest
 from verify_helpers import plan_of, relative, transformers_model
 
 from llmconv.checkpoint import recipe
-from llmconv.verify import launches
 from llmconv.verify.generate import Own
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -55,7 +54,7 @@ def test_config_is_what_transformers_reads(checkpoint):
 
     for name in ("qwen2", "qwen3", "llama"):
         model = checkpoint(name)
-        ours, theirs = Reference(plan_of(model)).model.config.to_dict(), AutoConfig.from_pretrained(model).to_dict()
+        ours, theirs = Reference(plan_of(model)).config.to_dict(), AutoConfig.from_pretrained(model).to_dict()
         for key in ("dtype", "_name_or_path", "architectures"):
             ours.pop(key, None), theirs.pop(key, None)
         assert ours == theirs
@@ -69,10 +68,10 @@ def test_only_what_is_asked_for_is_read(checkpoint, monkeypatch):
     reference = Reference(plan_of(checkpoint("qwen3", num_hidden_layers=5)))
     assert not read
     hidden = reference.embed(np.array([[7, 1023, 7]]))
-    assert [r[0] for r in read] == ["rows", "rows"]
-    reference.block(3, hidden, np.arange(3)[None], launches.mask(3, 0, 3, 0, launches.FAR))
-    assert {n.split(".")[2] for r in read[2:] for n in recipe.names(r)} == {"3"}
-    assert all(p.device.type == "meta" for p in reference.model.parameters())
+    assert [r[0] for r in read[:2]] == ["rows", "rows"] and read[2:] == [("tensor", "model.norm.weight")]
+    reference.block(3, hidden, np.arange(3)[None])
+    assert {n.split(".")[2] for r in read[3:] for n in recipe.names(r)} == {"3"}
+    assert all(p.device.type == "meta" for p in reference.frame.parameters())
 
 
 def test_layers_are_kept_up_to_a_limit(checkpoint, monkeypatch):
@@ -109,17 +108,23 @@ def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
     model = checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)
     short, long = (Reference(plan_of(model, seq=seq)) for seq in (48, 64))
     hidden, positions = short.embed(np.arange(20)[None]), np.arange(20)[None]
-    mask = launches.mask(20, 0, 20, 0, launches.FAR)
-    k_short, k_long = (r.block(0, hidden, positions, mask)[1] for r in (short, long))
+    k_short, k_long = (r.block(0, hidden, positions)[1] for r in (short, long))
     assert relative(k_long, k_short) > 0.05
+    assert (short.longrope, long.longrope) == ("short", "long")
+    # twice the factors of one table alone: only who uses that table is moved
+    rope |= {"long_factor": [2 * factor for factor in LONG["long_factor"]]}
+    changed = checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)
+    short, long = (Reference(plan_of(changed, seq=seq)).block(0, hidden, positions)[1] for seq in (48, 64))
+    assert relative(short, k_short) == 0 and relative(long, k_long) > 0.05
+    assert Reference(plan_of(checkpoint("llama"))).longrope is None
 
 
 @pytest.mark.parametrize("window", [{}, {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 0}], ids=["full", "window"])
 def test_half_precision_has_an_error_of_its_own(window, checkpoint):
     made = plan_of(checkpoint("qwen2", **window))
-    ids, mask = np.arange(20)[None], launches.mask(20, 0, 20, 0, launches.FAR)
+    ids = np.arange(20)[None]
     exact, bf16, f16 = (Reference(made, dtype=d) for d in ("f32", "bf16", "f16"))
-    right, *errors = (r.block(0, exact.embed(ids), np.arange(20)[None], mask)[0] for r in (exact, bf16, f16))
+    right, *errors = (r.block(0, exact.embed(ids), np.arange(20)[None])[0] for r in (exact, bf16, f16))
     assert 0.003 < relative(errors[0], right) < 0.02
     assert 0.0003 < relative(errors[1], right) < 0.003
 
@@ -135,10 +140,30 @@ def test_a_family_that_transformers_lacks(checkpoint):
     oracle = Oracle(config=lambda c: dict(c.data) | {"model_type": "granite"} | settings)
     made = replace(made, family=replace(made.family, reference=oracle))
     granite, llama = Reference(made), Reference(replace(made, family=replace(made.family, reference=None)))
-    assert type(granite.model).__name__ == "GraniteForCausalLM"
+    assert type(granite.frame).__name__ == "GraniteForCausalLM"
     ids = np.arange(10)[None]
     assert relative(granite.embed(ids), 2 * llama.embed(ids)) < 1e-6
     hidden = llama.embed(ids)[0]
     assert relative(granite.logits(hidden), llama.logits(hidden) / 4) < 1e-6
-    mask, positions = launches.mask(10, 0, 10, 0, launches.FAR), np.arange(10)[None]
-    assert relative(granite.block(1, hidden[None], positions, mask)[0], llama.block(1, hidden[None], positions, mask)[0]) < 1e-6
+    positions = np.arange(10)[None]
+    assert relative(granite.block(1, hidden[None], positions)[0], llama.block(1, hidden[None], positions)[0]) < 1e-6
+
+
+def test_nothing_of_transformers_own_is_said(checkpoint, capfd):
+    """Its warnings and log lines are about its future, not about the model; what the process had set up stays."""
+    import warnings
+
+    from transformers import logging
+
+    before = logging.get_verbosity()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        # a key that no rope has: transformers would warn of it
+        rope = LONG | {"original_max_position_embeddings": 48, "surplus": 1}
+        reference = Reference(plan_of(checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)))
+        hidden = reference.embed(np.arange(5)[None])
+        hidden, *past = reference.block(0, hidden, np.arange(5)[None])
+        reference.block(0, hidden[:, :1], np.array([[5]]), tuple(past))
+        reference.logits(hidden[0])
+    assert capfd.readouterr() == ("", "")
+    assert logging.get_verbosity() == before

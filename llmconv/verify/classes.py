@@ -1,0 +1,106 @@
+"""transformers' class for a checkpoint, built without its weights and with one layer or none, and how it is run.
+
+Only documented behaviour is used: classes are made from a config, run through their own forward with the weights of the
+moment, and looked into through torch's hooks.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from llmconv.families.oracle import Oracle
+
+if TYPE_CHECKING:
+    import torch
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Without what transformers says about itself, not about the user's model: warnings, and its log below errors."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from transformers import logging
+
+        before = logging.get_verbosity()
+        logging.set_verbosity_error()
+        try:
+            yield
+        finally:
+            logging.set_verbosity(before)
+
+
+def settings(oracle: Oracle, config: Any) -> Any:
+    """The class's own config object for a config.json. Quantisation is left out: weights are given in float."""
+    left_out = ("quantization_config", "compression_config")
+    given = {name: value for name, value in oracle.config(config).items() if name not in left_out}
+    with quiet():
+        import transformers
+
+        return transformers.CONFIG_MAPPING[given["model_type"]].from_dict(copy.deepcopy(given))
+
+
+def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
+    """The class's model in eval mode, with layer `layer` as its only one, or with none: parameters without storage,
+    buffers (rotary frequencies, scales) real. config: what `settings` gave."""
+    with quiet():
+        import torch
+        import transformers
+
+        cut = copy.deepcopy(config)
+        text = cut.get_text_config()
+        fields = {"layer_types": []} if layer is None else oracle.layer(text.to_dict(), layer)
+        fields["num_hidden_layers"] = 0 if layer is None else 1
+        # a row of the whole embedding table, of which a call gets a few; it matters to training alone
+        fields["pad_token_id"] = None
+        for name, value in fields.items():
+            setattr(text, name, value)
+        maker = getattr(transformers, oracle.auto)
+        with _no_storage():
+            return maker.from_config(cut, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+@contextmanager
+def _no_storage() -> Iterator[None]:
+    """Modules that are built meanwhile have their parameters on the meta device."""
+    import torch
+    from torch.nn.modules.module import register_module_parameter_registration_hook
+
+    def bare(_: Any, __: str, value: torch.nn.Parameter) -> torch.nn.Parameter:
+        return torch.nn.Parameter(value.to("meta"), requires_grad=False)
+
+    with register_module_parameter_registration_hook(bare):
+        yield
+
+
+def call(module: Any, weights: Mapping[str, torch.Tensor], **inputs: Any) -> Any:
+    """What the module's forward gives with these weights, by its parameters' names, in place of its own."""
+    import torch
+
+    with quiet(), torch.inference_mode():
+        return torch.func.functional_call(module, dict(weights), (), inputs)
+
+
+def cache_argument(decoder: Any) -> str:
+    """What the decoder's forward calls its Cache: past_key_values, and cache from transformers 5.24 on."""
+    return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
+
+
+def before(
+    module: Any, given: torch.Tensor | None = None, seen: Callable[[torch.Tensor], None] = lambda _: None
+) -> Any:
+    """A hook that tells `seen` the hidden states that reach the module, its first argument, and puts `given` in
+    their place. It is a context manager, which takes the hook away."""
+
+    def hook(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
+        name = None if args else next(iter(kwargs))
+        seen(args[0] if args else kwargs[name])
+        if given is None:
+            return None
+        return ((given, *args[1:]), kwargs) if args else (args, kwargs | {name: given})
+
+    return module.register_forward_pre_hook(hook, with_kwargs=True)
