@@ -7,13 +7,13 @@ from collections.abc import Iterator
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from . import check, checkpoint, compile, export, manifest, merge, toolchain, verify
+from . import check, checkpoint, compile, export, manifest, merge, sums, toolchain, verify
 
 
 def all_tasks(plan: Plan) -> Iterator[dict]:
     """Every task of `plan`, in the order in which one would draw them."""
     layout = Layout(plan.job.out_dir)
-    for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, verify):
+    for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, sums, verify):
         yield from stage.tasks(plan, layout)
 
 

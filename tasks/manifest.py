@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import asdict
 
 from llmconv.engine import Need
+from llmconv.handover import Handover
 from llmconv.plan.devices import groups
 from llmconv.plan.plan import Plan
 from llmconv.request.job import Job
@@ -34,7 +35,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     ]
     digests = [layout.digests(shard.name) for shard in plan.checkpoint.shards]
     devices = groups(plan)
-    job, bmodel = job_json(plan.job), layout.bmodel(plan.folder).name
+    job, bmodel, device = job_json(plan.job), layout.bmodel(plan.folder).name, Handover.of(plan).to_dict()
     yield single(
         "manifest",
         "llmconv.tasks.actions:write_manifest",
@@ -48,10 +49,11 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "digests": [str(d) for d in digests],
             "toolchain": str(layout.toolchain),
             "notes": list(plan.notes),
+            "device": device,
         },
         targets=[layout.manifest],
         file_dep=[layout.facts("merged"), *(layout.facts(f"merged_{g.name}") for g in devices), layout.toolchain, *digests, *(path for n in plan.nets for path in layout.net(n.name)[2:])],
-        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
+        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes), "device": device},
         need=Need(memory=50 * MB, seconds=0.1),
         cacheable=False,
         doc="manifest.json: options, digests, sizes, times",

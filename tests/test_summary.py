@@ -85,7 +85,7 @@ def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
     layout.verified.write_text(json.dumps({"ok": True, "sha256": "abc", "nets": nets}))
     tell(layout)
     out = capsys.readouterr().out
-    assert "verified  right, worst relative L2 0.0088 (block_0 states, limit 0.0100)" in out and "config/ to the device" in out
+    assert "verified  right, worst relative L2 0.0088 (block_0 states, limit 0.0100)" in out and "SHA256SUMS to the device" in out
     layout.verified.write_text(json.dumps({"ok": False, "sha256": "abc", "nets": nets}))
     tell(layout)
     assert "verified  WRONG, worst" in capsys.readouterr().out
@@ -123,7 +123,7 @@ def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
     rows = {line.split("  ")[0]: " ".join(line.split()) for line in told.splitlines()}
     assert rows["model"].startswith("model qwen2, 3 layers, 2.") and "w4bf16: layers in 4 bits, groups of 64; the rest bf16" in rows["quantisation"]
     assert "block 3 2 compiled, 1 stamped shared" in " ".join(told.split()) and "together 9 " in " ".join(told.split())
-    assert rows["tasks"] == "tasks 23 to run" and "MiB of 16.0 GiB (estimate)" in rows["device memory"] and "WARNING" not in told
+    assert rows["tasks"] == "tasks 24 to run" and "MiB of 16.0 GiB (estimate)" in rows["device memory"] and "WARNING" not in told
     assert {"time", "disk", "RAM"} <= rows.keys() and not (tmp_path / "out").exists()
 
 

@@ -194,6 +194,10 @@ class Spec:
                 raise InputError(f"rotary size {params['dim']} of a head of {self.head_dim}", "rotation works on pairs of its elements", "Repair config.json.")
             rope.check(params, seq_length)
 
+    def longrope(self, seq_length: int) -> list[str]:
+        """Which of longrope's tables the nets have, and why; [] for a model of another rope type."""
+        return [note for note in dict.fromkeys(rope.longrope_note(kind.rope, seq_length) for kind in self.kinds) if note]
+
     def notes(self, seq_length: int, masked: bool = True) -> list[str]:
         """What a runtime has to know about this model beyond the nets' inputs and outputs.
 
@@ -208,7 +212,7 @@ class Spec:
                 "the constant causal mask of use_history_kv knows no window",
                 f"Use seq_length {min(windows)} or less, or use_block_with_kv.",
             )
-        return [
+        return self.longrope(seq_length) + [
             f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: their attention_mask must also hide keys {window} or more positions back"
             for window, layers in windows.items()
         ]

@@ -105,7 +105,8 @@ def demo(place: Path) -> int:
     from llmconv import convert
     from llmconv.report.summary import program
     from llmconv.request.job import Job
-    from llmconv.verify import verify
+    from llmconv.verify.settings import Settings
+    from llmconv.verifying import verify
 
     model = place / "qwen2-tiny"
     if not (model / "model.safetensors").exists():
@@ -115,4 +116,4 @@ def demo(place: Path) -> int:
     status = convert.run(Job.create(given), given, ["convert"], convert.Command(f"{program('llmconv')} demo {place}", f"{program('doit')} {{task}} model={model} seq=128 out={place / 'out'}"))
     if status:
         return status
-    return 0 if verify(place / "out") else 1
+    return verify(place / "out", Settings())

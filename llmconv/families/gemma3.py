@@ -75,4 +75,5 @@ family = Family(
     ),
     reference=Oracle(config=as_text, tensor=text_tensor, model="Gemma3ForCausalLM"),
     left_out=(r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
+    equal_lengths=True,
 )

@@ -18,6 +18,7 @@ from llmconv.queries.why import saved_job
 from llmconv.report.summary import size
 from llmconv.request.job import Job
 from llmconv.request.output import Layout
+from llmconv.verify import record
 
 TASKS = ("convert", "verify")
 
@@ -55,7 +56,8 @@ def boxes(job: Job, given: Mapping[str, Any]) -> list[Box]:
 
     graph = _graph(plan(job))
     explainer = Explainer(graph, run_options(job, given))
-    last = (history.read(Layout(job.out_dir).state) or [history.Run(0)])[-1]
+    layout = Layout(job.out_dir)
+    last, record = (history.read(layout.state) or [history.Run(0)])[-1], record.record(layout)
     before = _reduced(_before(graph))
     found = []
     for name, deps in before.items():
@@ -63,6 +65,8 @@ def boxes(job: Job, given: Mapping[str, Any]) -> list[Box]:
         state, lines = item.action, [item.reason] if item.reason else []
         if state != "unchanged" and name in last.failures:
             state, lines = "failed", [last.failures[name]["failure"]["what"]]
+        elif state != "unchanged" and name == "verify" and record and not record["ok"]:
+            state, lines = "failed", [record["summary"]]
         if item.row:
             lines.append(f"{item.row.seconds:.1f} s" + (f", {size(item.row.peak_rss)}" if item.row.peak_rss else ""))
         found.append(Box(name, state, tuple(deps), tuple(lines)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from llmconv.engine import history
 from llmconv.errors import ConvertError
 from llmconv.request.output import Layout
+from llmconv.verify import record
 
 if TYPE_CHECKING:
     from llmconv.plan.plan import Plan
@@ -39,6 +40,11 @@ class Facts:
         return self.runs[-1] if self.runs else history.Run(0.0)
 
     @property
+    def built(self) -> history.Run:
+        """The last run that was to build something: `llmconv verify` runs one task alone."""
+        return next((run for run in reversed(self.runs) if not run.only("verify")), history.Run(0.0))
+
+    @property
     def job(self) -> Mapping[str, Any]:
         """The settled options: of what is being built, else of what was."""
         if self.plan:
@@ -61,7 +67,7 @@ class Facts:
 
     def _net(self, net: Any) -> dict[str, Any]:
         told: dict[str, Any] = {"name": net.name, "kind": net.kind, "layer": net.layer, "stage_of": net.stage_of, "flags": net.flags.to_dict()}
-        task, run = f"compile:{net.name}", self.last
+        task, run = f"compile:{net.name}", self.built
         done = task in run.unchanged or any(span.name == task and span.how in ("built", "cached") for span in run.spans)
         for path in self.layout.net(net.name)[2:] if done else ():
             told |= _json(path) or {}
@@ -69,8 +75,8 @@ class Facts:
 
     @property
     def outdated(self) -> bool:
-        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not get to it."""
-        run = self.last
+        """Whether the .bmodel that is there is not what the last build was to build: of other options, or the run did not get to it."""
+        run = self.built
         if self.manifest and self.plan and any(value != self.job.get(key, value) for key, value in self.manifest["job"].items()):
             return True
         if run.finished and not run.finished.get("status"):
@@ -88,10 +94,8 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None) -> Facts:
     manifest = _json(layout.manifest)
     if manifest is not None and not {"job", "bmodel", "nets", "sha256"} <= set(manifest):
         manifest = None
-    verified = _json(layout.verified)
-    if not (verified and manifest and verified.get("sha256") == manifest["sha256"]):
-        verified = None
-    facts = Facts(layout, given, _plan(given), manifest, None, verified, tuple(runs), {})
+    told = record.record(layout) if manifest else None
+    facts = Facts(layout, given, _plan(given), manifest, None, told, tuple(runs), {})
     if manifest:
         facts = replace(facts, bmodel=_described(out / manifest["bmodel"]))
     return replace(facts, deps=_dependencies(facts.plan))

@@ -13,6 +13,7 @@ from llmconv.report.html import Html, tag
 from llmconv.report.sections import note, section
 from llmconv.report.sizes import Coefficients
 from llmconv.report.summary import latencies, size
+from llmconv.verify.record import cost
 
 PRECISIONS = {"int4": "k1", "int8": "k1", "bf16": "k3", "f16": "k3", "f32": "k2", "scales": "k8", "zero points": "k4"}
 
@@ -126,7 +127,7 @@ def verification(facts: Facts) -> Html | None:
         "Verification on the chip simulator",
         tag("p", verified["summary"]),
         [tag("p", tag("span", "interface", class_="chip wrong"), " ", problem) for problem in verified.get("interface", ())],
-        [tag("p", told) for told in accuracy.drift(verified)],
+        [tag("p", told) for told in (*accuracy.drift(verified), *verified.get("notes", ()), cost(verified)) if told],
         [tag("h3", "Relative L2 by layer"), tag("div", id="errors", class_="plot", role="img", aria_label="relative L2 of each layer")] if curves else None,
         note("Each layer on its own, against the model's own maths in torch f32 on the weights that the chip has. Dashed red: the tolerance; grey: what torch loses in the same half precision.") if curves else None,
         _tokens(verified),

@@ -30,8 +30,18 @@ class Layout:
         return self.out / "manifest.json"
 
     @property
+    def sums(self) -> Path:
+        """Digests of what a device loads, for sha256sum -c."""
+        return self.out / "SHA256SUMS"
+
+    @property
     def verified(self) -> Path:
         return self.out / "verify.json"
+
+    @property
+    def step(self) -> Path:
+        """What a verification is at, while it runs."""
+        return self.state / "verify.step"
 
     @property
     def report(self) -> Path:

@@ -61,7 +61,7 @@ class Session:
         self.plan, self.simulator, self.say, self.adapter = plan, simulator, say, adapter
         self.reference = Reference(plan, adapter=adapter)
         self.half = Reference(plan, dtype=plan.job.half, adapter=adapter)
-        self.original = Reference(plan, Precision(), adapter=adapter) if plan.job.weight_bits < 16 else None
+        self.original = Reference(plan, Precision(), adapter=adapter) if plan.job.weight_bits < 16 and not plan.spec.packed else None
         self._compared: dict[tuple[str, str, str], Compared] = {}
         self.picked: list[Picked] = []
         self.seconds: dict[str, float] = {}

@@ -12,6 +12,7 @@ from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.verify import manifest
 from llmconv.verify.selection import ANNOUNCE_SECONDS, THOROUGH_SECONDS, Choice, choose, duration, looks, seconds
+from llmconv.verify.settings import TOKENS, Settings, code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,15 +26,12 @@ if TYPE_CHECKING:
     from llmconv.verify.runtime import Runtime
     from llmconv.verify.session import Session
 
-TOKENS = 16
-
-
-def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False, tokens: int = TOKENS, seed: int = 0, console: Console | None = None, to: Path | None = None) -> bool:
+def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False, tokens: int = TOKENS, seed: int = 0, console: Console | None = None, to: Path | None = None, say: Callable[[str], None] | None = None) -> bool:
     """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is right.
 
     nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes minutes is
     verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random prompt and inputs.
-    to: where verify.json goes (default: into out_dir).
+    to: where verify.json goes (default: into out_dir). say: told what runs (default: a terminal shows it).
     Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, ToolError when the simulator fails or
     cannot be fetched.
     """
@@ -52,10 +50,11 @@ def verify(out_dir: Path, nets: Sequence[str] | None = None, full: bool = False,
     if not nets and not choice.tokens:
         console.print(f"only {choice.nets[0].name}; --nets NAME,... or --full for more", markup=False, highlight=False)
     with console.status("loading") as status:
-        made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
+        made = run(plan, built.files, choice, seed, title, say or (status.update if console.is_terminal else lambda _: None))
     result.show(made, console)
-    settings = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
-    result.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": tools.version})
+    about = {"bmodel": built.bmodel.name, "sha256": built.sha256, "chip": plan.job.chip, "quantize": plan.job.quantize, "seed": seed}
+    about |= {"toolchain": tools.version, "code": code(), "settings": Settings(tuple(nets or ()), full, tokens, seed).to_dict()}
+    result.write(made, to or Layout(Path(out_dir)).verified, about)
     return made.ok
 
 

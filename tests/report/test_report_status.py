@@ -18,6 +18,10 @@ MERGED = Span("manifest", 1, "", 1, 0, 2, "built")
 FAILURE = {"failure": {"what": "it broke", "why": "the .bmodel is wrong", "log": ""}, "repeat": ""}
 
 
+def failed(kind: str) -> dict:
+    return FAILURE | {"failure": FAILURE["failure"] | {"kind": kind}}
+
+
 def facts(run: Run, manifest: dict | None = None, verified: dict | None = None) -> Facts:
     return Facts(Layout(Path("/out")), GIVEN, None, manifest, None, verified, (run,), {})
 
@@ -30,7 +34,9 @@ def facts(run: Run, manifest: dict | None = None, verified: dict | None = None) 
         (facts(Run(0, spans=[MERGED], finished={"status": 0}), MANIFEST, {"ok": False, "summary": "6 of 7", "nets": []}), "bad", "Built, but not right", "6 of 7"),
         (facts(Run(0, failures={"compile:a": FAILURE, "merge": FAILURE}, finished={"status": 1})), "bad", "Failed: compile:a, merge", "is kept"),
         (facts(Run(0, failures={"compile:a": FAILURE}, finished={"status": 1}), MANIFEST), "bad", "Failed: compile:a", "of an earlier build"),
-        (facts(Run(0, unchanged=["manifest"], failures={"verify": FAILURE}, finished={"status": 1}), MANIFEST), "bad", "Built, but not right", "the .bmodel is wrong"),
+        (facts(Run(0, unchanged=["manifest"], failures={"verify": failed("NotRight")}, finished={"status": 1}), MANIFEST), "bad", "Built, but not right", "the .bmodel is wrong"),
+        (facts(Run(0, unchanged=["manifest"], failures={"verify": failed("ToolError")}, finished={"status": 1}), MANIFEST), "bad", "Built, but the verification failed", "it broke: the .bmodel"),
+        (facts(Run(0, spans=[Span("verify", 1, "", 1, 0)], finished={"status": 130, "interrupted": "SIGINT"}), MANIFEST), "unsure", "Built, the verification was stopped", "SIGINT"),
         (facts(Run(0, finished={"status": 130, "interrupted": "SIGINT"})), "unsure", "Stopped by SIGINT", "go on"),
         (facts(Run(0, finished={"status": 130, "interrupted": "SIGINT"}), MANIFEST), "unsure", "Stopped by SIGINT", "of an earlier build"),
         (facts(Run(0, finished={"status": 1})), "bad", "Could not start", "the terminal says why"),

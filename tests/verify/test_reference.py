@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from verify_helpers import plan_of, relative, transformers_model
 
-from llmconv.checkpoint import recipe
+from llmconv.checkpoint import recipe, rope
 from llmconv.verify import launches
 from llmconv.verify.generate import Own
 from llmconv.verify.reference import Reference
@@ -105,13 +105,37 @@ def test_dequantised_weights(quantize, bits, step, checkpoint):
 
 def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
     """A table has one answer: beyond the original length every position has the long factors, in the reference too."""
-    rope = LONG | {"original_max_position_embeddings": 48}
-    model = checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)
+    scaling = LONG | {"original_max_position_embeddings": 48}
+    model = checkpoint("llama", rope_scaling=scaling, max_position_embeddings=4096)
     short, long = (Reference(plan_of(model, seq=seq)) for seq in (48, 64))
     hidden, positions = short.embed(np.arange(20)[None]), np.arange(20)[None]
     mask = launches.mask(20, 0, 20, 0, launches.FAR)
     k_short, k_long = (r.block(0, hidden, positions, mask)[1] for r in (short, long))
     assert relative(k_long, k_short) > 0.05
+
+
+@pytest.mark.parametrize("seq, table", [(48, "short"), (49, "long")])
+def test_longrope_is_turned_as_in_a_sequence_that_fills_the_nets(seq, table, checkpoint):
+    """The reference's keys are those that transformers has of the first tokens of a sequence of seq_length; the table of the nets has the
+    same choice, the other one is far away, and plan says which was taken."""
+    import torch
+
+    model = checkpoint("llama", rope_scaling=LONG | {"original_max_position_embeddings": 48}, max_position_embeddings=4096)
+    made = plan_of(model, seq=seq)
+    assert [note.startswith(f"longrope: the nets' table has the {table} factors") for note in made.notes if "longrope" in note] == [True]
+    ids = np.random.default_rng(2).integers(0, made.spec.vocab, seq)
+    reference, mask = Reference(made, Precision()), launches.mask(20, 0, 20, 0, launches.FAR)
+    found = reference.block(0, reference.embed(ids[None, :20]), np.arange(20)[None], mask)[1]
+    with torch.inference_mode():
+        whole = transformers_model(model)(torch.from_numpy(ids)[None], use_cache=True).past_key_values.layers[0].keys
+    assert relative(found, whole[:, :, :20].transpose(1, 2).numpy()) < 2e-6
+    given = made.spec.kinds[0].rope
+    with torch.inference_mode():
+        cos, sin = transformers_model(model).model.rotary_emb(torch.zeros(1), torch.arange(seq)[None])
+    for part, right in (("cos", cos), ("sin", sin)):
+        assert np.abs(rope.table(given, seq, part)[:, 0] - right[0].numpy()).max() < 1e-5
+        other = rope.table(given, 97 - seq, part)[:48, 0]  # of 49 tokens for 48, and the other way round
+        assert np.abs(other - right[0, :48].numpy()).max() > 0.1
 
 
 @pytest.mark.parametrize("window", [{}, {"use_sliding_window": True, "sliding_window": 12, "max_window_layers": 0}], ids=["full", "window"])
