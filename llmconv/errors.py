@@ -37,3 +37,7 @@ class ToolError(ConvertError):
     def __init__(self, what: str, why: str = "", try_: str = "", log: Path | None = None, lines: Sequence[str] = ()):
         super().__init__(what, why, try_)
         self.log, self.lines = log, tuple(lines)
+
+
+class NotRight(ToolError):
+    """A verification has found something wrong, and has written down what."""

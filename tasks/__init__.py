@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from . import check, checkpoint, compile, export, manifest, merge, toolchain, verify
+from . import check, checkpoint, compile, export, manifest, merge, sums, toolchain, verify
 
 GOALS = ("convert", "verify")  # the tasks that together need all others
 
@@ -20,7 +20,7 @@ def graph(plan: Plan) -> dict[str, Callable[[], Iterator[dict]]]:
 def all_tasks(plan: Plan) -> Iterator[dict]:
     """Every task of `plan`, in the order in which one would draw them."""
     layout = Layout(plan.job.out_dir)
-    for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, verify):
+    for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, sums, verify):
         yield from stage.tasks(plan, layout)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -86,15 +87,16 @@ def write_manifest(
     digests: list[str],
     toolchain: str,
     notes: list[str],
+    device: dict[str, Any],
     out: Out,
 ) -> None:
-    """manifest.json: what was built from what.
-
-    weights: how many there are. nets and devices carry the names of their facts files. digests: the shards' tables.
+    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of
+    their facts files, `digests` are the shards' tables. device: see llmconv.plan.handover.
     """
     from llmconv import __version__
 
     (target,) = out
+    tools = json.loads(Path(toolchain).read_text(encoding="utf-8"))
     tensors: dict[str, str] = {}
     for path in digests:
         tensors |= json.loads(Path(path).read_text(encoding="utf-8"))
@@ -103,11 +105,12 @@ def write_manifest(
         "llmconv": __version__,
         "job": job,
         "notes": notes,
+        "device": {**device, "compiler": tools["version"]},  # the one that was used, where that is not the planned one
         "checkpoint": {
             "tensors": len(tensors),
             "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest(),
         },
-        "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
+        "toolchain": tools,
         "bmodel": bmodel,
         "weights": weights,
         **json.loads(Path(merged).read_text(encoding="utf-8")),
@@ -143,21 +146,51 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
                 f.write(rows.data)
 
 
-def verify_build(place: str, log: str, out: Out) -> dict[str, Any]:
-    """Verify the build in `place` (see llmconv.verify). The table goes to `log` and to the values.
+def write_sums(bmodels: Mapping[str, str], others: list[str], out: Out) -> None:
+    """SHA256SUMS in the form of sha256sum, of files beside it. bmodels: path -> its facts file, which has the digest;
+    others: files, and directories of which every file is named."""
+    from llmconv.engine import files
 
-    ToolError when something is wrong.
-    """
+    (target,) = out
+    root = Path(target).parent
+    found = {
+        Path(path): json.loads(Path(facts).read_text(encoding="utf-8"))["sha256"] for path, facts in bmodels.items()
+    }
+    for path in map(Path, others):
+        for file in sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]:
+            found[file] = files.digest(str(file))
+    lines = (_sum(digest, file.relative_to(root).as_posix()) for file, digest in found.items())
+    Path(out[target]).write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+
+
+def _sum(digest: str, name: str) -> str:
+    """A line of sha256sum: names with a backslash or a line break are escaped, and the line begins with a backslash."""
+    escaped = name.replace("\\", r"\\").replace("\n", r"\n")
+    return f"{chr(92) if escaped != name else ''}{digest}  {escaped}\n"
+
+
+def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out: Out) -> dict[str, Any]:
+    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values, what runs at the
+    time to `step`. NotRight when something is wrong: the record that says so is in place then, and does not count as
+    done."""
     from rich.console import Console
 
-    from llmconv.errors import ToolError
+    from llmconv.errors import NotRight
     from llmconv.verify import verify
 
     (target,) = out
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        right = verify(Path(place), console=Console(file=file, width=200), to=Path(out[target]))
+        right = verify(
+            Path(place),
+            **settings,
+            console=Console(file=file, width=200),
+            to=Path(out[target]),
+            say=Path(step).write_text,
+        )
+    Path(step).unlink(missing_ok=True)
     text = Path(log).read_text(encoding="utf-8").rstrip()
     if not right:
-        raise ToolError("the .bmodel is not right", text.splitlines()[-1], "", Path(log))
+        os.replace(out[target], target)
+        raise NotRight("the .bmodel is not right", text.splitlines()[-1], "", Path(log))
     return {"text": text}

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 from llmconv.engine import Need
 from llmconv.plan.devices import groups
+from llmconv.plan.handover import Handover
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
@@ -32,7 +33,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     ]
     digests = [layout.digests(shard.name) for shard in plan.checkpoint.shards]
     devices = groups(plan)
-    job, bmodel = plan.job.to_dict(), layout.bmodel(plan.folder).name
+    job, bmodel, device = plan.job.to_dict(), layout.bmodel(plan.folder).name, Handover.of(plan).to_dict()
     yield single(
         "manifest",
         "llmconv.tasks.actions:write_manifest",
@@ -49,6 +50,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "digests": [str(d) for d in digests],
             "toolchain": str(layout.toolchain),
             "notes": list(plan.notes),
+            "device": device,
         },
         targets=[layout.manifest],
         file_dep=[
@@ -58,7 +60,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             *digests,
             *(path for n in plan.nets for path in layout.net(n.name)[2:]),
         ],
-        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes)},
+        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes), "device": device},
         need=Need(memory=50 * MB, seconds=0.1),
         cacheable=False,
         doc="manifest.json: options, digests, sizes, times",

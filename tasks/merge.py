@@ -36,7 +36,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield single(
         "convert",
         None,
-        task_dep=["export"] if plan.job.only_mlir else ["merge", "config", "manifest"],
+        task_dep=["export"] if plan.job.only_mlir else ["merge", "config", "manifest", "sums"],
         entry=True,
         doc="convert the checkpoint to a .bmodel (say model=DIR seq=512)",
     )

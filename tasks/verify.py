@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from llmconv.engine import Need
+from llmconv.plan.devices import groups
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
+from llmconv.verify import record
+from llmconv.verify.settings import Settings, code, versions
 
 from .shapes import single
 
@@ -14,13 +19,28 @@ MB = 1 << 20
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    yield single(
+    files = [layout.bmodel(plan.folder), *(layout.out / group.file for group in groups(plan))]
+    yield verification(layout, files, Settings().kept(record.record(layout)), after=["convert"])
+
+
+def verification(
+    layout: Layout, files: Sequence[Path], settings: Settings, after: Sequence[str] = ()
+) -> dict[str, Any]:
+    """The task alone: of the graph, and of `llmconv verify OUT`. files: every .bmodel of the build."""
+    return single(
         "verify",
         "llmconv.tasks.actions:verify_build",
-        {"place": str(layout.out), "log": str(layout.log("verify"))},
+        {
+            "place": str(layout.out),
+            "log": str(layout.log("verify")),
+            "step": str(layout.step),
+            "settings": settings.to_dict(),
+        },
         targets=[layout.verified],
-        picks=[(layout.facts("merged"), ["sha256"])],
-        task_dep=["convert"],
+        file_dep=files,
+        task_dep=after,
+        key={"settings": settings.to_dict(), "versions": versions()},
+        code=code(),
         need=Need(memory=3000 * MB),
         cacheable=False,
         entry=True,

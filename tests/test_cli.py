@@ -36,7 +36,7 @@ def test_doit_and_llmconv_drive_the_same_graph(checkpoint, llmconv_env, tmp_path
     assert convert_main(["-m", str(model), "-s", "64", "-o", str(tmp_path / "c"), "--quantize", "bf16", "--processor", "bm1684x"]) == 0
     assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "c")
     again = doit(llmconv_env, "convert", f"model={model}", "seq=64", f"out={tmp_path / 'a'}")
-    assert "19 up to date in" in again.stdout and "7 up to date" in again.stdout
+    assert "20 up to date in" in again.stdout and "7 up to date" in again.stdout
     assert not (ROOT / ".doit.db").exists()
 
     capfd.readouterr()
@@ -48,7 +48,7 @@ def test_doit_and_llmconv_drive_the_same_graph(checkpoint, llmconv_env, tmp_path
     told = capfd.readouterr().out
     assert "flags.mode: BF16 -> W4BF16" in told and "compile:embedding" not in told
     assert main(["plan", "-m", str(model), "-s", "64", "-o", str(tmp_path / "new")]) == 0
-    assert "11 to run, 8 from the cache" in capfd.readouterr().out
+    assert "12 to run, 8 from the cache" in capfd.readouterr().out
 
     manifest = json.loads((tmp_path / "a" / "manifest.json").read_text())
     assert [n["name"] for n in manifest["nets"]][:3] == ["embedding", "lm_head", "block_cache_0"]

@@ -14,8 +14,8 @@ from llmconv.errors import InputError
 from llmconv.plan.decoder import Net
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
-from llmconv.request.request import Request
 from llmconv.request.options import parse
+from llmconv.request.request import Request
 
 # A model that the simulator runs in seconds
 # The usual random models have weights of 1.5 times unit scale and lose almost what is tolerated in bf16. An adapter adds two roundings to every

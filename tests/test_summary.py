@@ -22,9 +22,22 @@ MANIFEST = {
     "weights": 4_000_000,
     "nets": [
         NET | {"name": "embedding", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
-        NET | {"name": "embedding_cache", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
-        NET | {"name": "block_cache_0", "cycles": 900_000, "coefficients": "block_cache_0.coeff", "coefficient_bytes": 1_000_000},
-        NET | {"name": "block_0", "cycles": 9_000_000, "coefficients": "block_cache_0.coeff", "coefficient_bytes": 1_000_000},
+        NET
+        | {"name": "embedding_cache", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
+        NET
+        | {
+            "name": "block_cache_0",
+            "cycles": 900_000,
+            "coefficients": "block_cache_0.coeff",
+            "coefficient_bytes": 1_000_000,
+        },
+        NET
+        | {
+            "name": "block_0",
+            "cycles": 9_000_000,
+            "coefficients": "block_cache_0.coeff",
+            "coefficient_bytes": 1_000_000,
+        },
         NET | {"name": "lm_head", "cycles": 899_100},
     ],
 }
@@ -70,23 +83,34 @@ def test_the_end_tells_what_came_of_it(layout, capsys):
 def test_the_end_estimates_an_image(layout, capsys):
     """At its largest size; the language model's nets may be dynamic and have none."""
     blocks = [net | {"cycles": None} for net in MANIFEST["nets"]]
-    made = MANIFEST | {"job": MANIFEST["job"] | {"max_pixels": "672,448"}, "nets": [NET | {"name": "vit", "cycles": 1_800_000}, *blocks]}
+    made = MANIFEST | {
+        "job": MANIFEST["job"] | {"max_pixels": "672,448"},
+        "nets": [NET | {"name": "vit", "cycles": 1_800_000}, *blocks],
+    }
     layout.manifest.write_text(json.dumps(made))
     tell(layout)
     lines = capsys.readouterr().out.splitlines()
-    assert lines[4:6] == ["  estimate  an image of 672 x 448 pixels in 2.00 ms", "            by the compiler's count of cycles for bm1688; not measured"]
+    assert lines[4:6] == [
+        "  estimate  an image of 672 x 448 pixels in 2.00 ms",
+        "            by the compiler's count of cycles for bm1688; not measured",
+    ]
 
 
 def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
     output = {"output": "k_cache", "relative_l2": 0.0031, "relative_l2_limit": 0.01}
     states = output | {"output": "states", "relative_l2": 0.0088}
-    original = states | {"relative_l2": 0.24, "relative_l2_limit": None}  # of a quantised net, against the checkpoint's own weights
-    chain = {"name": "all blocks", "outputs": [output | {"relative_l2": 0.0148, "relative_l2_limit": 0.03}]}  # farther from its limit
+    # of a quantised net, against the checkpoint's own weights
+    original = states | {"relative_l2": 0.24, "relative_l2_limit": None}
+    # farther from its limit
+    chain = {"name": "all blocks", "outputs": [output | {"relative_l2": 0.0148, "relative_l2_limit": 0.03}]}
     nets = [{"name": "block_0", "outputs": [output, states, original]}, {"name": "lm_head", "outputs": []}, chain]
     layout.verified.write_text(json.dumps({"ok": True, "sha256": "abc", "nets": nets}))
     tell(layout)
     out = capsys.readouterr().out
-    assert "verified  right, worst relative L2 0.0088 (block_0 states, limit 0.0100)" in out and "config/ to the device" in out
+    assert (
+        "verified  right, worst relative L2 0.0088 (block_0 states, limit 0.0100)" in out
+        and "SHA256SUMS to the device" in out
+    )
     layout.verified.write_text(json.dumps({"ok": False, "sha256": "abc", "nets": nets}))
     tell(layout)
     assert "verified  WRONG, worst" in capsys.readouterr().out
@@ -102,7 +126,11 @@ def test_what_was_verified_is_told_if_it_was_this_file(layout, capsys):
 def test_json_and_quiet(layout, capsys):
     tell(layout, "json")
     told = json.loads(capsys.readouterr().out)
-    assert told["event"] == "Summary" and told["bits_per_weight"] == 6.0 and told["estimated_seconds"] == {"image": None, "prefill": 0.011, "decode": 0.002}
+    assert (
+        told["event"] == "Summary"
+        and told["bits_per_weight"] == 6.0
+        and told["estimated_seconds"] == {"image": None, "prefill": 0.011, "decode": 0.002}
+    )
     tell(layout, "quiet")
     assert capsys.readouterr().out == ""
 
@@ -110,7 +138,9 @@ def test_json_and_quiet(layout, capsys):
 def test_numbers_and_programs(monkeypatch):
     assert [count(n) for n in (999, 4_100_000, 494_000_000, 7_600_000_000)] == ["999", "4.1 M", "494 M", "7.6 B"]
     monkeypatch.setenv("PATH", "/nowhere")
-    assert Path(program("llmconv")).name == "llmconv" and program("llmconv") != "llmconv", "not on the path: by its place"
+    assert Path(program("llmconv")).name == "llmconv" and program("llmconv") != "llmconv", (
+        "not on the path: by its place"
+    )
     assert program("no-such-program") == "no-such-program"
 
 
@@ -120,11 +150,28 @@ def plan(capsys, *argv: str) -> str:
 
 
 def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
-    told = plan(capsys, "-m", str(checkpoint("qwen2", num_hidden_layers=3, seed=23)), "-s", "64", "-q", "w4bf16", "-o", str(tmp_path / "out"))
+    told = plan(
+        capsys,
+        "-m",
+        str(checkpoint("qwen2", num_hidden_layers=3, seed=23)),
+        "-s",
+        "64",
+        "-q",
+        "w4bf16",
+        "-o",
+        str(tmp_path / "out"),
+    )
     rows = {line.split("  ")[0]: " ".join(line.split()) for line in told.splitlines()}
-    assert rows["model"].startswith("model qwen2, 3 layers, 2.") and "w4bf16: layers in 4 bits, groups of 64; the rest bf16" in rows["quantisation"]
+    assert (
+        rows["model"].startswith("model qwen2, 3 layers, 2.")
+        and "w4bf16: layers in 4 bits, groups of 64; the rest bf16" in rows["quantisation"]
+    )
     assert "block 3 2 compiled, 1 stamped shared" in " ".join(told.split()) and "together 9 " in " ".join(told.split())
-    assert rows["tasks"] == "tasks 23 to run" and "MiB of 16.0 GiB (estimate)" in rows["device memory"] and "WARNING" not in told
+    assert (
+        rows["tasks"] == "tasks 24 to run"
+        and "MiB of 16.0 GiB (estimate)" in rows["device memory"]
+        and "WARNING" not in told
+    )
     assert {"time", "disk", "RAM"} <= rows.keys() and not (tmp_path / "out").exists()
 
 
@@ -135,6 +182,17 @@ def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
 ])  # fmt: skip
 def test_a_plan_warns_when_the_device_is_too_small(checkpoint, llmconv_env, tmp_path, capsys, chip, more, says):
     """A KV cache of 2 x 65536 x 128 x 2 bytes for each layer and sequence: 64 MiB for both layers of one."""
-    told = plan(capsys, "-m", str(checkpoint("qwen2", max_position_embeddings=65536)), "-c", chip, *more, "-o", str(tmp_path / "out"), "--max_input_length", "64")
+    told = plan(
+        capsys,
+        "-m",
+        str(checkpoint("qwen2", max_position_embeddings=65536)),
+        "-c",
+        chip,
+        *more,
+        "-o",
+        str(tmp_path / "out"),
+        "--max_input_length",
+        "64",
+    )
     warned = [line for line in told.splitlines() if line.startswith("WARNING")]
     assert (len(warned) == 1 and says in warned[0]) if says else not warned, told

@@ -24,7 +24,8 @@ ACTIVATIONS = {
 HALVES, NEIGHBOURS = "contiguous_halves", "interleaved_pairs"
 
 # Role -> tensor name without .weight/.bias; {i} is the layer. Norms may be absent, and two more may be there:
-# attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual. {e} is an expert's number.
+# attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual. {e} is an
+# expert's number.
 LLAMA: Mapping[str, str] = {
     "embedding": "model.embed_tokens",
     "norm": "model.norm",
@@ -52,8 +53,8 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 @dataclass(frozen=True)
 class Layer:
     """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
-    (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a token's three
-    positions (time, height, width) it turns by; empty where a token has one position."""
+    (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a
+    token's three positions (time, height, width) it turns by; empty where a token has one position."""
 
     rope: Mapping[str, Any]
     window: int | None = None
@@ -63,8 +64,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts: how many, how many of them a token gets, the width of one and of the shared expert, and whether the
-    chosen ones' weights are made to sum to 1."""
+    """Routed experts: how many, how many of them a token gets, the width of one and of the shared expert, and whether
+    the chosen ones' weights are made to sum to 1."""
 
     count: int
     chosen: int
@@ -77,7 +78,8 @@ class Experts:
 class Spec:
     """Sizes and constants of one decoder. `bias` holds the roles of linears that have one.
 
-    fused: tensors of a layer that hold the rows of several roles, in order; a role's path is then the tensor's, "_" and the role.
+    fused: tensors of a layer that hold the rows of several roles, in order; a role's path is then the tensor's, "_" and
+    the role.
     qk_norm: "head" (each head of q and k by itself), "all" (all heads at once) or "".
     norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
     The scales multiply: embeddings, what attention and MLP add to the residual, attention scores, the head's input.
@@ -125,9 +127,21 @@ class Spec:
         sizes = {"q": (self.hidden, q), "k": (self.hidden, kv), "v": (self.hidden, kv), "o": (q, self.hidden)}
         if self.experts:
             wide, shared = self.experts.count * self.experts.width, self.experts.shared
-            sizes |= {"expert_gate": (self.hidden, wide), "expert_up": (self.hidden, wide), "expert_down": (wide, self.hidden)}
-            sizes |= {"shared_gate": (self.hidden, shared), "shared_up": (self.hidden, shared), "shared_down": (shared, self.hidden)}
-        sizes |= {"gate": (self.hidden, self.intermediate), "up": (self.hidden, self.intermediate), "down": (self.intermediate, self.hidden)}
+            sizes |= {
+                "expert_gate": (self.hidden, wide),
+                "expert_up": (self.hidden, wide),
+                "expert_down": (wide, self.hidden),
+            }
+            sizes |= {
+                "shared_gate": (self.hidden, shared),
+                "shared_up": (self.hidden, shared),
+                "shared_down": (shared, self.hidden),
+            }
+        sizes |= {
+            "gate": (self.hidden, self.intermediate),
+            "up": (self.hidden, self.intermediate),
+            "down": (self.intermediate, self.hidden),
+        }
         return sizes[role]
 
     @property
@@ -146,7 +160,8 @@ class Spec:
         return "LLM_QUANTIZED" if self.packed else "LLM"
 
     def grouped(self) -> dict[str, int]:
-        """Role -> inputs of every linear that w4 and w8 modes quantise in groups; an expert's groups may not reach into the next one's."""
+        """Role -> inputs of every linear that w4 and w8 modes quantise in groups; an expert's groups may not reach into
+        the next one's."""
         roles = ["q", "k", "v", "o"]
         if not all(kind.sparse for kind in self.kinds):
             roles += ["gate", "up", "down"]
@@ -160,19 +175,35 @@ class Spec:
         if layer is None:
             return self.names[role]
         tensor = self._fused_in(role)
-        return self.names["layer"].format(i=layer) + (f"{tensor}_{role}" if tensor else self.names[role].replace(".{e}", ""))
+        return self.names["layer"].format(i=layer) + (
+            f"{tensor}_{role}" if tensor else self.names[role].replace(".{e}", "")
+        )
 
     def source(self, role: str, layer: int, part: str = "weight") -> tuple:
-        """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the other)."""
+        """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the
+        other)."""
         if "{e}" in (path := self.names.get(role, "")):
-            each = (("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}") for e in range(self.experts.count))
-            return ("concat", *each) if role != "expert_down" else ("transpose", ("concat", *(("transpose", one) for one in each)))
+            each = (
+                ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")
+                for e in range(self.experts.count)
+            )
+            return (
+                ("concat", *each)
+                if role != "expert_down"
+                else ("transpose", ("concat", *(("transpose", one) for one in each)))
+            )
         tensor = self._fused_in(role)
         if not tensor:
             return ("tensor", f"{self.path(role, layer)}.{part}")
         sizes = {r: self.linear(r)[1] for r in self.fused[tensor]}
         first = sum(sizes[r] for r in list(sizes)[: list(sizes).index(role)])
-        return ("rows", ("tensor", f"{self.names['layer'].format(i=layer)}{tensor}.{part}"), first, first + sizes[role], sum(sizes.values()))
+        return (
+            "rows",
+            ("tensor", f"{self.names['layer'].format(i=layer)}{tensor}.{part}"),
+            first,
+            first + sizes[role],
+            sum(sizes.values()),
+        )
 
     def window(self, layer: int, seq_length: int) -> int | None:
         """The layer's sliding window, if a sequence of seq_length tokens can be longer."""
@@ -185,14 +216,32 @@ class Spec:
     def check(self, seq_length: int) -> None:
         """Raise InputError for sizes that contradict each other or the sequence length."""
         if self.heads % self.kv_heads:
-            raise InputError(f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}", "every KV head serves the same number of heads", "Repair config.json.")
+            raise InputError(
+                f"num_attention_heads {self.heads} is no multiple of num_key_value_heads {self.kv_heads}",
+                "every KV head serves the same number of heads",
+                "Repair config.json.",
+            )
         if self.activation not in ACTIVATIONS:
-            raise InputError(f"hidden_act {self.activation!r} in config.json", f"llmconv knows {', '.join(ACTIVATIONS)}", "Convert a model with one of these.")
+            raise InputError(
+                f"hidden_act {self.activation!r} in config.json",
+                f"llmconv knows {', '.join(ACTIVATIONS)}",
+                "Convert a model with one of these.",
+            )
         ropes = {id(kind.rope): kind.rope for kind in self.kinds}
         for params in ropes.values():
             if params["dim"] % 2 or not 0 < params["dim"] <= self.head_dim:
-                raise InputError(f"rotary size {params['dim']} of a head of {self.head_dim}", "rotation works on pairs of its elements", "Repair config.json.")
+                raise InputError(
+                    f"rotary size {params['dim']} of a head of {self.head_dim}",
+                    "rotation works on pairs of its elements",
+                    "Repair config.json.",
+                )
             rope.check(params, seq_length)
+
+    def longrope(self, seq_length: int) -> list[str]:
+        """Which of longrope's tables the nets have, and why; [] for a model of another rope type."""
+        return [
+            note for note in dict.fromkeys(rope.longrope_note(kind.rope, seq_length) for kind in self.kinds) if note
+        ]
 
     def notes(self, seq_length: int) -> list[str]:
         """What a user may want to know about the layers."""
@@ -200,7 +249,10 @@ class Spec:
         for layer in range(self.layers):
             if (window := self.window(layer, seq_length)) is not None:
                 windows.setdefault(window, []).append(layer)
-        return [f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: the window is in the nets" for window, layers in windows.items()]
+        return self.longrope(seq_length) + [
+            f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: the window is in the nets"
+            for window, layers in windows.items()
+        ]
 
 
 def bias_roles(config: Config, **groups: bool | str) -> frozenset[str]:

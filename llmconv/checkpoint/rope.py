@@ -78,11 +78,31 @@ def inverse_frequencies(rope: Mapping[str, Any], length: int) -> tuple[np.ndarra
     if kind == "yarn":
         return _yarn(np, rope, base)
     if kind == "longrope":
-        # transformers takes the long factors as soon as a sequence passes the original length; a table has one answer
-        original = rope["original_max_position"]
-        factors = np.asarray(rope["long_factor" if length > original else "short_factor"], np.float32)
+        factors = np.asarray(rope[f"{longrope_table(rope, length)}_factor"], np.float32)
         return 1.0 / (factors * base), _longrope_attention(rope)
     return plain, 1.0
+
+
+def longrope_table(rope: Mapping[str, Any], length: int) -> str:
+    """Which factors the table of a net for `length` positions has: "short" or "long"; "" for other rope types.
+
+    transformers takes the long ones as soon as a sequence passes the original length, for all of its positions. A
+    compiled net has one table, which is that of its longest sequence."""
+    if rope["rope_type"] != "longrope":
+        return ""
+    return "long" if length > rope["original_max_position"] else "short"
+
+
+def longrope_note(rope: Mapping[str, Any], length: int) -> str:
+    """For people: which of longrope's tables a net for `length` positions has, and why; "" for other rope types."""
+    taken = longrope_table(rope, length)
+    if not taken:
+        return ""
+    original, than = rope["original_max_position"], "more than" if taken == "long" else "at most"
+    told = f"longrope: the nets' table has the {taken} factors, because seq_length {length} is {than} original_max_position_embeddings {original}"
+    if taken == "short" or rope["short_factor"] == rope["long_factor"]:
+        return told
+    return f"{told}; transformers takes the short ones for a sequence that stays within these {original}, for which seq_length {original} is exact"
 
 
 def _llama3(np, rope: Mapping[str, Any], plain):

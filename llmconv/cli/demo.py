@@ -125,9 +125,10 @@ def write_checkpoint(
 def demo(place: Path) -> int:
     """Make the checkpoint `place`/qwen2-tiny, convert it to `place`/out, verify it. Returns the exit code."""
     from llmconv import convert
+    from llmconv.cli.verify import verify
     from llmconv.report.summary import program
     from llmconv.request.request import Request
-    from llmconv.verify import verify
+    from llmconv.verify.settings import Settings
 
     model = place / "qwen2-tiny"
     if not (model / "model.safetensors").exists():
@@ -138,4 +139,4 @@ def demo(place: Path) -> int:
     status = convert.run(asked, command=convert.Command(f"{program('llmconv')} demo {place}", repeat))
     if status:
         return status
-    return 0 if verify(place / "out") else 1
+    return verify(place / "out", Settings())

@@ -95,6 +95,16 @@ def _add_build(commands: Any) -> None:
     verify.add_argument("--full", action="store_true", help="every net and a generation, however long it takes")
     lengths = "launch blocks for prompts of so many tokens, and decode behind them, e.g. 1,511,512"
     verify.add_argument("--lengths", default="", metavar="N,M", help=lengths)
+    verify.add_argument("--tokens", type=int, metavar="N", help="tokens to generate [16]")
+    verify.add_argument("--seed", type=int, metavar="N", help="of the random prompt and inputs [0]")
+    verify.add_argument("--again", action="store_true", help="verify anew what is verified already")
+    verify.add_argument(
+        "--max-loss",
+        type=float,
+        metavar="X",
+        help="fail when quantisation costs a net more: relative L2 against the original weights, e.g. 0.15 [any]",
+    )
+    verify.add_argument("--json", action="store_true", help="print verify.json instead of the table")
     verify.add_argument("--debug", action="store_true", help="show tracebacks")
     verify.set_defaults(run=_verify)
 
@@ -220,13 +230,14 @@ def _plan(args: argparse.Namespace) -> int:
 
 
 def _verify(args: argparse.Namespace) -> int:
-    from llmconv import report
-    from llmconv.verify import lengths, verify
+    from llmconv.cli.verify import Wish, verify
+    from llmconv.verify import lengths
+    from llmconv.verify.settings import Settings
 
-    nets = [n for n in args.nets.split(",") if n]
-    right = verify(args.out, nets=nets or None, full=args.full, lengths=lengths.read(args.lengths))
-    report.write(args.out)
-    return 0 if right else 1
+    numbers = {name: getattr(args, name) for name in ("tokens", "seed") if getattr(args, name) is not None}
+    nets = tuple(n for n in args.nets.split(",") if n)
+    settings = Settings(nets, args.full, lengths=lengths.read(args.lengths), **numbers)
+    return verify(args.out, settings, Wish(args.again, args.max_loss, args.json, args.debug))
 
 
 def _why(args: argparse.Namespace) -> int:

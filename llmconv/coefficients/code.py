@@ -2,15 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-from functools import cache
-from pathlib import Path
+from llmconv.engine import own_code
 
 
-@cache
 def code() -> str:
     """sha256 (hex) of the package's sources."""
-    digest = hashlib.sha256()
-    for path in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return own_code.digest("coefficients")

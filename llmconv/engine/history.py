@@ -44,6 +44,10 @@ class Run:
     notes: list[str] = field(default_factory=list)
     finished: dict[str, Any] | None = None
 
+    def only(self, task: str) -> bool:
+        """Whether it was about this task alone."""
+        return {span.name for span in self.spans}.union(self.unchanged, self.failures, self.blocked) == {task}
+
 
 def read(state_dir: Path) -> list[Run]:
     """The runs that the log knows whole, oldest first; [] where nothing was built."""

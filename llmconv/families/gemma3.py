@@ -1,5 +1,6 @@
-"""Gemma 3 (text alone, and the language model of the multimodal checkpoints): Llama with four (1 + w) norms in a layer and one
-on every query and key head, scaled embeddings, GELU, and sliding layers with a rope of their own before every full one."""
+"""Gemma 3 (text alone, and the language model of the multimodal checkpoints): Llama with four (1 + w) norms in a layer
+and one on every query and key head, scaled embeddings, GELU, and sliding layers with a rope of their own before every
+full one."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Layer, Spec, renamed
@@ -35,14 +36,17 @@ def fields(config: Config) -> dict:
 
 
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Scaling is for the full ones alone."""
+    """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Scaling is for the full ones
+    alone."""
     local = config.under({"rope_scaling": None, "rope_theta": config.float("rope_local_base_freq", 10000.0)})
     table = {
         "full_attention": Layer(config.rope(head_dim, "full_attention")),
         "sliding_attention": Layer(local.rope(head_dim, "sliding_attention"), config.int("sliding_window")),
     }
     pattern = config.int("sliding_window_pattern")
-    types = config.get("layer_types") or [("full" if (i + 1) % pattern == 0 else "sliding") + "_attention" for i in range(config.int("num_hidden_layers"))]
+    types = config.get("layer_types") or [
+        ("full" if (i + 1) % pattern == 0 else "sliding") + "_attention" for i in range(config.int("num_hidden_layers"))
+    ]
     return tuple(table[kind] for kind in types)
 
 
@@ -60,12 +64,18 @@ family = Family(
     model_types=("gemma3_text", "gemma3"),
     decoder=Decoder(
         names=renamed(
-            attention_norm="post_attention_layernorm", mlp_norm="pre_feedforward_layernorm", mlp_out_norm="post_feedforward_layernorm"
+            attention_norm="post_attention_layernorm",
+            mlp_norm="pre_feedforward_layernorm",
+            mlp_out_norm="post_feedforward_layernorm",
         ),
         prefixes=("model.", "language_model.model.", "model.language_model."),
         section="text_config",
         defaults=DEFAULTS,
-        requires={"attn_logit_softcapping": None, "final_logit_softcapping": None, "use_bidirectional_attention": False},
+        requires={
+            "attn_logit_softcapping": None,
+            "final_logit_softcapping": None,
+            "use_bidirectional_attention": False,
+        },
         fields=fields,
         kinds=kinds,
         qk_norm="head",
@@ -75,4 +85,5 @@ family = Family(
     ),
     reference=Oracle(config=as_text, tensor=text_tensor),
     left_out=(r"(^|\.)vision_tower\.", r"(^|\.)multi_modal_projector\."),
+    equal_lengths=True,
 )

@@ -82,6 +82,7 @@ def plan(job: Job) -> Plan:
     spec.check(job.seq_length)
     notes += _layers(spec)
     notes += spec.notes(job.seq_length)
+    notes += _demo(job, family)
     _check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(decoder_nets(job, spec))
@@ -244,6 +245,16 @@ def _lengths(job: Job, notes: list[str]) -> Job:
             job, use_block_with_kv=True, max_input_length=length, max_prefill_kv_length=job.max_prefill_kv_length or seq
         )
     return replace(job, max_input_length=job.max_input_length or seq)
+
+
+def _demo(job: Job, family: Family) -> list[str]:
+    """A warning where the options do not go with the family's public demo."""
+    if not family.equal_lengths or job.max_input_length == job.seq_length:
+        return []
+    what = f"max_input_length {job.max_input_length} is not seq_length {job.seq_length}"
+    return [
+        f"{what}: the public demo of {family.name} takes the embedding net's length for the KV cache's, and needs both to be the same"
+    ]
 
 
 def _check_groups(job: Job, spec: Spec) -> None:

@@ -104,12 +104,15 @@ def _origin(made: Mapping[str, Any]) -> list[str]:
     manifest = made["provenance"]
     if manifest is None:
         return [f"provenance     {made['note']}"] if made["note"] else []
-    job = manifest["job"]
+    from llmconv.plan import handover
+
+    job, device = manifest["job"], manifest.get("device")  # a manifest of an earlier llmconv has none
     return [
         f"provenance     {job['model_path']} ({manifest['checkpoint']['tensors']} tensors, sha256 "
         f"{manifest['checkpoint']['sha256'][:16]})",
         f"               {job['quantize']}, sequence {job['seq_length']}; llmconv {manifest['llmconv']}, tpu_mlir "
         f"{manifest['toolchain']['version']}; sha256 {manifest['sha256'][:16]}",
+        *(f"{what:<14} {told}" for what, told in (handover.rows(device) if device else ())),
     ]
 
 

@@ -15,6 +15,7 @@ from llmconv.errors import InputError
 from llmconv.plan.plan import plan
 from llmconv.queries.drawing import STATES, Box, dot, svg
 from llmconv.request.request import Request
+from llmconv.verify import record
 from llmconv.words import size
 
 
@@ -48,6 +49,7 @@ def boxes(asked: Request) -> list[Box]:
     graph = load(tasks.graph(plan(asked.job)), tasks.GOALS)
     explainer = Explainer(graph, asked.run_options())
     last = (history.read(asked.layout.state) or [history.Run(0)])[-1]
+    told = record.record(asked.layout)
     before = _reduced(graph.order())
     found = []
     for name, deps in before.items():
@@ -55,6 +57,8 @@ def boxes(asked: Request) -> list[Box]:
         state, lines = item.action, [item.reason] if item.reason else []
         if state != "unchanged" and name in last.failures:
             state, lines = "failed", [last.failures[name]["failure"]["what"]]
+        elif state != "unchanged" and name == "verify" and told and not told["ok"]:
+            state, lines = "failed", [told["summary"]]
         if item.row:
             lines.append(f"{item.row.seconds:.1f} s" + (f", {size(item.row.peak_rss)}" if item.row.peak_rss else ""))
         found.append(Box(name, state, tuple(deps), tuple(lines)))

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmconv.verify.record import closeness, worst_output
+from llmconv.verify.record import closeness, figure, worst_output
 
 KINDS = (
     ("block", "prefill"),
@@ -48,18 +48,12 @@ def drift(verified: Mapping[str, Any]) -> list[str]:
     elif layers:
         net, output = max(layers, key=lambda pair: closeness(pair[1]))
         told.append(
-            f"No layer is beyond its tolerance; closest is {net['name']} ({output['output']}), "
-            f"{_figure(output['relative_l2'])} of {_figure(output['relative_l2_limit'])}."
+            f"No layer is beyond its tolerance; closest is {net['name']} ({output['output']}), {figure(output['relative_l2'])} of {figure(output['relative_l2_limit'])}."
         )
     for net in verified["nets"]:
         if net["name"] == "all blocks" and net["outputs"]:
             output = net["outputs"][0]
             told.append(
-                f"All blocks one after the other, each fed by the one before: {_figure(output['relative_l2'])} of "
-                f"{_figure(output['relative_l2_limit'])}."
+                f"All blocks one after the other, each fed by the one before: {figure(output['relative_l2'])} of {figure(output['relative_l2_limit'])}."
             )
     return told
-
-
-def _figure(value: float | None) -> str:
-    return "not finite" if value is None else f"{value:.4f}"

@@ -19,6 +19,7 @@ from llmconv.plan.plan import Plan, plan
 from llmconv.request import request
 from llmconv.request.output import Layout
 from llmconv.request.request import Request
+from llmconv.verify import record
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,11 @@ class Facts:
     @property
     def last(self) -> history.Run:
         return self.runs[-1] if self.runs else history.Run(0.0)
+
+    @property
+    def built(self) -> history.Run:
+        """The last run that was to build something: `llmconv verify` runs one task alone."""
+        return next((run for run in reversed(self.runs) if not run.only("verify")), history.Run(0.0))
 
     @property
     def job(self) -> Mapping[str, Any]:
@@ -75,7 +81,7 @@ class Facts:
             "stage_of": net.stage_of,
             "flags": net.flags.to_dict(),
         }
-        task, run = f"compile:{net.name}", self.last
+        task, run = f"compile:{net.name}", self.built
         done = task in run.unchanged or any(span.name == task and span.how in ("built", "cached") for span in run.spans)
         for path in self.layout.net(net.name)[2:] if done else ():
             told |= _json(path) or {}
@@ -83,10 +89,9 @@ class Facts:
 
     @property
     def outdated(self) -> bool:
-        """Whether the .bmodel that is there is not what the last run was to build: of other options, or the run did not
-        get to it.
-        """
-        run = self.last
+        """Whether the .bmodel that is there is not what the last build was to build: of other options, or the run did
+        not get to it."""
+        run = self.built
         if (
             self.manifest
             and self.plan
@@ -111,9 +116,7 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request
     manifest = _json(layout.manifest)
     if manifest is not None and not {"job", "bmodel", "nets", "sha256"} <= set(manifest):
         manifest = None
-    verified = _json(layout.verified)
-    if not (verified and manifest and verified.get("sha256") == manifest["sha256"]):
-        verified = None
+    verified = record.record(layout) if manifest else None
     bmodel = _described(out / manifest["bmodel"]) if manifest else None
     given = asked.typed if asked else {}
     return Facts(layout, given, made, manifest, bmodel, verified, tuple(runs), _dependencies(made))

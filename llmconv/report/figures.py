@@ -14,6 +14,7 @@ from llmconv.report.html import Html, tag
 from llmconv.report.sections import note, section
 from llmconv.report.sizes import Coefficients
 from llmconv.report.summary import latencies
+from llmconv.verify.record import cost
 from llmconv.words import size
 
 PRECISIONS = {"int4": "k1", "int8": "k1", "bf16": "k3", "f16": "k3", "f32": "k2", "scales": "k8", "zero points": "k4"}
@@ -204,7 +205,7 @@ def verification(facts: Facts) -> Html | None:
             tag("p", tag("span", "interface", class_="chip wrong"), " ", problem)
             for problem in verified.get("interface", ())
         ],
-        [tag("p", told) for told in accuracy.drift(verified)],
+        [tag("p", told) for told in (*accuracy.drift(verified), *verified.get("notes", ()), cost(verified)) if told],
         [
             tag("h3", "Relative L2 by layer"),
             tag("div", id="errors", class_="plot", role="img", aria_label="relative L2 of each layer"),

@@ -40,11 +40,13 @@ def page(facts: Facts) -> str:
     stored = sizes.coefficients(facts.layout, nets, facts.bmodel)
     runs = timeline.chosen(facts.runs)
     main = timeline.main(runs)
+    builds = [run for run in runs if not run.only("verify")]
     body = [
         sections.verdict(facts),
-        sections.tiles(facts, stored, runs[main] if runs else facts.last),
+        sections.tiles(facts, stored, builds[timeline.main(builds)] if builds else facts.built),
         *sections.failures(facts),
         sections.provenance(facts),
+        sections.device(facts),
         sections.build(facts, runs, main),
         figures.stored(facts, stored),
         figures.memory(facts),

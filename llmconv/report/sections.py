@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from llmconv.chips import CHIPS
 from llmconv.engine.history import Run
+from llmconv.plan import handover
 from llmconv.report import status, timeline
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, join, tag
@@ -21,6 +22,7 @@ from llmconv.report.sizes import Coefficients
 from llmconv.report.summary import latencies
 from llmconv.request.options import BY_NAME
 from llmconv.toolchain import log as logs
+from llmconv.verify.record import figure
 from llmconv.words import duration, size
 
 MARKS = {"good": "✓", "bad": "✗", "unsure": "!"}
@@ -198,6 +200,15 @@ def _input(facts: Facts) -> Iterator[tuple[str, object]]:
     yield "Options", ", ".join(name if isinstance(value, bool) else f"{name} {value}" for name, value in told.items())
 
 
+def device(facts: Facts) -> Html | None:
+    """What a runtime has to know, of the .bmodel that is there."""
+    known = facts.manifest.get("device") if facts.manifest else None  # a manifest of an earlier llmconv has none
+    if not known:
+        return None
+    told = tag("dl", [join(tag("dt", what), tag("dd", text)) for what, text in handover.rows(known)])
+    return section("device", "On the device" + (" (earlier build)" if facts.outdated else ""), told)
+
+
 def _output(facts: Facts) -> Iterator[tuple[str, object]]:
     """What made the .bmodel, which it is, and what verified it."""
     manifest = facts.manifest
@@ -363,7 +374,14 @@ def _row(facts: Facts, net: status.NetStatus, clock: float) -> Html:
         tag("td", f"{told['seconds']:.2f} s" if "seconds" in told else "", class_="n"),
         tag("td", size(told["peak_rss"]) if told.get("peak_rss") else "", class_="n wide"),
         tag("td", f"{1000 * told['cycles'] / clock:.3f} ms" if told.get("cycles") else "", class_="n"),
-        tag("td", error, class_="n wide"),
+        tag(
+            "td",
+            error,
+            tag("span", f" ({figure(net.loss)} to the original weights)", class_="note")
+            if net.loss is not None
+            else None,
+            class_="n wide",
+        ),
         tag("td", _link(facts, log, "log") if log.exists() else ""),
     )
 
@@ -372,6 +390,7 @@ def files(facts: Facts) -> Html:
     layout = facts.layout
     known = (
         (layout.manifest, "what was built from what"),
+        (layout.sums, "digests of what a device loads: sha256sum -c SHA256SUMS"),
         (layout.verified, "what the verification measured"),
         (layout.log("verify"), "the verification as a table"),
         (layout.state / "events.jsonl", "everything that happened, line by line"),

@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmconv.engine.history import Run, Span
+from llmconv.errors import NotRight
 from llmconv.report.facts import Facts
 from llmconv.request.options import arguments
-from llmconv.verify.record import worst_output
+from llmconv.verify.record import loss, worst_output
 
 STATES = ("failed", "blocked", "open", "cached", "stamped", "compiled")
 
@@ -30,7 +31,8 @@ class Verdict:
 @dataclass(frozen=True)
 class NetStatus:
     """state: one of STATES. why: of how it was made; reason: why that was not up to date, or what stops it. error: its
-    worst relative L2 in the verification with the limit; None if it was not verified."""
+    worst relative L2 in the verification with the limit; None if it was not verified. loss: relative L2 against the
+    original weights, None if that was not measured."""
 
     name: str
     state: str
@@ -39,25 +41,38 @@ class NetStatus:
     facts: Mapping[str, Any]
     error: tuple[float, float] | None
     right: bool | None
+    loss: float | None = None
 
 
 def verdict(facts: Facts) -> Verdict:
     """One line on the whole."""
     run, verified = facts.last, facts.verified
+    again = shlex.join(["llmconv", "verify", str(facts.layout.out)])
     left = "The .bmodel in this directory is of an earlier build." if facts.manifest and facts.outdated else ""
     if run.failures:
         names = ", ".join(run.failures)
         if names == "verify" and facts.manifest:
+            failure = next(iter(run.failures.values()))["failure"]
+            if failure.get("kind") == NotRight.__name__:
+                return Verdict("bad", "Built, but not right", failure.get("why") or "The verification failed.")
             return Verdict(
                 "bad",
-                "Built, but not right",
-                next(iter(run.failures.values()))["failure"].get("why") or "The verification failed.",
+                "Built, but the verification failed",
+                f"{failure['what']}: {failure.get('why', '')}".rstrip(": "),
+                again,
             )
         return Verdict(
             "bad",
             f"Failed: {names}",
             f"What was finished is kept: run the same command again to go on. {left}".strip(),
             command(facts),
+        )
+    if run.finished and run.finished.get("interrupted") and run.only("verify"):
+        return Verdict(
+            "unsure",
+            "Built, the verification was stopped",
+            f"It was stopped by {run.finished['interrupted']}, and begins anew:",
+            again,
         )
     if run.finished and run.finished.get("interrupted"):
         return Verdict(
@@ -81,12 +96,7 @@ def verdict(facts: Facts) -> Verdict:
             command(facts),
         )
     if verified is None:
-        return Verdict(
-            "good",
-            "Built",
-            "Not verified yet. The chip simulator can prove it right:",
-            shlex.join(["llmconv", "verify", str(facts.layout.out)]),
-        )
+        return Verdict("good", "Built", "Not verified yet. The chip simulator can prove it right:", again)
     if not verified["ok"]:
         return Verdict("bad", "Built, but not right", verified["summary"])
     return Verdict("good", "Built and verified", verified["summary"])
@@ -94,7 +104,7 @@ def verdict(facts: Facts) -> Verdict:
 
 def nets(facts: Facts) -> list[NetStatus]:
     """The status of every net, in the order of the .bmodel."""
-    run = facts.last
+    run = facts.built
     spans = {span.name: span for past in facts.runs for span in past.spans}  # of a task the latest
     errors = {net["name"]: net for net in facts.verified["nets"]} if facts.verified else {}
     return [_net(net, run, spans.get(f"compile:{net['name']}"), errors.get(net["name"])) for net in facts.nets]
@@ -121,7 +131,7 @@ def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[s
         if output
         else None
     )
-    return NetStatus(name, state, why, reason, net, error, checked["ok"] if checked else None)
+    return NetStatus(name, state, why, reason, net, error, checked["ok"] if checked else None, loss(checked))
 
 
 def worst(facts: Facts) -> float | None:

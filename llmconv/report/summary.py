@@ -17,7 +17,7 @@ from typing import Any
 from llmconv.chips import CHIPS
 from llmconv.engine import events
 from llmconv.request.output import Layout
-from llmconv.verify.record import closeness, worst_output
+from llmconv.verify.record import closeness, record, worst_output
 from llmconv.words import count, duration, size
 
 
@@ -108,16 +108,16 @@ class Summary:
             "max_input_length": manifest["job"]["max_input_length"],
             "max_pixels": manifest["job"]["max_pixels"],
             "estimated_seconds": latencies(manifest),
-            "verified": self._verified(manifest["sha256"]),
+            "verified": self._verified(),
         }
 
-    def _verified(self, sha256: str) -> dict[str, Any] | None:
+    def _verified(self) -> dict[str, Any] | None:
         """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being
         what comes closest to its limit, its relative_l2 None when it is not finite; None when it did not run."""
+        told = record(self.layout)
+        if told is None:
+            return None
         try:
-            told = json.loads(self.layout.verified.read_text(encoding="utf-8"))
-            if told["sha256"] != sha256:
-                return None
             found = [(net["name"], output) for net in told["nets"] if (output := worst_output(net))]
             net, output = max(found, key=lambda item: closeness(item[1]), default=("", None))
         except (OSError, ValueError, KeyError, TypeError):
@@ -162,7 +162,7 @@ class Summary:
         if f["verified"] is None:
             return f"{program('llmconv')} verify {self.layout.out}"
         if f["verified"]["ok"]:
-            return "copy the .bmodel and config/ to the device"
+            return "copy .bmodel, config/ and SHA256SUMS to the device; sha256sum -c there"
         return f"{program('llmconv')} verify {self.layout.out} --full"
 
 

@@ -32,8 +32,18 @@ class Layout:
         return self.out / "manifest.json"
 
     @property
+    def sums(self) -> Path:
+        """Digests of what a device loads, for sha256sum -c."""
+        return self.out / "SHA256SUMS"
+
+    @property
     def verified(self) -> Path:
         return self.out / "verify.json"
+
+    @property
+    def step(self) -> Path:
+        """What a verification is at, while it runs."""
+        return self.state / "verify.step"
 
     @property
     def report(self) -> Path:
@@ -60,8 +70,8 @@ class Layout:
         return self.out / "logs" / f"{net}.log"
 
     def net(self, net: str) -> list[Path]:
-        """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it took.
-        """
+        """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it
+        took."""
         return [self.state / "nets" / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json")]
 
     def facts(self, net: str) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,28 @@ from llmconv.request.job import Job
 from llmconv.request.output import Layout
 
 CHUNK = 8 << 20
+
+
+AGAIN = "Run the conversion again."
+
+
+@dataclass(frozen=True)
+class Told:
+    """What manifest.json says of a build. sums: every .bmodel, the whole one first, with the sha256 that it was built with; nets: names."""
+
+    job: Job
+    bmodel: Path
+    sums: Mapping[Path, str]
+    nets: tuple[str, ...]
+
+    def plan(self) -> Plan:
+        """The plan made again. ConvertError when the checkpoint is gone or is another one now."""
+        if not self.job.model_path.is_dir():
+            raise ConvertError(f"the model directory {self.job.model_path} is gone", "its weights are what the nets are compared with", "Put it back, or convert from its new place.")
+        made = plan(self.job)
+        if tuple(net.name for net in made.nets) != self.nets:
+            raise ConvertError(f"{Layout(self.job.out_dir).manifest} does not fit the checkpoint {self.job.model_path}", "the model has other nets now", AGAIN)
+        return made
 
 
 @dataclass(frozen=True)
@@ -31,31 +54,33 @@ class Built:
         return self.devices or (self.bmodel,)
 
 
-def read(out_dir: Path) -> Built:
-    """The build in `out_dir`. ConvertError when there is none, or when the .bmodel or the checkpoint is not what it was."""
-    again = "Run the conversion again."
+def told(out_dir: Path) -> Told:
+    """What the build in `out_dir` says of itself. ConvertError when there is none, or when a .bmodel is gone."""
     file = Layout(out_dir).manifest
     if not file.is_file():
         what = f"{out_dir} has no manifest.json" if out_dir.is_dir() else f"the directory {out_dir} does not exist"
         raise ConvertError(what, "only a finished conversion can be verified", "Run the conversion first, or give its output directory.")
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
-        job, bmodel, sha256 = _job(data["job"], out_dir), out_dir / data["bmodel"], str(data["sha256"])
-        names = [net["name"] for net in data["nets"]]
-        sums = {bmodel: sha256} | {out_dir / device["bmodel"]: str(device["sha256"]) for device in data.get("devices", ())}
+        job, bmodel = _job(data["job"], out_dir), out_dir / data["bmodel"]
+        names = tuple(net["name"] for net in data["nets"])
+        sums = {bmodel: str(data["sha256"])} | {out_dir / device["bmodel"]: str(device["sha256"]) for device in data.get("devices", ())}
     except (OSError, ValueError, KeyError, TypeError) as fault:
-        raise ConvertError(f"{file} cannot be read", f"{type(fault).__name__}: {fault}", again) from None
-    if not job.model_path.is_dir():
-        raise ConvertError(f"the model directory {job.model_path} is gone", "its weights are what the nets are compared with", "Put it back, or convert from its new place.")
-    for path, known in sums.items():
+        raise ConvertError(f"{file} cannot be read", f"{type(fault).__name__}: {fault}", AGAIN) from None
+    for path in sums:
         if not path.is_file():
-            raise ConvertError(f"{path} is gone", f"{file.name} names it", again)
+            raise ConvertError(f"{path} is gone", f"{file.name} names it", AGAIN)
+    return Told(job, bmodel, sums, names)
+
+
+def read(out_dir: Path) -> Built:
+    """The build in `out_dir`. ConvertError when there is none, or when the .bmodel or the checkpoint is not what it was."""
+    found = told(out_dir)
+    made = found.plan()
+    for path, known in found.sums.items():
         if _sha256(path) != known:
-            raise ConvertError(f"{path} has changed since it was built", f"its sha256 is not the one in {file.name}", again)
-    made = plan(job)
-    if [net.name for net in made.nets] != names:
-        raise ConvertError(f"{file} does not fit the checkpoint {job.model_path}", "the model has other nets now", again)
-    return Built(made, bmodel, sha256, tuple(sums)[1:])
+            raise ConvertError(f"{path} has changed since it was built", "its sha256 is not the one in manifest.json", AGAIN)
+    return Built(made, found.bmodel, found.sums[found.bmodel], tuple(found.sums)[1:])
 
 
 def _job(given: dict[str, Any], out_dir: Path) -> Job:

@@ -1,10 +1,27 @@
-"""Reading a verify.json: how close what was verified comes to its limits."""
+"""Reading a verify.json: what it is about, how close what was verified comes to its limits, what quantisation costs."""
 
 from __future__ import annotations
 
+import json
 import math
+import re
 from collections.abc import Mapping
 from typing import Any
+
+from llmconv.request.output import Layout
+
+SHOWN = 3  # layers that are named
+PACKED, QUANTISED, AGAIN = "checkpoint", "layers", "layers again"  # who quantised: the checkpoint's maker, we, or we what it had dequantised
+BLOCK = re.compile(r"block(?:_[a-z]+)?_(\d+)(?: \+ adapter)?")
+
+
+def record(layout: Layout) -> dict[str, Any] | None:
+    """verify.json, if it is about the .bmodel that manifest.json is of."""
+    try:
+        told, manifest = (json.loads(path.read_text(encoding="utf-8")) for path in (layout.verified, layout.manifest))
+        return told if told["sha256"] == manifest["sha256"] and isinstance(told["ok"], bool) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def worst_output(net: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
@@ -18,3 +35,39 @@ def closeness(output: Mapping[str, Any]) -> float:
     """An output's relative L2 as part of its limit; infinite when it is not finite."""
     error, limit = output["relative_l2"], output["relative_l2_limit"]
     return math.inf if error is None else error / limit if limit else math.inf if error else 0.0
+
+
+def loss(net: Mapping[str, Any] | None) -> float | None:
+    """What quantisation costs a net: the largest relative L2 of its outputs against the checkpoint's original weights, infinite when it is
+    not finite; None where that was not measured."""
+    found = [output["relative_l2"] for output in net["outputs"] if output["weights"] == "original"] if net else []
+    return max((math.inf if error is None else error for error in found), default=None)
+
+
+def losses(verified: Mapping[str, Any]) -> dict[str, float]:
+    """`loss` of every net that has one."""
+    found = {net["name"]: loss(net) for net in verified["nets"]}
+    return {name: error for name, error in found.items() if error is not None}
+
+
+def cost(verified: Mapping[str, Any]) -> str:
+    """What quantisation costs, in words; "" where nothing is quantised."""
+    by = verified.get("quantised", "")
+    if by == PACKED:
+        return "quantisation: the checkpoint was quantised before, its original weights are not in it: what that costs cannot be measured here"
+    layers: dict[int, float] = {}
+    for name, error in losses(verified).items():
+        if found := BLOCK.fullmatch(name):
+            layers[int(found[1])] = max(error, layers.get(int(found[1]), 0.0))
+    if not layers:
+        return "quantisation: what it costs was not measured, as no layer was verified" if by else ""
+    worst = sorted(layers, key=lambda layer: (-layers[layer], layer))[:SHOWN]
+    named = ", ".join(f"{layer} ({figure(layers[layer], '.2g')})" for layer in worst)
+    against = "the weights that the checkpoint's integers stand for" if by == AGAIN else "the original weights"
+    mean = sum(layers.values()) / len(layers)
+    return f"quantisation: relative L2 {figure(mean, '.2g')} on average against {against}, worst layer{'s' * (len(worst) > 1)} {named}"
+
+
+def figure(error: float | None, form: str = ".4f") -> str:
+    """A relative L2 for people; None and infinity: there were values that are not finite."""
+    return "not finite" if error is None or not math.isfinite(error) else format(error, form)

@@ -2,29 +2,36 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmconv import __version__
+from llmconv.verify import record
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation
-from llmconv.verify.session import CHIP, Compared, Picked, Session
+from llmconv.verify.session import CHIP, ORIGINAL, Compared, Picked, Session
+from llmconv.verify.settings import versions
+from llmconv.verify.table import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
+
+    from llmconv.plan.plan import Plan
 
 COLUMNS = ("net", "runs", "output", "rel L2", "limit", "cosine", "max abs", "NaN", "")
 
 
 @dataclass(frozen=True)
 class Report:
-    """The results of one verification. interface: where the file's nets differ from the plan's contract with the runtimes;
-    unchecked: nets that were asked for but that there is no reference for; seconds: wall time by net."""
+    """The results of one verification. interface: where the file's nets differ from the plan's contract with the
+    runtimes;
+    unchecked: nets that were asked for but that there is no reference for; seconds: wall time by net; notes: on what
+    the reference and the nets agree to take; quantised: by whom, see llmconv.verify.record ("": nothing is)."""
 
     title: str
     compared: tuple[Compared, ...]
@@ -34,14 +41,36 @@ class Report:
     unchecked: tuple[str, ...]
     launches: dict[str, int]
     seconds: dict[str, float]
+    notes: tuple[str, ...] = ()
+    quantised: str = ""
 
     @classmethod
-    def of(cls, sessions: Sequence[Session], title: str, generation: Generation | None, interface: Sequence[str], unchecked: Sequence[str]) -> Report:
+    def of(
+        cls,
+        sessions: Sequence[Session],
+        title: str,
+        generation: Generation | None,
+        interface: Sequence[str],
+        unchecked: Sequence[str],
+    ) -> Report:
         compared = tuple(c for s in sessions for c in s.compared)
         picked = tuple(p for s in sessions for p in s.picked)
         launches = {name: n for s in sessions for name, n in s.launches.items()}
         times = {name: n for s in sessions for name, n in s.seconds.items()}
-        return cls(title, compared, picked, generation, tuple(interface), tuple(unchecked), launches, times)
+        plan = sessions[0].plan
+        notes = tuple(plan.spec.longrope(plan.job.seq_length))
+        return cls(
+            title,
+            compared,
+            picked,
+            generation,
+            tuple(interface),
+            tuple(unchecked),
+            launches,
+            times,
+            notes,
+            _quantised(plan),
+        )
 
     @property
     def ok(self) -> bool:
@@ -65,8 +94,13 @@ class Report:
         parts = [f"{nets - len([w for w in wrong if w != CHAIN])} of {nets} nets right"]
         if self.generation:
             tokens = self.generation.tokens
-            same, close = sum(t.found == t.expected for t in tokens), sum(t.ok and t.found != t.expected for t in tokens)
-            parts.append(f"{same} of {len(tokens)} tokens equal transformers'{f', {close} within the noise' if close else ''}")
+            same, close = (
+                sum(t.found == t.expected for t in tokens),
+                sum(t.ok and t.found != t.expected for t in tokens),
+            )
+            parts.append(
+                f"{same} of {len(tokens)} tokens equal transformers'{f', {close} within the noise' if close else ''}"
+            )
         if wrong:
             parts.append(f"wrong: {', '.join(wrong)}")
         if self.interface:
@@ -74,6 +108,12 @@ class Report:
         if self.unchecked:
             parts.append(f"not checked: {', '.join(self.unchecked)}")
         return f"{'verified' if self.ok else 'FAILED'}: {self.title}: {'; '.join(parts)} ({sum(self.seconds.values()):.0f} s on the simulator)"
+
+
+def _quantised(plan: Plan) -> str:
+    if plan.job.weight_bits == 16:
+        return ""
+    return record.PACKED if plan.spec.packed else record.AGAIN if plan.spec.stored else record.QUANTISED
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
@@ -84,7 +124,14 @@ def rows(report: Report) -> list[tuple[str, ...]]:
         verdict = "ok" if report.net_ok(name) else "WRONG"
         found = [c for c in report.compared if c.net == name]
         if found:
-            worst = max(found, key=lambda c: (not c.ok, c.against == CHIP, c.difference.relative_l2 / c.limit if 0 < c.limit < math.inf else 0))
+            worst = max(
+                found,
+                key=lambda c: (
+                    not c.ok,
+                    c.against == CHIP,
+                    c.difference.relative_l2 / c.limit if 0 < c.limit < math.inf else 0,
+                ),
+            )
             d = worst.difference
             output = worst.output if worst.against == CHIP else f"{worst.output} ({worst.against} weights)"
             figures = (_figure(d.relative_l2, ".4f"), _limit(worst), _figure(d.cosine, ".6f"))
@@ -92,7 +139,19 @@ def rows(report: Report) -> list[tuple[str, ...]]:
             made.append((name, runs, output, *figures, verdict))
         elif picks := [p for p in report.picked if p.net == name]:
             worst = max(picks, key=lambda p: p.gap)
-            made.append((name, runs, f"{sum(p.found == p.expected for p in picks)} of {len(picks)} tokens", "", "", "", f"{worst.gap:.3g}", "", verdict))
+            made.append(
+                (
+                    name,
+                    runs,
+                    f"{sum(p.found == p.expected for p in picks)} of {len(picks)} tokens",
+                    "",
+                    "",
+                    "",
+                    f"{worst.gap:.3g}",
+                    "",
+                    verdict,
+                )
+            )
         else:
             made.append((name, runs, "not checked", "", "", "", "", "", ""))
     return made
@@ -108,44 +167,45 @@ def _figure(value: float, form: str) -> str:
     return format(value, form) if math.isfinite(value) else "-"
 
 
-def show(report: Report, console: Console) -> None:
-    """Print the table, the generation and the summary: in colour on a terminal, plain elsewhere."""
-    cells = rows(report)
-    if console.is_terminal:
-        from rich.table import Table
-
-        table = Table(*COLUMNS, title=report.title, title_justify="left")
-        for row in cells:
-            table.add_row(*row, style="red" if row[-1] == "WRONG" else None)
-        console.print(table)
-    else:
-        width = [max(len(row[i]) for row in (COLUMNS, *cells)) for i in range(len(COLUMNS))]
-        for row in (COLUMNS, *cells):
-            _say(console, "  ".join(cell.ljust(w) for cell, w in zip(row, width)).rstrip())
-    for problem in report.interface:
-        _say(console, f"interface: {problem}")
+def table(report: Report) -> Table:
+    """What is shown: the nets, with what quantisation costs where that was measured; then problems, the generation and
+    the summary."""
+    data = _measured(report)
+    columns, cells, lost = COLUMNS, rows(report), record.losses(data)
+    if lost:
+        columns = (*COLUMNS[:5], "original", *COLUMNS[5:])
+        cells = [(*row[:5], record.figure(lost[row[0]]) if row[0] in lost else "", *row[5:]) for row in cells]
+    lines = [f"interface: {problem}" for problem in report.interface]
     for c in report.compared:
         if not c.ok and c.torch_half and c.torch_half.relative_l2 > c.limit:
-            _say(console, f"{c.net}: torch in half precision misses the tolerance too, {c.output} by a relative L2 of {c.torch_half.relative_l2:.4f}")
-    if report.generation:
-        _show_generation(report.generation, console)
-    _say(console, report.summary(), "bold green" if report.ok else "bold red")
+            lines.append(
+                f"{c.net}: torch in half precision misses the tolerance too, {c.output} by a relative L2 of {c.torch_half.relative_l2:.4f}"
+            )
+    lines += [*report.notes, *filter(None, [record.cost(data)])]
+    lines += _generated(report.generation) if report.generation else []
+    return Table(report.title, columns, tuple(cells), (*lines, report.summary()), report.ok)
 
 
-def _show_generation(generation: Generation, console: Console) -> None:
-    _say(console, f"generation behind a prompt of {len(generation.prompt)}: {' '.join(str(t.found) for t in generation.tokens)}")
+def show(report: Report, console: Console) -> None:
+    """Print the table."""
+    table(report).show(console)
+
+
+def _generated(generation: Generation) -> Iterator[str]:
+    yield f"generation behind a prompt of {len(generation.prompt)}: {' '.join(str(t.found) for t in generation.tokens)}"
     for t in generation.tokens:
         if t.found != t.expected:
             verdict = "within the noise" if t.ok else "WRONG"
-            _say(console, f"  {t.label}: {t.found}, transformers {t.expected}; their logits differ by {t.gap:.4f}, the noise is {t.noise:.4f}: {verdict}")
-
-
-def _say(console: Console, text: str, style: str | None = None) -> None:
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+            yield f"  {t.label}: {t.found}, transformers {t.expected}; their logits differ by {t.gap:.4f}, the noise is {t.noise:.4f}: {verdict}"
 
 
 def to_json(report: Report) -> dict[str, Any]:
-    """Everything that was measured. Figures that are not finite are null."""
+    """Everything that was measured, and the table of it. Figures that are not finite are null."""
+    made = _measured(report)
+    return made | {"cost": record.cost(made), "table": table(report).to_dict()}
+
+
+def _measured(report: Report) -> dict[str, Any]:
     nets = []
     for name in report.names:
         nets.append(
@@ -154,6 +214,8 @@ def to_json(report: Report) -> dict[str, Any]:
                 "ok": report.net_ok(name) if name not in report.unchecked else None,
                 "launches": report.launches.get(name),
                 "seconds": round(report.seconds.get(name, 0.0), 3),
+                "relative_l2": _largest(report, name, CHIP),
+                "relative_l2_original": _largest(report, name, ORIGINAL),
                 "outputs": [_compared(c) for c in report.compared if c.net == name],
                 "tokens": [_picked(p) for p in report.picked if p.net == name],
             }
@@ -163,8 +225,25 @@ def to_json(report: Report) -> dict[str, Any]:
         "tokens": [_picked(t) for t in report.generation.tokens],
         "ok": all(t.ok for t in report.generation.tokens),
     }
-    data = {"format": 1, "ok": report.ok, "summary": report.summary(), "interface": list(report.interface)}
-    return data | {"nets": nets, "generation": generation, "versions": _versions()}
+    data = {
+        "format": 1,
+        "ok": report.ok,
+        "summary": report.summary(),
+        "interface": list(report.interface),
+        "notes": list(report.notes),
+    }
+    return data | {
+        "quantised": report.quantised,
+        "nets": nets,
+        "generation": generation,
+        "versions": {"llmconv": __version__} | versions(),
+    }
+
+
+def _largest(report: Report, name: str, against: str) -> float | None:
+    """Of a net's outputs; None where nothing was compared, or where one is not finite (its `ok` tells which)."""
+    errors = [c.difference.relative_l2 for c in report.compared if c.net == name and c.against == against]
+    return _number(max(errors, key=lambda e: (math.isnan(e), e))) if errors else None
 
 
 def write(report: Report, path: Path, more: dict[str, Any]) -> None:
@@ -182,7 +261,14 @@ def _compared(c: Compared) -> dict[str, Any]:
 
 
 def _difference(d: Difference) -> dict[str, Any]:
-    return {"relative_l2": _number(d.relative_l2), "by_token": _number(d.by_token), "cosine": _number(d.cosine), "max_abs": _number(d.max_abs), "not_finite": d.not_finite, "tokens": d.rows}
+    return {
+        "relative_l2": _number(d.relative_l2),
+        "by_token": _number(d.by_token),
+        "cosine": _number(d.cosine),
+        "max_abs": _number(d.max_abs),
+        "not_finite": d.not_finite,
+        "tokens": d.rows,
+    }
 
 
 def _picked(p: Picked) -> dict[str, Any]:
@@ -192,13 +278,3 @@ def _picked(p: Picked) -> dict[str, Any]:
 
 def _number(value: float) -> float | None:
     return value if math.isfinite(value) else None
-
-
-def _versions() -> dict[str, str]:
-    found = {}
-    for name in ("llmconv", "torch", "transformers", "numpy"):
-        try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
-    return found

@@ -33,9 +33,8 @@ ORIGINAL = "original"  # the checkpoint's own weights, as CHIP stands for those 
 class Compared:
     """An output of a net, over all launches so far, against what it should be.
 
-    against: whose weights the reference has, the chip's or the checkpoint's original ones; torch_half: what torch in half
-    precision makes of the same inputs, where that matters.
-    """
+    against: whose weights the reference has, the chip's or the checkpoint's original ones; torch_half: what torch in
+    half precision makes of the same inputs, where that matters."""
 
     net: str
     output: str
@@ -63,16 +62,27 @@ class Compared:
 
 
 class Session:
-    """A .bmodel on the simulator beside the model. Every launch is judged; `compared`, `picked` and `seconds` collect what they came to.
+    """A .bmodel on the simulator beside the model. Every launch is judged; `compared`, `picked` and `seconds` collect
+    what they came to.
 
     say: told what runs; adapter: what has been loaded into the nets' room for LoRA.
     """
 
-    def __init__(self, plan: Plan, simulator: Simulator, say: Callable[[str], None] = lambda _: None, adapter: Adapter | None = None):
+    def __init__(
+        self,
+        plan: Plan,
+        simulator: Simulator,
+        say: Callable[[str], None] = lambda _: None,
+        adapter: Adapter | None = None,
+    ):
         self.plan, self.simulator, self.say, self.adapter = plan, simulator, say, adapter
         self.reference = Reference(plan, adapter=adapter)
         self.half = Reference(plan, dtype=plan.job.half, adapter=adapter)
-        self.original = Reference(plan, Precision(), adapter=adapter) if plan.job.weight_bits < 16 else None
+        self.original = (
+            Reference(plan, Precision(), adapter=adapter)
+            if plan.job.weight_bits < 16 and not plan.spec.packed
+            else None
+        )
         self._compared: dict[tuple[str, str, str], Compared] = {}
         self.picked: list[Picked] = []
         self.seconds: dict[str, float] = {}
@@ -88,7 +98,8 @@ class Session:
         return f"{net.name} + adapter" if self.adapter else net.name
 
     def launch(self, launch: Launch) -> dict[str, np.ndarray]:
-        """Run a launch and judge it; returns the chip's outputs, as `launches.results` has them. ToolError when the simulator fails."""
+        """Run a launch and judge it; returns the chip's outputs, as `launches.results` has them. ToolError when the
+        simulator fails."""
         net, name, written = launch.net, self.name(launch.net), launches.writes(launch.net)
         self.say(f"{name}: {launch.label}")
         start = time.monotonic()
@@ -111,20 +122,28 @@ class Session:
         self.launches[name] = self.launches.get(name, 0) + 1
         self.record(name, output, CHIP, tolerance=tolerance, difference=measure(found, right))
 
-    def record(self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None) -> None:
+    def record(
+        self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None
+    ) -> None:
         """Add a launch's difference to that of (net, output, against)."""
         old = self._compared.get(what)
         if old:
-            difference, torch_half = old.difference + difference, old.torch_half and torch_half and old.torch_half + torch_half
+            difference, torch_half = (
+                old.difference + difference,
+                old.torch_half and torch_half and old.torch_half + torch_half,
+            )
         self._compared[what] = Compared(*what, tolerance, difference, torch_half)
 
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
-        """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the original."""
+        """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the
+        original."""
         net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None or launch.net.kind == "vit"
         expected = EXPECTED[net.kind](self.reference, launch)
         half = EXPECTED[net.kind](self.half, launch) if block else {}
         clear = self._clearly_routed() if block else slice(None)
-        original = EXPECTED[net.kind](self.original, launch) if net.layer is not None and first and self.original else {}
+        original = (
+            EXPECTED[net.kind](self.original, launch) if net.layer is not None and first and self.original else {}
+        )
         same = self._routed_alike(clear) if original else clear
         for output, right in expected.items():
             if right[:, clear].size:
@@ -132,7 +151,13 @@ class Session:
                 difference = measure(found[output][:, clear], right[:, clear])
                 self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=difference, torch_half=own)
             if original and original[output][:, same].size:
-                self.record(name, output, ORIGINAL, tolerance=compare.ORIGINAL, difference=measure(found[output][:, same], original[output][:, same]))
+                self.record(
+                    name,
+                    output,
+                    ORIGINAL,
+                    tolerance=compare.ORIGINAL,
+                    difference=measure(found[output][:, same], original[output][:, same]),
+                )
 
     def _tolerance(self, net: Net) -> Tolerance:
         if net.kind == "vit":  # its blocks are each fed by the one before
@@ -147,13 +172,20 @@ class Session:
 
         if self.reference.routing is None:
             return clear
-        sets = [np.sort(np.argsort(-model.routing, -1)[:, : self.plan.spec.experts.chosen], -1) for model in (self.reference, self.original)]
+        sets = [
+            np.sort(np.argsort(-model.routing, -1)[:, : self.plan.spec.experts.chosen], -1)
+            for model in (self.reference, self.original)
+        ]
         return clear & (sets[0] == sets[1]).all(-1)
 
     def _clearly_routed(self) -> slice | np.ndarray:
         """The rows to judge."""
         logits, half = self.reference.routing, self.half.routing
-        return slice(None) if logits is None or half is None else compare.clearly_routed(logits, half, self.plan.spec.experts.chosen)
+        return (
+            slice(None)
+            if logits is None or half is None
+            else compare.clearly_routed(logits, half, self.plan.spec.experts.chosen)
+        )
 
 
 def checkable(net: Net) -> bool:
@@ -173,7 +205,10 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, 
         session.launch(launches.add(net, *(rng.standard_normal((1, *io.shape, 1)) for io in net.inputs)))
     elif net.kind == "lora":
         count = shapes["input_states"][1] if "input_ids" in shapes else 1
-        values = {name: rng.integers(0, vocab, shape) if name == "input_ids" else rng.standard_normal(shape) for name, shape in shapes.items()}
+        values = {
+            name: rng.integers(0, vocab, shape) if name == "input_ids" else rng.standard_normal(shape)
+            for name, shape in shapes.items()
+        }
         session.launch(launches.lora(net, values, count, "random states"))
     elif net.kind == "sample_head":
         for number, settings in enumerate(sampling.TRIED):
@@ -199,6 +234,8 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
     batch = len(hidden)
     hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
     if launches.writes(net):
-        session.launch(launches.steps(net, hidden, [(past + 7 * b) % launches.capacity(net) for b in range(batch)], history))
+        session.launch(
+            launches.steps(net, hidden, [(past + 7 * b) % launches.capacity(net) for b in range(batch)], history)
+        )
     else:
         session.launch(launches.step(net, hidden, count, past, history))

@@ -12,6 +12,7 @@ from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.verify import manifest
 from llmconv.verify.selection import ANNOUNCE_SECONDS, Choice, choose, looks
+from llmconv.verify.settings import TOKENS, Settings, code
 from llmconv.words import roughly
 
 if TYPE_CHECKING:
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     from llmconv.verify.runtime import Runtime
     from llmconv.verify.session import Session
 
-TOKENS = 16
-
 
 def verify(
     out_dir: Path,
@@ -38,6 +37,7 @@ def verify(
     console: Console | None = None,
     to: Path | None = None,
     lengths: Sequence[int] = (),
+    say: Callable[[str], None] | None = None,
 ) -> bool:
     """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is
     right.
@@ -47,8 +47,9 @@ def verify(
     prompt and inputs.
     to: where verify.json goes (default: into out_dir). lengths: of the prompts that blocks are launched for by
     themselves, and decode blocks behind (default: the shortest, the longest and others; of nets that take seconds one
-    that tells the most). Raises ConvertError when there is nothing that could be verified, InputError for an unknown
-    net or a length that the nets do not take, ToolError when the simulator fails or cannot be fetched.
+    that tells the most). say: told what runs (default: a terminal shows it).
+    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net or a length that the
+    nets do not take, ToolError when the simulator fails or cannot be fetched.
     """
     from rich.console import Console
 
@@ -72,16 +73,23 @@ def verify(
         only = ", ".join(net.name for net in choice.nets)
         console.print(f"only {only}; --nets NAME,... or --full for more", markup=False, highlight=False)
     with console.status("loading") as status:
-        made = run(plan, built.files, choice, seed, title, status.update if console.is_terminal else lambda _: None)
+        made = run(
+            plan, built.files, choice, seed, title, say or (status.update if console.is_terminal else lambda _: None)
+        )
     result.show(made, console)
-    settings = {
+    about = {
         "bmodel": built.bmodel.name,
         "sha256": built.sha256,
         "chip": plan.job.chip,
         "quantize": plan.job.quantize,
         "seed": seed,
     }
-    result.write(made, to or Layout(Path(out_dir)).verified, settings | {"toolchain": tools.version})
+    about |= {
+        "toolchain": tools.version,
+        "code": code(),
+        "settings": Settings(tuple(nets or ()), full, tokens, seed, tuple(lengths)).to_dict(),
+    }
+    result.write(made, to or Layout(Path(out_dir)).verified, about)
     return made.ok
 
 

@@ -1,0 +1,95 @@
+"""The ids of a model's special tokens: what a runtime starts and stops with, and what stands for images."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmconv.checkpoint.config import Config
+from llmconv.errors import InputError
+
+# Fields of config.json for what is no text
+_SEEN = re.compile(r"(image|video|vision|audio|boi|eoi)(_\w+)?_token_(id|index)")
+
+
+@dataclass(frozen=True)
+class SpecialTokens:
+    """bos, pad: ids, None where no file names one. eos: every id that ends an answer. seen: name in config.json -> id
+    of the tokens for images, videos and sound, such as image_token_id."""
+
+    bos: int | None = None
+    eos: tuple[int, ...] = ()
+    pad: int | None = None
+    seen: Mapping[str, int] = field(default_factory=dict)
+
+
+def read(config: Config, model: Path) -> SpecialTokens:
+    """What generation_config.json, config.json and tokenizer_config.json say of a model directory, the first of them
+    that names one winning; eos is what any of them names. A value that is no id (null, -1, a token that the
+    tokenizer's table of added tokens lacks) names none.
+
+    Raises InputError for a file that is no JSON object.
+    """
+    text = config.sub("text_config")
+    places = [
+        _file(model / "generation_config.json"),
+        config,
+        text,
+        _of_tokenizer(_file(model / "tokenizer_config.json")),
+    ]
+
+    def named(key: str) -> tuple[int, ...]:
+        return tuple(dict.fromkeys(i for place in places for i in _ids(place.get(key))))
+
+    bos, pad = named("bos_token_id"), named("pad_token_id")
+    seen = {key: ids[0] for key, value in config.items() if _SEEN.fullmatch(key) and (ids := _ids(value))}
+    return SpecialTokens(bos[0] if bos else None, named("eos_token_id"), pad[0] if pad else None, seen)
+
+
+def _ids(value: Any) -> list[int]:
+    values = value if isinstance(value, list) else [value]
+    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
+
+
+def _of_tokenizer(data: Mapping[str, Any]) -> dict[str, list[int]]:
+    """bos_token_id and so on of a tokenizer_config.json, which has the tokens' texts and a table of them."""
+    table = data.get("added_tokens_decoder")
+    known = {
+        _text(entry): int(number)
+        for number, entry in (table.items() if isinstance(table, dict) else ())
+        if number.isdigit()
+    }
+    return {
+        f"{key}_id": [known[text]]
+        for key in ("bos_token", "eos_token", "pad_token")
+        if (text := _text(data.get(key))) and text in known
+    }
+
+
+def _text(token: Any) -> str:
+    """A token's text: a string, or an object with its `content`."""
+    found = token.get("content") if isinstance(token, dict) else token
+    return found if isinstance(found, str) else ""
+
+
+def _file(path: Path) -> dict[str, Any]:
+    """The object in a JSON file, {} where there is no file."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError) as error:
+        raise InputError(
+            f"{path} is not valid JSON", str(error), "Download it again: a runtime reads it on the device."
+        ) from None
+    if not isinstance(found, dict):
+        raise InputError(
+            f"{path} is no JSON object",
+            f"it holds {type(found).__name__}",
+            "Download it again: a runtime reads it on the device.",
+        )
+    return found

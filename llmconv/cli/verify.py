@@ -1,0 +1,148 @@
+"""`llmconv verify OUT`: the graph's task verify, alone and with options. What is on record is shown again, and not
+simulated again."""
+
+from __future__ import annotations
+
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+
+from llmconv import engine, report
+from llmconv.engine import events
+from llmconv.errors import InputError, NotRight
+from llmconv.request.output import Layout
+from llmconv.verify import manifest, record
+from llmconv.verify.manifest import Told
+from llmconv.verify.selection import ANNOUNCE_SECONDS, choose
+from llmconv.verify.settings import Settings
+from llmconv.verify.table import Table
+from llmconv.words import roughly
+
+
+@dataclass(frozen=True)
+class Wish:
+    """How to verify, beside the settings. again: even what is on record; most: largest relative L2 that quantisation
+    may cost a net (None: any); data: print the record itself, as JSON."""
+
+    again: bool = False
+    most: float | None = None
+    data: bool = False
+    debug: bool = False
+
+    def __post_init__(self) -> None:
+        if self.most is not None and not self.most >= 0:
+            raise InputError(f"--max-loss {self.most}", "it is a relative L2, a number of 0 or more", "Say e.g. 0.15.")
+
+
+def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
+    """Verify the build in `out` unless that is on record, print the table (or the record); returns the exit code.
+
+    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net and for a `most`
+    that cannot be known.
+    """
+    from llmconv.tasks.verify import verification
+
+    layout = Layout(out)
+    told = manifest.told(out)
+    if not wish.again:
+        settings = settings.kept(record.record(layout))
+    console = Console(stderr=wish.data)
+    watcher = _Watcher(layout, console, _announcement(told, settings, wish))
+    options = engine.RunOptions(
+        layout.state,
+        progress="quiet",
+        force=wish.again,
+        debug=wish.debug,
+        listeners=[watcher, report.Writer(layout.out)],
+    )
+    status = engine.run([verification(layout, told.sums, settings)], ["verify"], options)
+    if watcher.shows:
+        _show(layout, wish, console, new=watcher.ran)
+        status = status or _too_much(layout, wish)
+    return status
+
+
+def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
+    """What to say when it starts. Raises what can be known to be wrong before."""
+    plan = told.plan()
+    if wish.most is not None and plan.spec.packed:
+        why = "the checkpoint was quantised before, and its original weights are not in it"
+        raise InputError(
+            f"--max-loss {wish.most} with {plan.job.model_path}",
+            why,
+            "Leave --max-loss out, or convert the float checkpoint.",
+        )
+    choice, said = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths), []
+    if choice.seconds > ANNOUNCE_SECONDS:
+        said.append(
+            f"verifying {told.bmodel.name} on {plan.job.chip}: {roughly(choice.seconds)} on the simulator"
+        )
+    if not settings.nets and not choice.tokens:
+        only = ", ".join(net.name for net in choice.nets)
+        said.append(f"only {only}; --nets NAME,... or --full for more")
+    return said
+
+
+class _Watcher:
+    """A listener that shows what runs, and knows whether there is a record to be shown (`shows`), and whether it is a
+    new one (`ran`)."""
+
+    def __init__(self, layout: Layout, console: Console, said: list[str]):
+        self.layout, self.console, self.said = layout, console, said
+        self.shows = self.ran = False
+        self.status = console.status("loading")
+
+    def __call__(self, event: Any) -> None:
+        if isinstance(event, events.TaskStarted):
+            self.ran = True
+            for line in self.said:
+                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+            if self.console.is_terminal:
+                self.status.start()
+        elif isinstance(event, events.Heartbeat):
+            with suppress(OSError):
+                self.status.update(escape(self.layout.step.read_text(encoding="utf-8")))
+        elif isinstance(event, (events.TaskUnchanged, events.TaskFinished)):
+            self.shows = True
+        elif isinstance(event, events.TaskFailed):
+            self.shows = event.failure.kind == NotRight.__name__
+        elif isinstance(event, events.RunFinished):
+            self.status.stop()
+
+
+def _show(layout: Layout, wish: Wish, console: Console, new: bool) -> None:
+    if wish.data:
+        sys.stdout.write(layout.verified.read_text(encoding="utf-8"))
+        return
+    if told := record.record(layout):
+        Table.of_dict(told["table"]).show(console)
+    if not new:
+        console.print(
+            "already verified, which verify.json has kept; --again verifies anew", markup=False, highlight=False
+        )
+
+
+def _too_much(layout: Layout, wish: Wish) -> int:
+    """1 when quantisation costs more than it may, which is said; else 0."""
+    told = record.record(layout)
+    if wish.most is None or told is None or not told["quantised"]:
+        return 0
+    lost = record.losses(told)
+    over = {name: error for name, error in lost.items() if error > wish.most}
+    if lost and not over:
+        return 0
+    named = ", ".join(
+        f"{name} ({record.figure(error)})" for name, error in sorted(over.items(), key=lambda item: -item[1])
+    )
+    what = (
+        f"{len(over)} of {len(lost)} nets lose more by quantisation: {named}"
+        if lost
+        else "no layer was verified, so what quantisation costs is not known"
+    )
+    print(f"FAILED: --max-loss {wish.most:g}: {what}", file=sys.stderr)
+    return 1

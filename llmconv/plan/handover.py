@@ -1,0 +1,178 @@
+"""What a device has to know to run a .bmodel: the key "device" of manifest.json, and the same for people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+from llmconv.checkpoint import rope, tokens
+from llmconv.checkpoint.tokens import SpecialTokens
+from llmconv.plan.decoder import Net
+from llmconv.plan.plan import Plan
+from llmconv.toolchain import VERSION
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """What the vendor's FAQ asks of a device for programs of this compiler."""
+
+    driver: str = ">= 0.5.1"
+    libsophon: str = "after 2024-06-30"
+
+
+@dataclass(frozen=True)
+class Mask:
+    """What hides a place in a mask input (0 shows it). bits: the value as the input's dtype has it, in hex."""
+
+    input: str
+    dtype: str
+    value: float
+    bits: str
+
+
+# As the public runtimes write them
+HIDDEN = {"bf16": (-9984.0, "0xC61C"), "f16": (-10000.0, "0xF0E2"), "f32": (-10000.0, "0xC61C4000")}
+
+
+@dataclass(frozen=True)
+class KVCache:
+    """Of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values. stages: rows of
+    the decode stages."""
+
+    layers: int
+    rows: int
+    heads: int
+    size: int
+    stages: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class LargestImage:
+    """Of one launch of vit. width, height: pixels; patches: rows of input_states; tokens: rows of the output."""
+
+    width: int
+    height: int
+    patches: int
+    tokens: int
+
+
+@dataclass(frozen=True)
+class Handover:
+    """half: dtype of hidden states, KV cache and masks. equal_lengths: the family's public demo needs
+    max_input_length == seq_length. rope: which of longrope's tables the nets have, "" for other models. image: None
+    for a model that does not see."""
+
+    chip: str
+    devices: int
+    cores: int
+    half: str
+    seq_length: int
+    max_input_length: int
+    batch: int
+    dynamic: bool
+    equal_lengths: bool
+    kv_cache: KVCache
+    masks: tuple[Mask, ...]
+    tokens: SpecialTokens
+    image: LargestImage | None = None
+    rope: str = ""
+    compiler: str = VERSION
+    requires: Requirement = field(default_factory=Requirement)
+
+    @classmethod
+    def of(cls, plan: Plan) -> Handover:
+        """Of a plan. Raises InputError for a generation_config.json or tokenizer_config.json that cannot be read."""
+        job, tower = plan.job, plan.tower
+        special = tokens.read(plan.config, job.model_path)
+        return cls(
+            chip=job.chip,
+            devices=job.num_device,
+            cores=job.num_core,
+            half=job.half,
+            seq_length=job.seq_length,
+            max_input_length=job.max_input_length,
+            batch=job.batch,
+            dynamic=job.dynamic,
+            equal_lengths=plan.family.equal_lengths,
+            kv_cache=_kv_cache(plan),
+            masks=tuple(_masks(plan.nets)),
+            tokens=replace(special, seen={**special.seen, "image_token_id": tower.token} if tower else {}),
+            image=LargestImage(*tower.pixels, tower.patches, tower.tokens) if tower else None,
+            rope=next(filter(None, (rope.longrope_table(kind.rope, job.seq_length) for kind in plan.spec.kinds)), ""),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON."""
+        return asdict(self)
+
+
+def _kv_cache(plan: Plan) -> KVCache:
+    found = [
+        (net.layer, io.shape)
+        for net in plan.nets
+        if net.kind == "block_cache"
+        for io in net.inputs
+        if io.name == "history_k"
+    ]
+    # the whole length, then those of the further stages
+    shapes = [shape for layer, shape in found if layer == found[0][0]]
+    return KVCache(len({layer for layer, _ in found}), *shapes[0][1:], stages=tuple(shape[1] for shape in shapes[1:]))
+
+
+def _masks(nets: tuple[Net, ...]) -> Iterator[Mask]:
+    """The mask inputs of the nets, each once."""
+    found = dict.fromkeys(
+        (f"vit {io.name}" if net.kind == "vit" else io.name, io.dtype)
+        for net in nets
+        for io in net.inputs
+        if io.name.endswith("_mask")
+    )
+    for name, dtype in found:
+        yield Mask(name, dtype, *HIDDEN[dtype])
+
+
+def rows(device: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What a manifest has under "device", for people: (what, text)."""
+    needs, cache, special, image = (device[key] for key in ("requires", "kv_cache", "tokens", "image"))
+    lengths = f"{device['seq_length']} tokens, prompts up to {device['max_input_length']}" + (
+        f", {device['batch']} sequences at once" if device["batch"] > 1 else ""
+    )
+    if device["equal_lengths"]:
+        lengths += "; this family's public demo needs both to be the same" + (
+            "" if device["seq_length"] == device["max_input_length"] else ", and THEY ARE NOT"
+        )
+    stages = f", decode stages of {', '.join(map(str, cache['stages']))}" if cache["stages"] else ""
+    ids = [f"{name} {special[name]}" for name in ("bos", "pad") if special[name] is not None]
+    ids += [f"eos {' or '.join(map(str, special['eos']))}"] if special["eos"] else []
+    ids += [f"{name} {number}" for name, number in special["seen"].items()]
+    found = [
+        (
+            "needs",
+            f"driver {needs['driver']}, libsophon {needs['libsophon']} (programs of tpu_mlir {device['compiler']})",
+        ),
+        ("lengths", lengths),
+        (
+            "KV cache",
+            f"{cache['rows']} rows of {cache['heads']} x {cache['size']} {device['half']} in each of "
+            f"{cache['layers']} layers{stages}",
+        ),
+        (
+            "masks",
+            ", ".join(
+                f"{mask['input']} {mask['dtype']}: hidden {mask['value']:g} ({mask['bits']})"
+                for mask in device["masks"]
+            ),
+        ),
+        ("tokens", ", ".join(ids)),
+    ]
+    if image:
+        found.append(
+            (
+                "largest image",
+                f"{image['width']} x {image['height']} pixels, {image['patches']} patches, {image['tokens']} tokens",
+            )
+        )
+    if device["rope"]:
+        found.append(("longrope", f"the table of the {device['rope']} factors"))
+    return [(what, text) for what, text in found if text]

@@ -1,0 +1,65 @@
+"""What a verification is asked to do, and what its record is known by."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from llmconv.engine import own_code
+from llmconv.errors import InputError
+
+TOKENS = 16
+JUDGES = ("verify", "simulator", "families", "checkpoint")  # packages of ours that a verdict depends on
+LIBRARIES = ("torch", "transformers", "numpy")  # and those of others
+
+
+@dataclass(frozen=True)
+class Settings:
+    """nets: only these, by themselves; full: everything however long it takes; tokens: how many to generate; seed: of
+    the random prompt and inputs; lengths: of the prompts that blocks are launched for. See `verify`, which takes them by these names."""
+
+    nets: tuple[str, ...] = ()
+    full: bool = False
+    tokens: int = TOKENS
+    seed: int = 0
+    lengths: tuple[int, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name in ("tokens", "seed"):
+            if getattr(self, name) < 0:
+                raise InputError(
+                    f"{name} {getattr(self, name)}",
+                    "it is a number of 0 or more",
+                    f"Leave it out for {getattr(Settings, name)}.",
+                )
+
+    def to_dict(self) -> dict[str, Any]:
+        """For JSON, and as arguments of `verify`."""
+        return asdict(self) | {"nets": list(self.nets), "lengths": list(self.lengths)}
+
+    def kept(self, record: Mapping[str, Any] | None) -> Settings:
+        """These, or in full where a record that is right is of just that: it is all that these ask for, and more."""
+        whole = replace(self, full=True)
+        return (
+            whole
+            if not self.nets and record and record.get("ok") and record.get("settings") == whole.to_dict()
+            else self
+        )
+
+
+def code() -> str:
+    """sha256 (hex) of the code that verifies."""
+    return own_code.digest(*JUDGES)
+
+
+def versions() -> dict[str, str]:
+    """Of the libraries that the model's own maths comes from; those that are installed."""
+    found = {}
+    for name in LIBRARIES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            pass
+    return found

@@ -1,0 +1,32 @@
+"""What the families' public demos need of the options."""
+
+from __future__ import annotations
+
+import pytest
+from family_checkpoints import make
+
+from llmconv.cli.main import main
+from llmconv.plan.handover import Handover, rows
+from llmconv.plan.plan import plan
+from llmconv.request.job import Job
+
+
+@pytest.mark.parametrize("length, warned", [(64, False), (32, True)])
+def test_the_demo_that_needs_equal_lengths(length, warned, tmp_path, capsys):
+    model = make(tmp_path / "model", "gemma3_text")
+    found = Handover.of(
+        plan(
+            Job.create(
+                {"model": str(model), "seq": "64", "max_input_length": str(length), "out": str(tmp_path / "out")}
+            )
+        )
+    )
+    assert found.equal_lengths
+    assert (
+        main(["plan", "-m", str(model), "-s", "64", "--max_input_length", str(length), "-o", str(tmp_path / "out")])
+        == 0
+    )
+    note = "note: max_input_length 32 is not seq_length 64: the public demo of gemma3 takes the embedding net's length"
+    assert (note in capsys.readouterr().out) is warned
+    told = dict(rows(found.to_dict()))
+    assert ("THEY ARE NOT" in told["lengths"]) is warned and "needs both to be the same" in told["lengths"]
