@@ -15,7 +15,8 @@ from llmconv import engine, report
 from llmconv.engine import events
 from llmconv.errors import ConvertError
 from llmconv.hub import Name
-from llmconv.plan.plan import check_config, plan
+from llmconv.plan.plan import plan
+from llmconv.plan.settle import check_config
 from llmconv.report.summary import Summary, program
 from llmconv.request.job import Job
 from llmconv.request.options import parse

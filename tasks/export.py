@@ -8,8 +8,8 @@ from collections.abc import Iterator
 
 from llmconv.coefficients.roles import roles
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
 from llmconv.plan.forms import form
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 

@@ -7,13 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llmconv.tasks.actions import NOT_CONFIG
+
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
-from llmconv.tasks.actions import NOT_CONFIG
 
 from .shapes import head, reading, single
 

@@ -11,7 +11,7 @@ from checkpoints import SPLIT
 
 from llmconv.cli.main import main
 from llmconv.errors import InputError
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 from llmconv.request.options import parse

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from llmconv.plan.decoder import Net
 from llmconv.plan.devices import groups
 from llmconv.plan.forms import PART, coded, codes_apart, lean, linears
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.top.graph import Weight
 from llmconv.top.table import SAMPLE

@@ -16,7 +16,7 @@ from typing import Any
 from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import roles
 from llmconv.coefficients.structure import LAYER
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone

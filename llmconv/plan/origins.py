@@ -10,8 +10,8 @@ from math import prod
 
 from llmconv.coefficients.roles import roles
 from llmconv.coefficients.structure import structure
-from llmconv.plan.decoder import Net
 from llmconv.plan.forms import coded, form_of, linears
+from llmconv.plan.net import Net
 
 LARGE = 64 << 20  # bytes of a table in half precision
 

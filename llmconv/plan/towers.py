@@ -11,7 +11,8 @@ from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 from llmconv.families.family import Family
-from llmconv.plan.decoder import Net, embedding_length, flags_for, ios
+from llmconv.plan.decoder import embedding_length
+from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
 
 

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from llmconv import engine
-from llmconv.plan.decoder import Net
 from llmconv.plan.devices import MEMORY
 from llmconv.plan.estimate import check_seconds, coefficient_bytes, compile_seconds, device_memory, net_coefficients, stamp_seconds
 from llmconv.plan.forms import checked
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.report.summary import count, size
 from llmconv.request.job import Job

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.verify import compare
 from llmconv.verify.compare import measure
 from llmconv.verify.launches import Launch

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.spec import TowerSpec
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import launches
 from llmconv.verify.vision import Images, Seen

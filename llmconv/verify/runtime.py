@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import launches
 from llmconv.verify.embedding_file import Table

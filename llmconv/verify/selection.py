@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from math import prod
 
 from llmconv.errors import InputError
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 
 FULL_SECONDS = 600.0  # models whose whole verification is estimated to take less are verified in full
