@@ -1,8 +1,9 @@
 """How much CPU the planning of a large model takes: `python benchmarks/planning.py [--layers N] [--against DIR]`.
 
-Writes the headers of a checkpoint with the shape of Llama 70B (a sparse file: no bytes on the disk), plans it and lists the tasks of its
-conversion, each in a process of its own, and prints user and system CPU seconds. With the directory of another version of llmconv it prints
-that version's seconds too, and their ratio. BLAS threads are off, so that the figures do not depend on the number of cores.
+Writes the headers of a checkpoint with the shape of Llama 70B (a sparse file: no bytes on the disk), plans it and lists
+the tasks of its conversion, each in a process of its own, and prints user and system CPU seconds. With the directory of
+another version of llmconv it prints that version's seconds too, and their ratio. BLAS threads are off, so that the
+figures do not depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -19,11 +20,26 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = {
-    "model_type": "llama", "architectures": ["LlamaForCausalLM"], "torch_dtype": "bfloat16", "hidden_act": "silu", "rms_norm_eps": 1e-5, "rope_theta": 5e5,
-    "hidden_size": 8192, "intermediate_size": 28672, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 128256,
-    "max_position_embeddings": 8192, "tie_word_embeddings": False,
-}  # fmt: skip
+    "model_type": "llama",
+    "torch_dtype": "bfloat16",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-5,
+    "rope_theta": 5e5,
+    "hidden_size": 8192,
+    "intermediate_size": 28672,
+    "num_attention_heads": 64,
+    "num_key_value_heads": 8,
+    "vocab_size": 128256,
+    "max_position_embeddings": 8192,
+    "tie_word_embeddings": False,
+}
 SHARDS = 10
+# tasks/ is llmconv.tasks in an installed llmconv; of any version it lies beside llmconv/
+RUN = """
+import llmconv, runpy, sys
+llmconv.__path__.append({tree!r})
+runpy.run_module(sys.argv.pop(1), run_name="__main__")
+"""
 
 
 def write_checkpoint(place: Path, layers: int) -> Path:
@@ -51,9 +67,22 @@ def write_checkpoint(place: Path, layers: int) -> Path:
 
 def cpu_seconds(tree: Path, argv: list[str], work: Path) -> float:
     """User and system CPU seconds of a process that runs the version of llmconv in `tree`."""
-    env = os.environ | {"PYTHONPATH": str(tree), "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "LLMCONV_CACHE": str(work / "cache")}
+    settings = {
+        "PYTHONPATH": str(tree),
+        "LLMCONV_CACHE": str(work / "cache"),
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(work / "pyc"),
+    }
+    env = os.environ | settings | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    done = subprocess.run([sys.executable, *argv], env=env, cwd=work, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    done = subprocess.run(
+        [sys.executable, "-c", RUN.format(tree=str(tree)), *argv],
+        env=env,
+        cwd=work,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     if done.returncode:
         raise SystemExit(f"{' '.join(argv)} failed with exit code {done.returncode}:\n{done.stderr}")
@@ -66,7 +95,9 @@ def main() -> None:
     parser.add_argument("--layers", type=int, default=80, help="layers of the model (default: 80)")
     parser.add_argument("--seq", type=int, default=4096, help="tokens of a sequence (default: 4096)")
     parser.add_argument("--quantize", default="w4bf16", help="quantisation (default: w4bf16)")
-    parser.add_argument("--runs", type=int, default=3, help="runs of each command, of which the fastest counts (default: 3)")
+    parser.add_argument(
+        "--runs", type=int, default=3, help="runs of each command, of which the fastest counts (default: 3)"
+    )
     parser.add_argument("--against", type=Path, metavar="DIR", help="the directory of another version of llmconv")
     args = parser.parse_args()
     trees = [ROOT, *([args.against.resolve()] if args.against else [])]
@@ -75,8 +106,19 @@ def main() -> None:
         model, out = write_checkpoint(work / "model", args.layers), work / "out"
         options = [f"model={model}", f"seq={args.seq}", f"quantize={args.quantize}", f"out={out}"]
         commands = {
-            "llmconv plan": lambda tree: ["-m", "llmconv.cli.main", "plan", "-m", str(model), "-s", str(args.seq), "-q", args.quantize, "-o", str(out)],
-            "doit list --all": lambda tree: ["-m", "doit", "-f", str(tree / "dodo.py"), "list", "--all", *options],
+            "llmconv plan": lambda tree: [
+                "llmconv.cli.main",
+                "plan",
+                "-m",
+                str(model),
+                "-s",
+                str(args.seq),
+                "-q",
+                args.quantize,
+                "-o",
+                str(out),
+            ],
+            "doit list --all": lambda tree: ["doit", "-f", str(tree / "dodo.py"), "list", "--all", *options],
         }
         print(f"{args.layers} layers, {args.quantize}, CPU seconds, the fastest of {args.runs} runs")
         for name, command in commands.items():

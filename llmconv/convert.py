@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import shlex
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llmconv import engine, report
+from llmconv import GARBAGE_THRESHOLD, engine, report
 from llmconv.engine import events
 from llmconv.errors import ConvertError
 from llmconv.hub import Name
@@ -110,6 +111,7 @@ class Doit:
     """The doit side: dodo.py makes one, which puts the engine into doit, and asks it for the tasks."""
 
     def __init__(self) -> None:
+        gc.set_threshold(GARBAGE_THRESHOLD)
         self.notes: list[str] = []
         self._given: dict[str, Any] | None = None
         self.config = {"default_tasks": ["convert"], "verbosity": 2}

@@ -46,6 +46,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, nets: Sequence[Net]) -> dict:
     """Combine some of the plan's nets to `target`. Any net may have its coefficients in another's file."""
     epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
+    size = coefficient_bytes(nets)
     return task(
         called["name"],
         "llmconv.tasks.actions:merge",
@@ -54,7 +55,7 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         targets=[target, layout.facts(facts)],
         file_dep=[path for paths in files.values() for path in paths[:3]],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL, seconds=0.1 + coefficient_bytes(nets) / MERGED),
+        need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {target.name}",
     )

@@ -13,9 +13,8 @@ from llmconv.families.family import Family
 from llmconv.plan.net import Net
 from llmconv.request.job import Job
 
-# The compiler's dev-parallel pass splits an MLP only if its down projection has more weights than these (measured: 1.30.2).
+# The compiler's dev-parallel pass splits an MLP only if its down projection has more weights than these (1.30.2).
 SMALLEST_SPLIT = 1 << 22
-
 
 
 def check_groups(job: Job, spec: Spec) -> None:
@@ -42,33 +41,83 @@ def check_devices(job: Job, spec: Spec) -> None:
     if not job.splits:
         filled = -(-spec.layers // job.layers_per_device(spec.layers))
         if filled < n - 2:
-            raise InputError(f"num_device {n} with distribute_strategy pp", f"{spec.layers} layers in equal runs are for {filled + 2} devices", f"Use {filled + 2}.")
+            raise InputError(
+                f"num_device {n} with distribute_strategy pp",
+                f"{spec.layers} layers in equal runs are for {filled + 2} devices",
+                f"Use {filled + 2}.",
+            )
         return
-    what, sizes = f"num_device {n} with distribute_strategy tp", {"num_attention_heads": spec.heads, "num_key_value_heads": spec.kv_heads, "intermediate_size": spec.intermediate}
+    what = f"num_device {n} with distribute_strategy tp"
+    sizes = {
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "intermediate_size": spec.intermediate,
+    }
     for name, size in sizes.items():
         if size % n:
-            raise InputError(what, f"{name} {size} is no multiple of it", f"Use {_divisor(n, *sizes.values())}, or distribute_strategy pp.")
+            raise InputError(
+                what,
+                f"{name} {size} is no multiple of it",
+                f"Use {_divisor(n, *sizes.values())}, or distribute_strategy pp.",
+            )
     if job.weight_bits == 8:
-        raise InputError(f"{what} and quantize {job.quantize}", "the compiler dies of splitting layers of 8 bits (1.30.2)", "Use 4 bits, half precision, or distribute_strategy pp.")
+        raise InputError(
+            f"{what} and quantize {job.quantize}",
+            "the compiler dies of splitting layers of 8 bits (1.30.2)",
+            "Use 4 bits, half precision, or distribute_strategy pp.",
+        )
     group = spec.group if spec.packed else job.q_group_size
     if group and any(size // n % group for size in (spec.intermediate, spec.heads * spec.head_dim)):
-        raise InputError(f"{what} and q_group_size {group}", "each device's part of a matrix has to be whole groups", f"Use {'' if spec.packed else '-g 32, or '}distribute_strategy pp.")
+        raise InputError(
+            f"{what} and q_group_size {group}",
+            "each device's part of a matrix has to be whole groups",
+            f"Use {'' if spec.packed else '-g 32, or '}distribute_strategy pp.",
+        )
     _check_packed(what, job, spec)
-    plain = spec.rope_mode == HALVES and spec.kinds[0].rope["dim"] == spec.head_dim and spec.residual_scale == 1 and not spec.experts and spec.positions == 1
+    plain = (
+        spec.rope_mode == HALVES
+        and spec.kinds[0].rope["dim"] == spec.head_dim
+        and spec.residual_scale == 1
+        and not spec.experts
+        and spec.positions == 1
+    )
     if spec.qk_norm or not plain or {"attention_norm", "mlp_out_norm"} & set(spec.names):
-        raise InputError(what, "the compiler splits Llama's form of a layer alone: no norms of q and k or behind attention, rope on whole heads by one position for every token", "Use distribute_strategy pp.")
+        raise InputError(
+            what,
+            "the compiler splits Llama's form of a layer alone: no norms of q and k or behind attention, "
+            "rope on whole heads by one position for every token",
+            "Use distribute_strategy pp.",
+        )
     if spec.hidden * spec.intermediate <= SMALLEST_SPLIT:
-        raise InputError(what, f"the compiler splits no MLP of {spec.hidden} x {spec.intermediate}: its down projection needs more than {SMALLEST_SPLIT} weights", "Use distribute_strategy pp.")
+        raise InputError(
+            what,
+            f"the compiler splits no MLP of {spec.hidden} x {spec.intermediate}: "
+            f"its down projection needs more than {SMALLEST_SPLIT} weights",
+            "Use distribute_strategy pp.",
+        )
 
 
 def _check_packed(what: str, job: Job, spec: Spec) -> None:
     """Layers that the checkpoint has quantised are split only when all are, alike, with their inputs in order."""
-    paths = [spec.path(role, layer) for layer in range(spec.layers) for role in ("q", "k", "v", "o", "gate", "up", "down")] if spec.packed else []
+    paths = (
+        [spec.path(role, layer) for layer in range(spec.layers) for role in ("q", "k", "v", "o", "gate", "up", "down")]
+        if spec.packed
+        else []
+    )
     for path in paths:
         one = spec.stored.get(path)
         if one is None or not one.codes or (one.bits, one.group) != (job.weight_bits, spec.group) or one.order:
-            found = "is not quantised" if one is None else "has its groups mixed (desc_act)" if one.order else f"has {one.bits} bits in groups of {one.group}"
-            raise InputError(what, f"{path} {found}, and the compiler splits layers that are all alike", "Use distribute_strategy pp.")
+            if one is None:
+                found = "is not quantised"
+            else:
+                found = (
+                    "has its groups mixed (desc_act)" if one.order else f"has {one.bits} bits in groups of {one.group}"
+                )
+            raise InputError(
+                what,
+                f"{path} {found}, and the compiler splits layers that are all alike",
+                "Use distribute_strategy pp.",
+            )
 
 
 def _divisor(most: int, *sizes: int) -> int:
@@ -90,7 +139,8 @@ def check_tensors(
                 name = next(recipe.names(weight.recipe), weight.name)
                 raise InputError(
                     f"tensor {name} of {checkpoint.path} has shape {list(checkpoint.info(name).shape)}",
-                    f"net {net.name} with the sizes of config.json gives {list(weight.shape)} where the tensor gives {list(found)}",
+                    f"net {net.name} with the sizes of config.json gives {list(weight.shape)} "
+                    f"where the tensor gives {list(found)}",
                     "config.json and the weights do not belong together: download both again.",
                 )
     for path, one in spec.stored.items():

@@ -24,7 +24,8 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
 
     Runtimes count the nets, so none may be added or left out.
     """
-    # a dynamic net reads float32 norm weights as half precision and gives NaN (1.30.2); decode shares the coefficients of prefill
+    # a dynamic net reads float32 norm weights as half precision and gives NaN (1.30.2); decode shares the coefficients
+    # of prefill
     spec = replace(spec, float_norms=not job.dynamic)
     layers = range(spec.layers)
     stages = decode_lengths(job)
@@ -38,7 +39,9 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
         yield head
     if has_sampling_heads(job):
         yield _sampling(job, heads.greedy_head(spec), [("token_id", "i32")])
-        yield _sampling(job, heads.sample_head(spec, job.seq_length), [("Softmax1", "f32"), ("token_idx", "i32")], dynamic=True)
+        yield _sampling(
+            job, heads.sample_head(spec, job.seq_length), [("Softmax1", "f32"), ("token_idx", "i32")], dynamic=True
+        )
     for layer in layers:
         yield _decode(job, spec, layer, 0, job.seq_length, bool(stages))
     if not job.embedding_disk:
@@ -65,7 +68,8 @@ def has_sampling_heads(job: Job) -> bool:
 
 
 def decode_lengths(job: Job) -> list[int]:
-    """KV lengths of the decode stages behind the full one, longest first: chunk_length doubled while below seq_length."""
+    """KV lengths of the decode stages behind the full one, longest first: chunk_length doubled while below
+    seq_length."""
     lengths, length = [], job.chunk_length
     while 0 < length < job.seq_length:
         lengths.append(length)
@@ -80,7 +84,14 @@ def _table_dtype(job: Job) -> str:
 
 def _embedding(job: Job, spec: Spec, name: str, length: int) -> Net:
     graph = heads.embedding(name, spec, length, _table_dtype(job))
-    return Net(name, "embedding", None, flags_for(job, job.half), *ios(graph, job.half, [(graph.outputs[0].name, job.half)]), graph)
+    return Net(
+        name,
+        "embedding",
+        None,
+        flags_for(job, job.half),
+        *ios(graph, job.half, [(graph.outputs[0].name, job.half)]),
+        graph,
+    )
 
 
 def _embedding_lora(job: Job, spec: Spec, name: str, length: int) -> Net:
@@ -97,11 +108,15 @@ def _lm_head(job: Job, spec: Spec) -> Net:
     graph = heads.lm_head(spec, _table_dtype(job), greedy, norm=job.splits)
     # the compiler marks a trailing cast to float32 in the tensor's name
     out = ("token_id", "i32") if greedy else (f"{spec.path('head')}.reshape_f32", "f32")
-    return Net("lm_head", "lm_head", None, flags_for(job, job.half, quant_output=False), *ios(graph, job.half, [out]), graph)
+    return Net(
+        "lm_head", "lm_head", None, flags_for(job, job.half, quant_output=False), *ios(graph, job.half, [out]), graph
+    )
 
 
 def _sampling(job: Job, graph: Graph, outputs: list[tuple[str, str]], dynamic: bool = False) -> Net:
-    flags = CompileFlags(chip=job.chip, mode="F32", quant_input=False, quant_output=False, addr_mode="io_alone", dynamic=dynamic)
+    flags = CompileFlags(
+        chip=job.chip, mode="F32", quant_input=False, quant_output=False, addr_mode="io_alone", dynamic=dynamic
+    )
     return Net(graph.name, graph.name, None, flags, *ios(graph, "f32", outputs), graph)
 
 
@@ -117,12 +132,22 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
     else:  # what is quantised already says so itself
         mode = job.half
     settings = flags_for(job, mode, **flags)
-    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph, window=spec.window(layer, job.seq_length))
+    return Net(
+        name,
+        kind,
+        layer,
+        settings,
+        *ios(graph, job.half, outputs),
+        graph,
+        window=spec.window(layer, job.seq_length),
+        scope=spec.names["layer"].format(i=layer),
+    )
 
 
 def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
-    """The prefill nets of a layer. Document: block_i, with history when use_block_with_kv asks for it, and block_prompt_i
-    for a shared prompt. The vendor's newer scheme (use_history_kv): block_i without history and block_kv_i with."""
+    """The prefill nets of a layer. Document: block_i, with history when use_block_with_kv asks for it, and
+    block_prompt_i for a shared prompt. The vendor's newer scheme (use_history_kv): block_i without history and
+    block_kv_i with."""
 
     def net(kind: str, length: int, history: int = 0, tile: int = 0) -> Net:
         step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
@@ -141,7 +166,14 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
 def _decode(job: Job, spec: Spec, layer: int, stage: int, history: int, staged: bool) -> Net:
     """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
     name = f"block_cache_{layer}"
-    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=MASK_TILE[job.chip] if job.use_history_kv else 0)
+    step = Step(
+        1,
+        job.seq_length,
+        history,
+        decode=True,
+        batch=job.batch,
+        mask_tile=MASK_TILE[job.chip] if job.use_history_kv else 0,
+    )
     assign = ""
     if staged:
         assign = f"{'use' if stage else 'save'}_io_alone_config={IO_CONFIG}"

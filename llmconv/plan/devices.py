@@ -1,5 +1,5 @@
-"""Several devices: a pipeline of them, one .bmodel each and the configuration that says so, or layers that are split over all
-(spec, section 4.8)."""
+"""Several devices: a pipeline of them, one .bmodel each and the configuration that says so, or layers that are split
+over all (spec, section 4.8)."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _FIRST = re.compile(r"embedding|vit")
 # Memory of the largest common boards with each chip, bytes; the device's operating system needs part of it.
 MEMORY = {"bm1684x": 16 << 30, "bm1688": 16 << 30, "cv186x": 8 << 30}
 
+
 @dataclass(frozen=True)
 class Group:
     """The nets of one device, in the order of the whole .bmodel; file: the device's .bmodel; name: dev0 and so on."""
@@ -25,7 +26,8 @@ class Group:
 
 
 def groups(plan: Plan) -> list[Group]:
-    """The devices of a pipeline, [] where there is none: embeddings first, then the layers in equal runs, then heads and the rest."""
+    """The devices of a pipeline, [] where there is none: embeddings first, then the layers in equal runs, then heads
+    and the rest."""
     job = plan.job
     if job.num_device == 1 or job.distribute_strategy != "pp":
         return []
@@ -44,6 +46,11 @@ def groups(plan: Plan) -> list[Group]:
 
 
 def configuration(plan: Plan) -> str:
-    """The combine configuration: JSON with num_device and, by device, its .bmodel and the nets that it was combined from."""
-    made = {"num_device": plan.job.num_device, "bmodel_dir": ".", "groups": [{"output": g.file, "bmodels": list(g.nets)} for g in groups(plan)]}
+    """The combine configuration: JSON with num_device and, by device, its .bmodel and the nets that it was combined
+    from."""
+    made = {
+        "num_device": plan.job.num_device,
+        "bmodel_dir": ".",
+        "groups": [{"output": g.file, "bmodels": list(g.nets)} for g in groups(plan)],
+    }
     return json.dumps(made, indent=1) + "\n"

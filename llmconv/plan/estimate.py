@@ -119,7 +119,8 @@ def net_coefficients(net: Net) -> int:
 
 def coefficient_bytes(nets: Sequence[Net]) -> int:
     """Bytes of coefficients in a .bmodel of these nets: those made of the same tensors share them."""
-    return sum({(tuple(net.tensors), net.flags.mode): net_coefficients(net) for net in nets}.values())
+    different = {(tuple(net.tensors), net.flags.mode): net for net in nets}
+    return sum(net_coefficients(net) for net in different.values())
 
 
 def io_bytes(net: Net) -> int:

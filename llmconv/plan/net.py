@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 from llmconv.checkpoint import recipe
+from llmconv.coefficients.roles import roles
+from llmconv.coefficients.structure import structure
 from llmconv.request.job import Job
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph
 from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
+_encode = json.JSONEncoder(check_circular=False).encode
 
 
 @dataclass(frozen=True)
@@ -29,7 +34,10 @@ class Net:
     """One net: what it is called, what goes in and out, how it is compiled, and its graph.
 
     stage_of: the net of the .bmodel that this one becomes a further stage of.
-    window: tokens that a query may see, itself included; the runtime's attention_mask has to hide the older ones. None: all.
+    window: tokens that a query may see, itself included; the runtime's attention_mask has to hide the older ones.
+    None: all.
+    pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
+    names of the layer's tensors begin with, with that number; "" in a net of no layer.
     """
 
     name: str
@@ -41,30 +49,88 @@ class Net:
     graph: Graph
     stage_of: str | None = None
     window: int | None = None
+    scope: str = ""
+    pattern: Net | None = field(default=None, repr=False, compare=False)
 
-    @property
+    @cached_property
     def mlir(self) -> str:
-        return render(self.graph, WEIGHT_FILE)
+        return self.text(_mlir)
 
-    @property
+    @cached_property
     def weights(self) -> list[dict[str, Any]]:
         """JSON form of the graph's weights: name, shape, dtype, recipe."""
-        return [asdict(w) for w in self.graph.weights.values()]
+        return [w.to_dict() for w in self.graph.weights.values()]
 
-    @property
+    @cached_property
+    def roles(self) -> list[dict]:
+        """How the graph uses each of its weights (llmconv.coefficients.roles)."""
+        return roles(self.graph)
+
+    @cached_property
     def tensors(self) -> list[str]:
         """Names of the checkpoint's tensors that this net is made of."""
         return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
+
+    @cached_property
+    def structure(self) -> str:
+        """The same for nets whose programs are the same (llmconv.coefficients.structure)."""
+        if self.pattern:
+            return self.pattern.structure
+        return structure(self.mlir, self.weights, self.flags.to_dict()).key
 
     @property
     def places(self) -> list[str]:
         """The paths of the weights that a runtime loads an adapter into."""
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
+    def text(self, make: Callable[[Net], str]) -> str:
+        """make(self), a text of graph and flags. It is made once for nets of one pattern: theirs differ in names alone."""
+        if self.pattern:
+            return self._renamed(self.pattern.text(make))
+        if make not in self._texts:
+            self._texts[make] = make(self)
+        return self._texts[make]
+
+    @cached_property
+    def _texts(self) -> dict[Callable[[Net], str], str]:
+        return {}
+
+    def _renamed(self, text: str) -> str:
+        """A text of the pattern with the names of this net."""
+        assert self.pattern
+        text = text.replace(self.pattern.scope, self.scope)
+        return text.replace(f"module @{self.pattern.graph.name} ", f"module @{self.graph.name} ")
+
+
+def with_patterns(nets: Iterable[Net]) -> Iterator[Net]:
+    """The nets. A net whose graph and flags are an earlier one's but for the layer's number has that one as its pattern."""
+    firsts: dict[tuple[str, CompileFlags], Net] = {}
+    for net in nets:
+        if not net.scope:
+            yield net
+            continue
+        first = firsts.setdefault((_content(net.graph).replace(net.scope, "\0"), net.flags), net)
+        yield net if first is net else replace(net, pattern=first)
+
+
+def _content(graph: Graph) -> str:
+    """All that a graph is but its own name, as JSON."""
+    ops = [(op.kind, [value.id for value in op.operands], op.results, op.attrs) for op in graph.ops]
+    recipes = [(weight.recipe, weight.dtype) for weight in graph.weights.values()]
+    return _encode([graph.lora_rank, graph.platform, graph.inputs, ops, [value.id for value in graph.outputs], recipes])
+
+
+def _mlir(net: Net) -> str:
+    return render(net.graph, WEIGHT_FILE)
+
 
 def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
-    """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says otherwise."""
-    return CompileFlags(**{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True} | more)
+    """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says
+    otherwise."""
+    return CompileFlags(
+        **{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True}
+        | more
+    )
 
 
 def ios(graph: Graph, float_type: str, outputs: Sequence[tuple[str, str]]) -> tuple[tuple[IO, ...], tuple[IO, ...]]:

@@ -17,7 +17,7 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_tensors
 from llmconv.plan.decoder import decoder_nets
-from llmconv.plan.net import Net
+from llmconv.plan.net import Net, with_patterns
 from llmconv.plan.origins import Origin, origins
 from llmconv.plan.settle import check_config, layer_notes, stored
 from llmconv.request.job import Job
@@ -25,7 +25,8 @@ from llmconv.request.job import Job
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were settled.
+    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were
+    settled.
     `tower`: the sizes of the vision tower, if there is one."""
 
     job: Job
@@ -76,7 +77,7 @@ def plan(job: Job) -> Plan:
     notes += spec.notes(job.seq_length, masked=not job.use_history_kv)
     check_groups(job, spec)
     check_devices(job, spec)
-    nets = tuple(decoder_nets(job, spec))
+    nets = tuple(with_patterns(decoder_nets(job, spec)))
     tower = towers.tower_of(job, family, config, checkpoint, spec)
     if tower:
         notes += towers.notes(job, tower)

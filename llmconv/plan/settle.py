@@ -17,7 +17,12 @@ from llmconv.families.family import Family
 from llmconv.request.job import Job
 from llmconv.request.options import BY_NAME, CHIPS
 
-SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")  # ends of names of what only quantised layers have
+SIGNS = (
+    ".qweight",
+    ".weight_packed",
+    ".weight_scale_inv",
+    ".weight_scale",
+)  # ends of names of what only quantised layers have
 
 
 def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
@@ -30,7 +35,8 @@ def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, li
 
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
-    """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was chosen."""
+    """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was
+    chosen."""
     dtype = config.sub("text_config").dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
     job = replace(job, num_core=job.num_core or CHIPS[job.chip])
@@ -50,14 +56,21 @@ def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
 
 
 def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tuple[Job, list[str]]:
-    """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised weights."""
+    """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised
+    weights."""
     half = "f16" if dtype == "float16" else "bf16"
     words = f"the checkpoint is quantised with {found.method}"
     if job.quantize == "auto":
         job = replace(job, quantize=f"w{found.bits}{half}" if found.bits < 16 else half)
     if not keeps(job, found):
-        again = f"dequantised, and quantised to {job.weight_bits} bits again" if job.weight_bits < 16 else f"dequantised to {job.half}"
-        return replace(job, q_group_size=job.q_group_size if job.weight_bits < 16 else 0), [f"{words}: its weights are {again}"]
+        again = (
+            f"dequantised, and quantised to {job.weight_bits} bits again"
+            if job.weight_bits < 16
+            else f"dequantised to {job.half}"
+        )
+        return replace(job, q_group_size=job.q_group_size if job.weight_bits < 16 else 0), [
+            f"{words}: its weights are {again}"
+        ]
     if job.q_group_size not in (BY_NAME["q_group_size"].default, found.group):
         raise InputError(
             f"q_group_size {job.q_group_size} with quantize {job.quantize}",
@@ -65,9 +78,15 @@ def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tupl
             "Leave q_group_size out.",
         )
     if job.symmetric and not found.symmetric:
-        raise InputError(f"symmetric with quantize {job.quantize}", f"{words} asymmetrically, and stays as it is", "Leave symmetric out.")
+        raise InputError(
+            f"symmetric with quantize {job.quantize}",
+            f"{words} asymmetrically, and stays as it is",
+            "Leave symmetric out.",
+        )
     groups = f"groups of {found.group}" if found.group else "one scale per output"
-    return replace(job, q_group_size=found.group), [f"{words} ({found.bits} bits, {groups}): its integers stay as they are"]
+    return replace(job, q_group_size=found.group), [
+        f"{words} ({found.bits} bits, {groups}): its integers stay as they are"
+    ]
 
 
 def keeps(job: Job, found: Quantisation) -> bool:
@@ -76,9 +95,14 @@ def keeps(job: Job, found: Quantisation) -> bool:
 
 
 def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
-    """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a model whose head is tied."""
+    """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a
+    model whose head is tied."""
     if not found:
-        packed = [name for name in checkpoint.tensors if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)]
+        packed = [
+            name
+            for name in checkpoint.tensors
+            if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)
+        ]
         if packed:
             raise InputError(
                 f"tensor {packed[0]} of {checkpoint.path} is part of a quantised layer",
@@ -86,7 +110,9 @@ def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpo
                 "Download config.json again, or convert the float checkpoint.",
             )
         return spec
-    tensors = {name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)}
+    tensors = {
+        name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)
+    }
     stored = found.modules(replace(checkpoint, tensors=tensors))
     if not stored:
         raise InputError(
@@ -111,7 +137,10 @@ def layer_notes(spec: Spec) -> list[str]:
     kinds = Counter((one.bits, one.group) for one in spec.stored.values() if one.codes)
     if len(kinds) < 2:
         return []
-    return ["quantised layers: " + ", ".join(f"{count} of {bits} bits in groups of {group}" for (bits, group), count in sorted(kinds.items()))]
+    return [
+        "quantised layers: "
+        + ", ".join(f"{count} of {bits} bits in groups of {group}" for (bits, group), count in sorted(kinds.items()))
+    ]
 
 
 def _lengths(job: Job, notes: list[str]) -> Job:
@@ -128,5 +157,7 @@ def _lengths(job: Job, notes: list[str]) -> Job:
         length = job.max_input_length or seq // 4
         if not job.max_input_length:
             notes.append(f"max_input_length is not set, seq_length // 4 = {length} is used")
-        return replace(job, use_block_with_kv=True, max_input_length=length, max_prefill_kv_length=job.max_prefill_kv_length or seq)
+        return replace(
+            job, use_block_with_kv=True, max_input_length=length, max_prefill_kv_length=job.max_prefill_kv_length or seq
+        )
     return replace(job, max_input_length=job.max_input_length or seq)
