@@ -5,7 +5,9 @@ Each has the family's published tensor names and config fields; the values are d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -42,16 +44,34 @@ SPLIT = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8
 
 def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN, **changes: Any) -> Path:
     """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config changed."""
-    config = CONFIGS[name] | {"torch_dtype": dtype} | changes
-    config = {k: v for k, v in config.items() if v is not None}
+    config, tensors = published(name, torch_dtype=dtype, **changes)
+    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
+
+
+def published(name: str, **changes: Any) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], str]]]:
+    """config.json of checkpoint `name` with some fields changed, and its tensors (as dense_tensors gives them)."""
+    config = {k: v for k, v in (CONFIGS[name] | changes).items() if v is not None}
     family = config["model_type"]
     biases = ["q", "k", "v"] if family == "qwen2" else []
     if config.get("attention_bias"):
         biases += ["q", "k", "v", "o"]
     if config.get("mlp_bias"):
         biases += ["gate", "up", "down"]
-    tensors = dense_tensors(config, tuple(biases), qk_norm=family == "qwen3")
-    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
+    return config, list(dense_tensors(config, tuple(biases), qk_norm=family == "qwen3"))
+
+
+def headers(place: Path, config: dict[str, Any], tensors: Iterable[tuple]) -> Path:
+    """Write a model directory whose shard has a header and no bytes on the disk. tensors: (name, shape, ...) of each."""
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(config))
+    header, at = {}, 0
+    for tensor, shape, *_ in tensors:
+        header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
+    text = json.dumps(header).encode()
+    with open(place / "model.safetensors", "wb") as shard:
+        shard.write(len(text).to_bytes(8, "little") + text)
+        shard.truncate(8 + len(text) + at)
+    return place
 
 
 def once(maker: Callable[..., Path], folders: pytest.TempPathFactory) -> Callable[..., Path]:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
-from math import prod
 from pathlib import Path
 
 import pytest
+from checkpoints import headers
 from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, tensors
 
 from llmconv.cli.demo import QWEN2
@@ -41,17 +40,8 @@ def hollow(tmp_path_factory: pytest.TempPathFactory):
     """hollow(name) -> a model directory whose shard has a header and no bytes on the disk."""
 
     def make(name: str) -> Path:
-        place, config, header, at = tmp_path_factory.getbasetemp() / f"hollow {name}", MODELS[name], {}, 0
-        if not place.exists():
-            place.mkdir()
-            (place / "config.json").write_text(json.dumps(config))
-            for tensor, shape in tensors(config):
-                header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
-            text = json.dumps(header).encode()
-            with open(place / "model.safetensors", "wb") as shard:
-                shard.write(len(text).to_bytes(8, "little") + text)
-                shard.truncate(8 + len(text) + at)
-        return place
+        place = tmp_path_factory.getbasetemp() / f"hollow {name}"
+        return place if place.exists() else headers(place, MODELS[name], tensors(MODELS[name]))
 
     return make
 
