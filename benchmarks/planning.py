@@ -122,7 +122,9 @@ def main() -> None:
         }
         print(f"{args.layers} layers, {args.quantize}, CPU seconds, the fastest of {args.runs} runs")
         for name, command in commands.items():
-            found = [min(cpu_seconds(tree, command(tree), work) for _ in range(args.runs)) for tree in trees]
+            # one version after the other in every run: a busy machine slows them alike
+            runs = [[cpu_seconds(tree, command(tree), work) for tree in trees] for _ in range(args.runs)]
+            found = [min(times) for times in zip(*runs)]
             ratio = f"   {trees[-1].name} {found[1]:.2f}   ratio {found[0] / found[1]:.2f}" if len(found) > 1 else ""
             print(f"{name:<20} {found[0]:.2f}{ratio}")
 

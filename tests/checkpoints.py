@@ -1,6 +1,7 @@
 """Tiny random checkpoints of the dense families, as the tests use them.
 
-Each has the family's published tensor names and config fields; the values are drawn so that mistakes show (llmconv.cli.demo.draw).
+Each has the family's published tensor names and config fields; the values are drawn so that mistakes show
+(llmconv.cli.demo.draw).
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ _BASE = {k: v for k, v in QWEN2.items() if k not in ("use_sliding_window", "slid
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": QWEN2,
     "qwen2_tied": _BASE | {"tie_word_embeddings": True},
-    "qwen3": _BASE | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "attention_bias": False},
+    "qwen3": _BASE
+    | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "attention_bias": False},
     "llama": _BASE
     | {
         "model_type": "llama",
@@ -39,11 +41,27 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 # sizes from which on the compiler splits layers over devices, with as little else as can be
-SPLIT = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
+SPLIT = {
+    "hidden_size": 512,
+    "intermediate_size": 8320,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 256,
+}
 
 
-def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN, **changes: Any) -> Path:
-    """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config changed."""
+def make(
+    place: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    shards: int = 1,
+    dtype: str = "bfloat16",
+    gain: float = GAIN,
+    **changes: Any,
+) -> Path:
+    """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config
+    changed."""
     config, tensors = published(name, torch_dtype=dtype, **changes)
     return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
 
@@ -61,7 +79,8 @@ def published(name: str, **changes: Any) -> tuple[dict[str, Any], list[tuple[str
 
 
 def headers(place: Path, config: dict[str, Any], tensors: Iterable[tuple]) -> Path:
-    """Write a model directory whose shard has a header and no bytes on the disk. tensors: (name, shape, ...) of each."""
+    """Write a model directory whose shard has a header and no bytes on the disk. tensors: (name, shape, ...) of
+    each."""
     place.mkdir()
     (place / "config.json").write_text(json.dumps(config))
     header, at = {}, 0

@@ -1,7 +1,8 @@
 """A plan's nets as short texts, for the golden files: what the MLIR says, by names in place of numbers.
 
 A line for every input, weight, operation and output. An operation's line has only the attributes that differ from their
-defaults, so that a change of a graph is a change of the lines that it means; golden/mlir/*.mlir holds some whole MLIR texts.
+defaults, so that a change of a graph is a change of the lines that it means; golden/mlir/*.mlir holds some whole MLIR
+texts.
 A net that is much like an earlier one of its kind is told by the lines that differ (- before, + in this net).
 """
 

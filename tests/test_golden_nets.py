@@ -1,7 +1,8 @@
-"""The nets of every family and of every option that changes a graph, against golden/nets: a change of a graph is seen in a diff.
+"""The nets of every family and of every option that changes a graph, against golden/nets: a change of a graph is seen
+in a diff.
 
-`pytest tests/test_golden_nets.py --update-golden` writes the files again. They are our own nets; that those are right is
-shown elsewhere (test_families_graph, test_golden, and the simulator's tests).
+`pytest tests/test_golden_nets.py --update-golden` writes the files again. They are our own nets; that those are right
+is shown elsewhere (test_families_graph, test_golden, and the simulator's tests).
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ import checkpoints  # noqa: E402
 import family_checkpoints  # noqa: E402
 import quantised_checkpoints  # noqa: E402
 import vision_checkpoints  # noqa: E402
+from llmconv.tasks.export import _with_form  # noqa: E402
 from net_texts import texts  # noqa: E402
 
 from llmconv.plan.net import Net  # noqa: E402
 from llmconv.plan.plan import Plan, plan  # noqa: E402
 from llmconv.request.job import Job  # noqa: E402
-from llmconv.tasks.export import _with_form  # noqa: E402
 from llmconv.top.text import render  # noqa: E402
 
 GOLDEN = HERE / "golden" / "nets"

@@ -84,7 +84,7 @@ class Net:
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
     def text(self, make: Callable[[Net], str]) -> str:
-        """make(self), a text of graph and flags. It is made once for nets of one pattern: theirs differ in names alone."""
+        """make(self), a text of graph and flags. It is made once for nets of one pattern, which differ in names alone."""
         if self.pattern:
             return self._renamed(self.pattern.text(make))
         if make not in self._texts:
@@ -103,7 +103,7 @@ class Net:
 
 
 def with_patterns(nets: Iterable[Net]) -> Iterator[Net]:
-    """The nets. A net whose graph and flags are an earlier one's but for the layer's number has that one as its pattern."""
+    """The nets. The pattern of a net is the first one whose graph and flags differ in the layer's number alone."""
     firsts: dict[tuple[str, CompileFlags], Net] = {}
     for net in nets:
         if not net.scope:

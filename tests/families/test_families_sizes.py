@@ -1,4 +1,5 @@
-"""Models of published sizes, by the headers of their shards alone: nothing in them is too large for llmconv, nor for the memory of a build."""
+"""Models of published sizes, by the headers of their shards alone: nothing in them is too large for llmconv, nor for
+the memory of a build."""
 
 from __future__ import annotations
 
@@ -30,8 +31,27 @@ MODELS = {
     "qwen2 72B": size(QWEN2, 8192, 29568, 64, 8, 152064),
     "gemma3 27B": size(GEMMA3_TEXT, 5376, 21504, 32, 16, 262208, head_dim=128),
     "phi3 medium": size(CONFIGS["phi3"], 5120, 17920, 40, 10, 32064),
-    "qwen2_moe 57B": size(CONFIGS["qwen2_moe"], 3584, 18944, 28, 4, 151936, num_experts=64, moe_intermediate_size=2560, shared_expert_intermediate_size=20480, mlp_only_layers=[]),
-    "glm4 9B": CONFIGS["chatglm"] | {"hidden_size": 4096, "ffn_hidden_size": 13696, "num_attention_heads": 32, "kv_channels": 128, "padded_vocab_size": 151552, "num_layers": 3},
+    "qwen2_moe 57B": size(
+        CONFIGS["qwen2_moe"],
+        3584,
+        18944,
+        28,
+        4,
+        151936,
+        num_experts=64,
+        moe_intermediate_size=2560,
+        shared_expert_intermediate_size=20480,
+        mlp_only_layers=[],
+    ),
+    "glm4 9B": CONFIGS["chatglm"]
+    | {
+        "hidden_size": 4096,
+        "ffn_hidden_size": 13696,
+        "num_attention_heads": 32,
+        "kv_channels": 128,
+        "padded_vocab_size": 151552,
+        "num_layers": 3,
+    },
 }
 
 
