@@ -18,7 +18,7 @@ from .shapes import head
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("export", "MLIR of every net")
     for net in plan.nets:
-        weights = net.text(_plain if plan.job.no_stamp else _with_form)
+        weights = net.text(plain if plan.job.no_stamp else with_form)
         files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): weights}
         yield task(
             net.name,
@@ -36,11 +36,11 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         )
 
 
-def _plain(net: Net) -> str:
+def plain(net: Net) -> str:
     """JSON of the net's weights and how it uses them."""
     return json.dumps({"weights": net.weights, "roles": net.roles}, indent=0)
 
 
-def _with_form(net: Net) -> str:
+def with_form(net: Net) -> str:
     """The same, and the form in which the compiler gets the net, if that is not its own."""
     return json.dumps({"weights": net.weights, "roles": net.roles} | form(net), indent=0)

@@ -22,7 +22,7 @@ import checkpoints  # noqa: E402
 import family_checkpoints  # noqa: E402
 import quantised_checkpoints  # noqa: E402
 import vision_checkpoints  # noqa: E402
-from llmconv.tasks.export import _with_form  # noqa: E402
+from llmconv.tasks.export import with_form  # noqa: E402
 from net_texts import texts  # noqa: E402
 
 from llmconv.plan.net import Net  # noqa: E402
@@ -152,5 +152,5 @@ def test_texts_of_patterns_are_the_nets_own(name, headers, monkeypatch):
     for net in stamped:
         alone = replace(net, pattern=None)
         assert net.mlir == render(net.graph, "weights.npz")
-        assert net.text(_with_form) == _with_form(alone)
+        assert net.text(with_form) == with_form(alone)
         assert net.structure == alone.structure

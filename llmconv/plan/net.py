@@ -84,7 +84,7 @@ class Net:
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
     def text(self, make: Callable[[Net], str]) -> str:
-        """make(self), a text of graph and flags. It is made once for nets of one pattern, which differ in names alone."""
+        """make(self), a text of graph and flags. Nets of one pattern differ in names alone, so it is made once."""
         if self.pattern:
             return self._renamed(self.pattern.text(make))
         if make not in self._texts:
