@@ -15,7 +15,8 @@ from typing import Any
 from llmconv import engine, report
 from llmconv.engine import events
 from llmconv.hub import Name
-from llmconv.plan.plan import Plan, check_config, plan
+from llmconv.plan.plan import Plan, plan
+from llmconv.plan.settle import check_config
 from llmconv.report.summary import Summary
 from llmconv.request import request
 from llmconv.request.request import Request

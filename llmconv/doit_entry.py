@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
 import sys
 from collections.abc import Iterator
 
-from llmconv import convert, engine
+from llmconv import GARBAGE_THRESHOLD, convert, engine
 from llmconv.errors import ConvertError
 from llmconv.plan.plan import Plan, plan
 from llmconv.report.summary import program
@@ -25,6 +26,7 @@ class Doit:
     config = {"default_tasks": ["convert"], "verbosity": 2}
 
     def __init__(self) -> None:
+        gc.set_threshold(GARBAGE_THRESHOLD)
         self._settled: tuple[Request, Plan] | None = None
         engine.install(self._run_options)
 

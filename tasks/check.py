@@ -7,9 +7,9 @@ from collections.abc import Iterator
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.code import code
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
 from llmconv.plan.forms import alone, checked, parts
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.top.graph import Weight

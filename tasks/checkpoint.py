@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
@@ -19,10 +20,12 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("checkpoint", "digests of the checkpoint's tensors")
     # a single shard holds everything up: nothing can be keyed before it is read
     threads = max(1, (os.cpu_count() or 1) // len(plan.checkpoint.shards))
+    sizes = Counter()
+    for info in plan.checkpoint.tensors.values():
+        sizes[info.file] += info.nbytes
     for shard in plan.checkpoint.shards:
         sha256 = plan.checkpoint.sha256.get(shard.name, "")
         speed = DIGESTED * (1 if sha256 else threads)  # the sha256 of a whole file cannot be divided
-        held = sum(info.nbytes for info in plan.checkpoint.tensors.values() if info.file == shard)
         yield task(
             shard.name,
             "llmconv.tasks.actions:digest_shard",
@@ -30,6 +33,6 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             basename="checkpoint",
             targets=[layout.digests(shard.name)],
             watch=[shard],
-            need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + held / speed),
+            need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + sizes[shard] / speed),
             doc=f"digests of the tensors in {shard.name}",
         )

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from llmconv.coefficients.code import code
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
 from llmconv.plan.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
 from llmconv.plan.forms import checked
+from llmconv.plan.net import Net
 from llmconv.plan.origins import Origin
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout

@@ -6,10 +6,9 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from llmconv.coefficients.roles import roles
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
 from llmconv.plan.forms import form
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
@@ -19,7 +18,8 @@ from .shapes import head
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("export", "MLIR of every net")
     for net in plan.nets:
-        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps(_weights(net, stamp=not plan.job.no_stamp), indent=0)}
+        weights = net.text(plain if plan.job.no_stamp else with_form)
+        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): weights}
         yield task(
             net.name,
             "llmconv.tasks.actions:write_text",
@@ -36,6 +36,11 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         )
 
 
-def _weights(net: Net, stamp: bool) -> dict:
-    """The net's weights, how it uses them, and the form in which the compiler gets it, if that is not its own."""
-    return {"weights": net.weights, "roles": roles(net.graph)} | (form(net) if stamp else {})
+def plain(net: Net) -> str:
+    """JSON of the net's weights and how it uses them."""
+    return json.dumps({"weights": net.weights, "roles": net.roles}, indent=0)
+
+
+def with_form(net: Net) -> str:
+    """The same, and the form in which the compiler gets the net, if that is not its own."""
+    return json.dumps({"weights": net.weights, "roles": net.roles} | form(net), indent=0)

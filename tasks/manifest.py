@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 
 from llmconv.engine import Need
 from llmconv.plan.devices import groups
@@ -23,8 +22,8 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "kind": net.kind,
             "layer": net.layer,
             "stage_of": net.stage_of,
-            "inputs": [asdict(io) for io in net.inputs],
-            "outputs": [asdict(io) for io in net.outputs],
+            "inputs": [dict(vars(io)) for io in net.inputs],
+            "outputs": [dict(vars(io)) for io in net.outputs],
             "flags": net.flags.to_dict(),
             "facts": str(layout.net(net.name)[2]),
             "run": str(layout.net(net.name)[3]),

@@ -1,4 +1,5 @@
-"""merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a runtime reads beside it; convert: the whole."""
+"""merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a
+runtime reads beside it; convert: the whole."""
 
 from __future__ import annotations
 
@@ -8,9 +9,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.tasks.actions import NOT_CONFIG
@@ -25,10 +26,19 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     several = groups(plan)
     if several:
         yield head("merge", f"combine the nets to one .bmodel, and to one for each of {len(several)} devices")
-        yield _merge(plan, layout, {"basename": "merge", "name": "all"}, layout.bmodel(plan.folder), "merged", plan.nets)
+        yield _merge(
+            plan, layout, {"basename": "merge", "name": "all"}, layout.bmodel(plan.folder), "merged", plan.nets
+        )
         for group in several:
             nets = [net for net in plan.nets if net.name in group.nets]
-            yield _merge(plan, layout, {"basename": "merge", "name": group.name}, layout.out / group.file, f"merged_{group.name}", nets)
+            yield _merge(
+                plan,
+                layout,
+                {"basename": "merge", "name": group.name},
+                layout.out / group.file,
+                f"merged_{group.name}",
+                nets,
+            )
         yield _combination(plan, layout)
     else:
         yield _merge(plan, layout, {"basename": "merge", "name": None}, layout.bmodel(plan.folder), "merged", plan.nets)
@@ -45,6 +55,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, nets: Sequence[Net]) -> dict:
     """Combine some of the plan's nets to `target`. Any net may have its coefficients in another's file."""
     epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
+    size = coefficient_bytes(nets)
     return task(
         called["name"],
         "llmconv.tasks.actions:merge",
@@ -53,7 +64,7 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         targets=[target, layout.facts(facts)],
         file_dep=[path for paths in files.values() for path in paths[:3]],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL, seconds=0.1 + coefficient_bytes(nets) / MERGED),
+        need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {target.name}",
     )
@@ -98,7 +109,8 @@ def _left_out(plan: Plan, path) -> bool:
 
 
 def timestamp(plan: Plan) -> int:
-    """Seconds since 1970 for the file's time field: SOURCE_DATE_EPOCH, else a fixed value derived from what is built."""
+    """Seconds since 1970 for the file's time field: SOURCE_DATE_EPOCH, else a fixed value derived from what is
+    built."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given.isdigit():
         return int(given)

@@ -1,8 +1,11 @@
-"""What the stages share: the two forms of a doit task dict that are not a sub-task, and what a task that reads tensors depends on."""
+"""What the stages share: the two forms of a doit task dict that are not a sub-task, and what a task that reads tensors
+depends on."""
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from llmconv.engine import task
@@ -21,6 +24,10 @@ def head(name: str, doc: str) -> dict[str, Any]:
 
 
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
-    """`picks` and `reads` of a task that reads these tensors: their entries in the shards' digest files, and the shards."""
-    held = {shard: [n for n in names if plan.checkpoint.tensors[n].file == shard] for shard in plan.checkpoint.shards}
-    return {"picks": [(layout.digests(shard.name), found) for shard, found in held.items() if found], "reads": sorted(shard for shard, found in held.items() if found)}
+    """`picks` and `reads` of a task that reads these tensors: their entries in the shards' digest files, and the
+    shards."""
+    held: dict[Path, list[str]] = defaultdict(list)
+    for name in names:
+        held[plan.checkpoint.tensors[name].file].append(name)
+    shards = [shard for shard in plan.checkpoint.shards if shard in held]
+    return {"picks": [(layout.digests(shard.name), held[shard]) for shard in shards], "reads": sorted(shards)}

@@ -1,11 +1,14 @@
 """Tiny random checkpoints of the dense families, as the tests use them.
 
-Each has the family's published tensor names and config fields; the values are drawn so that mistakes show (llmconv.cli.demo.draw).
+Each has the family's published tensor names and config fields; the values are drawn so that mistakes show
+(llmconv.cli.demo.draw).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Iterable
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ _BASE = {k: v for k, v in QWEN2.items() if k not in ("use_sliding_window", "slid
 CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2": QWEN2,
     "qwen2_tied": _BASE | {"tie_word_embeddings": True},
-    "qwen3": _BASE | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "attention_bias": False},
+    "qwen3": _BASE
+    | {"model_type": "qwen3", "architectures": ["Qwen3ForCausalLM"], "head_dim": 128, "attention_bias": False},
     "llama": _BASE
     | {
         "model_type": "llama",
@@ -37,21 +41,56 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 # sizes from which on the compiler splits layers over devices, with as little else as can be
-SPLIT = {"hidden_size": 512, "intermediate_size": 8320, "num_attention_heads": 8, "num_key_value_heads": 4, "vocab_size": 256}
+SPLIT = {
+    "hidden_size": 512,
+    "intermediate_size": 8320,
+    "num_attention_heads": 8,
+    "num_key_value_heads": 4,
+    "vocab_size": 256,
+}
 
 
-def make(place: Path, name: str, *, seed: int = 0, shards: int = 1, dtype: str = "bfloat16", gain: float = GAIN, **changes: Any) -> Path:
-    """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config changed."""
-    config = CONFIGS[name] | {"torch_dtype": dtype} | changes
-    config = {k: v for k, v in config.items() if v is not None}
+def make(
+    place: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    shards: int = 1,
+    dtype: str = "bfloat16",
+    gain: float = GAIN,
+    **changes: Any,
+) -> Path:
+    """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config
+    changed."""
+    config, tensors = published(name, torch_dtype=dtype, **changes)
+    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
+
+
+def published(name: str, **changes: Any) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], str]]]:
+    """config.json of checkpoint `name` with some fields changed, and its tensors (as dense_tensors gives them)."""
+    config = {k: v for k, v in (CONFIGS[name] | changes).items() if v is not None}
     family = config["model_type"]
     biases = ["q", "k", "v"] if family == "qwen2" else []
     if config.get("attention_bias"):
         biases += ["q", "k", "v", "o"]
     if config.get("mlp_bias"):
         biases += ["gate", "up", "down"]
-    tensors = dense_tensors(config, tuple(biases), qk_norm=family == "qwen3")
-    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
+    return config, list(dense_tensors(config, tuple(biases), qk_norm=family == "qwen3"))
+
+
+def headers(place: Path, config: dict[str, Any], tensors: Iterable[tuple]) -> Path:
+    """Write a model directory whose shard has a header and no bytes on the disk. tensors: (name, shape, ...) of
+    each."""
+    place.mkdir()
+    (place / "config.json").write_text(json.dumps(config))
+    header, at = {}, 0
+    for tensor, shape, *_ in tensors:
+        header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
+    text = json.dumps(header).encode()
+    with open(place / "model.safetensors", "wb") as shard:
+        shard.write(len(text).to_bytes(8, "little") + text)
+        shard.truncate(8 + len(text) + at)
+    return place
 
 
 def once(maker: Callable[..., Path], folders: pytest.TempPathFactory) -> Callable[..., Path]:

@@ -1,4 +1,5 @@
-"""Every option, alone and in pairs: which nets it adds, takes away and changes, and that what it makes is right on the simulator."""
+"""Every option, alone and in pairs: which nets it adds, takes away and changes, and that what it makes is right on the
+simulator."""
 
 from __future__ import annotations
 
@@ -11,16 +12,25 @@ from checkpoints import SPLIT
 
 from llmconv.cli.main import main
 from llmconv.errors import InputError
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 from llmconv.request.options import parse
 from llmconv.request.request import Request
 
 # A model that the simulator runs in seconds
-# The usual random models have weights of 1.5 times unit scale and lose almost what is tolerated in bf16. An adapter adds two roundings to every
-# linear: NumPy that rounds every operation to bf16, torch in bf16 and the chip all come to 0.011 to 0.014 there. So these have unit scale.
-SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 256, "gain": 1.0}
+# The usual random models have weights of 1.5 times unit scale and lose almost what is tolerated in bf16. An adapter
+# adds two roundings to every
+# linear: NumPy that rounds every operation to bf16, torch in bf16 and the chip all come to 0.011 to 0.014 there. So
+# these have unit scale.
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 256,
+    "gain": 1.0,
+}
 SEQ = 32
 CHIPS = ("bm1684x", "bm1688", "cv186x")
 W4 = {"quantize": "w4bf16"}
@@ -28,14 +38,26 @@ W4 = {"quantize": "w4bf16"}
 # option -> (beside what, kinds of nets that change, kinds that come in addition, kinds that go)
 EFFECTS = {
     "do_sample": ({"do_sample": 1}, {}, {"lm_head"}, {"greedy_head", "sample_head"}, set()),
-    "lora_max_rank": ({"lora_max_rank": 8}, {}, {"block", "block_cache", "lm_head"}, {"lora", "greedy_head", "sample_head"}, set()),
+    "lora_max_rank": (
+        {"lora_max_rank": 8},
+        {},
+        {"block", "block_cache", "lm_head"},
+        {"lora", "greedy_head", "sample_head"},
+        set(),
+    ),
     "embedding_disk": ({"embedding_disk": 1}, {}, set(), set(), {"embedding"}),
     "dynamic": ({"dynamic": 1}, {}, {"block"}, set(), set()),
     "max_input_length": ({"max_input_length": 16}, {}, {"block", "embedding"}, set(), set()),
     "use_block_with_kv": ({"use_block_with_kv": 1}, {"max_input_length": 8}, {"block"}, set(), set()),
     "max_prefill_kv_length": ({"max_prefill_kv_length": 16}, {"use_block_with_kv": 1}, {"block"}, set(), set()),
     "share_prompt": ({"share_prompt": 1}, {"use_block_with_kv": 1}, {"embedding"}, {"block_prompt"}, set()),
-    "use_history_kv": ({"use_history_kv": 1}, {"max_input_length": 0}, {"block", "block_cache", "embedding"}, {"block_kv", "block_cache"}, set()),
+    "use_history_kv": (
+        {"use_history_kv": 1},
+        {"max_input_length": 0},
+        {"block", "block_cache", "embedding"},
+        {"block_kv", "block_cache"},
+        set(),
+    ),
     "chunk_length": ({"chunk_length": 8}, {}, {"block_cache"}, {"block_cache"}, set()),
     "batch": ({"batch": 2}, {}, {"block_cache"}, set(), set()),
     "symmetric": ({"symmetric": 1}, W4, {"block", "block_cache"}, set(), set()),
@@ -97,7 +119,9 @@ def test_an_option_changes_its_nets_and_no_others(option, checkpoint):
     before, after = ({net.name: net for net in made(checkpoint, **given).nets} for given in (beside, beside | options))
     if option == "use_block_with_kv":
         changes = changes - {"embedding"}
-    assert {net.kind for name, net in after.items() if name in before and identity(net) != identity(before[name])} == changes
+    assert {
+        net.kind for name, net in after.items() if name in before and identity(net) != identity(before[name])
+    } == changes
     assert {net.kind for name, net in after.items() if name not in before} == more
     assert {net.kind for name, net in before.items() if name not in after} == fewer
 
@@ -136,7 +160,11 @@ def test_pairs(options, chip, checkpoint):
         assert net.flags.mode == job.quantize.upper() and net.flags.q_group_size == job.q_group_size
         assert bool(net.places) == bool(job.lora_max_rank)
         decode = net.kind == "block_cache"
-        assert ios["input_states"][:2] == ((job.batch, 1) if decode else (1, job.max_prefill_kv_length if net.kind == "block_prompt" else job.max_input_length))
+        assert ios["input_states"][:2] == (
+            (job.batch, 1)
+            if decode
+            else (1, job.max_prefill_kv_length if net.kind == "block_prompt" else job.max_input_length)
+        )
         assert ("attention_mask" in ios) == (decode or not job.use_history_kv)
         assert net.flags.addr_mode == ("io_alone" if decode else "basic")
 
@@ -179,7 +207,18 @@ def test_a_pipeline_has_equal_runs_of_layers(layers, devices, runs, checkpoint):
     from llmconv.plan.devices import configuration, groups
 
     path = checkpoint("llama", **SMALL, num_hidden_layers=layers)
-    found = plan(Job.create({"model": str(path), "seq": SEQ, "out": str(path.parent / "out"), "num_device": devices, "distribute_strategy": "pp", "do_sample": 1}))
+    found = plan(
+        Job.create(
+            {
+                "model": str(path),
+                "seq": SEQ,
+                "out": str(path.parent / "out"),
+                "num_device": devices,
+                "distribute_strategy": "pp",
+                "do_sample": 1,
+            }
+        )
+    )
     members = [set(group.nets) for group in groups(found)]
     assert members[0] == {"embedding", "embedding_cache"} and members[-1] == {"lm_head", "greedy_head", "sample_head"}
     assert [len(m) for m in members[1:-1]] == [2 * n for n in runs]
@@ -191,7 +230,16 @@ def test_a_pipeline_has_equal_runs_of_layers(layers, devices, runs, checkpoint):
 def test_dry_run_tells_each_devices_memory(checkpoint, capsys, tmp_path):
     import time
 
-    argv = ["convert", "-m", str(checkpoint("llama", **SMALL)), "-s", str(SEQ), "-o", str(tmp_path / "out"), "--dry_run"]
+    argv = [
+        "convert",
+        "-m",
+        str(checkpoint("llama", **SMALL)),
+        "-s",
+        str(SEQ),
+        "-o",
+        str(tmp_path / "out"),
+        "--dry_run",
+    ]
     start = time.process_time()
     assert main([*argv, "--num_device", "3", "--distribute_strategy", "pp"]) == 0
     assert time.process_time() - start < 1
@@ -204,7 +252,12 @@ def test_version_names_everything(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["-V"])
     assert not ended.value.code
-    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == ["llmconv", "tpu_mlir", "transformers", "torch"]
+    assert [line.split()[0] for line in capsys.readouterr().out.splitlines()] == [
+        "llmconv",
+        "tpu_mlir",
+        "transformers",
+        "torch",
+    ]
 
 
 def test_doit_variables_suggest_the_near_miss():
@@ -242,8 +295,16 @@ def verified(out: Path, tokens: int) -> None:
 
 
 TOGETHER = {
-    "sampling, table on disk, any length": ("bm1684x", "qwen2_tied", {"do_sample": 1, "embedding_disk": 1, "dynamic": 1}),
-    "adapters behind a shared prompt": ("cv186x", "qwen2", {"lora_max_rank": 8, "share_prompt": 1, "max_prefill_kv_length": 16, "quantize": "w4f16"}),
+    "sampling, table on disk, any length": (
+        "bm1684x",
+        "qwen2_tied",
+        {"do_sample": 1, "embedding_disk": 1, "dynamic": 1},
+    ),
+    "adapters behind a shared prompt": (
+        "cv186x",
+        "qwen2",
+        {"lora_max_rank": 8, "share_prompt": 1, "max_prefill_kv_length": 16, "quantize": "w4f16"},
+    ),
     "history at any length": ("bm1688", "qwen2", {"use_block_with_kv": 1, "dynamic": 1}),
     "chunks": ("cv186x", "llama", {"use_history_kv": 1}),
     "three sequences": ("bm1688", "qwen2", {"batch": 3}),
@@ -282,5 +343,6 @@ def test_every_pair_on_the_simulator(options, checkpoint, convert):
 @pytest.mark.simulator
 @pytest.mark.parametrize("quantize, devices", [("bf16", 2), ("w4bf16", 2), ("bf16", 4)])
 def test_tensor_parallel(quantize, devices, checkpoint, convert):
-    """Layers that the compiler splits, with biases and grouped heads: their parts on the simulator, and coefficients in equal shares."""
+    """Layers that the compiler splits, with biases and grouped heads: their parts on the simulator, and coefficients in
+    equal shares."""
     verified(convert(checkpoint("qwen2", **SPLIT), seq=16, quantize=quantize, num_device=devices), tokens=3)

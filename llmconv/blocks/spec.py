@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmconv.checkpoint import rope
@@ -116,7 +117,7 @@ class Spec:
     def layers(self) -> int:
         return len(self.kinds)
 
-    @property
+    @cached_property
     def positions(self) -> int:
         """How many positions a token has: 1, or 3 (time, height, width)."""
         return 3 if any(kind.axes for kind in self.kinds) else 1
@@ -211,7 +212,7 @@ class Spec:
         return window if window is not None and window < seq_length else None
 
     def _fused_in(self, role: str) -> str | None:
-        return next((tensor for tensor, roles in self.fused.items() if role in roles), None)
+        return next((tensor for tensor, roles in self.fused.items() if role in roles), None) if self.fused else None
 
     def check(self, seq_length: int) -> None:
         """Raise InputError for sizes that contradict each other or the sequence length."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import shlex
 import sys
 import traceback
@@ -11,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llmconv import __version__
+from llmconv import GARBAGE_THRESHOLD, __version__
 from llmconv.cli.parser import SHELLS, Parser, add_options, completion
 from llmconv.errors import ConvertError, InputError
 from llmconv.request.options import OPTIONS
@@ -30,6 +31,7 @@ def convert_main(argv: Sequence[str] | None = None) -> int:
 
 def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     """Run a command; every error becomes one line and an exit code."""
+    gc.set_threshold(GARBAGE_THRESHOLD)
     args = parser.parse_args(argv)
     args.argv = argv
     try:

@@ -101,7 +101,8 @@ class Explainer:
         if node.action is None:
             unsure = any(dep in self._unsure for dep in node.deps)
             return self._item(node, "run" if unsure or node.plain else "unchanged", "", None, row)
-        before = [dep for dep in node.deps if dep in self._unsure and self._feeds(dep, node)]
+        feeding = self._feeding(node)
+        before = [dep for dep in node.deps if dep in self._unsure and dep in feeding]
         if before:
             self._unsure.add(node.name)
             action, reason = self._undecided(node, row, before)
@@ -123,11 +124,10 @@ class Explainer:
             self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)
 
-    def _feeds(self, dep: str, node: Node) -> bool:
-        """Whether a target of `dep` is in the key of `node` (and not only an order between them)."""
-        action = node.action
-        inputs = (*action.file_dep, *(path for path, _ in action.picks))
-        return any(self.graph.producers.get(path, ("",))[0] == dep for path in inputs)
+    def _feeding(self, node: Node) -> set[str]:
+        """The tasks with a target in the key of `node` (and not only an order between them)."""
+        inputs = (*node.action.file_dep, *(path for path, _ in node.action.picks))
+        return {self.graph.producers[path][0] for path in inputs if path in self.graph.producers}
 
     def _undecided(self, node: Node, row: Row | None, before: list[str]) -> tuple[str, str]:
         first = before[0] if len(before) == 1 else f"{before[0]} and {len(before) - 1} more"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, Mapping, Sequence
 
@@ -132,4 +133,9 @@ def task(
 
 def _paths(paths: Sequence[str | Path]) -> tuple[str, ...]:
     # doit matches targets with file_dep by string, so all paths take one form here
-    return tuple(os.path.abspath(path) for path in paths)
+    return tuple(_normal(path) if os.path.isabs(path) else os.path.abspath(path) for path in paths)
+
+
+@cache
+def _normal(path: str | Path) -> str:
+    return os.path.normpath(path)

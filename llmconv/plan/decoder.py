@@ -2,67 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 from llmconv.blocks import decoder, heads
 from llmconv.blocks.attention import Step
 from llmconv.blocks.spec import Spec
-from llmconv.checkpoint import recipe
 from llmconv.chips import CHIPS
+from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph
-from llmconv.top.text import render
 
-WEIGHT_FILE = "weights.npz"
 IO_CONFIG = "io_alone_config.json"
-
-
-@dataclass(frozen=True)
-class IO:
-    """A tensor of a net's public contract with the runtimes: name, shape, dtype (bf16, f16, f32, i32)."""
-
-    name: str
-    shape: tuple[int, ...]
-    dtype: str
-
-
-@dataclass(frozen=True)
-class Net:
-    """One net: what it is called, what goes in and out, how it is compiled, and its graph.
-
-    stage_of: the net of the .bmodel that this one becomes a further stage of.
-    """
-
-    name: str
-    kind: str
-    layer: int | None
-    flags: CompileFlags
-    inputs: tuple[IO, ...]
-    outputs: tuple[IO, ...]
-    graph: Graph
-    stage_of: str | None = None
-
-    @property
-    def mlir(self) -> str:
-        return render(self.graph, WEIGHT_FILE)
-
-    @property
-    def weights(self) -> list[dict[str, Any]]:
-        """JSON form of the graph's weights: name, shape, dtype, recipe."""
-        return [asdict(w) for w in self.graph.weights.values()]
-
-    @property
-    def tensors(self) -> list[str]:
-        """Names of the checkpoint's tensors that this net is made of."""
-        return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
-
-    @property
-    def places(self) -> list[str]:
-        """The paths of the weights that a runtime loads an adapter into."""
-        return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
 
 def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
@@ -123,21 +76,6 @@ def decode_lengths(job: Job) -> list[int]:
     return lengths[::-1]
 
 
-def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
-    """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says
-    otherwise."""
-    return CompileFlags(
-        **{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True}
-        | more
-    )
-
-
-def ios(graph: Graph, float_type: str, outputs: Sequence[tuple[str, str]]) -> tuple[tuple[IO, ...], tuple[IO, ...]]:
-    """The public tensors: float inputs are of `float_type`, ids i32; `outputs` gives (name, dtype) in order."""
-    ins = tuple(IO(v.name, v.shape, "i32" if v.dtype == "si32" else float_type) for v in graph.inputs)
-    return ins, tuple(IO(name, v.shape, dtype) for v, (name, dtype) in zip(graph.outputs, outputs, strict=True))
-
-
 def _table_dtype(job: Job) -> str:
     """bf16 weights reach the compiler as raw bits: a large table is then never expanded to float32."""
     return "bf16" if job.half == "bf16" else "f32"
@@ -193,7 +131,15 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
     else:  # what is quantised already says so itself
         mode = job.half
     settings = flags_for(job, mode, **flags)
-    return Net(name, kind, layer, settings, *ios(graph, job.half, outputs), graph)
+    return Net(
+        name,
+        kind,
+        layer,
+        settings,
+        *ios(graph, job.half, outputs),
+        graph,
+        scope=spec.names["layer"].format(i=layer),
+    )
 
 
 def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:

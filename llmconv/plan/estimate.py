@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from math import prod
 
-from llmconv.plan.decoder import Net
 from llmconv.plan.devices import groups
 from llmconv.plan.forms import PART, coded, codes_apart, lean, linears
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.top.graph import Weight
 from llmconv.top.table import SAMPLE
@@ -119,7 +119,8 @@ def net_coefficients(net: Net) -> int:
 
 def coefficient_bytes(nets: Sequence[Net]) -> int:
     """Bytes of coefficients in a .bmodel of these nets: those made of the same tensors share them."""
-    return sum({(tuple(net.tensors), net.flags.mode): net_coefficients(net) for net in nets}.values())
+    different = {(tuple(net.tensors), net.flags.mode): net for net in nets}
+    return sum(net_coefficients(net) for net in different.values())
 
 
 def io_bytes(net: Net) -> int:

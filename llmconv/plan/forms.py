@@ -9,14 +9,13 @@ With `no_stamp` every net is compiled as it is, which is what the tests compare 
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, replace
+from dataclasses import replace
 from math import prod
 from typing import Any
 
 from llmconv.coefficients.layout import Mode
-from llmconv.coefficients.roles import roles
 from llmconv.coefficients.structure import LAYER
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
@@ -94,19 +93,19 @@ def _apart(net: Net) -> dict[str, Any]:
 def _without(net: Net, graph: Graph, names: Collection[str]) -> dict[str, Any]:
     """A graph for the net, and absent: the linears of those names, which the weight file does not have, with their roles."""
     made = _texts(net, graph)
-    absent = [(net.graph.weights[role["weight"]], {**role, "bias": None}) for role in roles(net.graph) if role["weight"] in names]
-    return made | {"weights": [w for w in made["weights"] if w["name"] not in names], "absent": [(asdict(weight), role) for weight, role in absent]}
+    absent = [(net.graph.weights[role["weight"]], {**role, "bias": None}) for role in net.roles if role["weight"] in names]
+    return made | {"weights": [w for w in made["weights"] if w["name"] not in names], "absent": [(weight.to_dict(), role) for weight, role in absent]}
 
 
 def _texts(net: Net, graph: Graph) -> dict[str, Any]:
     """MLIR, weights and their roles of another graph for the net."""
-    other = replace(net, graph=graph)
-    return {"mlir": other.mlir, "weights": other.weights, "roles": roles(graph)}
+    other = replace(net, graph=graph, pattern=None)
+    return {"mlir": other.mlir, "weights": other.weights, "roles": other.roles}
 
 
 def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
     """A linear alone, in parts of at most PART weights: {mlir, weights, roles} of each. Of a table its first rows, which the rest is like."""
-    role = next(role for role in roles(net.graph) if role["weight"] == weight.name)
+    role = next(role for role in net.roles if role["weight"] == weight.name)
     if role["kind"] == "plain":
         return [_texts(net, table_alone(net.graph, weight.name, SAMPLE))]
     mode = Mode.of(alone(net.flags).to_dict())
@@ -118,7 +117,7 @@ def parts(net: Net, weight: Weight) -> list[dict[str, Any]]:
 
 def linears(net: Net) -> list[Weight]:
     """The weights of its linear layers: [K, N]; and of a head that is multiplied from the left its table [V, H]."""
-    found = [(role, net.graph.weights[role["weight"]]) for role in roles(net.graph)]
+    found = [(role, net.graph.weights[role["weight"]]) for role in net.roles]
     return [weight for role, weight in found if role["kind"] == "linear" or role.get("place") == "tpu.MatMul.input" and is_table(weight)]
 
 
@@ -126,7 +125,7 @@ def coded(net: Net) -> list[Weight]:
     """The codes [N, K * bits / 8] of its linears that the checkpoint has quantised, where they are left out."""
     if not codes_apart(net.flags) or sum(prod(weight.shape) for weight in net.graph.weights.values() if weight.dtype == "ui8") < CODED:
         return []
-    return [net.graph.weights[role["weight"]] for role in roles(net.graph) if role["kind"] == "packed"]
+    return [net.graph.weights[role["weight"]] for role in net.roles if role["kind"] == "packed"]
 
 
 def checked(net: Net) -> list[Weight]:

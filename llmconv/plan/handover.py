@@ -8,7 +8,7 @@ from typing import Any
 
 from llmconv.checkpoint import rope, tokens
 from llmconv.checkpoint.tokens import SpecialTokens
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.toolchain import VERSION
 

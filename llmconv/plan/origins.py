@@ -8,10 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 
-from llmconv.coefficients.roles import roles
-from llmconv.coefficients.structure import structure
-from llmconv.plan.decoder import Net
 from llmconv.plan.forms import coded, form_of, linears
+from llmconv.plan.net import Net
 
 LARGE = 64 << 20  # bytes of a table in half precision
 
@@ -46,7 +44,7 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
     found: dict[str, Origin] = {}
     for net in nets:
         flags = net.flags.to_dict()
-        keys[net.name] = structure(net.mlir, net.weights, flags).key
+        keys[net.name] = net.structure
         template = templates.setdefault(keys[net.name], net.name)
         owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
         owner = None if owner == net.name else owner
@@ -72,7 +70,7 @@ def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
     alike = {}
     for net in nets:
         if forms.get(net.name) in ("packed", "hollow"):
-            how = {role["weight"]: (role["bits"], role["group"]) for role in roles(net.graph) if role["kind"] == "packed"}
+            how = {role["weight"]: (role["bits"], role["group"]) for role in net.roles if role["kind"] == "packed"}
             sizes = sorted({(weight.shape, how.get(weight.name)) for weight in coded(net) or linears(net)})
             alike[net.name] = firsts.setdefault(json.dumps([sizes, _quantisation(net.flags.to_dict())]), net.name)
     return alike

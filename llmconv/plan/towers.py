@@ -11,7 +11,8 @@ from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 from llmconv.families.family import Family
-from llmconv.plan.decoder import Net, embedding_length, flags_for, ios
+from llmconv.plan.decoder import embedding_length
+from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
 
 
@@ -32,16 +33,34 @@ def notes(job: Job, tower: TowerSpec) -> list[str]:
     width, height = tower.pixels
     found = [] if job.max_pixels else [f"max_pixels is not set, {width},{height} is used"]
     if tower.tokens > (length := embedding_length(job)):
-        found.append(f"an image of {width} x {height} pixels is {tower.tokens} tokens, more than the {length} of one prefill")
+        found.append(
+            f"an image of {width} x {height} pixels is {tower.tokens} tokens, more than the {length} of one prefill"
+        )
     return found
 
 
 def tower_nets(job: Job, spec: Spec, tower: TowerSpec) -> Iterator[Net]:
-    """The tower, which stays in half precision whatever the blocks' weights become, behind the sum that deepstack needs."""
+    """The tower, which stays in half precision whatever the blocks' weights become, behind the sum that deepstack
+    needs."""
     if tower.deepstack:
         graph = qwen.add(embedding_length(job), spec.hidden)
-        yield Net("add", "add", None, flags_for(job, job.half, addr_mode="io_alone"), *ios(graph, job.half, [("add", job.half)]), graph)
-    # a dynamic launch is one image, so that a tower with learned positions needs no mask; the others' public inputs have one in any case
+        yield Net(
+            "add",
+            "add",
+            None,
+            flags_for(job, job.half, addr_mode="io_alone"),
+            *ios(graph, job.half, [("add", job.half)]),
+            graph,
+        )
+    # a dynamic launch is one image, so that a tower with learned positions needs no mask; the others' public inputs
+    # have one in any case
     graph = qwen.vit(tower, masked=not (job.dynamic and tower.positions))
     outputs = [(value.name, job.half) for value in graph.outputs]
-    yield Net("vit", "vit", None, flags_for(job, job.half, quant_input=False, dynamic=job.dynamic), *ios(graph, "f32", outputs), graph)
+    yield Net(
+        "vit",
+        "vit",
+        None,
+        flags_for(job, job.half, quant_input=False, dynamic=job.dynamic),
+        *ios(graph, "f32", outputs),
+        graph,
+    )

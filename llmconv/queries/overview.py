@@ -14,7 +14,6 @@ from typing import Any
 
 from llmconv import engine
 from llmconv.chips import CHIPS
-from llmconv.plan.decoder import Net
 from llmconv.plan.estimate import (
     check_seconds,
     coefficient_bytes,
@@ -24,6 +23,7 @@ from llmconv.plan.estimate import (
     stamp_seconds,
 )
 from llmconv.plan.forms import checked
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.job import Job
 from llmconv.request.output import Layout

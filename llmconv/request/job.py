@@ -1,5 +1,5 @@
-"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the checkpoint.
-"""
+"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the
+checkpoint."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from llmconv.request.options import parse
 @dataclass(frozen=True)
 class Job:
     """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
-    llmconv.plan.plan.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as
+    llmconv.plan.settle.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as
     org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job."""
 
     model_path: Path
@@ -211,6 +211,11 @@ class Job:
     def splits(self) -> bool:
         """Whether every layer is split over several devices."""
         return self.num_device > 1 and self.distribute_strategy == "tp"
+
+    def layers_per_device(self, layers: int) -> int:
+        """How many of a model's layers one device of a pipeline has; the last may have fewer. One device has the
+        embeddings and another one the heads."""
+        return -(-layers // (self.num_device - 2))
 
     @property
     def model_name(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 
@@ -16,12 +17,12 @@ class Layout:
 
     @property
     def state(self) -> Path:
-        return self.out / ".llmconv"
+        return _below(self.out, ".llmconv")
 
     @property
     def job(self) -> Path:
         """The options of the run that was last started here."""
-        return self.state / "job.json"
+        return _below(self.out, ".llmconv/job.json")
 
     @property
     def config(self) -> Path:
@@ -51,7 +52,7 @@ class Layout:
 
     @property
     def toolchain(self) -> Path:
-        return self.state / "toolchain.json"
+        return _below(self.out, ".llmconv/toolchain.json")
 
     def bmodel(self, folder: str) -> Path:
         return self.out / f"{folder}.bmodel"
@@ -61,33 +62,44 @@ class Layout:
         return self.out / f"{folder}_combine.json"
 
     def mlir(self, net: str) -> Path:
-        return self.out / "mlir" / f"{net}.mlir"
+        return _below(self.out, f"mlir/{net}.mlir")
 
     def weights(self, net: str) -> Path:
-        return self.out / "mlir" / f"{net}.weights.json"
+        return _below(self.out, f"mlir/{net}.weights.json")
 
     def log(self, net: str) -> Path:
-        return self.out / "logs" / f"{net}.log"
+        return _below(self.out, f"logs/{net}.log")
 
     def net(self, net: str) -> list[Path]:
         """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it
         took."""
-        return [self.state / "nets" / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json")]
+        return list(_net(self.out, net))
 
     def facts(self, net: str) -> Path:
         """A finished net's facts; under the name "merged" those of the .bmodel."""
-        return self.state / "nets" / f"{net}.json"
+        return _net(self.out, net)[2]
 
     def addresses(self, net: str) -> Path:
         """Input and output addresses of a decode net, which its further stages use too."""
-        return self.state / "nets" / f"{net}.io.json"
+        return _below(self.out, f".llmconv/nets/{net}.io.json")
 
     def scratch(self, net: str) -> Path:
-        return self.state / "scratch" / net
+        return _below(self.out, f".llmconv/scratch/{net}")
 
     def digests(self, shard: str) -> Path:
-        return self.state / "checkpoint" / f"{shard}.json"
+        return _below(self.out, f".llmconv/checkpoint/{shard}.json")
 
     def check(self, weight: str) -> Path:
         """What was found out about a linear: whether its coefficients are known to us."""
-        return self.state / "checks" / f"{weight}.json"
+        return _below(self.out, f".llmconv/checks/{weight}.json")
+
+
+@cache
+def _below(out: Path, name: str) -> Path:
+    """One Path for each file: a graph of tasks names most of them many times."""
+    return out / name
+
+
+@cache
+def _net(out: Path, net: str) -> tuple[Path, ...]:
+    return tuple(out / f".llmconv/nets/{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json"))

@@ -9,7 +9,7 @@ import struct
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 from llmconv.errors import ToolError
@@ -47,7 +47,7 @@ class CompileFlags:
 
     def to_dict(self) -> dict:
         """Every field, JSON-able: the part of a task's key that these flags are."""
-        return asdict(self)
+        return dict(vars(self))
 
 
 @dataclass(frozen=True)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
-from llmconv.top.ops import OPS, OPTIONAL, REQUIRED, Shape
+from llmconv.top.methods import Methods
+from llmconv.top.ops import OPS, Shape
 
 
-@dataclass(frozen=True)
-class Value:
+class Value(NamedTuple):
     """A tensor of the graph: its shape, element type (f32, si32, ui8, bf16, none) and debug name."""
 
     id: int
@@ -19,14 +19,13 @@ class Value:
     dtype: str = "f32"
 
 
-@dataclass(frozen=True)
-class Op:
+class Op(NamedTuple):
     """An operation, its operands and its results; `attrs` holds every attribute that is printed."""
 
     kind: str
     operands: tuple[Value, ...]
     results: tuple[Value, ...]
-    attrs: Mapping[str, Any] = field(default_factory=dict)
+    attrs: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -39,9 +38,14 @@ class Weight:
     recipe: tuple
     dtype: str = "f32"
 
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-able."""
+        return {"name": self.name, "shape": self.shape, "recipe": self.recipe, "dtype": self.dtype}
 
-class Graph:
-    """A net under construction. `graph.MatMul(x, w, b, name="...")` appends the table's MatMul and returns its Value."""
+
+class Graph(Methods):
+    """A net under construction. `graph.MatMul(x, w, b, name="...")` appends the table's MatMul and returns its
+    Value."""
 
     def __init__(self, name: str, *, lora_rank: int = 0, platform: str = "LLM"):
         self.name, self.lora_rank, self.platform = name, lora_rank, platform
@@ -53,7 +57,13 @@ class Graph:
         self._count = 0
         self.none = self._append("None", (), [("", (), "none")])[0]
 
-    def _append(self, kind: str, operands: Sequence[Value], results: Sequence[tuple[str, Shape, str]], attrs: Mapping | None = None) -> tuple[Value, ...]:
+    def _append(
+        self,
+        kind: str,
+        operands: Sequence[Value],
+        results: Sequence[tuple[str, Shape, str]],
+        attrs: Mapping[str, Any] | None = None,
+    ) -> tuple[Value, ...]:
         values = []
         for name, shape, dtype in results:
             values.append(Value(self._count, name, tuple(shape), dtype))
@@ -62,7 +72,8 @@ class Graph:
         return tuple(values)
 
     def input(self, name: str, shape: Shape, dtype: str = "f32", **attrs: Any) -> Value:
-        """A function argument. Top inputs are f32 inside the graph whatever the argument's declared type (f32, si32)."""
+        """A function argument. Top inputs are f32 inside the graph whatever the argument's declared type (f32,
+        si32)."""
         arg = Value(-1 - len(self.inputs), name, tuple(shape), dtype)
         self.inputs.append(arg)
         return self._append("Input", (arg,), [(name, tuple(shape), "f32")], {"do_preprocess": False, **attrs})[0]
@@ -81,22 +92,15 @@ class Graph:
     def op(self, kind: str, *operands: Value, name: str | Sequence[str], **attrs: Any) -> Any:
         """Append operation `kind`; returns its Value, or a tuple of them when the operation has several results."""
         row = OPS[kind]
-        unknown = set(attrs) - set(row.attrs)
-        if unknown:
+        if unknown := attrs.keys() - row.attrs.keys():
             raise TypeError(f"{kind} has no attribute {sorted(unknown)}")
-        full = {k: a.default for k, a in row.attrs.items() if a.default is not OPTIONAL} | attrs
-        missing = [k for k, v in full.items() if v is REQUIRED]
-        if missing:
-            raise TypeError(f"{kind} needs {missing}")
+        if missing := row.required - attrs.keys():
+            raise TypeError(f"{kind} needs {sorted(missing)}")
+        full = row.defaults | attrs
         shapes = row.shapes(full, [v.shape for v in operands if v.dtype != "none"])
         names = [name] if isinstance(name, str) else list(name)
         values = self._append(kind, operands, [(n, s, "f32") for n, s in zip(names, shapes, strict=True)], full)
         return values if row.results > 1 else values[0]
-
-    def __getattr__(self, kind: str):
-        if kind not in OPS:
-            raise AttributeError(kind)
-        return lambda *operands, **kw: self.op(kind, *operands, **kw)
 
     def output(self, *values: Value) -> Graph:
         self.outputs = values

@@ -1,4 +1,5 @@
-"""Shape inference of the Top operations: result shapes from attributes and operand shapes (`none` operands left out)."""
+"""Shape inference of the Top operations: result shapes from attributes and operand shapes (`none` operands left
+out)."""
 
 from __future__ import annotations
 
@@ -62,7 +63,12 @@ def concat(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
-    return [tuple(-((first - last) // step) for first, last, step in zip(attrs["offset"], attrs["ends"], attrs["steps"], strict=True))]
+    return [
+        tuple(
+            -((first - last) // step)
+            for first, last, step in zip(attrs["offset"], attrs["ends"], attrs["steps"], strict=True)
+        )
+    ]
 
 
 def pad(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
@@ -11,8 +12,9 @@ from llmconv.top.ops import OPS
 
 
 def interpret(graph: Graph, inputs: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    """The graph's outputs, in order. `inputs` and `weights` are keyed by name; weights are float32 (or uint8 when packed)."""
-    values: dict[int, np.ndarray | None] = {}
+    """The graph's outputs, in order. `inputs` and `weights` are keyed by name; weights are float32 (or uint8 when
+    packed)."""
+    values: dict[int, Any] = {}
     for op in graph.ops:
         if op.kind == "None":
             values[op.results[0].id] = None

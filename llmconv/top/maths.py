@@ -1,4 +1,5 @@
-"""What the Top operations compute, in NumPy. Every function gets NumPy itself first: importing this module costs nothing."""
+"""What the Top operations compute, in NumPy. Every function gets NumPy itself first: importing this module costs
+nothing."""
 
 from __future__ import annotations
 

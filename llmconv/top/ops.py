@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from llmconv.top import infer, maths
@@ -36,6 +37,15 @@ class Row:
     attrs: Mapping[str, Attr] = field(default_factory=dict)
     results: int = 1
 
+    @cached_property
+    def defaults(self) -> dict[str, Any]:
+        """The attributes that are always printed, in order; REQUIRED where there is no default."""
+        return {name: attr.default for name, attr in self.attrs.items() if attr.default is not OPTIONAL}
+
+    @cached_property
+    def required(self) -> frozenset[str]:
+        return frozenset(name for name, attr in self.attrs.items() if attr.default is REQUIRED)
+
 
 _RELU = {"do_relu": Attr("bool", False), "relu_limit": Attr("f64", -1.0)}
 _QUANT_ROUND = {"round_mode": Attr("str", "HalfAwayFromZero")}
@@ -47,7 +57,12 @@ _ROPE = {
 
 ROWS = (
     Row("RMSNorm", infer.same, maths.rms, {"eps": Attr("f64"), "weight_keep_f32": Attr("bool", False)}),
-    Row("LayerNorm", infer.same, maths.layer_norm, {"axis": Attr("si32"), "eps": Attr("f64"), "normalized_shape": Attr("i64s")}),
+    Row(
+        "LayerNorm",
+        infer.same,
+        maths.layer_norm,
+        {"axis": Attr("si32"), "eps": Attr("f64"), "normalized_shape": Attr("i64s")},
+    ),
     Row(
         "MatMul",
         infer.matmul,
@@ -86,7 +101,12 @@ ROWS = (
         "Gather",
         infer.gather,
         lambda np, a, x, i: np.take(x, i.astype(np.int64), a["axis"]),
-        {"axis": Attr("si32", 0), "keepdims": Attr("bool", True), "is_lora": Attr("bool", False), "is_scalar": Attr("bool", False)},
+        {
+            "axis": Attr("si32", 0),
+            "keepdims": Attr("bool", True),
+            "is_lora": Attr("bool", False),
+            "is_scalar": Attr("bool", False),
+        },
     ),
     Row(
         "Rope",
@@ -105,7 +125,12 @@ ROWS = (
         lambda np, a, *xs: np.concatenate(xs, a["axis"]),
         {"axis": Attr("si32", 1), "only_merge": Attr("bool", False), **_RELU, **_QUANT_ROUND},
     ),
-    Row("Pad", infer.pad, maths.pad, {"paddings": Attr("i64s"), "val": Attr("f64", 0.0), "mode": Attr("str", "constant")}),
+    Row(
+        "Pad",
+        infer.pad,
+        maths.pad,
+        {"paddings": Attr("i64s"), "val": Attr("f64", 0.0), "mode": Attr("str", "constant")},
+    ),
     Row("Tile", infer.tile, lambda np, a, x: np.tile(x, a["tile"]), {"tile": Attr("i64s")}),
     Row("Unsqueeze", infer.unsqueeze, lambda np, a, x: np.expand_dims(x, a["axes"]), {"axes": Attr("i64s")}),
     Row("Permute", infer.permute, lambda np, a, x: x.transpose(a["order"]), {"order": Attr("i64s")}),
@@ -144,10 +169,20 @@ ROWS = (
         {"scale": Attr("f64", 1.0), "bias": Attr("f64", 0.0), "log": Attr("bool", False), **_QUANT_ROUND},
     ),
     Row("SiLU", infer.same, lambda np, a, x: x / (1 + np.exp(-x))),
-    Row("Swish", infer.same, lambda np, a, x: x / (1 + np.exp(-a["beta"] * x)), {"beta": Attr("f64", 1.0), **_QUANT_ROUND}),
+    Row(
+        "Swish",
+        infer.same,
+        lambda np, a, x: x / (1 + np.exp(-a["beta"] * x)),
+        {"beta": Attr("f64", 1.0), **_QUANT_ROUND},
+    ),
     Row("GELU", infer.same, maths.gelu, {"approx_mode": Attr("str", "normal")}),
     Row("Add", infer.broadcast, lambda np, a, x, y: x + y, {**_RELU, "is_scalar": Attr("bool", False)}),
-    Row("Sub", infer.broadcast, lambda np, a, x, y: x - y, {**_RELU, "is_reverse": Attr("bool", False), "is_scalar": Attr("bool", False)}),
+    Row(
+        "Sub",
+        infer.broadcast,
+        lambda np, a, x, y: x - y,
+        {**_RELU, "is_reverse": Attr("bool", False), "is_scalar": Attr("bool", False)},
+    ),
     Row("Mul", infer.broadcast, lambda np, a, x, y: x * y, {**_RELU, "is_scalar": Attr("bool", False)}),
     Row("MulConst", infer.same, lambda np, a, x: x * a["const_val"], {"const_val": Attr("f64"), **_RELU}),
     Row("AddConst", infer.same, maths.add_const, {"const_val": Attr("f64"), **_RELU}),
@@ -166,8 +201,18 @@ ROWS = (
         },
         results=2,
     ),
-    Row("Div", infer.broadcast, lambda np, a, x, y: x / y, {**_RELU, "is_reverse": Attr("bool", False), "is_scalar": Attr("bool", False)}),
-    Row("Softmax", infer.same, maths.softmax, {"axis": Attr("si32"), "log": Attr("bool", False), "beta": Attr("f64", 1.0), **_QUANT_ROUND}),
+    Row(
+        "Div",
+        infer.broadcast,
+        lambda np, a, x, y: x / y,
+        {**_RELU, "is_reverse": Attr("bool", False), "is_scalar": Attr("bool", False)},
+    ),
+    Row(
+        "Softmax",
+        infer.same,
+        maths.softmax,
+        {"axis": Attr("si32"), "log": Attr("bool", False), "beta": Attr("f64", 1.0), **_QUANT_ROUND},
+    ),
     Row("Insert", infer.same, maths.insert, {"axis": Attr("i64"), "offset": Attr("i64")}),
     Row(
         "GatherElements",
@@ -188,7 +233,12 @@ ROWS = (
         "CompareConst",
         infer.same,
         lambda np, a, x: (x < a["const_val"]).astype(np.float32),
-        {"mode": Attr("str", "Less"), "const_val": Attr("f64"), "inversed": Attr("bool", False), "is_scalar": Attr("bool", False)},
+        {
+            "mode": Attr("str", "Less"),
+            "const_val": Attr("f64"),
+            "inversed": Attr("bool", False),
+            "is_scalar": Attr("bool", False),
+        },
     ),
     Row(
         "Where",

@@ -1,4 +1,5 @@
-"""A graph built once more with other weights or operations: forms of a net that cost the compiler less and give the same program."""
+"""A graph built once more with other weights or operations: forms of a net that cost the compiler less and give the
+same program."""
 
 from __future__ import annotations
 
@@ -9,16 +10,16 @@ from typing import Any
 from llmconv.top.graph import Graph, Op, Value, Weight
 
 CODES = ".q"  # what follows the name of a linear's weight in that of its codes
-MakeWeight = Callable[[Graph, Weight, Mapping[str, Any]], Value | None]
-MakeOp = Callable[[Graph, Op, Sequence[Value | None], Mapping[str, Any]], Any]
+MakeWeight = Callable[[Graph, Weight, Mapping[str, Any]], Value]
+MakeOp = Callable[[Graph, Op, Sequence[Value], Mapping[str, Any]], Any]
 
 
 def rewrite(graph: Graph, weight: MakeWeight | None = None, op: MakeOp | None = None) -> Graph:
-    """The same inputs, weights, operations and outputs, each made by `weight` or `op` where given. A weight may become None when `op`
-    replaces all that use it."""
-    weight, op = weight or same_weight, op or same_op
+    """The same inputs, weights, operations and outputs, each made by `weight` or `op` where given. A weight may become
+    the graph's none when `op` replaces all that use it."""
+    make_weight, make_op = weight or same_weight, op or same_op
     new = Graph(graph.name, lora_rank=graph.lora_rank, platform=graph.platform)
-    values: dict[int, Value | None] = {graph.none.id: new.none}
+    values: dict[int, Value] = {graph.none.id: new.none}
     for old in graph.ops:
         if old.kind == "None":
             continue
@@ -26,10 +27,10 @@ def rewrite(graph: Graph, weight: MakeWeight | None = None, op: MakeOp | None = 
             (arg,) = old.operands
             made: Any = new.input(arg.name, arg.shape, arg.dtype, **old.attrs)
         elif old.kind == "Weight":
-            made = weight(new, graph.weights[old.results[0].name], old.attrs)
+            made = make_weight(new, graph.weights[old.results[0].name], old.attrs)
         else:
-            made = op(new, old, [values[v.id] for v in old.operands], old.attrs)
-        values |= {v.id: m for v, m in zip(old.results, made if isinstance(made, tuple) else (made,), strict=True)}
+            made = make_op(new, old, [values[v.id] for v in old.operands], old.attrs)
+        values |= {v.id: m for v, m in zip(old.results, made if len(old.results) > 1 else (made,), strict=True)}
     return new.output(*(values[v.id] for v in graph.outputs))
 
 
@@ -43,8 +44,8 @@ def same_op(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any
 
 
 def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = False) -> Graph:
-    """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler. hollow: without any
-    values, which the compiler does not miss since it has nothing to round."""
+    """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler.
+    hollow: without any values, which the compiler does not miss since it has nothing to round."""
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
         if w.name not in linears:
@@ -55,22 +56,29 @@ def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = Fal
 
 
 def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Graph:
-    """The linears of those weights as already quantised, with stand-ins for the codes (0), scales (1) and zero points (0): the program is
-    that of the quantised net, for an eighth of the memory and without the time that quantising takes."""
+    """The linears of those weights as already quantised, with stand-ins for the codes (0), scales (1) and zero points
+    (0): the program is that of the quantised net, for an eighth of the memory and without the time that quantising
+    takes."""
 
-    def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value | None:
-        return None if w.name in linears else same_weight(g, w, attrs)
+    def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
+        return g.none if w.name in linears else same_weight(g, w, attrs)
 
-    def op(g: Graph, old: Op, operands: Sequence[Value | None], attrs: Mapping[str, Any]) -> Any:
-        if old.kind != "MatMul" or operands[1] is not None:
+    def op(g: Graph, old: Op, operands: Sequence[Value], attrs: Mapping[str, Any]) -> Any:
+        if old.kind != "MatMul" or old.operands[1].name not in linears:
             return same_op(g, old, operands, attrs)
         right = old.operands[1]
         k, n = right.shape
+        parts = (
+            (CODES[1:], (n, k * bits // 8), 0.0, "ui8"),
+            ("scales", (n, k // group), 1.0, "f32"),
+            ("zeros", (n, k // group), 0.0, "ui8"),
+        )
         q, scales, zeros = (
             g.weight(f"{right.name}.{part}", shape, ("fill", shape, number), dtype)
-            for part, shape, number, dtype in ((CODES[1:], (n, k * bits // 8), 0.0, "ui8"), ("scales", (n, k // group), 1.0, "f32"), ("zeros", (n, k // group), 0.0, "ui8"))
+            for part, shape, number, dtype in parts
         )
-        return g.A16MatMul(operands[0], q, scales, zeros, operands[2], weight_bits=bits, q_group_size=group, name=old.results[0].name)
+        x, bias, name = operands[0], operands[2], old.results[0].name
+        return g.A16MatMul(x, q, scales, zeros, bias, weight_bits=bits, q_group_size=group, name=name)
 
     return rewrite(graph, weight, op)
 
@@ -87,11 +95,13 @@ def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
 
 
 def coded_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
-    """A net of nothing but the rows first..last of the codes of that name [N, K * bits / 8], with their scales and zero points, on one row."""
+    """A net of nothing but the rows first..last of the codes of that name [N, K * bits / 8], with their scales and zero
+    points, on one row."""
     op = next(op for op in graph.ops if op.kind == "A16MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
     found = [graph.weights[value.name] for value in op.operands[1:4]]
-    parts = [same_weight(g, replace(w, shape=(last - first, w.shape[1]), recipe=("rows", w.recipe, first, last)), {}) for w in found]
+    cut = [replace(w, shape=(last - first, w.shape[1]), recipe=("rows", w.recipe, first, last)) for w in found]
+    parts = [same_weight(g, w, {}) for w in cut]
     return g.output(same_op(g, op, [g.input("x", (1, 1, op.operands[0].shape[-1])), *parts, g.none], op.attrs))
 
 

@@ -1,4 +1,5 @@
-"""Nets that hold one large table: their graph with the table as an input, and with the first rows of the table alone."""
+"""Nets that hold one large table: their graph with the table as an input, and with the first rows of the table
+alone."""
 
 from __future__ import annotations
 
@@ -28,7 +29,7 @@ def is_table(weight: Weight) -> bool:
 
 def sampled(graph: Graph) -> Graph:
     """The graph for a vocabulary of fewer tokens: the first SAMPLE rows of the table and a few more."""
-    full = table(graph)
+    (full,) = graph.weights.values()
     vocab, width = full.shape
     rows = SAMPLE + vocab % SAMPLE
     part = replace(full, shape=(rows, width), recipe=("rows", full.recipe, 0, rows))
@@ -41,8 +42,8 @@ def sampled(graph: Graph) -> Graph:
 
 
 def as_input(graph: Graph, unused: str = "") -> Graph:
-    """The graph with its only weight as its last input, float32 like all inputs of the Top dialect; behind that an input `unused`,
-    which is larger, if it is named."""
+    """The graph with its only weight as its last input, float32 like all inputs of the Top dialect; behind that an
+    input `unused`, which is larger, if it is named."""
     made = rewrite(graph, lambda g, weight, _: g.input(weight.name, weight.shape))
     if unused:
         rows, width = made.inputs[-1].shape

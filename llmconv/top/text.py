@@ -70,7 +70,9 @@ def render(graph: Graph, weight_file: str) -> str:
         results = ", ".join(f"%{v.id}" for v in op.results)
         types = ", ".join(_tensor(v) for v in op.results)
         arguments = ", ".join(ref(v) for v in op.operands)
-        signature = f"({', '.join(_tensor(v) for v in op.operands)}) -> {types if len(op.results) == 1 else f'({types})'}"
+        signature = (
+            f"({', '.join(_tensor(v) for v in op.operands)}) -> {types if len(op.results) == 1 else f'({types})'}"
+        )
         lines.append(f'    {results} = "top.{op.kind}"({arguments}){_attributes(op)} : {signature} {location(op)}')
 
     head = {"module.chip": '"ALL"'}

@@ -15,7 +15,7 @@ from typing import Any
 from llmconv.bmodel.read import BModel
 from llmconv.coefficients.blob import coefficients
 from llmconv.coefficients.roles import roles
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 
 UNITS = (1, 32, 64, 128, 256)  # shares are multiples of one of these

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.verify import compare
 from llmconv.verify.compare import measure
 from llmconv.verify.launches import Launch
@@ -22,8 +22,9 @@ CHIP = "chip"  # whose weights the reference has
 
 @dataclass(frozen=True)
 class Picked:
-    """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's best over its
-    second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the noise."""
+    """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's
+    best over its second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the
+    noise."""
 
     net: str
     label: str
@@ -68,7 +69,8 @@ def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings, wh
 
 
 def _lm_head(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The choice against the reference's logits, but for their rounding to half precision; and the logits if they come out."""
+    """The choice against the reference's logits, but for their rounding to half precision; and the logits if they come
+    out."""
     (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
     logits, name = session.reference.logits(hidden), session.name(launch.net)
     if io.dtype != "i32":
@@ -85,7 +87,8 @@ def _greedy(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -
 
 
 def _sample(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and their odds."""
+    """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and their
+    odds."""
     import numpy as np
 
     given, name = launch.inputs, session.name(launch.net)
@@ -96,8 +99,24 @@ def _sample(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -
     there = found["token_idx"].ravel()[: len(tokens)].astype(int)
     known = (there >= 0) & (there < len(values))
     logits = np.where(known, values[np.where(known, there, 0)], np.nan)
-    session.record(name, "token_idx", CHIP, tolerance=compare.SAME, difference=measure(logits[None, None], values[tokens][None, None]))
-    session.record(name, "Softmax1", CHIP, tolerance=compare.ODDS, difference=measure(found["Softmax1"].reshape(1, 1, -1), odds[None, None]))
+    session.record(
+        name,
+        "token_idx",
+        CHIP,
+        tolerance=compare.SAME,
+        difference=measure(logits[None, None], values[tokens][None, None]),
+    )
+    session.record(
+        name,
+        "Softmax1",
+        CHIP,
+        tolerance=compare.ODDS,
+        difference=measure(found["Softmax1"].reshape(1, 1, -1), odds[None, None]),
+    )
 
 
-JUDGES: dict[str, Callable[["Session", Launch, Mapping[str, "np.ndarray"]], None]] = {"lm_head": _lm_head, "greedy_head": _greedy, "sample_head": _sample}
+JUDGES: dict[str, Callable[["Session", Launch, Mapping[str, "np.ndarray"]], None]] = {
+    "lm_head": _lm_head,
+    "greedy_head": _greedy,
+    "sample_head": _sample,
+}

@@ -29,7 +29,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.verify.reference import Reference
 from llmconv.verify.vision import Images
 from llmconv.verify.weights import half

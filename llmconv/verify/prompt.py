@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.spec import TowerSpec
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import launches
 from llmconv.verify.vision import Images, Seen
@@ -67,8 +67,8 @@ def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> No
 
 
 def shapes(tower: TowerSpec, masked: bool) -> Iterator[Grids]:
-    """Grids that fit the tower, the most telling ones first: the largest image; two images of which one moves, where a mask keeps frames
-    apart; a high, a wide and the smallest image."""
+    """Grids that fit the tower, the most telling ones first: the largest image; two images of which one moves, where a
+    mask keeps frames apart; a high, a wide and the smallest image."""
     merge, most = tower.merge, tower.tokens
     yield ((1, tower.pixels[1] // tower.patch, tower.pixels[0] // tower.patch),)
     if masked and most >= 6:
@@ -79,8 +79,8 @@ def shapes(tower: TowerSpec, masked: bool) -> Iterator[Grids]:
 
 
 def prompt(plan: Plan, rng: np.random.Generator, length: int) -> tuple[np.ndarray, Images | None]:
-    """Tokens [length] of text with an image in it, as large as half of them allow; None for the image where not even the smallest fits,
-    and for models that do not see."""
+    """Tokens [length] of text with an image in it, as large as half of them allow; None for the image where not even
+    the smallest fits, and for models that do not see."""
     tower, vocab = plan.tower, plan.spec.vocab
     ids = rng.integers(0, vocab, length)
     if tower is None:

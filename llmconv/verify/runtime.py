@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmconv.blocks.spec import Spec
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import launches
 from llmconv.verify.embedding_file import Table
@@ -35,7 +35,8 @@ Cache = tuple["np.ndarray", "np.ndarray"]  # keys and values [1, S, KV, D] of a 
 
 @dataclass(frozen=True)
 class Runtime:
-    """by_name: the plan's nets; layers: how many; capacity: rows of the whole cache; table: the embedding, where it is a file."""
+    """by_name: the plan's nets; layers: how many; capacity: rows of the whole cache; table: the embedding, where it is
+    a file."""
 
     by_name: Mapping[str, Net]
     layers: int
@@ -47,7 +48,12 @@ class Runtime:
         """None if the plan lacks a net that a plain generation needs, or has one that nobody here knows how to run."""
         by_name, layers = {net.name: net for net in plan.nets}, range(plan.spec.layers)
         table = Table.of(plan) if plan.job.embedding_disk else None
-        names = [*(f"block_{i}" for i in layers), *(f"block_cache_{i}" for i in layers), "lm_head", *(() if table else ("embedding", "embedding_cache"))]
+        names = [
+            *(f"block_{i}" for i in layers),
+            *(f"block_cache_{i}" for i in layers),
+            "lm_head",
+            *(() if table else ("embedding", "embedding_cache")),
+        ]
         if not all(name in by_name for name in names) or not all(map(checkable, plan.nets)):
             return None
         return cls(by_name, len(layers), launches.capacity(by_name["block_cache_0"]), table)
@@ -119,10 +125,18 @@ class Runtime:
         return choice(found)
 
     def prefill(
-        self, session: Session, ids: np.ndarray, past: int, caches: Sequence[Cache], label: str, places: np.ndarray | None = None, seen: Seen | None = None
+        self,
+        session: Session,
+        ids: np.ndarray,
+        past: int,
+        caches: Sequence[Cache],
+        label: str,
+        places: np.ndarray | None = None,
+        seen: Seen | None = None,
     ) -> np.ndarray:
-        """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go into the caches,
-        and those of the padding behind them, as in a runtime's copy. places: the tokens' positions [3, n], where they have three."""
+        """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go
+        into the caches, and those of the padding behind them, as in a runtime's copy. places: the tokens' positions [3,
+        n], where they have three."""
         hidden = self.embed(session, ids, label)
         blocks = self.blocks(past)
         hidden = _in_a_used_buffer(seen.enter(hidden) if seen else hidden, len(ids), launches.length(blocks[0]))
@@ -146,7 +160,8 @@ class Runtime:
         label: str,
         places: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go into the caches.
+        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go
+        into the caches.
         places: each token's positions [3, 1], where it has three."""
         import numpy as np
 
@@ -155,10 +170,14 @@ class Runtime:
         for layer, net in enumerate(self.caches(max(pasts))):
             if self.batch > 1:
                 history = tuple(np.concatenate([cache[layer][part] for cache in caches]) for part in (0, 1))
-                found = session.launch(launches.steps(net, hidden, pasts, history, label, np.stack(places) if places else None))
+                found = session.launch(
+                    launches.steps(net, hidden, pasts, history, label, np.stack(places) if places else None)
+                )
                 found = {name: values.swapaxes(0, 1) for name, values in found.items()}
             else:
-                found = session.launch(launches.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None))
+                found = session.launch(
+                    launches.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None)
+                )
             hidden = found["output_states"]
             for sequence, (past, cache) in enumerate(zip(pasts, caches)):
                 for rows, new in zip(cache[layer], (found["k_cache"], found["v_cache"])):

@@ -9,7 +9,7 @@ from math import prod
 
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError
-from llmconv.plan.decoder import Net
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify.heads import JUDGES
 from llmconv.verify.lengths import check, places

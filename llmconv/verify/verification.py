@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     from rich.console import Console
 
-    from llmconv.plan.decoder import Net
+    from llmconv.plan.net import Net
     from llmconv.simulator.client import NetInfo, Simulator
     from llmconv.verify.fleet import Fleet
     from llmconv.verify.generate import Generation

@@ -1,12 +1,12 @@
-"""Models of published sizes, by the headers of their shards alone: nothing in them is too large for llmconv, nor for the memory of a build."""
+"""Models of published sizes, by the headers of their shards alone: nothing in them is too large for llmconv, nor for
+the memory of a build."""
 
 from __future__ import annotations
 
-import json
-from math import prod
 from pathlib import Path
 
 import pytest
+from checkpoints import headers
 from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, tensors
 
 from llmconv.cli.demo import QWEN2
@@ -31,8 +31,27 @@ MODELS = {
     "qwen2 72B": size(QWEN2, 8192, 29568, 64, 8, 152064),
     "gemma3 27B": size(GEMMA3_TEXT, 5376, 21504, 32, 16, 262208, head_dim=128),
     "phi3 medium": size(CONFIGS["phi3"], 5120, 17920, 40, 10, 32064),
-    "qwen2_moe 57B": size(CONFIGS["qwen2_moe"], 3584, 18944, 28, 4, 151936, num_experts=64, moe_intermediate_size=2560, shared_expert_intermediate_size=20480, mlp_only_layers=[]),
-    "glm4 9B": CONFIGS["chatglm"] | {"hidden_size": 4096, "ffn_hidden_size": 13696, "num_attention_heads": 32, "kv_channels": 128, "padded_vocab_size": 151552, "num_layers": 3},
+    "qwen2_moe 57B": size(
+        CONFIGS["qwen2_moe"],
+        3584,
+        18944,
+        28,
+        4,
+        151936,
+        num_experts=64,
+        moe_intermediate_size=2560,
+        shared_expert_intermediate_size=20480,
+        mlp_only_layers=[],
+    ),
+    "glm4 9B": CONFIGS["chatglm"]
+    | {
+        "hidden_size": 4096,
+        "ffn_hidden_size": 13696,
+        "num_attention_heads": 32,
+        "kv_channels": 128,
+        "padded_vocab_size": 151552,
+        "num_layers": 3,
+    },
 }
 
 
@@ -41,17 +60,8 @@ def hollow(tmp_path_factory: pytest.TempPathFactory):
     """hollow(name) -> a model directory whose shard has a header and no bytes on the disk."""
 
     def make(name: str) -> Path:
-        place, config, header, at = tmp_path_factory.getbasetemp() / f"hollow {name}", MODELS[name], {}, 0
-        if not place.exists():
-            place.mkdir()
-            (place / "config.json").write_text(json.dumps(config))
-            for tensor, shape in tensors(config):
-                header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
-            text = json.dumps(header).encode()
-            with open(place / "model.safetensors", "wb") as shard:
-                shard.write(len(text).to_bytes(8, "little") + text)
-                shard.truncate(8 + len(text) + at)
-        return place
+        place = tmp_path_factory.getbasetemp() / f"hollow {name}"
+        return place if place.exists() else headers(place, MODELS[name], tensors(MODELS[name]))
 
     return make
 

@@ -1,0 +1,173 @@
+"""What can be known to be wrong before work starts: groups, devices and tensors that do not fit the model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+
+from llmconv.blocks.spec import HALVES, Spec
+from llmconv.checkpoint import recipe
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.errors import InputError
+from llmconv.families.family import Family
+from llmconv.plan.net import Net
+from llmconv.request.job import Job
+
+# The compiler's dev-parallel pass splits an MLP only if its down projection has more weights than these (1.30.2).
+SMALLEST_SPLIT = 1 << 22
+
+
+def check_groups(job: Job, spec: Spec) -> None:
+    """Raise InputError for a group size that does not go with the model's sizes."""
+    group = job.q_group_size
+    if job.weight_bits == 16 or spec.packed:
+        return
+    inputs = spec.grouped()
+    for role, k in inputs.items():
+        if group and k % group:
+            fits = [g for g in (32, 64, 128, 256) if not any(size % g for size in inputs.values())]
+            raise InputError(
+                f"q_group_size {group} does not divide the {k} inputs of {spec.path(role, 0)}",
+                "the compiler would leave that layer in half precision without a word",
+                f"Use -g {fits[-1] if 64 not in fits else 64}." if fits else "Use bf16.",
+            )
+
+
+def check_devices(job: Job, spec: Spec) -> None:
+    """Raise InputError for a number of devices that does not go with the model's sizes."""
+    n = job.num_device
+    if n == 1:
+        return
+    if not job.splits:
+        filled = -(-spec.layers // job.layers_per_device(spec.layers))
+        if filled < n - 2:
+            raise InputError(
+                f"num_device {n} with distribute_strategy pp",
+                f"{spec.layers} layers in equal runs are for {filled + 2} devices",
+                f"Use {filled + 2}.",
+            )
+        return
+    what = f"num_device {n} with distribute_strategy tp"
+    sizes = {
+        "num_attention_heads": spec.heads,
+        "num_key_value_heads": spec.kv_heads,
+        "intermediate_size": spec.intermediate,
+    }
+    for name, size in sizes.items():
+        if size % n:
+            raise InputError(
+                what,
+                f"{name} {size} is no multiple of it",
+                f"Use {_divisor(n, *sizes.values())}, or distribute_strategy pp.",
+            )
+    if job.weight_bits == 8:
+        raise InputError(
+            f"{what} and quantize {job.quantize}",
+            "the compiler dies of splitting layers of 8 bits (1.30.2)",
+            "Use 4 bits, half precision, or distribute_strategy pp.",
+        )
+    group = spec.group if spec.packed else job.q_group_size
+    if group and any(size // n % group for size in (spec.intermediate, spec.heads * spec.head_dim)):
+        raise InputError(
+            f"{what} and q_group_size {group}",
+            "each device's part of a matrix has to be whole groups",
+            f"Use {'' if spec.packed else '-g 32, or '}distribute_strategy pp.",
+        )
+    _check_packed(what, job, spec)
+    window = min(filter(None, (spec.window(layer, job.seq_length) for layer in range(spec.layers))), default=0)
+    if window:
+        raise InputError(
+            f"{what} and a sliding window of {window}",
+            "the net makes the window's mask, and the compiler splits no attention whose mask is not an input",
+            f"Use seq_length {window} or less, or distribute_strategy pp.",
+        )
+    plain = (
+        spec.rope_mode == HALVES
+        and spec.kinds[0].rope["dim"] == spec.head_dim
+        and spec.residual_scale == 1
+        and not spec.experts
+        and spec.positions == 1
+    )
+    if spec.qk_norm or not plain or {"attention_norm", "mlp_out_norm"} & set(spec.names):
+        raise InputError(
+            what,
+            "the compiler splits Llama's form of a layer alone: no norms of q and k or behind attention, "
+            "rope on whole heads by one position for every token",
+            "Use distribute_strategy pp.",
+        )
+    if spec.hidden * spec.intermediate <= SMALLEST_SPLIT:
+        raise InputError(
+            what,
+            f"the compiler splits no MLP of {spec.hidden} x {spec.intermediate}: "
+            f"its down projection needs more than {SMALLEST_SPLIT} weights",
+            "Use distribute_strategy pp.",
+        )
+
+
+def _check_packed(what: str, job: Job, spec: Spec) -> None:
+    """Layers that the checkpoint has quantised are split only when all are, alike, with their inputs in order."""
+    paths = (
+        [spec.path(role, layer) for layer in range(spec.layers) for role in ("q", "k", "v", "o", "gate", "up", "down")]
+        if spec.packed
+        else []
+    )
+    for path in paths:
+        one = spec.stored.get(path)
+        if one is None or not one.codes or (one.bits, one.group) != (job.weight_bits, spec.group) or one.order:
+            if one is None:
+                found = "is not quantised"
+            else:
+                found = (
+                    "has its groups mixed (desc_act)" if one.order else f"has {one.bits} bits in groups of {one.group}"
+                )
+            raise InputError(
+                what,
+                f"{path} {found}, and the compiler splits layers that are all alike",
+                "Use distribute_strategy pp.",
+            )
+
+
+def _divisor(most: int, *sizes: int) -> int:
+    """The largest number up to `most` that divides all the sizes."""
+    return next(n for n in range(most, 0, -1) if not any(size % n for size in sizes))
+
+
+def check_tensors(
+    checkpoint: Checkpoint, family: Family, spec: Spec, nets: Sequence[Net], others: Iterable[str]
+) -> None:
+    """Every tensor that the nets and `others` need is there in the right shape; every tensor that is there is used or
+    known to be unused. Raise InputError otherwise."""
+    used = {checkpoint.info(name).name for name in others}
+    for net in nets:
+        for weight in net.graph.weights.values():
+            found = recipe.shape(weight.recipe, checkpoint)
+            used |= set(recipe.names(weight.recipe))
+            if _squeeze(found) != _squeeze(weight.shape):
+                name = next(recipe.names(weight.recipe), weight.name)
+                raise InputError(
+                    f"tensor {name} of {checkpoint.path} has shape {list(checkpoint.info(name).shape)}",
+                    f"net {net.name} with the sizes of config.json gives {list(weight.shape)} "
+                    f"where the tensor gives {list(found)}",
+                    "config.json and the weights do not belong together: download both again.",
+                )
+    for path, one in spec.stored.items():
+        used |= set(one.beside)
+        # a bias where the model has none: writers of GPTQ add them, all zero
+        bias = f"{path}.bias"
+        if bias in checkpoint.tensors and bias not in used and not any(checkpoint.raw_bytes(bias)):
+            used.add(bias)
+    known = [*family.unused, *family.left_out]
+    if spec.tied:
+        known.append(f"^{re.escape(spec.path('head'))}\\.weight$")
+    stray = sorted(n for n in checkpoint.tensors if n not in used and not any(re.search(p, n) for p in known))
+    if stray:
+        more = f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""
+        raise InputError(
+            f"tensor {stray[0]}{more} of {checkpoint.path} would not be used",
+            f"a {family.model_types[0]} model with this config.json has no such weight, so the result would be wrong",
+            "Check config.json (num_hidden_layers, biases) against the weights.",
+        )
+
+
+def _squeeze(shape: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(d for d in shape if d != 1)

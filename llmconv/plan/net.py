@@ -1,0 +1,136 @@
+"""A net: what it is called, what goes in and out, how it is compiled, its graph, and what follows from that."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import Any
+
+from llmconv.checkpoint import recipe
+from llmconv.coefficients.roles import roles
+from llmconv.coefficients.structure import structure
+from llmconv.request.job import Job
+from llmconv.toolchain import CompileFlags
+from llmconv.top.graph import Graph
+from llmconv.top.text import render
+
+WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
+_encode = json.JSONEncoder(check_circular=False).encode
+
+
+@dataclass(frozen=True)
+class IO:
+    """A tensor of a net's public contract with the runtimes: name, shape, dtype (bf16, f16, f32, i32)."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+
+
+@dataclass(frozen=True)
+class Net:
+    """One net: what it is called, what goes in and out, how it is compiled, and its graph.
+
+    stage_of: the net of the .bmodel that this one becomes a further stage of.
+    pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
+    names of the layer's tensors begin with, with that number; "" in a net of no layer.
+    """
+
+    name: str
+    kind: str
+    layer: int | None
+    flags: CompileFlags
+    inputs: tuple[IO, ...]
+    outputs: tuple[IO, ...]
+    graph: Graph
+    stage_of: str | None = None
+    scope: str = ""
+    pattern: Net | None = field(default=None, repr=False, compare=False)
+
+    @cached_property
+    def mlir(self) -> str:
+        return self.text(_mlir)
+
+    @cached_property
+    def weights(self) -> list[dict[str, Any]]:
+        """JSON form of the graph's weights: name, shape, dtype, recipe."""
+        return [w.to_dict() for w in self.graph.weights.values()]
+
+    @cached_property
+    def roles(self) -> list[dict]:
+        """How the graph uses each of its weights (llmconv.coefficients.roles)."""
+        return roles(self.graph)
+
+    @cached_property
+    def tensors(self) -> list[str]:
+        """Names of the checkpoint's tensors that this net is made of."""
+        return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
+
+    @cached_property
+    def structure(self) -> str:
+        """The same for nets whose programs are the same (llmconv.coefficients.structure)."""
+        if self.pattern:
+            return self.pattern.structure
+        return structure(self.mlir, self.weights, self.flags.to_dict()).key
+
+    @property
+    def places(self) -> list[str]:
+        """The paths of the weights that a runtime loads an adapter into."""
+        return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
+
+    def text(self, make: Callable[[Net], str]) -> str:
+        """make(self), a text of graph and flags. Nets of one pattern differ in names alone, so it is made once."""
+        if self.pattern:
+            return self._renamed(self.pattern.text(make))
+        if make not in self._texts:
+            self._texts[make] = make(self)
+        return self._texts[make]
+
+    @cached_property
+    def _texts(self) -> dict[Callable[[Net], str], str]:
+        return {}
+
+    def _renamed(self, text: str) -> str:
+        """A text of the pattern with the names of this net."""
+        assert self.pattern
+        text = text.replace(self.pattern.scope, self.scope)
+        return text.replace(f"module @{self.pattern.graph.name} ", f"module @{self.graph.name} ")
+
+
+def with_patterns(nets: Iterable[Net]) -> Iterator[Net]:
+    """The nets. The pattern of a net is the first one whose graph and flags differ in the layer's number alone."""
+    firsts: dict[tuple[str, CompileFlags], Net] = {}
+    for net in nets:
+        if not net.scope:
+            yield net
+            continue
+        first = firsts.setdefault((_content(net.graph).replace(net.scope, "\0"), net.flags), net)
+        yield net if first is net else replace(net, pattern=first)
+
+
+def _content(graph: Graph) -> str:
+    """All that a graph is but its own name, as JSON."""
+    ops = [(op.kind, [value.id for value in op.operands], op.results, op.attrs) for op in graph.ops]
+    recipes = [(weight.recipe, weight.dtype) for weight in graph.weights.values()]
+    return _encode([graph.lora_rank, graph.platform, graph.inputs, ops, [value.id for value in graph.outputs], recipes])
+
+
+def _mlir(net: Net) -> str:
+    return render(net.graph, WEIGHT_FILE)
+
+
+def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
+    """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says
+    otherwise."""
+    return CompileFlags(
+        **{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True}
+        | more
+    )
+
+
+def ios(graph: Graph, float_type: str, outputs: Sequence[tuple[str, str]]) -> tuple[tuple[IO, ...], tuple[IO, ...]]:
+    """The public tensors: float inputs are of `float_type`, ids i32; `outputs` gives (name, dtype) in order."""
+    ins = tuple(IO(v.name, v.shape, "i32" if v.dtype == "si32" else float_type) for v in graph.inputs)
+    return ins, tuple(IO(name, v.shape, dtype) for v, (name, dtype) in zip(graph.outputs, outputs, strict=True))

@@ -1,0 +1,156 @@
+"""The nets of every family and of every option that changes a graph, against golden/nets: a change of a graph is seen
+in a diff.
+
+`pytest tests/test_golden_nets.py --update-golden` writes the files again. They are our own nets; that those are right
+is shown elsewhere (test_families_graph, test_golden, and the simulator's tests).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE / "families"), str(HERE / "quantised")]
+
+import checkpoints  # noqa: E402
+import family_checkpoints  # noqa: E402
+import quantised_checkpoints  # noqa: E402
+import vision_checkpoints  # noqa: E402
+from net_texts import texts  # noqa: E402
+
+from llmconv.plan.net import Net  # noqa: E402
+from llmconv.plan.plan import Plan, plan  # noqa: E402
+from llmconv.request.job import Job  # noqa: E402
+from llmconv.tasks.export import with_form  # noqa: E402
+from llmconv.top.text import render  # noqa: E402
+
+GOLDEN = HERE / "golden" / "nets"
+PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
+FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS]
+OPTIONS = {
+    "static": {},
+    "w4": {"quantize": "w4bf16"},
+    "w8 f16, groups of 32, symmetric": {"quantize": "w8f16", "q_group_size": 32, "symmetric": 1},
+    "dynamic": {"dynamic": 1},
+    "history": {"use_history_kv": 1},
+    "history, bm1688": {"use_history_kv": 1, "chip": "bm1688"},
+    "document's history": {"use_block_with_kv": 1},
+    "shared prompt": {"share_prompt": 1},
+    "stages": {"chunk_length": 16},
+    "batch": {"batch": 2},
+    "adapters": {"lora_max_rank": 8},
+    "sampling": {"do_sample": 1},
+    "embedding on disk": {"embedding_disk": 1},
+}
+# what changes the nets of other families in ways of their own
+MORE = {
+    "gemma3_text": ("dynamic",),
+    "qwen2_moe": ("adapters",),
+    "granite": ("adapters",),
+    "phi3_longrope": ("dynamic",),
+}
+MORE |= {"qwen2": tuple(OPTIONS)[1:]} | {name: ("dynamic", "batch") for name in PIXELS}
+
+
+def planned(model: Path, **options) -> Plan:
+    given = {"model": str(model), "seq": "64", "out": "/out"} | {name: str(value) for name, value in options.items()}
+    return plan(Job.create(given))
+
+
+@pytest.fixture(scope="module")
+def headers(tmp_path_factory: pytest.TempPathFactory):
+    """headers(name, layers) -> a checkpoint of the family without bytes on the disk: plans read its headers alone."""
+
+    def make(name: str, layers: int = 0) -> Path:
+        place = tmp_path_factory.mktemp("models") / name
+        if name in checkpoints.CONFIGS:
+            changes = {"num_hidden_layers": layers} if layers else {}
+            return checkpoints.headers(place, *checkpoints.published(name, **changes))
+        module = vision_checkpoints if name in PIXELS else family_checkpoints
+        config = deeper(module.CONFIGS[name], layers) if layers else module.CONFIGS[name]
+        if name not in PIXELS:
+            return checkpoints.headers(place, config, family_checkpoints.tensors(config))
+        parameters = vision_checkpoints.whole(config).state_dict().items()
+        shapes = {vision_checkpoints.published(tensor, name): tuple(value.shape) for tensor, value in parameters}
+        return checkpoints.headers(place, config, shapes.items())
+
+    return make
+
+
+def deeper(config: dict[str, Any], layers: int) -> dict[str, Any]:
+    """config.json of a family's model with more layers."""
+    if "text_config" in config:
+        return config | {"text_config": deeper(config["text_config"], layers)}
+    rope = {"no_rope_layers": [1, 0] * (layers // 2) + [1] * (layers % 2)} if "no_rope_layers" in config else {}
+    return config | {"num_layers" if config["model_type"] == "chatglm" else "num_hidden_layers": layers} | rope
+
+
+def hold(file: Path, text: str, update: bool) -> None:
+    """Compare with a golden file, or write it."""
+    if update:
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(text, encoding="utf-8")
+    assert file.read_text(encoding="utf-8") == text, "right? pytest tests/test_golden_nets.py --update-golden"
+
+
+def different(nets: tuple[Net, ...]) -> list[Net]:
+    """The first net of every structure."""
+    return list({net.structure: net for net in reversed(nets)}.values())[::-1]
+
+
+def sections(name: str, model: Path) -> Iterator[tuple[str, list[Net]]]:
+    pixels = {"max_pixels": PIXELS[name]} if name in PIXELS else {}
+    for title in ("static", *MORE.get(name, ())):
+        yield title, different(planned(model, **pixels, **OPTIONS[title]).nets)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_nets(name, headers, request):
+    found = texts(sections(name, headers(name)))
+    hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
+
+
+@pytest.mark.parametrize("method", ["gptq", "awq"])
+def test_nets_of_quantised_checkpoints(method, checkpoint, tmp_path, request):
+    """The checkpoint's own integers; with gptq in mixed order, which the nets undo."""
+    how = quantised_checkpoints.How(mixed=5 if method == "gptq" else 0)
+    model, _ = quantised_checkpoints.convert(checkpoint("llama"), tmp_path / "model", method, how)
+    made = planned(model), planned(model, quantize="bf16")
+    found = texts((title, different(one.nets)) for title, one in zip(("its integers", "dequantised"), made))
+    hold(GOLDEN / f"llama_{method}.txt", found, request.config.getoption("--update-golden"))
+
+
+def test_nets_of_split_layers(tmp_path, request):
+    """Over several devices layers have the form that the compiler splits."""
+    model = checkpoints.headers(tmp_path / "model", *checkpoints.published("llama", **checkpoints.SPLIT))
+    found = texts([("two devices", different(planned(model, num_device=2).nets))])
+    hold(GOLDEN / "llama_split.txt", found, request.config.getoption("--update-golden"))
+
+
+@pytest.mark.parametrize("net", ["block_0", "sample_head"])
+def test_mlir(net, headers, request):
+    """The whole text of two nets: every attribute, type and location."""
+    made = planned(headers("qwen2"), do_sample=1)
+    found = next(one for one in made.nets if one.name == net).mlir
+    hold(GOLDEN / f"qwen2_{net}.mlir", found, request.config.getoption("--update-golden"))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_texts_of_patterns_are_the_nets_own(name, headers, monkeypatch):
+    """A text that is made once and given other names is the one that the net's own graph gives."""
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
+    model, pixels = headers(name, 12 if name == "llama" else 6), {"max_pixels": PIXELS[name]} if name in PIXELS else {}
+    made = planned(model, **pixels, chunk_length=16, lora_max_rank=8, quantize="w4bf16")
+    stamped = [net for net in made.nets if net.pattern]
+    assert len(stamped) >= made.spec.layers
+    for net in stamped:
+        alone = replace(net, pattern=None)
+        assert net.mlir == render(net.graph, "weights.npz")
+        assert net.text(with_form) == with_form(alone)
+        assert net.structure == alone.structure
