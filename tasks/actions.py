@@ -47,7 +47,7 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel stamped with `epoch` (seconds).
+    """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped with `epoch` (seconds).
 
     Second target: its size and sha256.
     """

@@ -6,10 +6,8 @@ import hashlib
 import json
 from collections.abc import Iterator
 
-from llmconv.coefficients.roles import roles
 from llmconv.engine import Need, task
-from llmconv.plan.decoder import Net
-from llmconv.plan.forms import form
+from llmconv.plan.forms import exported
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
@@ -19,7 +17,8 @@ from .shapes import head
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("export", "MLIR of every net")
     for net in plan.nets:
-        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): json.dumps(_weights(net, stamp=not plan.job.no_stamp), indent=0)}
+        weights = json.dumps(exported(net, stamp=not plan.job.no_stamp).to_json(), indent=0)
+        files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): weights}
         yield task(
             net.name,
             "llmconv.tasks.actions:write_text",
@@ -34,8 +33,3 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             foretold=list(files.values()),
             doc=f"MLIR of {net.name}",
         )
-
-
-def _weights(net: Net, stamp: bool) -> dict:
-    """The net's weights, how it uses them, and the form in which the compiler gets it, if that is not its own."""
-    return {"weights": net.weights, "roles": roles(net.graph)} | (form(net) if stamp else {})

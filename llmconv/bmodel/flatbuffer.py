@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from llmconv.bmodel.schema import FIXED, REQUIRED, SCALARS, SCHEMA
 
@@ -167,8 +168,9 @@ def _is_stored(table: str, name: str, kind: str, tree: Mapping) -> bool:
     return name in tree and (kind[0] != "[" or len(tree[name]) > 0 or name in REQUIRED.get(table, ()))
 
 
-def find(kind: str, table: str, tree: Mapping, where: str = "") -> Iterator[tuple[str, dict | list, str | int]]:
-    """Every value of type `kind` below `tree`, as (its name for messages, container, key): the value is container[key]."""
+def find(kind: str, table: str, tree: Mapping, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every value of type `kind` below `tree`, as (its name for messages, container, key): the value is container[key].
+    The container is a dict of fields or a list."""
     where = where or table
     for name, field in SCHEMA[table]:
         inner = field.strip("[]")

@@ -42,7 +42,8 @@ FIXED = {**SCALARS, **STRUCTS}
 
 def _fields(text: str) -> tuple[tuple[str, str], ...]:
     """"name type, name type" -> (("name", "type"), ...)."""
-    return tuple(tuple(item.split()) for item in text.split(",") if item.strip())
+    fields = (item.split() for item in text.split(",") if item.strip())
+    return tuple((name, kind) for name, kind in fields)
 
 
 SCHEMA: dict[str, tuple[tuple[str, str], ...]] = {

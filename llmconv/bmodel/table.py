@@ -14,6 +14,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmconv.bmodel.flatbuffer import find
 from llmconv.bmodel.read import Blob, BModel
@@ -61,8 +62,8 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
     tensors = [tensor for part in parts for side in ("input_tensor", "output_tensor") for tensor in part.get(side, ())]
     if stage.get("coeff_mem") or any(base <= tensor.get("device_addr", 0) < base + stored for tensor in tensors):
         raise Unsuitable(f"the compiler put something over the table of net {net['name']}")
-    blobs = {where: bytes(model.content(Blob(model.base + holder[key][0], holder[key][1]))) for where, holder, key in _binaries(model)}
-    if not memory.follows:
+    blobs = _contents(model)
+    if shifted is not None:
         for tensor in tensors:
             if "device_addr" in tensor:
                 tensor["device_addr"] -= stored
@@ -71,7 +72,12 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
         holder[key] = Piece(path, 0, 0)
     for where, holder, key in _binaries(model):
         holder[key] = Produced(len(blobs[where]), lambda content=blobs[where]: (content,))
-    stage["coeff_mem"] = {"address": memory.coefficients, "check_code": b"", "binary_coeff": Piece(path, 0, 0), "location": [{"name": place, "size": stored}]}
+    stage["coeff_mem"] = {
+        "address": memory.coefficients,
+        "check_code": b"",
+        "binary_coeff": Piece(path, 0, 0),
+        "location": [{"name": place, "size": stored}],
+    }
     for key in ("ctx_addr", "dynamic_ctx_addr") if memory.follows else ():
         stage[key] += stored
     for key in ("dynamic_coeff_offset", "dynamic_combined_coeff_offset"):
@@ -91,9 +97,15 @@ def _take(part: dict, table: str, base: int) -> int:
     return tensor["size"]
 
 
-def _binaries(model: BModel) -> Iterator[tuple[str, dict | list, str | int]]:
+def _binaries(model: BModel) -> Iterator[tuple[str, Any, Any]]:
     """The places of all blobs but the kernel module."""
     return (item for item in find("Binary", "Model", model.tree) if item[1] is not model.tree.get("kernel_module"))
+
+
+def _contents(model: BModel) -> dict[str, bytes]:
+    """The bytes of all blobs but the kernel module, by their names."""
+    places = ((where, *holder[key]) for where, holder, key in _binaries(model))
+    return {where: bytes(model.content(Blob(model.base + start, size))) for where, start, size in places}
 
 
 def _moved(blobs: dict[str, bytes], shifted: BModel, base: int, stored: int, coefficients: int) -> dict[str, bytes]:
@@ -101,7 +113,7 @@ def _moved(blobs: dict[str, bytes], shifted: BModel, base: int, stored: int, coe
     (stage,) = shifted.tree["net"][0]["parameter"]
     by = stage["input_tensor"][-1]["size"]
     by += -by % ALIGN
-    found = {where: bytes(shifted.content(Blob(shifted.base + holder[key][0], holder[key][1]))) for where, holder, key in _binaries(shifted)}
+    found = _contents(shifted)
     if found.keys() != blobs.keys():
         raise Unsuitable("an unused input changes the program")
     return {where: _relocate(blob, found[where], by, base, stored, coefficients) for where, blob in blobs.items()}

@@ -47,10 +47,10 @@ class Produced:
     """A blob that is computed: `produce()` gives its `size` bytes in pieces (anything with a buffer). `sha256` if it is known."""
 
     size: int
-    produce: Callable[[], Iterable[bytes]]
+    produce: Callable[[], Iterable[bytes | memoryview]]
     sha256: str | None = None
 
-    def chunks(self) -> Iterable[bytes]:
+    def chunks(self) -> Iterable[bytes | memoryview]:
         """The bytes, as they are made."""
         return self.produce()
 
@@ -235,7 +235,7 @@ class _Hashed:
         self._file, self._whole = file, hashlib.sha256()
         self._thread = ThreadPoolExecutor(1)
 
-    def write(self, chunk: bytes, digest: hashlib._Hash | None = None) -> None:
+    def write(self, chunk: bytes | memoryview, digest: hashlib._Hash | None = None) -> None:
         """Write a chunk (anything with a buffer), which is added to `digest` as well."""
         hashed = self._thread.submit(self._whole.update, chunk)
         if digest is not None:

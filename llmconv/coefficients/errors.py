@@ -1,4 +1,4 @@
-"""What lower does not do: the caller compiles such a net natively."""
+"""What llmconv does not compute itself: the caller has the compiler make such a net as it is."""
 
 from __future__ import annotations
 
@@ -9,3 +9,8 @@ class NotCovered(Exception):
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def told(self) -> str:
+        """The reason as a clause of its own."""
+        return f"llmconv does not compute {self.reason}"

@@ -61,6 +61,12 @@ def retyped(text: str, types: Mapping[str, str], without_bytes: bool = False) ->
     return _MULTIPLIED.sub(lambda op: f"{op[1]}tensor<{found[op['codes']]}>" if op["codes"] in found else op[0], text)
 
 
+def signed(text: str) -> str:
+    """The net with codes of the sign that the compiler notes of those that it quantises itself: a byte for each linear
+    in dynamic programs. (Of 4 bits it notes the same for all, and static commands do not depend on it.)"""
+    return text.replace("sign = false", "sign = true")
+
+
 def types(text: str) -> dict[str, str]:
     """The types of the weights of a lowered net, by name, leading axes of size 1 left out."""
     names = dict(_NAME.findall(text))

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 from llmconv.blocks import decoder, heads
 from llmconv.blocks.attention import Step
 from llmconv.blocks.spec import Spec
 from llmconv.checkpoint import recipe
+from llmconv.coefficients.roles import Role, roles
 from llmconv.request.job import Job
 from llmconv.toolchain import CompileFlags
-from llmconv.top.graph import Graph
+from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"
@@ -48,14 +50,18 @@ class Net:
     stage_of: str | None = None
     window: int | None = None
 
-    @property
+    @cached_property
     def mlir(self) -> str:
         return render(self.graph, WEIGHT_FILE)
 
-    @property
-    def weights(self) -> list[dict[str, Any]]:
-        """JSON form of the graph's weights: name, shape, dtype, recipe."""
-        return [asdict(w) for w in self.graph.weights.values()]
+    @cached_property
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(self.graph.weights.values())
+
+    @cached_property
+    def roles(self) -> tuple[Role, ...]:
+        """How the graph uses its weights."""
+        return tuple(roles(self.graph))
 
     @property
     def tensors(self) -> list[str]:

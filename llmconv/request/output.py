@@ -58,7 +58,7 @@ class Layout:
         return self.out / "logs" / f"{net}.log"
 
     def net(self, net: str) -> list[Path]:
-        """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it took."""
+        """The parts of a finished net (llmconv.compile.records.NetFiles): program, coefficients, facts, what making it took."""
         return [self.state / "nets" / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json")]
 
     def facts(self, net: str) -> Path:

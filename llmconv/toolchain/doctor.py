@@ -173,9 +173,12 @@ def _disk(name: str, place: Path, need: int, why: str) -> Check:
 def _memory() -> Check:
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        free = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) << 10
-    except (OSError, AttributeError):
+    except OSError:
+        text = ""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    if found is None:
         return Check("memory", True, "unknown")
+    free = int(found[1]) << 10
     return Check("memory", free >= MIN_MEMORY, f"{free / 2**30:.1f} GB available", f"a net takes up to {MIN_MEMORY >> 30} GB to compile",
                  "Close other programs, or use a machine with more memory")
 
