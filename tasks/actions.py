@@ -8,14 +8,25 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 Out = Mapping[str, str]
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
-NOT_CONFIG = ("*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json", "*.gguf", "*.onnx")
+NOT_CONFIG = (
+    "*.safetensors",
+    ".*",
+    "*.pth",
+    "*.pt",
+    "*.py",
+    "*.bin",
+    "*.bin.index.json",
+    "model.safetensors.index.json",
+    "*.gguf",
+    "*.onnx",
+)
 
 
 def write_text(files: Mapping[str, str], out: Out) -> None:
@@ -25,8 +36,8 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
 
 
 def digest_shard(model: str, shard: str, threads: int, hub: bool, out: Out) -> dict[str, Any]:
-    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose blobs are
-    called by their sha256: then its header is all that is read."""
+    """A digest of every tensor of one safetensors file: {name: digest}. hub: the file is one of the hub's cache, whose
+    blobs are called by their sha256: then its header is all that is read."""
     from llmconv.checkpoint.digest import blob_digests, tensor_digests
 
     (target,) = out
@@ -47,10 +58,8 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped with `epoch` (seconds).
-
-    Second target: its size and sha256.
-    """
+    """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped with
+    `epoch` (seconds). Second target: its size and sha256."""
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
@@ -70,31 +79,43 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     return values | {"digests": {target: sha256}}
 
 
-def write_manifest(job: dict[str, Any], bmodel: str, weights: int, merged: str, devices: list[dict[str, Any]], nets: list[dict[str, Any]], digests: list[str], toolchain: str, notes: list[str], out: Out) -> None:
-    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of their facts files, `digests` are the shards' tables."""
+def write_manifest(
+    told: Mapping[str, Any],
+    files: Mapping[str, str],
+    digests: Sequence[str],
+    nets: Sequence[Mapping[str, Any]],
+    devices: Sequence[Mapping[str, Any]],
+    out: Out,
+) -> None:
+    """manifest.json: what was built from what.
+
+    told: {job, notes, bmodel, weights}, as they are. files: {toolchain, merged}. digests: the shards' tables. `nets` and
+    `devices` carry the names of their facts files.
+    """
     from llmconv import __version__
 
     (target,) = out
     tensors: dict[str, str] = {}
     for path in digests:
         tensors |= json.loads(Path(path).read_text(encoding="utf-8"))
+    checkpoint = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
     content = {
         "format": 1,
         "llmconv": __version__,
-        "job": job,
-        "notes": notes,
-        "checkpoint": {"tensors": len(tensors), "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()},
-        "toolchain": json.loads(Path(toolchain).read_text(encoding="utf-8")),
-        "bmodel": bmodel,
-        "weights": weights,
-        **json.loads(Path(merged).read_text(encoding="utf-8")),
+        "job": told["job"],
+        "notes": told["notes"],
+        "checkpoint": {"tensors": len(tensors), "sha256": checkpoint},
+        "toolchain": json.loads(Path(files["toolchain"]).read_text(encoding="utf-8")),
+        "bmodel": told["bmodel"],
+        "weights": told["weights"],
+        **json.loads(Path(files["merged"]).read_text(encoding="utf-8")),
         **({"devices": [_with_facts(device) for device in devices]} if devices else {}),
         "nets": [_with_facts(net) for net in nets],
     }
     Path(out[target]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
+def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
     told = {k: v for k, v in net.items() if k not in ("facts", "run")}
     for key in ("facts", "run"):
         if key not in net:  # a device's file has facts alone
@@ -118,7 +139,8 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
 
 
 def verify_build(place: str, log: str, out: Out) -> dict[str, Any]:
-    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values. ToolError when something is wrong."""
+    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values. ToolError when
+    something is wrong."""
     from rich.console import Console
 
     from llmconv.errors import ToolError
