@@ -58,8 +58,8 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped with
-    `epoch` (seconds). Second target: its size and sha256."""
+    """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped
+    with `epoch` (seconds). Second target: its size and sha256."""
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
@@ -89,8 +89,8 @@ def write_manifest(
 ) -> None:
     """manifest.json: what was built from what.
 
-    told: {job, notes, bmodel, weights}, as they are. files: {toolchain, merged}. digests: the shards' tables. `nets` and
-    `devices` carry the names of their facts files.
+    told: {job, notes, bmodel, weights}, as they are. files: {toolchain, merged}. digests: the shards' tables. `nets`
+    and `devices` carry the names of their facts files.
     """
     from llmconv import __version__
 
@@ -125,8 +125,8 @@ def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
-    """Copy configuration and tokenizer files of the model directory; with `embedding`, the name of the token table, also
-    write that as embedding.bin: row-major [V, H], 2 bytes each in type `half`, little endian, no header."""
+    """Copy configuration and tokenizer files of the model directory; with `embedding`, the name of the token table,
+    also write that as embedding.bin: row-major [V, H], 2 bytes each in type `half`, little endian, no header."""
     (target,) = out
     shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
     if embedding:

@@ -1,4 +1,5 @@
-"""merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a runtime reads beside it; convert: the whole."""
+"""merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a
+runtime reads beside it; convert: the whole."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
+
 from .actions import NOT_CONFIG
 from .shapes import head, reading, single
 
@@ -24,10 +26,19 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     several = groups(plan)
     if several:
         yield head("merge", f"combine the nets to one .bmodel, and to one for each of {len(several)} devices")
-        yield _merge(plan, layout, {"basename": "merge", "name": "all"}, layout.bmodel(plan.folder), "merged", plan.nets)
+        yield _merge(
+            plan, layout, {"basename": "merge", "name": "all"}, layout.bmodel(plan.folder), "merged", plan.nets
+        )
         for group in several:
             nets = [net for net in plan.nets if net.name in group.nets]
-            yield _merge(plan, layout, {"basename": "merge", "name": group.name}, layout.out / group.file, f"merged_{group.name}", nets)
+            yield _merge(
+                plan,
+                layout,
+                {"basename": "merge", "name": group.name},
+                layout.out / group.file,
+                f"merged_{group.name}",
+                nets,
+            )
         yield _combination(plan, layout)
     else:
         yield _merge(plan, layout, {"basename": "merge", "name": None}, layout.bmodel(plan.folder), "merged", plan.nets)
@@ -52,7 +63,9 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         targets=[target, layout.facts(facts)],
         file_dep=[path for paths in files.values() for path in paths[:3]],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL, seconds=0.1 + coefficient_bytes(nets) / MERGED),
+        need=Need(
+            memory=200 * MB, disk=coefficient_bytes(nets) + KERNEL, seconds=0.1 + coefficient_bytes(nets) / MERGED
+        ),
         cacheable=False,
         doc=f"combine {len(nets)} nets to {target.name}",
     )
@@ -97,7 +110,8 @@ def _left_out(plan: Plan, path) -> bool:
 
 
 def timestamp(plan: Plan) -> int:
-    """Seconds since 1970 for the file's time field: SOURCE_DATE_EPOCH, else a fixed value derived from what is built."""
+    """Seconds since 1970 for the file's time field: SOURCE_DATE_EPOCH, else a fixed value derived from what is
+    built."""
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given.isdigit():
         return int(given)

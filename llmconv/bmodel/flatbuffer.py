@@ -23,8 +23,8 @@ class Decoder:
 
     def __init__(self, data: bytes):
         self.data = data
-        # Tables may be shared, so a few hostile bytes could describe a tree of any size. Real files visit each byte at most
-        # a few times.
+        # Tables may be shared, so a few hostile bytes could describe a tree of any size. Real files visit each byte at
+        # most a few times.
         self.budget = 16 * len(data) + 1024
 
     def decode(self, table: str) -> dict:
@@ -113,7 +113,9 @@ class Encoder:
 
     def _table(self, table: str, tree: Mapping, pointer: int) -> None:
         """Append a table and make the offset at `pointer` lead to it."""
-        present = [(n, name, kind) for n, (name, kind) in enumerate(SCHEMA[table]) if _is_stored(table, name, kind, tree)]
+        present = [
+            (n, name, kind) for n, (name, kind) in enumerate(SCHEMA[table]) if _is_stored(table, name, kind, tree)
+        ]
         present.sort(key=lambda field: -FIXED[field[2]].align if field[2] in FIXED else -4)
         size, offsets = 4, {}
         for number, _, kind in present:

@@ -1,11 +1,12 @@
 """A net that was compiled with its table as an input, made into the net that holds the table as its coefficients.
 
-Why: the compiler keeps several copies of every weight in memory, 4.6 GB for a table of 152064 x 3584, and takes 20 s over it;
-without the table it takes 0.1 s and gives the same commands. It lays an input as large as this first in the net's memory. Where
-coefficients come before that memory (bm1684x) every address is then the right one. Where they are apart from it (bm1688, cv186x) the
-table's addresses move there and the others move up. Where the program has addresses is not guessed: the net is compiled
-once more with an unused input that is larger still, which moves everything by its size and changes nothing else.
-All of this was measured with tpu_mlir 1.30.2; llmconv.compile.table_as_input checks it in every build.
+Why: the compiler keeps several copies of every weight in memory, 4.6 GB for a table of 152064 x 3584, and takes 20 s
+over it; without the table it takes 0.1 s and gives the same commands. It lays an input as large as this first in the
+net's memory. Where coefficients come before that memory (bm1684x) every address is then the right one. Where they are
+apart from it (bm1688, cv186x) the table's addresses move there and the others move up. Where the program has addresses
+is not guessed: the net is compiled once more with an unused input that is larger still, which moves everything by its
+size and changes nothing else. All of this was measured with tpu_mlir 1.30.2; llmconv.compile.table_as_input checks it
+in every build.
 """
 
 from __future__ import annotations
@@ -46,11 +47,12 @@ class Memory:
 
 
 def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place: str, memory: Memory) -> None:
-    """Write the net of `path` to `bare`, without kernel module and coefficients, its last input `table` being its coefficients.
+    """Write the net of `path` to `bare`, without kernel module and coefficients, its last input `table` being its
+    coefficients.
 
-    shifted: the same net with an unused input, which is larger, behind the table; None where the memory follows the coefficients.
-    place: what the file calls the table among its coefficients (tpu.Gather.source).
-    Raises Unsuitable when the compiler did not lay things out as expected.
+    shifted: the same net with an unused input, which is larger, behind the table; None where the memory follows the
+    coefficients. place: what the file calls the table among its coefficients (tpu.Gather.source). Raises Unsuitable
+    when the compiler did not lay things out as expected.
     """
     model = BModel.read(path)
     (net,) = model.tree["net"]

@@ -1,4 +1,5 @@
-"""The weight file of one net: an uncompressed npz, written tensor by tensor (the compiler aborts on compressed ones)."""
+"""The weight file of one net: an uncompressed npz, written tensor by tensor (the compiler aborts on compressed
+ones)."""
 
 from __future__ import annotations
 
@@ -116,7 +117,8 @@ def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str)
 
 
 def _computed(values: np.ndarray, stored: str, half: str) -> np.ndarray:
-    """Values, stored as `stored`, as half precision bits as the compiler rounds what is computed: no denormals in bf16."""
+    """Values, stored as `stored`, as half precision bits as the compiler rounds what is computed: no denormals in
+    bf16."""
     if half == "bf16":
         return _flushed(values if stored == "BF16" else to_bf16(values))
     return (values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)).view(np.uint16)

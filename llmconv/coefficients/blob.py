@@ -1,6 +1,7 @@
 """A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes.
 
-Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy of a tensor.
+Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy
+of a tensor.
 """
 
 from __future__ import annotations
@@ -59,7 +60,8 @@ def coefficients(
 
 
 class Blob:
-    """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them anew."""
+    """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them
+    anew."""
 
     def __init__(
         self,
@@ -157,7 +159,8 @@ class Blob:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
         source = self._source(name, transposed=True)
         for top, out in _blocks(source.width, piece):
-            for first, last in _steps(piece.first, piece.last, source.width, least=64):  # fewer would write columns of crumbs
+            # fewer rows than that would write columns of crumbs
+            for first, last in _steps(piece.first, piece.last, source.width, least=64):
                 bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
                 out[:, first - piece.first : last - piece.first] = bits.T
             yield out
@@ -176,9 +179,7 @@ class Blob:
             del out
 
 
-def codes(
-    role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int
-) -> Codes:
+def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int) -> Codes:
     """Codes, scale bits and zero points of a linear's first `last` rows, as the compiler quantises them; see `quantize`
     for their forms. weights: by name. Raises NotCovered for values that are not finite or next to denormal."""
     wholes: list[np.ndarray] = []
@@ -239,7 +240,8 @@ def _steps(first: int, last: int, width: int, least: int = 1) -> Iterator[tuple[
 
 def _halves(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
     """The even and the odd columns, float32."""
-    if stored == "BF16":  # a pair of bf16 as one integer: its upper half is the odd one's float32, the rest shifted the even one's
+    if stored == "BF16":
+        # a pair of bf16 as one integer: its upper half is the odd one's float32, the rest shifted the even one's
         pairs = np.ascontiguousarray(values).view(np.uint32)
         return (pairs << np.uint32(16)).view(np.float32), (pairs & np.uint32(0xFFFF0000)).view(np.float32)
     values = np.asarray(values, np.float32)

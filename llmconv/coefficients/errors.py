@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class NotCovered(Exception):
-    """Coefficients that llmconv does not compute itself; `reason` is a short phrase for the summary and the manifest."""
+    """Coefficients that llmconv does not compute itself; `reason`: a short phrase for summary and manifest."""
 
     def __init__(self, reason: str):
         super().__init__(reason)

@@ -2,18 +2,20 @@
 
 Measured on tpu_mlir 1.30.2; no NumPy here.
 
-The stored tensors lie in the order of their final names, each padded to 4096 bytes. Names grow with every pass: `_bf16` when a
-float weight is rounded, `_uint`, `_reordered` (scales) and `_1_reordered` (zero points) when a linear is quantised, `_0_`, `_1_960`
-(axis, offset) when it is cut. What is stored, for a linear layer [K, N] on a chip of `lanes` lanes and a net of `cores` cores:
+The stored tensors lie in the order of their final names, each padded to 4096 bytes. Names grow with every pass: `_bf16`
+when a float weight is rounded, `_uint`, `_reordered` (scales) and `_1_reordered` (zero points) when a linear is
+quantised, `_0_`, `_1_960` (axis, offset) when it is cut. What is stored, for a linear layer [K, N] on a chip of `lanes`
+lanes and a net of `cores` cores:
 
     bf16, f16, or K no multiple of the group     the weight [K, N]
     N a multiple of the lanes                    q [N, K * bits / 8]; scales and zero points as [lanes, N / lanes, G]
     N below the lanes                            the dequantised weight [K, N] in half precision
-    other N                                      columns up to a multiple of lanes * cores quantised, the rest as [K, rest]
+    other N                                      columns up to a multiple of lanes * cores quantised, the others as
+                                                 [K, rest]
     other N, already quantised                   the dequantised weight [K, N]
 
-With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the compiler's
-patterns, so it is read off a compiled net's own table (`fit`).
+With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the
+compiler's patterns, so it is read off a compiled net's own table (`fit`).
 """
 
 from __future__ import annotations
@@ -67,7 +69,8 @@ class Mode:
 
 @dataclass(frozen=True)
 class Piece:
-    """One stored tensor. `use` indexes the roles; `what` says which of its tensors: weight, bias, q, scale, zero, dequantised.
+    """One stored tensor. `use` indexes the roles; `what` says which of its tensors: weight, bias, q, scale, zero,
+    dequantised.
 
     first..last: the output columns (N) of a linear layer that it holds.
     """

@@ -18,7 +18,8 @@ from llmconv.checkpoint.recipe import evaluate, is_recipe, shape
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.rounding import to_float
 
-WHOLE = 1 << 27  # elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
+# Elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
+WHOLE = 1 << 27
 AS_STORED = ("BF16", "F16", "F32", "U8")
 
 Recipe = tuple | list
@@ -68,7 +69,9 @@ def _reader(recipe: Recipe, checkpoint: Checkpoint) -> Read:
     if kind == "concat":
         return _stacked(recipe[1:], checkpoint)
     if kind == "transpose" and recipe[1][0] == "concat":
-        return _side_by_side([part[1] if part[0] == "transpose" else ("transpose", part) for part in recipe[1][1:]], checkpoint)
+        return _side_by_side(
+            [part[1] if part[0] == "transpose" else ("transpose", part) for part in recipe[1][1:]], checkpoint
+        )
     if prod(shape(recipe, checkpoint)) > WHOLE:
         raise NotCovered(f"a recipe {kind!r} of a large tensor")
     if kind == "rope":
@@ -139,7 +142,13 @@ def _joined(found: Sequence[tuple[np.ndarray, str]], axis: int) -> tuple[np.ndar
 
 def _dequantised(recipe: Recipe, checkpoint: Checkpoint) -> Read:
     parts = [_reader(part, checkpoint) for part in recipe[1:]]
-    return lambda first, last: (dequantise(*(to_float(*part(first, last)) if i == 1 else part(first, last)[0] for i, part in enumerate(parts))), "F32")
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        found = [part(first, last) for part in parts]
+        values = (to_float(*one) if i == 1 else one[0] for i, one in enumerate(found))
+        return dequantise(*values), "F32"
+
+    return read
 
 
 @lru_cache(maxsize=2)

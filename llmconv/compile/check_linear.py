@@ -1,4 +1,4 @@
-"""Hold our coefficients for a linear against the compiler's: the linear alone, in parts, from the checkpoint's weights."""
+"""Hold our coefficients for a linear against the compiler's, which gets the linear alone, in parts."""
 
 from __future__ import annotations
 

@@ -205,7 +205,7 @@ class Build:
         return self.task.owner.read() if self.task.owner else None
 
     def _check(self, sha256: str) -> str:
-        """"equal" when our coefficients for the net are the compiler's, byte for byte; else what is different."""
+        """The word "equal" when our coefficients are the compiler's, byte for byte; else what is different."""
         try:
             ours = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
             return "equal" if ours.sha256 == sha256 else "our coefficients for the template differ from the compiler's"

@@ -41,9 +41,7 @@ def program(texts: TableTexts, compiler: Compiler, bare: Path) -> None:
         raise Refused(other.what) from None
 
 
-def _adopt(
-    name: str, whole: Text, shifted: Text, compiler: Compiler, to: Path, role: Plain, memory: Memory
-) -> None:
+def _adopt(name: str, whole: Text, shifted: Text, compiler: Compiler, to: Path, role: Plain, memory: Memory) -> None:
     """Write the program of a net that is compiled with its table as an input to `to`."""
     moved = None if memory.follows else compiler.run(f"{name}_shifted", shifted.mlir)
     adopt_table(compiler.run(f"{name}_input", whole.mlir), moved, to, role.weight, role.place, memory)

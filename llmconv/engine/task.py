@@ -17,17 +17,29 @@ MIB = 1 << 20
 # doit ends its own options at the first task's name and takes what follows for options of that task
 RUN_PARAMS = (
     {"name": "jobs", "short": "n", "long": "process", "type": int, "default": 0, "help": "tasks at a time"},
-    {"name": "continue_", "short": "c", "long": "continue", "type": bool, "default": False,
-     "help": "after a failure go on with what does not depend on it"},
-    {"name": "force", "short": "a", "long": "always-execute", "type": bool, "default": False,
-     "help": "build even what is up to date"},
+    {
+        "name": "continue_",
+        "short": "c",
+        "long": "continue",
+        "type": bool,
+        "default": False,
+        "help": "after a failure go on with what does not depend on it",
+    },
+    {
+        "name": "force",
+        "short": "a",
+        "long": "always-execute",
+        "type": bool,
+        "default": False,
+        "help": "build even what is up to date",
+    },
 )
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only while
-    it runs (scratch), seconds (0: unknown)."""
+    """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only
+    while it runs (scratch), seconds (0: unknown)."""
 
     cpu: int = 1
     memory: int = 256 * MIB

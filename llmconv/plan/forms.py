@@ -26,7 +26,7 @@ from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
 LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
-CODED = 1 << 29  # bytes of a block's codes in the checkpoint from which on leaving them out is: they cost the compiler less
+CODED = 1 << 29  # bytes of a block's codes in the checkpoint from which on leaving them out is: they cost less
 PART = 1 << 24  # weights that the compiler quantises at a time then
 LEAN = 1 << 27  # bytes of a weight file from which on codegen does without the weights
 
@@ -41,7 +41,8 @@ def form_of(net: Net) -> str:
     if coded(net):
         return "hollow"
     large = sum(prod(weight.shape) for weight in linears(net)) >= LARGE
-    if flags.mode in ("BF16", "F16"):  # beside layers that the checkpoint has quantised the compiler takes float32 alone
+    if flags.mode in ("BF16", "F16"):
+        # beside layers that the checkpoint has quantised the compiler takes float32 alone
         if any(weight.dtype == "ui8" for weight in net.weights):
             return ""
         # the parts of several devices are cut from values; debug leaves all to be read

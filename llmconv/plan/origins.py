@@ -54,10 +54,12 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         template = templates.setdefault(keys[net.name], net.name)
         owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
         owner = None if owner == net.name else owner
-        if not stamp or template == net.name or net.flags.num_device > 1:  # the compiler lays out the parts of each device
+        # the compiler lays out the parts of each device
+        if not stamp or template == net.name or net.flags.num_device > 1:
             found[net.name] = Origin(None, owner)
             continue
-        # what was found out about the template and its owner holds for this pair only if the owners are of one structure too
+        # what was found out about the template and its owner holds for this pair only if the owners are of one
+        # structure too
         pattern = found[template].owner
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
@@ -65,7 +67,14 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
     forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
     queue, alike = _queue(nets, forms), _alike(nets, forms)
     return {
-        name: replace(origin, linears=alike.get(name), form=forms.get(name, ""), after=after, members=members[name], structure=keys[name])
+        name: replace(
+            origin,
+            linears=alike.get(name),
+            form=forms.get(name, ""),
+            after=after,
+            members=members[name],
+            structure=keys[name],
+        )
         for (name, origin), after in zip(found.items(), queue)
     }
 

@@ -11,6 +11,6 @@ from llmconv.toolchain.pinned import VERSION
 from llmconv.toolchain.tpuc_opt import CompileResult, compile_mlir
 
 __all__ = [
-    "Check", "CompileFlags", "CompileResult", "Toolchain", "VERSION", "cache_dir", "check", "compile_mlir",
+    "VERSION", "Check", "CompileFlags", "CompileResult", "Toolchain", "cache_dir", "check", "compile_mlir",
     "environment", "fetch", "find", "kernels", "model_tool", "obtain", "passes", "preflight", "report", "status",
 ]  # fmt: skip

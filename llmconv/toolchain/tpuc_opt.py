@@ -6,7 +6,8 @@
     arrange   optimise, group, assign addresses
     codegen   the .bmodel
 
-`lower_and_arrange` takes one process for two, `all_steps` one or two for three. The bytes are the same in one, two or three processes.
+`lower_and_arrange` takes one process for two, `all_steps` one or two for three. The bytes are the same in one, two or
+three processes.
 """
 
 from __future__ import annotations
@@ -32,14 +33,13 @@ _MODULE = re.compile(r"module @(\S+) attributes")
 _WEIGHT_FILE = re.compile(r'(module\.weight_file = )"((?:[^"\\]|\\.)*)"')
 _API_END = re.compile(r"API_END total_cycle:(\d+)")
 # Names in the scratch folder: pass options cannot hold spaces, and nothing may depend on where the build is.
-_SOURCE, _WEIGHTS, _LOWERED, _FINAL, _MODEL = (
-    "net.mlir", "weights.npz", "net_lowered.mlir", "net_final.mlir", "net.bmodel"
-)  # fmt: skip
+_SOURCE, _WEIGHTS, _MODEL = "net.mlir", "weights.npz", "net.bmodel"
+_LOWERED, _FINAL = "net_lowered.mlir", "net_final.mlir"
 
 
 @dataclass(frozen=True)
 class CompileResult:
-    """What one compile took. peak_rss in bytes; cycles: the compiler's own static estimate, None where it gives none."""
+    """What one compile took. peak_rss: bytes. cycles: the compiler's own static estimate, None where it gives none."""
 
     seconds: float
     cpu_seconds: float
@@ -65,7 +65,8 @@ class Bench:
         return self._scratch / name
 
     def run(self, source: Path, wanted: list[str]) -> None:
-        """One process of the compiler with these options. ToolError with its signal or exit code, the cause and the log when it fails."""
+        """One process of the compiler with these options. ToolError with its signal or exit code, the cause and the log
+        when it fails."""
         call, append = [self._program, source.name, *wanted], self._append or bool(self._ended)
         try:
             ended = process.run(call, cwd=self._scratch, env=self._env, log=self._log, append=append)
@@ -168,7 +169,8 @@ def _to(bench: Bench, source: Path, wanted: list[str], name: str) -> Path:
 
 
 def _stage(mlir: Path, scratch: Path) -> str:
-    """Put the MLIR in `scratch` with a weight file that the compiler finds there (it looks from its cwd). Returns the net's name.
+    """Put the MLIR in `scratch` with a weight file that the compiler finds there (it looks from its cwd). Returns the
+    net's name.
 
     What an earlier run in this folder left is removed: it could pass for this run's.
     """
@@ -190,14 +192,15 @@ def _stage(mlir: Path, scratch: Path) -> str:
         if not path.is_file():
             raise ToolError(f"net {name}: its weight file is missing", str(path))
         link.symlink_to(path)
-        text = text[:weight.start()] + f'{weight.group(1)}"{_WEIGHTS}"' + text[weight.end():]
+        text = text[: weight.start()] + f'{weight.group(1)}"{_WEIGHTS}"' + text[weight.end() :]
     (scratch / _SOURCE).write_text(text, encoding="utf-8")
     return name
 
 
 @contextmanager
 def _plain_paths(tc: Toolchain, scratch: Path) -> Iterator[tuple[Toolchain, Path]]:
-    """The toolchain and a new JIT folder under names that the JIT's unquoted shell lines survive; the folder goes afterwards."""
+    """The toolchain and a new JIT folder under names that the JIT's unquoted shell lines survive; the folder goes
+    afterwards."""
     real = Path(tempfile.mkdtemp(prefix="ppl.", dir=scratch)).absolute()
     short = None
     try:
@@ -217,7 +220,8 @@ def _plain_paths(tc: Toolchain, scratch: Path) -> Iterator[tuple[Toolchain, Path
 
 
 def _broken_file(model: Path) -> str:
-    """Why a .bmodel is not whole ('' when it is): its header says how long it is, and the compiler does not check its writes."""
+    """Why a .bmodel is not whole ('' when it is): its header says how long it is, and the compiler does not check its
+    writes."""
     try:
         with open(model, "rb") as file:
             header = file.read(64)
