@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.code import code
-from llmconv.compile.records import Place
+from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.decoder import Net
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
@@ -39,7 +39,7 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
             "parts": made,
             "model": str(plan.job.model_path),
             "flags": flags,
-            "place": Place(layout.scratch(weight.name), layout.log(weight.name), plan.job.debug).to_json(),
+            "place": Workplace(layout.scratch(weight.name), layout.log(weight.name), plan.job.debug).to_json(),
         },
         basename="check",
         targets=[layout.check(weight.name)],

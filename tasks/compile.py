@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from llmconv.coefficients.code import code
-from llmconv.compile.records import NetFiles, NetTask, Place
+from llmconv.compile.records import NetFiles, NetTask, Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.decoder import Net
 from llmconv.plan.estimate import (
@@ -77,7 +77,7 @@ def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetT
         mlir=layout.mlir(net.name),
         weights=layout.weights(net.name),
         flags=net.flags,
-        place=Place(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
+        place=Workplace(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
         addresses=layout.addresses(net.stage_of) if net.stage_of else None,
         checks=tuple(layout.check(weight.name) for weight in checks),
         template=NetFiles.of([*layout.net(template.name), *_saved(layout, net, template.name)]) if template else None,

@@ -10,7 +10,7 @@ from checkpoints import SPLIT
 from llmconv.bmodel.split import keep, split
 from llmconv.compile import stand_ins
 from llmconv.compile.compiler import Compiler
-from llmconv.compile.records import Place
+from llmconv.compile.records import Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan import forms
@@ -44,7 +44,7 @@ def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkey
         path = vision_checkpoint(model) if model == "qwen2_vl" else checkpoint("qwen2", **SPLIT) if model == "split" else checkpoint(model)
         made = plan(Job.create({"model": str(path), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
         net = next(net for net in made.nets if net.name == name)
-        made_by = Compiler(net.flags, made.checkpoint, Place(tmp_path / f"lean_{lean}", tmp_path / "log"))
+        made_by = Compiler(net.flags, made.checkpoint, Workplace(tmp_path / f"lean_{lean}", tmp_path / "log"))
         return made_by.run(name, net.mlir, net.weights), made_by.cycles
 
     return run
@@ -85,7 +85,7 @@ def test_codes_that_lowering_does_not_see_make_the_same_program(name, options, c
     monkeypatch.setattr(Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir)))
     for apart in (False, True):
         monkeypatch.setattr(stand_ins, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
-        bare, place = tmp_path / f"{apart}.bmodel", Place(tmp_path / f"apart_{apart}", tmp_path / "log")
+        bare, place = tmp_path / f"{apart}.bmodel", Workplace(tmp_path / f"apart_{apart}", tmp_path / "log")
         made_by = Compiler(net.flags, made.checkpoint, place)
         stand_ins.program(name, form.text, made_by, bare)
         programs.append((bare.read_bytes(), made_by.cycles))

@@ -11,7 +11,7 @@ from llmconv.bmodel.split import split
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compile.compiler import Compiler, refused
 from llmconv.compile.our_coefficients import equal
-from llmconv.compile.records import Place
+from llmconv.compile.records import Workplace
 from llmconv.errors import ToolError
 from llmconv.plan.exported import Text
 from llmconv.toolchain import CompileFlags
@@ -26,11 +26,11 @@ def check_linear(
 ) -> dict[str, Any]:
     """Whether a linear's coefficients, of the compiler and of us, are the same: {why} in the target, "" if they are.
 
-    parts: each a Text (llmconv.plan.forms.parts); flags: of the net that the linear is part of; place: a Place.
+    parts: each a Text (llmconv.plan.forms.parts); flags: of the net that the linear is part of; place: a Workplace.
     """
     (target,) = out
     texts = [Text.from_json(part) for part in parts]
-    compiler = Compiler(CompileFlags(**flags), Checkpoint.open(Path(model)), Place.from_json(place))
+    compiler = Compiler(CompileFlags(**flags), Checkpoint.open(Path(model)), Workplace.from_json(place))
     try:
         why = _first_difference(texts, compiler)
     except ToolError as failed:

@@ -12,7 +12,7 @@ from llmconv.bmodel.normalise import normalise
 from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compile import lowered_mlir
-from llmconv.compile.records import Place, Took
+from llmconv.compile.records import Workplace, Took
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan.forms import lean
@@ -28,7 +28,7 @@ class Compiler:
     """
 
     def __init__(
-        self, flags: CompileFlags, checkpoint: Checkpoint, place: Place, beside: Mapping[str, Path] | None = None
+        self, flags: CompileFlags, checkpoint: Checkpoint, place: Workplace, beside: Mapping[str, Path] | None = None
     ):
         self.flags, self.checkpoint, self._place, self._beside = flags, checkpoint, place, beside or {}
         self.scratch = place.scratch

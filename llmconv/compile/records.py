@@ -21,7 +21,7 @@ class Refused(Exception):
 
 
 @dataclass(frozen=True)
-class Place:
+class Workplace:
     """Where a task compiles: a scratch folder of its own, and its log. keep: the scratch folder stays."""
 
     scratch: Path
@@ -32,7 +32,7 @@ class Place:
         return {"scratch": str(self.scratch), "log": str(self.log), "keep": self.keep}
 
     @classmethod
-    def from_json(cls, entry: Mapping[str, Any]) -> Place:
+    def from_json(cls, entry: Mapping[str, Any]) -> Workplace:
         return cls(Path(entry["scratch"]), Path(entry["log"]), entry["keep"])
 
 
@@ -122,7 +122,7 @@ class NetTask:
     mlir: Path
     weights: Path
     flags: CompileFlags
-    place: Place
+    place: Workplace
     addresses: Path | None = None
     checks: tuple[Path, ...] = ()
     template: NetFiles | None = None
@@ -156,7 +156,7 @@ class NetTask:
         others = {role: NetFiles.of(entry[role]) if entry[role] else None for role in ("template", "owner")}
         typed = {
             "flags": CompileFlags(**entry["flags"]),
-            "place": Place.from_json(entry["place"]),
+            "place": Workplace.from_json(entry["place"]),
             "addresses": Path(entry["addresses"]) if entry["addresses"] else None,
             "checks": tuple(map(Path, entry["checks"])),
         }
