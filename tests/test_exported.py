@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmconv.compile.records import NetFiles, NetTask, Outcome, Workplace, Took
+from llmconv.compile.records import NetFiles, NetTask, Outcome, Took, Workplace
 from llmconv.plan import forms
 from llmconv.plan.exported import Exported, Text
 from llmconv.plan.plan import plan

@@ -12,7 +12,7 @@ from llmconv.bmodel.normalise import normalise
 from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.compile import lowered_mlir
-from llmconv.compile.records import Workplace, Took
+from llmconv.compile.records import Took, Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan.forms import lean

@@ -172,7 +172,7 @@ class Build:
         return absent
 
     def _with_our_coefficients(self, kind: str) -> Outcome:
-        """The outcome of a net whose program is made, from a form that the compiler makes no coefficients of."""
+        """The outcome of a net whose program is made, but from a form without its coefficients."""
         blob = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
         theirs = self._owner()
         if theirs and theirs.form == kind and theirs.coefficient_bytes == blob.size:  # the same weights, the same form

@@ -51,28 +51,31 @@ def options(wanted: list[str], to: str = "") -> list[str]:
 def lowering(flags: CompileFlags) -> list[str]:
     """Top dialect to the chip's."""
     group = flags.q_group_size if flags.mode.startswith("W") else 0
-    return [
+    assign = (
         f"--processor-assign=chip={flags.chip} mode={flags.mode} num_device={flags.num_device} "
-        f"num_core={flags.num_core} addr_mode={flags.addr_mode} high_precision={flags.high_precision}",
-        "--processor-top-optimize",
+        f"num_core={flags.num_core} addr_mode={flags.addr_mode} high_precision={flags.high_precision}"
+    )
+    convert = (
         f"--convert-top-to-tpu=weightFileName={TPU_WEIGHTS} asymmetric=False doWinograd=False "
-        f"q_group_size={group} q_symmetric={flags.q_symmetric} matmul_perchannel=False gelu_mode=normal",
-        "--canonicalize",
-        "--weight-fold",
-    ]
+        f"q_group_size={group} q_symmetric={flags.q_symmetric} matmul_perchannel=False gelu_mode=normal"
+    )
+    return [assign, "--processor-top-optimize", convert, "--canonicalize", "--weight-fold"]
 
 
 def arranging(flags: CompileFlags) -> list[str]:
     """What is lowered, optimised, grouped and with addresses: all that is left but codegen."""
+    strip = (
+        f"--strip-io-quant=quant_input={flags.quant_input} quant_output={flags.quant_output} quant_input_list= "
+        f"quant_output_list= quant_output_bf16={flags.quant_output_bf16} quant_input_int8=False "
+        "quant_output_int8=False "
+    )
     group = (
         f"--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger={int(flags.debug)} "
         "disable_group_overlap=false lgcache=true config_filename= enable_lghash=False lghash_dir="
     )
     return [
         "--mlir-disable-threading",
-        f"--strip-io-quant=quant_input={flags.quant_input} quant_output={flags.quant_output} quant_input_list= "
-        f"quant_output_list= quant_output_bf16={flags.quant_output_bf16} quant_input_int8=False "
-        "quant_output_int8=False ",
+        strip,
         "--processor-tpu-optimize",
         "--dev-parallel",
         "--weight-reorder",
