@@ -93,7 +93,7 @@ def test_layers_of_other_bits_are_compiled_by_themselves(quantised, convert):
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
 def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert, tmp_path):
     """Its own tensors are in a net's key, packed as they are; the others are left alone."""
-    from llmconv import convert
+    from llmconv import convert as conversion
     from llmconv.request.job import Job
 
     model = quantised("gptq", How(4, 64), "qwen2", options=DEEP | {"dtype": "float16"})
@@ -105,7 +105,7 @@ def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert
     tensors[name].view(np.uint16 if part == "scales" else np.int32)[0, 0] ^= 1
     save_file(tensors, model / "model.safetensors")
     given = {"model": str(model), "out": str(out), "seq": "32", "quantize": "auto", "chip": "bm1688"}
-    assert convert.run(Job.create(given), given, ["convert"]) == 0
+    assert conversion.run(Job.create(given), given, ["convert"]) == 0
     after = {net["name"]: net["coefficient_sha256"] for net in nets(out)}
     assert {name for name in before if before[name] != after[name]} == {"block_1", "block_cache_1"}
 
@@ -121,7 +121,7 @@ def test_the_layout_of_every_group(compile_layer):
 def compile_layer(compiler, tmp_path):
     import sys
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lower"))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "coefficients"))
     from lower_samples import Compiler, ours
     from quantised_checkpoints import gptq, quantise
 
