@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,10 +54,8 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
-    """Combine the nets ({bare, facts}: files of llmconv.compile.net), in order, to one .bmodel.
-
-    epoch: seconds, the file's time. The second target gets the file's size and sha256.
-    """
+    """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped
+    with `epoch` (seconds). Second target: its size and sha256."""
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
@@ -78,49 +76,44 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
 
 
 def write_manifest(
-    job: dict[str, Any],
-    bmodel: str,
-    weights: int,
-    merged: str,
-    devices: list[dict[str, Any]],
-    nets: list[dict[str, Any]],
-    digests: list[str],
-    toolchain: str,
-    notes: list[str],
-    device: dict[str, Any],
+    told: Mapping[str, Any],
+    files: Mapping[str, str],
+    digests: Sequence[str],
+    nets: Sequence[Mapping[str, Any]],
+    devices: Sequence[Mapping[str, Any]],
     out: Out,
 ) -> None:
-    """manifest.json: what was built from what. `weights`: how many there are. `nets` and `devices` carry the names of
-    their facts files, `digests` are the shards' tables. device: see llmconv.plan.handover.
+    """manifest.json: what was built from what.
+
+    told: {job, notes, device, bmodel, weights}, as they are; device: see llmconv.plan.handover. files: {toolchain, merged}. digests: the shards' tables. `nets`
+    and `devices` carry the names of their facts files.
     """
     from llmconv import __version__
 
     (target,) = out
-    tools = json.loads(Path(toolchain).read_text(encoding="utf-8"))
+    tools = json.loads(Path(files["toolchain"]).read_text(encoding="utf-8"))
     tensors: dict[str, str] = {}
     for path in digests:
         tensors |= json.loads(Path(path).read_text(encoding="utf-8"))
+    checkpoint = hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest()
     content = {
         "format": 1,
         "llmconv": __version__,
-        "job": job,
-        "notes": notes,
-        "device": {**device, "compiler": tools["version"]},  # the one that was used, where that is not the planned one
-        "checkpoint": {
-            "tensors": len(tensors),
-            "sha256": hashlib.sha256(json.dumps(tensors, sort_keys=True).encode()).hexdigest(),
-        },
+        "job": told["job"],
+        "notes": told["notes"],
+        "device": {**told["device"], "compiler": tools["version"]},  # the one that was used, which may not be the planned one
+        "checkpoint": {"tensors": len(tensors), "sha256": checkpoint},
         "toolchain": tools,
-        "bmodel": bmodel,
-        "weights": weights,
-        **json.loads(Path(merged).read_text(encoding="utf-8")),
+        "bmodel": told["bmodel"],
+        "weights": told["weights"],
+        **json.loads(Path(files["merged"]).read_text(encoding="utf-8")),
         **({"devices": [_with_facts(device) for device in devices]} if devices else {}),
         "nets": [_with_facts(net) for net in nets],
     }
     Path(out[target]).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def _with_facts(net: dict[str, Any]) -> dict[str, Any]:
+def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
     told = {k: v for k, v in net.items() if k not in ("facts", "run")}
     for key in ("facts", "run"):
         if key not in net:  # a device's file has facts alone

@@ -1,4 +1,5 @@
-"""check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where nets are packed or hollow."""
+"""check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where
+nets are packed or hollow."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Iterator
 
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.code import code
+from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
 from llmconv.plan.forms import alone, checked, parts
@@ -27,16 +29,17 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 
 
 def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
-    made, flags = parts(net, weight), alone(net.flags).to_dict()
-    names = sorted({name for part in made for w in part["weights"] for name in recipe.names(w["recipe"])})
+    texts, flags = parts(net, weight), alone(net.flags).to_dict()
+    names = sorted({name for text in texts for made in text.weights for name in recipe.names(made.recipe)})
+    made = [text.to_json() for text in texts]
     return task(
         weight.name,
-        "llmconv.compile.stand_ins:check_linear",
+        "llmconv.compile.check_linear:check_linear",
         {
             "parts": made,
             "model": str(plan.job.model_path),
             "flags": flags,
-            "place": {"scratch": str(layout.scratch(weight.name)), "log": str(layout.log(weight.name)), "keep": plan.job.debug},
+            "place": Workplace(layout.scratch(weight.name), layout.log(weight.name), plan.job.debug).to_json(),
         },
         basename="check",
         targets=[layout.check(weight.name)],

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 from llmconv.coefficients.code import code
+from llmconv.compile.records import NetFiles, NetTask, Workplace
 from llmconv.engine import Need, task
-from llmconv.plan.estimate import compile_memory, compile_seconds, net_bytes, scratch_bytes, stamp_memory, stamp_seconds
+from llmconv.plan.estimate import (
+    compile_memory,
+    compile_seconds,
+    net_bytes,
+    scratch_bytes,
+    stamp_memory,
+    stamp_seconds,
+)
 from llmconv.plan.forms import checked
 from llmconv.plan.net import Net
 from llmconv.plan.origins import Origin
@@ -21,62 +29,79 @@ FACTS = {
     "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
     "owner": ("form", "coefficient_bytes", "coefficient_sha256", "coefficients"),
 }
+CHECKED = ("apart", "packed", "hollow")  # forms whose coefficients are ours
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("compile", "compile or stamp every net")
     by_name = {net.name: net for net in plan.nets}
     for net in plan.nets:
-        origin = plan.origins[net.name]
-        template = by_name.get(origin.template)
-        checks = [layout.check(weight.name) for weight in checked(by_name[origin.linears])] if origin.linears else []
-        yield _task(plan, layout, net, origin, dict(zip(template.places, net.places)) if template else {}, checks)
+        yield _task(plan, layout, by_name, net)
 
 
-def _task(plan: Plan, layout: Layout, net: Net, origin: Origin, places: dict[str, str], checks: Sequence[Path]) -> dict:
-    staged = bool(net.flags.address_assign)
-    used = layout.addresses(net.stage_of) if net.stage_of else None
-    saved = [layout.addresses(net.name)] if staged and not net.stage_of else []
-    source = {
-        "module": net.graph.name,
-        "model": str(plan.job.model_path),
-        "mlir": str(layout.mlir(net.name)),
-        "weights": str(layout.weights(net.name)),
-        "flags": net.flags.to_dict(),
-        "addresses": str(used or ""),
-        "places": places,
-        "checks": [str(path) for path in checks],
-    }
-    others = {"template": origin.template, "owner": origin.owner}
-    files = {role: layout.net(name) + ([layout.addresses(name)] if saved and role == "template" else []) for role, name in others.items() if name}
-    program = [files["template"][0], *files["template"][4:]] if "template" in files else []
-    read, stamped = reading(plan, layout, net.tensors), origin.template is not None
-    need = (
-        Need(memory=stamp_memory(net), disk=net_bytes(net, owner=bool(origin.owner)), seconds=stamp_seconds(net))
-        if stamped
-        else Need(memory=compile_memory(net, origin.form), disk=net_bytes(net, owner=bool(origin.owner)), scratch=scratch_bytes(net, origin.form), seconds=compile_seconds(net, origin.form))
-    )
+def _task(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> dict:
+    origin = plan.origins[net.name]
+    work = _work(plan, layout, by_name, net)
+    others = {role: files for role, files in (("template", work.template), ("owner", work.owner)) if files}
+    read, stamped = reading(plan, layout, net.tensors), work.template is not None
+    checked_code = stamped or origin.members or origin.form in CHECKED
+    key = {"flags": net.flags.to_dict(), "check": work.check, "roles": sorted(others)}
     return task(
         net.name,
         "llmconv.compile.net:build_net",
-        {
-            "net": net.name,
-            "source": source,
-            "others": {role: [str(path) for path in paths] for role, paths in files.items()},
-            "check": origin.members > 0,
-            "place": {"scratch": str(layout.scratch(net.name)), "log": str(layout.log(net.name)), "keep": plan.job.debug},
-        },
+        {"net": work.to_json()},
         basename="compile",
-        targets=[*layout.net(net.name), *saved],
-        file_dep=[layout.mlir(net.name), layout.weights(net.name), layout.toolchain, *([used] if used else []), *program, *checks],
-        picks=[*read["picks"], *((files[role][2], FACTS[role]) for role in files)],
+        targets=[*layout.net(net.name), *_saved(layout, net)],
+        file_dep=[work.mlir, work.weights, layout.toolchain, *_made_before(work), *work.checks],
+        picks=[*read["picks"], *((files.facts, FACTS[role]) for role, files in others.items())],
         task_dep=[f"compile:{origin.after}"] if origin.after else [],
         reads=read["reads"],
-        code=code() if stamped or origin.members or origin.form in ("apart", "packed", "hollow") else "",
-        key={"flags": net.flags.to_dict(), "check": origin.members > 0, "roles": sorted(files)} | ({"places": places} if places else {}),
-        need=need,
+        code=code() if checked_code else "",
+        key=key | ({"places": work.places} if work.places else {}),
+        need=_need(net, origin),
         phase="stamp" if stamped else "compile",
         like=f"{'stamp' if stamped else 'compile'} {origin.structure}",
         doc=f"stamp {net.name} from {origin.template}" if stamped else f"compile {net.name}",
     )
 
+
+def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetTask:
+    """What the task is given."""
+    origin = plan.origins[net.name]
+    template = by_name[origin.template] if origin.template else None
+    checks = checked(by_name[origin.linears]) if origin.linears else []
+    return NetTask(
+        name=net.name,
+        module=net.graph.name,
+        model=plan.job.model_path,
+        mlir=layout.mlir(net.name),
+        weights=layout.weights(net.name),
+        flags=net.flags,
+        place=Workplace(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
+        addresses=layout.addresses(net.stage_of) if net.stage_of else None,
+        checks=tuple(layout.check(weight.name) for weight in checks),
+        template=NetFiles.of([*layout.net(template.name), *_saved(layout, net, template.name)]) if template else None,
+        owner=NetFiles.of(layout.net(origin.owner)) if origin.owner else None,
+        places=dict(zip(template.places, net.places)) if template else {},
+        check=origin.members > 0,
+    )
+
+
+def _saved(layout: Layout, net: Net, name: str = "") -> list[Path]:
+    """Where a net (or, by its name, its template) saves its addresses, if further decode stages use them."""
+    first = net.flags.address_assign and not net.stage_of
+    return [layout.addresses(name or net.name)] if first else []
+
+
+def _made_before(work: NetTask) -> list[Path]:
+    """Files of other nets that a net is made of."""
+    template = [work.template.bare, work.template.addresses] if work.template else []
+    return [path for path in (work.addresses, *template) if path]
+
+
+def _need(net: Net, origin: Origin) -> Need:
+    disk = net_bytes(net, owner=bool(origin.owner))
+    if origin.template:
+        return Need(memory=stamp_memory(net), disk=disk, seconds=stamp_seconds(net))
+    memory, scratch = compile_memory(net, origin.form), scratch_bytes(net, origin.form)
+    return Need(memory=memory, disk=disk, scratch=scratch, seconds=compile_seconds(net, origin.form))

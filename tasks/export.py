@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 from llmconv.engine import Need, task
-from llmconv.plan.forms import form
+from llmconv.plan.forms import exported
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
@@ -38,9 +38,9 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 
 def plain(net: Net) -> str:
     """JSON of the net's weights and how it uses them."""
-    return json.dumps({"weights": net.weights, "roles": net.roles}, indent=0)
+    return json.dumps(exported(net, stamp=False).to_json(), indent=0)
 
 
 def with_form(net: Net) -> str:
     """The same, and the form in which the compiler gets the net, if that is not its own."""
-    return json.dumps({"weights": net.weights, "roles": net.roles} | form(net), indent=0)
+    return json.dumps(exported(net, stamp=True).to_json(), indent=0)

@@ -32,32 +32,31 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     ]
     digests = [layout.digests(shard.name) for shard in plan.checkpoint.shards]
     devices = groups(plan)
+    facts = {group.name: layout.facts(f"merged_{group.name}") for group in devices}
     job, bmodel, device = plan.job.to_dict(), layout.bmodel(plan.folder).name, Handover.of(plan).to_dict()
     yield single(
         "manifest",
         "llmconv.tasks.actions:write_manifest",
         {
-            "job": job,
-            "bmodel": bmodel,
-            "weights": plan.weights,
-            "merged": str(layout.facts("merged")),
-            "devices": [
-                {"bmodel": g.file, "nets": list(g.nets), "facts": str(layout.facts(f"merged_{g.name}"))}
-                for g in devices
-            ],
+            "told": {
+                "job": job,
+                "notes": list(plan.notes),
+                "device": device,
+                "bmodel": bmodel,
+                "weights": plan.weights,
+            },
+            "files": {"toolchain": str(layout.toolchain), "merged": str(layout.facts("merged"))},
+            "digests": [str(path) for path in digests],
             "nets": nets,
-            "digests": [str(d) for d in digests],
-            "toolchain": str(layout.toolchain),
-            "notes": list(plan.notes),
-            "device": device,
+            "devices": [{"bmodel": g.file, "nets": list(g.nets), "facts": str(facts[g.name])} for g in devices],
         },
         targets=[layout.manifest],
         file_dep=[
             layout.facts("merged"),
-            *(layout.facts(f"merged_{g.name}") for g in devices),
+            *facts.values(),
             layout.toolchain,
             *digests,
-            *(path for n in plan.nets for path in layout.net(n.name)[2:]),
+            *(path for net in plan.nets for path in layout.net(net.name)[2:]),
         ],
         key={"job": job, "bmodel": bmodel, "notes": list(plan.notes), "device": device},
         need=Need(memory=50 * MB, seconds=0.1),

@@ -14,8 +14,8 @@ from llmconv.plan.estimate import KERNEL, coefficient_bytes
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
-from llmconv.tasks.actions import NOT_CONFIG
 
+from .actions import NOT_CONFIG
 from .shapes import head, reading, single
 
 MB = 1 << 20

@@ -10,6 +10,7 @@ from checkpoints import SPLIT
 from llmconv.bmodel.split import keep, split
 from llmconv.compile import stand_ins
 from llmconv.compile.compiler import Compiler
+from llmconv.compile.records import Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan import forms
@@ -43,8 +44,8 @@ def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkey
         path = vision_checkpoint(model) if model == "qwen2_vl" else checkpoint("qwen2", **SPLIT) if model == "split" else checkpoint(model)
         made = plan(Job.create({"model": str(path), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
         net = next(net for net in made.nets if net.name == name)
-        made_by = Compiler(net.flags.to_dict(), tmp_path / f"lean_{lean}", tmp_path / "log")
-        return made_by.run(name, net.mlir, net.weights, made.checkpoint), made_by.results[-1].cycles
+        made_by = Compiler(net.flags, made.checkpoint, Workplace(tmp_path / f"lean_{lean}", tmp_path / "log"))
+        return made_by.run(name, net.mlir, net.weights), made_by.cycles
 
     return run
 
@@ -79,13 +80,15 @@ def test_codes_that_lowering_does_not_see_make_the_same_program(name, options, c
     monkeypatch.setattr(forms, "LARGE", 0)
     made = plan(Job.create({"model": str(checkpoint("qwen2")), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
     net = next(net for net in made.nets if net.name == name)
-    exported, widened, programs, widen = forms.form(net)["packed"], [], [], Lean.widen
+    (form,), widened, programs, widen = forms.forms(net), [], [], Lean.widen
+    assert form.kind == "packed"
     monkeypatch.setattr(Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir)))
     for apart in (False, True):
         monkeypatch.setattr(stand_ins, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
-        made_by, bare = Compiler(net.flags.to_dict(), tmp_path / f"apart_{apart}", tmp_path / "log"), tmp_path / f"{apart}.bmodel"
-        assert stand_ins.program(name, exported, made.checkpoint, made_by, bare, {}) == ""
-        programs.append((bare.read_bytes(), made_by.results[-1].cycles))
+        bare, place = tmp_path / f"{apart}.bmodel", Workplace(tmp_path / f"apart_{apart}", tmp_path / "log")
+        made_by = Compiler(net.flags, made.checkpoint, place)
+        stand_ins.program(name, form.text, made_by, bare)
+        programs.append((bare.read_bytes(), made_by.cycles))
         assert not [path for path in made_by.scratch.rglob("*") if path.exists() and path.suffix in (".npz", ".coeff")], "nothing is left behind"
     assert widened == [True] and programs[0] == programs[1]
 
@@ -102,7 +105,7 @@ def test_codes_are_named_where_they_are_and_where_they_are_multiplied(tmp_path):
     first, second, third, *rest = lean.narrow(text).splitlines(keepends=True)
     assert "<8x1xui8>" in first and "(tensor<1x64xf32>, tensor<8x1xui8>, tensor<8x32xui8>, tensor<8x32xui8>, none)" in third
     assert [second, *rest] == [line for i, line in enumerate(text.splitlines(keepends=True)) if i not in (0, 2)]
-    assert [(w["name"], w["values"].shape, w["dtype"]) for w in lean.stand_ins] == [("a.q", (8, 1), "ui8")]
+    assert [(w.name, w.values.shape, w.dtype) for w in lean.stand_ins] == [("a.q", (8, 1), "ui8")]
     lowered = tmp_path / "net.mlir"
     lowered.write_text(lean.narrow(text).replace("top.A", "tpu.A").replace("a.q", "a_weight"))
     lean.widen(lowered)

@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 import re
 import struct
-from pathlib import Path
 
 import pytest
 from bmodels import content, patched
 from checkpoints import SPLIT
 
 from llmconv.bmodel.read import BModel
-from llmconv.compile.net import _first
+from llmconv.coefficients.errors import NotCovered
+from llmconv.compile.net import first_outcome
+from llmconv.compile.records import Refused
 from llmconv.errors import ToolError
+from llmconv.plan.exported import Form, Text
 
 CASES = {
     "w4 on two cores": {"quantize": "w4bf16", "chip": "bm1688"},
@@ -213,28 +215,42 @@ def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint
     assert any("differ from the compiler's" in n["why"] for n in made)
 
 
-class _Compiler:
-    """One that fails on the first form."""
+class _Build:
+    """One whose compiler fails on the first form."""
 
     def __init__(self, error: ToolError):
         self.error, self.asked = error, []
 
-    def run(self, net, text, *_, **__):
-        self.asked.append(text)
-        if text == "cheap":
+    def outcome(self, form: Form, why: str) -> tuple[str, str]:
+        self.asked.append(form.text.mlir)
+        if form.text.mlir == "cheap":
             raise self.error
-        return Path(text)
+        return form.text.mlir, why
+
+
+FORMS = [Form("hollow", Text("cheap")), Form("", Text("whole"))]
 
 
 def test_a_form_that_the_compiler_refuses_is_followed_by_the_net_and_told():
-    forms = {text: {"mlir": text, "weights": []} for text in ("cheap", "whole")}
-    compiler = _Compiler(ToolError("net block_0: the compiler died of SIGABRT", "arr.word_size"))
-    assert _first(compiler, "block_0", forms, None, {}) == (Path("whole"), "whole", "compiled as it is, because the compiler fails on a cheaper form: arr.word_size")
+    build = _Build(ToolError("net block_0: the compiler died of SIGABRT", "arr.word_size"))
+    assert first_outcome(build, FORMS) == ("whole", "compiled as it is, because the compiler fails on a cheaper form: arr.word_size")
+
+
+@pytest.mark.parametrize(("kind", "told"), [("packed", "compiled with all its weights: "), ("halved", "compiled as it is, because ")])
+@pytest.mark.parametrize("refusal", [Refused, NotCovered])
+def test_a_form_that_is_of_no_use_is_followed_by_the_net_and_told(kind, told, refusal):
+    build, reason = _Build(refusal("a reason")), "llmconv does not compute a reason" if refusal is NotCovered else "a reason"
+    assert first_outcome(build, [Form(kind, Text("cheap")), FORMS[1]], "before") == ("whole", told + reason)
+
+
+def test_the_last_form_has_no_other_behind_it():
+    build = _Build(ToolError("net block_0: the compiler died of SIGABRT", "arr.word_size"))
+    with pytest.raises(ToolError, match="SIGABRT"):
+        first_outcome(build, FORMS[:1])
 
 
 def test_a_killed_compiler_is_not_followed_by_a_form_that_needs_more():
-    forms = {text: {"mlir": text, "weights": []} for text in ("cheap", "whole")}
-    compiler = _Compiler(ToolError("net block_0: the compiler died of SIGKILL", "probably out of memory"))
+    build = _Build(ToolError("net block_0: the compiler died of SIGKILL", "probably out of memory"))
     with pytest.raises(ToolError, match="SIGKILL"):
-        _first(compiler, "block_0", forms, None, {})
-    assert compiler.asked == ["cheap"]
+        first_outcome(build, FORMS)
+    assert build.asked == ["cheap"]

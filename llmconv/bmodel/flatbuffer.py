@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from llmconv.bmodel.schema import FIXED, REQUIRED, SCALARS, SCHEMA
 
@@ -22,8 +23,8 @@ class Decoder:
 
     def __init__(self, data: bytes):
         self.data = data
-        # Tables may be shared, so a few hostile bytes could describe a tree of any size. Real files visit each byte at most
-        # a few times.
+        # Tables may be shared, so a few hostile bytes could describe a tree of any size. Real files visit each byte at
+        # most a few times.
         self.budget = 16 * len(data) + 1024
 
     def decode(self, table: str) -> dict:
@@ -112,7 +113,9 @@ class Encoder:
 
     def _table(self, table: str, tree: Mapping, pointer: int) -> None:
         """Append a table and make the offset at `pointer` lead to it."""
-        present = [(n, name, kind) for n, (name, kind) in enumerate(SCHEMA[table]) if _is_stored(table, name, kind, tree)]
+        present = [
+            (n, name, kind) for n, (name, kind) in enumerate(SCHEMA[table]) if _is_stored(table, name, kind, tree)
+        ]
         present.sort(key=lambda field: -FIXED[field[2]].align if field[2] in FIXED else -4)
         size, offsets = 4, {}
         for number, _, kind in present:
@@ -167,8 +170,9 @@ def _is_stored(table: str, name: str, kind: str, tree: Mapping) -> bool:
     return name in tree and (kind[0] != "[" or len(tree[name]) > 0 or name in REQUIRED.get(table, ()))
 
 
-def find(kind: str, table: str, tree: Mapping, where: str = "") -> Iterator[tuple[str, dict | list, str | int]]:
-    """Every value of type `kind` below `tree`, as (its name for messages, container, key): the value is container[key]."""
+def find(kind: str, table: str, tree: Mapping, where: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every value of type `kind` below `tree`, as (its name for messages, container, key): the value is container[key].
+    The container is a dict of fields or a list."""
     where = where or table
     for name, field in SCHEMA[table]:
         inner = field.strip("[]")

@@ -4,9 +4,9 @@
     offset 64    flatbuffer, `flatbuffers_size` bytes, padded so that what follows starts on a multiple of 4096
     then         blobs, `binary_size` bytes; each is padded to a multiple of 4096
 
-SCHEMA is the vendor's bmodel.fbs (tpu_mlir 1.30.2) as a table: table name -> fields in the order of their ids. A field is
-(name, type); a type is a scalar, "str", a struct, a table, or "[type]" for a vector. A `Binary` is (start, size), start
-counted from the first byte after the flatbuffer.
+SCHEMA is the vendor's bmodel.fbs (tpu_mlir 1.30.2) as a table: table name -> fields in the order of their ids. A field
+is (name, type); a type is a scalar, "str", a struct, a table, or "[type]" for a vector. A `Binary` is (start, size),
+start counted from the first byte after the flatbuffer.
 """
 
 from __future__ import annotations
@@ -41,26 +41,29 @@ FIXED = {**SCALARS, **STRUCTS}
 
 
 def _fields(text: str) -> tuple[tuple[str, str], ...]:
-    """"name type, name type" -> (("name", "type"), ...)."""
-    return tuple(tuple(item.split()) for item in text.split(",") if item.strip())
+    """The fields of a table, from "name type, name type"."""
+    fields = (item.split() for item in text.split(",") if item.strip())
+    return tuple((name, kind) for name, kind in fields)
 
 
 SCHEMA: dict[str, tuple[tuple[str, str], ...]] = {
     "Model": _fields(
-        "type str, version str, time str, chip str, net [Net], neuron_size u64, kernel_module KernelModule, device_num u32,"
-        "cpuop_module CpuopModule, bmodel_type u32, lib_backend Binary"
+        "type str, version str, time str, chip str, net [Net], neuron_size u64, kernel_module KernelModule, "
+        "device_num u32, cpuop_module CpuopModule, bmodel_type u32, lib_backend Binary"
     ),
     "KernelModule": _fields("file_name str, binary Binary, mode i32"),
     "CpuopModule": _fields("file_name str, binary Binary"),
     "Net": _fields(
-        "name str, net_static [NetStatic], net_dynamic [NetDynamic], parameter [NetParameter], cascade Cascade, addr_mode i32"
+        "name str, net_static [NetStatic], net_dynamic [NetDynamic], parameter [NetParameter], cascade Cascade, "
+        "addr_mode i32"
     ),
     "NetStatic": (),
     "NetDynamic": (),
     "Cascade": _fields("device_id u32, step u32, main_name str"),
     "NetParameter": _fields(
         "input_tensor [Tensor], output_tensor [Tensor], ctx_addr u64, ctx_size u64, coeff_mem CoeffMem, is_dynamic i32,"
-        "n_dynamic i32, h_w_dynamic i32, cmd_group [CmdGroup], net_profile Binary, stage_ir [StageIR], binary_ir Binary,"
+        "n_dynamic i32, h_w_dynamic i32, cmd_group [CmdGroup], net_profile Binary, stage_ir [StageIR], "
+        "binary_ir Binary,"
         "sub_net [SubNet], cpu_mem_size u32, ctx_sizes [u64], net_stat Binary, core_num u32, io_addr u64, io_size u64,"
         "tensor_loc Binary, dynamic_ctx_addr u64, dynamic_coeff_offset u64, dynamic_combined_coeff_offset u64"
     ),
@@ -88,7 +91,9 @@ SCHEMA: dict[str, tuple[tuple[str, str], ...]] = {
     "MergeParam": _fields("output_from [OutputFrom]"),
     "OutputFrom": _fields("indice [i32]"),
     "SwitchParam": _fields("output_from [i32], output_branch [i32]"),
-    "CoreCommands": _fields("gdma_tiu_commands [CmdGroup], sdma_commands [Binary], hau_commands [Binary], cdma_commands [Binary]"),
+    "CoreCommands": _fields(
+        "gdma_tiu_commands [CmdGroup], sdma_commands [Binary], hau_commands [Binary], cdma_commands [Binary]"
+    ),
 }
 
 # Fields without which a table means nothing ("required" in bmodel.fbs).

@@ -1,11 +1,12 @@
 """A net that was compiled with its table as an input, made into the net that holds the table as its coefficients.
 
-Why: the compiler keeps several copies of every weight in memory, 4.6 GB for a table of 152064 x 3584, and takes 20 s over it;
-without the table it takes 0.1 s and gives the same commands. It lays an input as large as this first in the net's memory. Where
-coefficients come before that memory (bm1684x) every address is then the right one. Where they are apart from it (bm1688, cv186x) the
-table's addresses move there and the others move up. Where the program has addresses is not guessed: the net is compiled
-once more with an unused input that is larger still, which moves everything by its size and changes nothing else.
-All of this was measured with tpu_mlir 1.30.2; llmconv.compile.table_as_input checks it in every build.
+Why: the compiler keeps several copies of every weight in memory, 4.6 GB for a table of 152064 x 3584, and takes 20 s
+over it; without the table it takes 0.1 s and gives the same commands. It lays an input as large as this first in the
+net's memory. Where coefficients come before that memory (bm1684x) every address is then the right one. Where they are
+apart from it (bm1688, cv186x) the table's addresses move there and the others move up. Where the program has addresses
+is not guessed: the net is compiled once more with an unused input that is larger still, which moves everything by its
+size and changes nothing else. All of this was measured with tpu_mlir 1.30.2; llmconv.compile.table_as_input checks it
+in every build.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llmconv.bmodel.flatbuffer import find
 from llmconv.bmodel.read import Blob, BModel
@@ -45,11 +47,12 @@ class Memory:
 
 
 def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place: str, memory: Memory) -> None:
-    """Write the net of `path` to `bare`, without kernel module and coefficients, its last input `table` being its coefficients.
+    """Write the net of `path` to `bare`, without kernel module and coefficients, its last input `table` being its
+    coefficients.
 
-    shifted: the same net with an unused input, which is larger, behind the table; None where the memory follows the coefficients.
-    place: what the file calls the table among its coefficients (tpu.Gather.source).
-    Raises Unsuitable when the compiler did not lay things out as expected.
+    shifted: the same net with an unused input, which is larger, behind the table; None where the memory follows the
+    coefficients. place: what the file calls the table among its coefficients (tpu.Gather.source). Raises Unsuitable
+    when the compiler did not lay things out as expected.
     """
     model = BModel.read(path)
     (net,) = model.tree["net"]
@@ -61,8 +64,8 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
     tensors = [tensor for part in parts for side in ("input_tensor", "output_tensor") for tensor in part.get(side, ())]
     if stage.get("coeff_mem") or any(base <= tensor.get("device_addr", 0) < base + stored for tensor in tensors):
         raise Unsuitable(f"the compiler put something over the table of net {net['name']}")
-    blobs = {where: bytes(model.content(Blob(model.base + holder[key][0], holder[key][1]))) for where, holder, key in _binaries(model)}
-    if not memory.follows:
+    blobs = _contents(model)
+    if shifted is not None:
         for tensor in tensors:
             if "device_addr" in tensor:
                 tensor["device_addr"] -= stored
@@ -71,7 +74,12 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
         holder[key] = Piece(path, 0, 0)
     for where, holder, key in _binaries(model):
         holder[key] = Produced(len(blobs[where]), lambda content=blobs[where]: (content,))
-    stage["coeff_mem"] = {"address": memory.coefficients, "check_code": b"", "binary_coeff": Piece(path, 0, 0), "location": [{"name": place, "size": stored}]}
+    stage["coeff_mem"] = {
+        "address": memory.coefficients,
+        "check_code": b"",
+        "binary_coeff": Piece(path, 0, 0),
+        "location": [{"name": place, "size": stored}],
+    }
     for key in ("ctx_addr", "dynamic_ctx_addr") if memory.follows else ():
         stage[key] += stored
     for key in ("dynamic_coeff_offset", "dynamic_combined_coeff_offset"):
@@ -91,9 +99,15 @@ def _take(part: dict, table: str, base: int) -> int:
     return tensor["size"]
 
 
-def _binaries(model: BModel) -> Iterator[tuple[str, dict | list, str | int]]:
+def _binaries(model: BModel) -> Iterator[tuple[str, Any, Any]]:
     """The places of all blobs but the kernel module."""
     return (item for item in find("Binary", "Model", model.tree) if item[1] is not model.tree.get("kernel_module"))
+
+
+def _contents(model: BModel) -> dict[str, bytes]:
+    """The bytes of all blobs but the kernel module, by their names."""
+    places = ((where, *holder[key]) for where, holder, key in _binaries(model))
+    return {where: bytes(model.content(Blob(model.base + start, size))) for where, start, size in places}
 
 
 def _moved(blobs: dict[str, bytes], shifted: BModel, base: int, stored: int, coefficients: int) -> dict[str, bytes]:
@@ -101,7 +115,7 @@ def _moved(blobs: dict[str, bytes], shifted: BModel, base: int, stored: int, coe
     (stage,) = shifted.tree["net"][0]["parameter"]
     by = stage["input_tensor"][-1]["size"]
     by += -by % ALIGN
-    found = {where: bytes(shifted.content(Blob(shifted.base + holder[key][0], holder[key][1]))) for where, holder, key in _binaries(shifted)}
+    found = _contents(shifted)
     if found.keys() != blobs.keys():
         raise Unsuitable("an unused input changes the program")
     return {where: _relocate(blob, found[where], by, base, stored, coefficients) for where, blob in blobs.items()}

@@ -1,7 +1,8 @@
 """Write a .bmodel in one pass; combine several into one, with other names and coefficients where wanted.
 
-No part is ever held in memory: blobs stream from their file, or from a generator, into the result. Blobs of equal content are
-stored once, and the sha256 of the whole comes with it. Same nets, same order, same fields as `model_tool --combine` gives; only `time` and the blobs' order are ours.
+No part is ever held in memory: blobs stream from their file, or from a generator, into the result. Blobs of equal
+content are stored once, and the sha256 of the whole comes with it. Same nets, same order, same fields as `model_tool
+--combine` gives; only `time` and the blobs' order are ours.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ SHA256_BYTES = 32
 
 @dataclass(frozen=True)
 class Piece:
-    """A blob that lies in a file: `size` bytes at `offset`. `sha256` (hex) if it is known; it is checked when the blob is read."""
+    """A blob that lies in a file: `size` bytes at `offset`. `sha256` (hex) if it is known; it is checked when the blob
+    is read."""
 
     path: Path
     offset: int
@@ -44,24 +46,26 @@ class Piece:
 
 @dataclass(frozen=True)
 class Produced:
-    """A blob that is computed: `produce()` gives its `size` bytes in pieces (anything with a buffer). `sha256` if it is known."""
+    """A blob that is computed: `produce()` gives its `size` bytes in pieces (anything with a buffer). `sha256` if it is
+    known."""
 
     size: int
-    produce: Callable[[], Iterable[bytes]]
+    produce: Callable[[], Iterable[bytes | memoryview]]
     sha256: str | None = None
 
-    def chunks(self) -> Iterable[bytes]:
+    def chunks(self) -> Iterable[bytes | memoryview]:
         """The bytes, as they are made."""
         return self.produce()
 
 
 @dataclass(frozen=True)
 class Part:
-    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its own;
-    places: new names of weights in its table of coefficients, by the old ones (runtimes load LoRA adapters by them).
+    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its
+    own; places: new names of weights in its table of coefficients, by the old ones (runtimes load LoRA adapters by
+    them).
 
-    The coefficients must have the size of those they replace, since the commands and the locations of the weights stay; a part that
-    was split off its coefficients (llmconv.bmodel.split) has none.
+    The coefficients must have the size of those they replace, since the commands and the locations of the weights stay;
+    a part that was split off its coefficients (llmconv.bmodel.split) has none.
     """
 
     path: Path
@@ -73,9 +77,10 @@ class Part:
 def combine(parts: Sequence[Part | Path], out: Path, seconds: int, kernel: Piece | None = None) -> str:
     """Combine .bmodel files into `out`; returns its sha256 (hex).
 
-    Nets come in the order of the parts. Nets of one name become stages of one net, at the first one's place. The kernel module is
-    `kernel`, or the first part's, neuron size and device number are the largest. seconds: the file's time, since the epoch; it is written in UTC.
-    Raises ConvertError if a part is damaged, or if the parts do not belong together.
+    Nets come in the order of the parts. Nets of one name become stages of one net, at the first one's place. The kernel
+    module is `kernel`, or the first part's, neuron size and device number are the largest. seconds: the file's time,
+    since the epoch; it is written in UTC. Raises ConvertError if a part is damaged, or if the parts do not belong
+    together.
     """
     parts = [part if isinstance(part, Part) else Part(Path(part)) for part in parts]
     if not parts:
@@ -113,7 +118,9 @@ def _load(part: Part) -> dict:
     if part.name is None and part.coefficients is None:
         return bmodel.tree
     if len(bmodel.nets) != 1 or len(bmodel.nets[0].stages) != 1:
-        raise ConvertError(f"{part.path} cannot be stamped", f"it has {len(bmodel.nets)} nets, and one with one stage is needed")
+        raise ConvertError(
+            f"{part.path} cannot be stamped", f"it has {len(bmodel.nets)} nets, and one with one stage is needed"
+        )
     net = bmodel.tree["net"][0]
     if part.name is not None:
         net["name"] = part.name
@@ -133,20 +140,27 @@ def _load(part: Part) -> dict:
 
 
 def _add_net(nets: list[dict], net: dict, path: Path) -> None:
-    """Add a net, or its stages to the net of that name; which must then differ in an input's shape, and in nothing else."""
+    """Add a net, or its stages to the net of that name; which must then differ in an input's shape, and in nothing
+    else."""
     same = next((other for other in nets if other["name"] == net["name"]), None)
     if same is None:
         nets.append({**net, "parameter": list(net.get("parameter", ()))})
         return
     for what, of in (("address mode", "addr_mode"), ("place in a cascade", "cascade")):
         if net.get(of, 0) != same.get(of, 0):
-            raise ConvertError(f"net {net['name']} of {path} cannot be a stage", f"its {what} differs from the first stage's")
+            raise ConvertError(
+                f"net {net['name']} of {path} cannot be a stage", f"its {what} differs from the first stage's"
+            )
     for stage in net.get("parameter", ()):
         for other in same["parameter"]:
             if _signature(stage) != _signature(other):
-                raise ConvertError(f"net {net['name']} of {path} cannot be a stage", "its tensors or its dynamic mark differ")
+                raise ConvertError(
+                    f"net {net['name']} of {path} cannot be a stage", "its tensors or its dynamic mark differ"
+                )
             if _shapes(stage) == _shapes(other):
-                raise ConvertError(f"net {net['name']} of {path} cannot be a stage", "another one has the same input shapes")
+                raise ConvertError(
+                    f"net {net['name']} of {path} cannot be a stage", "another one has the same input shapes"
+                )
         same["parameter"].append(stage)
 
 
@@ -163,10 +177,11 @@ def _shapes(stage: Mapping) -> list:
 
 
 def write(out: Path, model: dict) -> str:
-    """Write the tree of a Model (schema.SCHEMA) whose Binary values are Pieces or Produced; returns the file's sha256 (hex).
+    """Write the tree of a Model (schema.SCHEMA) whose Binary values are Pieces or Produced; returns the file's sha256
+    (hex).
 
-    In the tree they are replaced by their (start, size), and the check codes beside them by their sha256. A blob of unknown sha256 is read,
-    or produced, one more time for it. A file that could not be finished is deleted.
+    In the tree they are replaced by their (start, size), and the check codes beside them by their sha256. A blob of
+    unknown sha256 is read, or produced, one more time for it. A file that could not be finished is deleted.
     """
     blobs, end = _arrange(model)
     tree = Encoder().encode("Model", model)
@@ -189,7 +204,8 @@ def write(out: Path, model: dict) -> str:
 
 
 def _arrange(model: dict) -> tuple[list[tuple[str, Piece | Produced, bytes]], int]:
-    """Give every blob of the tree its place, equal ones the same. Returns those to be stored, (where, blob, sha256), and the size of all."""
+    """Give every blob of the tree its place, equal ones the same. Returns those to be stored, (where, blob, sha256),
+    and the size of all."""
     starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
     known: dict[Piece | Produced, bytes] = {}
     stored, end = [], 0
@@ -229,13 +245,14 @@ def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> Non
 
 
 class _Hashed:
-    """A file that is written from front to back, and its sha256, for which a second thread hashes (hashlib lets go of the interpreter)."""
+    """A file that is written from front to back, and its sha256, for which a second thread hashes (hashlib lets go of
+    the interpreter)."""
 
     def __init__(self, file: BinaryIO):
         self._file, self._whole = file, hashlib.sha256()
         self._thread = ThreadPoolExecutor(1)
 
-    def write(self, chunk: bytes, digest: hashlib._Hash | None = None) -> None:
+    def write(self, chunk: bytes | memoryview, digest: hashlib._Hash | None = None) -> None:
         """Write a chunk (anything with a buffer), which is added to `digest` as well."""
         hashed = self._thread.submit(self._whole.update, chunk)
         if digest is not None:

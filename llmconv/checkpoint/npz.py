@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import zipfile
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.lib import format as npy
@@ -13,13 +15,25 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
 from llmconv.numeric import from_bf16, to_bf16, to_f16, without_denormals
 
+if TYPE_CHECKING:
+    from llmconv.top.graph import Weight
+
 TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<u2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 
-def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
-    """Write `weights` ({name, recipe, dtype}) to `path`. A weight with "values", an array, needs no recipe.
+@dataclass(frozen=True)
+class Values:
+    """A weight whose values are at hand. dtype: as `write` takes it."""
+
+    name: str
+    dtype: str
+    values: np.ndarray
+
+
+def write(path: Path, weights: Iterable[Weight | Values], checkpoint: Checkpoint) -> None:
+    """Write `weights` to `path`. Memory: one weight at a time, plain tensors by chunks of rows.
 
     Memory holds one weight at a time, and of plain tensors a chunk of rows.
     dtype f32 gives float32, and ui8 gives bytes. bf16 and f16 give the bits as uint16: the compiler can read a file of
@@ -28,12 +42,12 @@ def write(path: Path, weights: Iterable[dict], checkpoint: Checkpoint) -> None:
     """
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         for weight in weights:
-            given = weight.get("values")
-            size = shape(weight["recipe"], checkpoint) if given is None else given.shape
-            header = {"descr": TYPES[weight["dtype"]], "fortran_order": False, "shape": size}
-            with archive.open(weight["name"] + ".npy", "w", force_zip64=True) as f:
+            given = isinstance(weight, Values)
+            size = weight.values.shape if given else shape(weight.recipe, checkpoint)
+            header = {"descr": TYPES[weight.dtype], "fortran_order": False, "shape": size}
+            with archive.open(weight.name + ".npy", "w", force_zip64=True) as f:
                 npy.write_array_header_1_0(f, header)
-                for part in _parts(weight["recipe"], checkpoint, weight["dtype"]) if given is None else (given,):
+                for part in (weight.values,) if given else _parts(weight.recipe, checkpoint, weight.dtype):
                     f.write(np.ascontiguousarray(part).data)
 
 
@@ -59,7 +73,7 @@ def half_rows(checkpoint: Checkpoint, name: str, half: str) -> Iterator[np.ndarr
             yield to_bf16(values) if half == "bf16" else to_f16(values)
 
 
-def _parts(recipe: list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndarray]:
+def _parts(recipe: tuple | list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndarray]:
     turned = _turned_rows(recipe, checkpoint) if dtype in ("bf16", "f16") else None
     if turned:
         yield from _turned(checkpoint, *turned, dtype)
@@ -73,13 +87,13 @@ def _parts(recipe: list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndar
             yield checkpoint.float32(recipe[1], rows)
 
 
-def _turned_rows(recipe: list, checkpoint: Checkpoint) -> tuple[str, int, int] | None:
+def _turned_rows(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[str, int, int] | None:
     """(tensor, first, last) where the recipe is the transpose of those rows of it, as most linears' are."""
     if recipe[0] != "transpose":
         return None
     kind, inner, *bounds = recipe[1]
     if kind == "rows" and inner[0] == "tensor":
-        (_, name), (first, last) = inner, bounds[:2]
+        name, (first, last) = inner[1], bounds[:2]
     elif kind == "tensor":
         name, first, last = inner, 0, checkpoint.info(inner).shape[0]
     else:

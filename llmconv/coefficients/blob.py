@@ -1,6 +1,7 @@
 """A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes.
 
-Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy of a tensor.
+Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy
+of a tensor.
 """
 
 from __future__ import annotations
@@ -8,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -16,31 +17,38 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.layout import Mode, Piece, fit, pieces, place
 from llmconv.coefficients.quantize import Scheme, dequantize, quantize
+from llmconv.coefficients.roles import Linear, Packed, Role
 from llmconv.coefficients.rounding import half_bits, to_float, widen
 from llmconv.coefficients.sources import Source
 from llmconv.numeric import to_bf16
+
+if TYPE_CHECKING:
+    from llmconv.toolchain import CompileFlags
+    from llmconv.top.graph import Weight
 
 CHUNK = 1 << 17  # weights that are quantised or transposed at a time: their float32 temporaries fit the L2 cache
 COPY = 1 << 21  # elements of a plain tensor that are copied at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
+Codes = tuple[np.ndarray, np.ndarray, np.ndarray]  # codes, scale bits, zero points
+
 
 def coefficients(
-    weights: Sequence[Mapping],
-    roles: Sequence[Mapping],
+    weights: Sequence[Weight],
+    roles: Sequence[Role],
     checkpoint: Checkpoint,
-    flags: Mapping,
+    flags: CompileFlags,
     locations: Sequence[tuple[str, int, int]] | None = None,
 ) -> Blob:
     """The coefficient blob of a net. Nothing is read yet but headers.
 
-    weights: {name, shape, recipe, dtype} of each; roles: llmconv.coefficients.roles of the graph; flags: CompileFlags.to_dict();
-    locations: (place, offset, bytes) entries of a compiled net of the same structure, its template, LoRA paths renamed for this
-    net (Structure.rename). Needed for quantised nets of several cores, otherwise only checked.
+    roles: llmconv.coefficients.roles of the graph. locations: (place, offset, bytes) entries of a compiled net of the
+    same structure, its template, LoRA paths renamed for this net (Structure.rename). Needed for quantised nets of
+    several cores, otherwise only checked.
     Raises NotCovered for what llmconv does not compute (compile the net natively then).
     """
     mode = Mode.of(flags)
-    table = {w["name"]: w for w in weights}
+    table = {weight.name: weight for weight in weights}
     found = pieces(roles, table, mode)
     if locations is not None:
         found = fit(found, locations, mode.cores)
@@ -52,12 +60,20 @@ def coefficients(
 
 
 class Blob:
-    """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them anew."""
+    """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them
+    anew."""
 
-    def __init__(self, found: tuple[Piece, ...], weights: Mapping[str, Mapping], roles: Sequence[Mapping], checkpoint: Checkpoint, mode: Mode):
+    def __init__(
+        self,
+        found: tuple[Piece, ...],
+        weights: Mapping[str, Weight],
+        roles: Sequence[Role],
+        checkpoint: Checkpoint,
+        mode: Mode,
+    ):
         self.pieces, self.size = found, sum(p.stored for p in found)
         self._weights, self._roles, self._checkpoint, self._mode = weights, roles, checkpoint, mode
-        self._codes: tuple[int, tuple[np.ndarray, ...]] | None = None  # the linear being stored: use, (q, scale, zero)
+        self._codes: tuple[int, Codes] | None = None  # the use of the linear being stored, and its codes
 
     @cached_property
     def sha256(self) -> str:
@@ -84,7 +100,7 @@ class Blob:
                 raise NotCovered("coefficients with gaps between them")
             count = 0
             for array in self._content(piece):
-                part = memoryview(np.ascontiguousarray(array)).cast("B") if array.size else memoryview(b"")
+                part = _bytes(array) if array.size else memoryview(b"")
                 count += len(part)
                 yield part
                 del array, part  # before the next one is made
@@ -95,55 +111,63 @@ class Blob:
         self._codes = None
 
     def _source(self, name: str, transposed: bool = False) -> Source:
-        weight = self._weights[name]
-        return Source(weight["recipe"], self._checkpoint, transposed)
+        return Source(self._weights[name].recipe, self._checkpoint, transposed)
 
     def _content(self, piece: Piece) -> Iterator[np.ndarray]:
-        role, half = self._roles[piece.use], self._mode.half
-        if piece.what == "weight":
-            if role["kind"] == "linear":
-                yield from self._transposed(role["weight"], piece)
-            else:
-                yield from _plain(self._source(role["weight"]), self._weights[role["weight"]]["dtype"], piece.dtype)
+        role = self._roles[piece.use]
+        if piece.what == "weight" and isinstance(role, Linear):
+            yield from self._transposed(role.weight, piece)
+        elif piece.what == "weight":
+            yield from _plain(self._source(role.weight), self._weights[role.weight].dtype, piece.dtype)
+        elif not isinstance(role, (Linear, Packed)):
+            raise ValueError(f"{piece.name} is no part of a {role.kind} weight")
         elif piece.what in ("bias", "bias_rounded"):
-            values, stored = self._source(role["bias"]).all()
-            values = values.reshape(-1)[piece.first : piece.last]
-            if piece.what == "bias" and piece.dtype == "f32":
-                yield to_float(values, stored)
-            else:
-                bits = half_bits(values, stored, half)
-                yield bits if piece.dtype == half else widen(bits, half)
+            yield self._bias(role, piece)
         elif piece.what == "dequantised":
-            yield from self._dequantised(piece)
+            yield from self._dequantised(role, piece)
         else:
-            q, scale, zero = self._quantised(piece)
-            if piece.what == "q":
-                yield q[piece.first : piece.last]
-            else:
-                values = (scale if piece.what == "scale" else zero)[piece.first : piece.last]
-                times = piece.nbytes // values.nbytes  # a scale per row is stored once for every 128 inputs
-                yield _to_lanes(np.repeat(values, times, 1) if times > 1 else values, self._mode.lanes)
+            yield self._part(role, piece)
 
-    def _quantised(self, piece: Piece) -> tuple[np.ndarray, ...]:
-        """(q, scale, zero) of the whole linear layer of `piece`; the last one is kept, since its tensors are neighbours."""
+    def _bias(self, role: Linear | Packed, piece: Piece) -> np.ndarray:
+        if role.bias is None:
+            raise ValueError(f"{piece.name} is of a linear without a bias")
+        values, stored = self._source(role.bias).all()
+        values = values.reshape(-1)[piece.first : piece.last]
+        if piece.what == "bias" and piece.dtype == "f32":
+            return to_float(values, stored)
+        bits = half_bits(values, stored, self._mode.half)
+        return bits if piece.dtype == self._mode.half else widen(bits, self._mode.half)
+
+    def _part(self, role: Linear | Packed, piece: Piece) -> np.ndarray:
+        """Codes, scales or zero points of a quantised linear."""
+        q, scale, zero = self._quantised(role, piece)
+        if piece.what == "q":
+            return q[piece.first : piece.last]
+        values = (scale if piece.what == "scale" else zero)[piece.first : piece.last]
+        times = piece.nbytes // values.nbytes  # a scale per row is stored once for every 128 inputs
+        return _to_lanes(np.repeat(values, times, 1) if times > 1 else values, self._mode.lanes)
+
+    def _quantised(self, role: Linear | Packed, piece: Piece) -> Codes:
+        """Those of the whole linear layer of `piece`; the last one is kept, since its tensors are neighbours."""
         if self._codes is None or self._codes[0] != piece.use:
             self._codes = None
             last = max(p.last for p in self.pieces if p.use == piece.use and p.what in ("q", "scale", "zero"))
-            self._codes = piece.use, codes(self._roles[piece.use], self._weights, self._checkpoint, self._mode, last)
+            self._codes = piece.use, codes(role, self._weights, self._checkpoint, self._mode, last)
         return self._codes[1]
 
     def _transposed(self, name: str, piece: Piece) -> Iterator[np.ndarray]:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
         source = self._source(name, transposed=True)
         for top, out in _blocks(source.width, piece):
-            for first, last in _steps(piece.first, piece.last, source.width, least=64):  # fewer would write columns of crumbs
+            # fewer rows than that would write columns of crumbs
+            for first, last in _steps(piece.first, piece.last, source.width, least=64):
                 bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
                 out[:, first - piece.first : last - piece.first] = bits.T
             yield out
             del out  # one block at a time
 
-    def _dequantised(self, piece: Piece) -> Iterator[np.ndarray]:
-        role, mode = self._roles[piece.use], self._mode
+    def _dequantised(self, role: Linear | Packed, piece: Piece) -> Iterator[np.ndarray]:
+        mode = self._mode
         scheme, k = _scheme(role, self._weights, mode)
         for top, out in _blocks(k, piece):
             at = 0
@@ -155,44 +179,54 @@ class Blob:
             del out
 
 
-def codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> tuple[np.ndarray, ...]:
-    """(q, scale bits, zero points) of a linear's first `last` rows, as the compiler quantises them; see quantize for their forms. weights: by
-    name. Raises NotCovered for values that are not finite or next to denormal."""
-    wholes: tuple[np.ndarray, ...] = ()
+def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int) -> Codes:
+    """Codes, scale bits and zero points of a linear's first `last` rows, as the compiler quantises them; see `quantize`
+    for their forms. weights: by name. Raises NotCovered for values that are not finite or next to denormal."""
+    wholes: list[np.ndarray] = []
     at = 0
     for parts in _codes(role, weights, checkpoint, mode, last):
-        wholes = wholes or tuple(np.empty((last, p.shape[1]), p.dtype) for p in parts)
+        wholes = wholes or [np.empty((last, p.shape[1]), p.dtype) for p in parts]
         for whole, part in zip(wholes, parts, strict=True):
             whole[at : at + len(part)] = part
         at += len(parts[0])
-    return wholes
+    q, scale, zero = wholes
+    return q, scale, zero
 
 
-def stored_codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, flags: Mapping) -> Iterator[memoryview]:
-    """The codes of a linear that the checkpoint has quantised, as they are stored, by chunks of rows; the arguments as in `coefficients`, but
-    weights by name."""
-    for q, _, _ in _codes(role, weights, checkpoint, Mode.of(flags), weights[role["weight"]]["shape"][0]):
-        yield memoryview(np.ascontiguousarray(q)).cast("B")
+def stored_codes(
+    role: Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, flags: CompileFlags
+) -> Iterator[memoryview]:
+    """The codes of a linear that the checkpoint has quantised, as they are stored, by chunks of rows; the arguments as
+    in `coefficients`, but weights by name."""
+    for q, _, _ in _codes(role, weights, checkpoint, Mode.of(flags), weights[role.weight].shape[0]):
+        yield _bytes(q)
 
 
-def _scheme(role: Mapping, weights: Mapping, mode: Mode) -> tuple[Scheme, int]:
+def _bytes(array: np.ndarray) -> memoryview:
+    return np.ascontiguousarray(array).data.cast("B")
+
+
+def _scheme(role: Linear | Packed, weights: Mapping[str, Weight], mode: Mode) -> tuple[Scheme, int]:
     """How the weights of a linear are, or are to be, quantised, and its K."""
-    shape = weights[role["weight"]]["shape"]
-    if role["kind"] == "linear":
+    shape = weights[role.weight].shape
+    if isinstance(role, Linear):
         return Scheme(mode.bits, mode.group, mode.symmetric, mode.half), shape[0]
-    k = shape[1] * 8 // role["bits"]
-    return Scheme(role["bits"], role["group"] or k, False, mode.half), k
+    k = shape[1] * 8 // role.bits
+    return Scheme(role.bits, role.group or k, False, mode.half), k
 
 
-def _codes(role: Mapping, weights: Mapping, checkpoint: Checkpoint, mode: Mode, last: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+def _codes(
+    role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int
+) -> Iterator[Codes]:
     """What `codes` gives, by chunks of rows."""
-    if role["kind"] == "packed":
-        q, scale, zero = (Source(weights[role[k]]["recipe"], checkpoint) for k in ("weight", "scales", "zeros"))
+    if isinstance(role, Packed):
+        q, scale, zero = (Source(weights[name].recipe, checkpoint) for name in (role.weight, role.scales, role.zeros))
         for first, end in _steps(0, last, q.width):
-            yield q.read(first, end)[0].astype(np.uint8), half_bits(*scale.read(first, end), mode.half), zero.read(first, end)[0].astype(np.uint8)
+            bits = half_bits(*scale.read(first, end), mode.half)
+            yield q.read(first, end)[0].astype(np.uint8), bits, zero.read(first, end)[0].astype(np.uint8)
         return
     scheme, _ = _scheme(role, weights, mode)
-    source = Source(weights[role["weight"]]["recipe"], checkpoint, transposed=True)
+    source = Source(weights[role.weight].recipe, checkpoint, transposed=True)
     for first, end in _steps(0, last, source.width):
         yield quantize(*_halves(*source.read(first, end)), scheme)
 
@@ -206,7 +240,8 @@ def _steps(first: int, last: int, width: int, least: int = 1) -> Iterator[tuple[
 
 def _halves(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
     """The even and the odd columns, float32."""
-    if stored == "BF16":  # a pair of bf16 as one integer: its upper half is the odd one's float32, the rest shifted the even one's
+    if stored == "BF16":
+        # a pair of bf16 as one integer: its upper half is the odd one's float32, the rest shifted the even one's
         pairs = np.ascontiguousarray(values).view(np.uint32)
         return (pairs << np.uint32(16)).view(np.float32), (pairs & np.uint32(0xFFFF0000)).view(np.float32)
     values = np.asarray(values, np.float32)

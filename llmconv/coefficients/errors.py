@@ -1,11 +1,16 @@
-"""What lower does not do: the caller compiles such a net natively."""
+"""What llmconv does not compute itself: the caller has the compiler make such a net as it is."""
 
 from __future__ import annotations
 
 
 class NotCovered(Exception):
-    """Coefficients that llmconv does not compute itself; `reason` is a short phrase for the summary and the manifest."""
+    """Coefficients that llmconv does not compute itself; `reason`: a short phrase for summary and manifest."""
 
     def __init__(self, reason: str):
         super().__init__(reason)
         self.reason = reason
+
+    @property
+    def told(self) -> str:
+        """The reason as a clause of its own."""
+        return f"llmconv does not compute {self.reason}"

@@ -1,4 +1,6 @@
-"""Which coefficients the compiler stores for a net, under which names, in which order (tpu_mlir 1.30.2; no NumPy here).
+"""Which coefficients the compiler stores for a net, under which names, in which order.
+
+Measured on tpu_mlir 1.30.2; no NumPy here.
 
 The stored tensors lie in the order of their final names, each padded to 4096 bytes. Names grow with every pass: `_bf16`
 when a float weight is rounded, `_uint`, `_reordered` (scales) and `_1_reordered` (zero points) when a linear is
@@ -8,8 +10,9 @@ lanes and a net of `cores` cores:
     bf16, f16, or K no multiple of the group     the weight [K, N]
     N a multiple of the lanes                    q [N, K * bits / 8]; scales and zero points as [lanes, N / lanes, G]
     N below the lanes                            the dequantised weight [K, N] in half precision
-    other N                                      columns up to a multiple of lanes * cores quantised, the rest as [K,
-    rest] other N, already quantised                   the dequantised weight [K, N]
+    other N                                      columns up to a multiple of lanes * cores quantised, the others as
+                                                 [K, rest]
+    other N, already quantised                   the dequantised weight [K, N]
 
 With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the
 compiler's patterns, so it is read off a compiled net's own table (`fit`).
@@ -20,9 +23,15 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from llmconv.chips import CHIPS, Chip
 from llmconv.coefficients.errors import NotCovered
+from llmconv.coefficients.roles import Index, Linear, Packed, Plain, Role
+
+if TYPE_CHECKING:
+    from llmconv.toolchain import CompileFlags
+    from llmconv.top.graph import Weight
 
 ALIGN = 4096
 SIZES = {"bf16": 2, "f16": 2, "f32": 4, "u8": 1}
@@ -40,17 +49,17 @@ class Mode:
     symmetric: bool
 
     @classmethod
-    def of(cls, flags: Mapping) -> Mode:
-        """From CompileFlags.to_dict(). Raises NotCovered for chips and modes that lower does not know."""
-        chip, mode = CHIPS.get(flags["chip"]), flags["mode"].upper()
+    def of(cls, flags: CompileFlags) -> Mode:
+        """Raises NotCovered for chips, modes and numbers of devices whose layout llmconv does not know."""
+        chip, mode = CHIPS.get(flags.chip), flags.mode.upper()
         bits = int(mode[1]) if mode[:2] in ("W4", "W8") else 0
         half = (mode[2:] if bits else mode).lower()
         if chip is None or half not in ("bf16", "f16"):
-            raise NotCovered(f"mode {mode} on {flags['chip']}")
-        if flags.get("num_device", 1) != 1:
+            raise NotCovered(f"mode {mode} on {flags.chip}")
+        if flags.num_device != 1:
             raise NotCovered("several devices")
-        cores = max(1, flags.get("num_core", 1)) if chip.cores > 1 else 1
-        return cls(chip, cores, half, bits, flags.get("q_group_size", 0), bool(flags.get("q_symmetric", False)))
+        cores = max(1, flags.num_core) if chip.cores > 1 else 1
+        return cls(chip, cores, half, bits, flags.q_group_size, flags.q_symmetric)
 
     @property
     def lanes(self) -> int:
@@ -80,17 +89,16 @@ class Piece:
         return -(-self.nbytes // ALIGN) * ALIGN
 
 
-def pieces(roles: Sequence[Mapping], weights: Mapping[str, Mapping], mode: Mode) -> list[Piece]:
-    """The stored tensors of a one-core net, in order, without offsets. weights: name -> {shape, dtype}."""
+def pieces(roles: Sequence[Role], weights: Mapping[str, Weight], mode: Mode) -> list[Piece]:
+    """The stored tensors of a one-core net, in order, without offsets. weights: by name."""
     found: list[Piece] = []
-    seen: dict[str, Mapping] = {}
+    seen: set[str] = set()
     for use, role in enumerate(roles):
-        names = [role[k] for k in ("weight", "scales", "zeros", "bias") if role.get(k)]
-        for name in names:
+        for name in role.names:
             if name in seen:
                 raise NotCovered(f"weight {name} used twice")
-            seen[name] = role
-        found += _MAKE[role["kind"]](use, role, weights, mode)
+            seen.add(name)
+        found += _made(use, role, weights, mode)
     found.sort(key=lambda p: p.name)
     if len({p.name for p in found}) != len(found):
         raise NotCovered("two coefficients of one name")
@@ -142,121 +150,117 @@ def _cut(piece: Piece, cores: int) -> list[Piece]:
     return [replace(piece, first=start, last=start + n, nbytes=piece.nbytes // cores) for start in starts]
 
 
-def _plain(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
-    weight = weights[role["weight"]]
-    if role["float"] and weight["dtype"] == "f32":
-        return [Piece(role["weight"], role["place"], use, "weight", "f32", 4 * prod(weight["shape"]))]
+def _made(use: int, role: Role, weights: Mapping[str, Weight], mode: Mode) -> list[Piece]:
+    """The stored tensors of one use of a weight."""
+    weight = weights[role.weight]
+    if isinstance(role, Linear):
+        return _linear(_Product(use, role, mode), weight, _bias_axis(role, weights))
+    if isinstance(role, Packed):
+        return _packed(_Product(use, role, mode), role, weight)
+    if isinstance(role, Plain):
+        return [_plain(use, role, weight, mode)]
+    if isinstance(role, Index):
+        return [Piece(role.weight, role.place, use, "weight", "i32", 4 * prod(weight.shape))]
+    raise NotCovered(f"weight {role.weight} of {role.op}")
+
+
+def _plain(use: int, role: Plain, weight: Weight, mode: Mode) -> Piece:
+    if role.float and weight.dtype == "f32":
+        return Piece(role.weight, role.place, use, "weight", "f32", 4 * prod(weight.shape))
+    if weight.dtype == "bf16" and mode.half != "bf16" or weight.dtype not in ("f32", "bf16"):
+        raise NotCovered(f"a weight of type {weight.dtype} in {mode.half}")
     # a table declared bf16 is already what is stored, whatever the mode's name for it
-    name = role["weight"] + ("_bf16" if weight["dtype"] == "bf16" else f"_{mode.half}")
-    if weight["dtype"] == "bf16" and mode.half != "bf16" or weight["dtype"] not in ("f32", "bf16"):
-        raise NotCovered(f"a weight of type {weight['dtype']} in {mode.half}")
-    return [Piece(name, role["place"], use, "weight", mode.half, 2 * prod(weight["shape"]))]
+    name = role.weight + ("_bf16" if weight.dtype == "bf16" else f"_{mode.half}")
+    return Piece(name, role.place, use, "weight", mode.half, 2 * prod(weight.shape))
 
 
-def _index(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
-    return [Piece(role["weight"], role["place"], use, "weight", "i32", 4 * prod(weights[role["weight"]]["shape"]))]
+def _bias_axis(role: Linear, weights: Mapping[str, Weight]) -> int:
+    """The axis along which the bias of a linear is cut."""
+    return len(weights[role.bias].shape) - 1 if role.bias else 0
 
 
-def _bias(
-    use: int, role: Mapping, mode: Mode, op: str, first: int, last: int, cut: int | None, float_name: str
-) -> list[Piece]:
-    """The bias's columns first..last beside operation `op`; cut: the axis when it is a part of the whole."""
-    if not role["bias"]:
-        return []
-    name = role["bias"] + (f"_{cut}_{first}" if cut is not None else "")
-    if op == "MatMul" and mode.chip.float_bias:
+@dataclass(frozen=True)
+class _Product:
+    """The tensors that one linear layer may be stored as."""
+
+    use: int
+    role: Linear | Packed
+    mode: Mode
+
+    def bias(self, op: str, first: int, last: int, cut: int | None = None, float_name: str = "") -> list[Piece]:
+        """The bias's columns first..last beside operation `op`; cut: the axis when it is a part of the whole.
+        float_name: what rounding adds to the name of a bias that stays float32."""
+        if not self.role.bias:
+            return []
+        half, columns = self.mode.half, last - first
+        name = self.role.bias + (f"_{cut}_{first}" if cut is not None else "")
+        if op == "MatMul" and self.mode.chip.float_bias:
+            what = "bias_rounded" if float_name else "bias"
+            return [Piece(name + float_name, "tpu.MatMul.bias", self.use, what, "f32", 4 * columns, first, last)]
+        return [Piece(f"{name}_{half}", f"tpu.{op}.bias", self.use, "bias", half, 2 * columns, first, last)]
+
+    def quantised(self, op: str, k: int, n: int, how: tuple[int, int], suffix: str) -> list[Piece]:
+        """Zero points, scales and codes of the columns up to n. how: bits, and scales in a row."""
+        bits, groups = how
+
+        def piece(name: str, place: str, what: str, dtype: str, nbytes: int) -> Piece:
+            return Piece(op + name, f"tpu.A16MatMul.{place}", self.use, what, dtype, nbytes, 0, n)
+
         return [
-            Piece(
-                name + float_name,
-                "tpu.MatMul.bias",
-                use,
-                "bias_rounded" if float_name else "bias",
-                "f32",
-                4 * (last - first),
-                first,
-                last,
-            )
+            piece("_1_reordered", "zp", "zero", "u8", n * groups),
+            piece("_reordered", "scale", "scale", self.mode.half, 2 * n * groups),
+            piece(suffix, "weight", "q", "u8", n * k * bits // 8),
         ]
-    return [Piece(f"{name}_{mode.half}", f"tpu.{op}.bias", use, "bias", mode.half, 2 * (last - first), first, last)]
+
+    def dequantised(self, k: int, n: int) -> list[Piece]:
+        """The weight in half precision as it is after quantisation, and the bias."""
+        half = self.mode.half
+        name = f"{self.role.op}_dequant_{half}"
+        whole = Piece(name, "tpu.MatMul.weight", self.use, "dequantised", half, 2 * k * n, 0, n)
+        return [whole, *self.bias("MatMul", 0, n, float_name=f"_{half}_f32")]
+
+    def columns(self, name: str, k: int, first: int, last: int) -> Piece:
+        """Columns of the weight in half precision."""
+        half = self.mode.half
+        nbytes = 2 * k * (last - first)
+        return Piece(f"{name}_{half}", "tpu.MatMul.weight", self.use, "weight", half, nbytes, first, last)
 
 
-def _quantised(use: int, mode: Mode, op: str, k: int, n: int, groups: int, bits: int, suffix: str) -> list[Piece]:
-    def piece(name: str, place: str, what: str, dtype: str, nbytes: int) -> Piece:
-        return Piece(op + name, f"tpu.A16MatMul.{place}", use, what, dtype, nbytes, 0, n)
-
-    return [
-        piece("_1_reordered", "zp", "zero", "u8", n * groups),
-        piece("_reordered", "scale", "scale", mode.half, 2 * n * groups),
-        piece(suffix, "weight", "q", "u8", n * k * bits // 8),
-    ]
-
-
-def _dequantised(use: int, role: Mapping, mode: Mode, k: int, n: int) -> list[Piece]:
-    name = f"{role['op']}_dequant_{mode.half}"
-    whole = Piece(name, "tpu.MatMul.weight", use, "dequantised", mode.half, 2 * k * n, 0, n)
-    return [whole, *_bias(use, role, mode, "MatMul", 0, n, None, f"_{mode.half}_f32")]
-
-
-def _linear(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
-    weight = weights[role["weight"]]
-    if weight["dtype"] != "f32" or len(weight["shape"]) != 2:
-        raise NotCovered(f"a linear weight of type {weight['dtype']} and shape {list(weight['shape'])}")
-    k, n = weight["shape"]
+def _linear(product: _Product, weight: Weight, bias_axis: int) -> list[Piece]:
+    name, mode = weight.name, product.mode
+    if weight.dtype != "f32" or len(weight.shape) != 2:
+        raise NotCovered(f"a linear weight of type {weight.dtype} and shape {list(weight.shape)}")
+    k, n = weight.shape
     group, lanes = mode.group, mode.lanes
     if not mode.bits or (group and k % group):
-        plain = Piece(f"{role['weight']}_{mode.half}", "tpu.MatMul.weight", use, "weight", mode.half, 2 * k * n, 0, n)
-        return [plain, *_bias(use, role, mode, "MatMul", 0, n, None, "")]
+        return [product.columns(name, k, 0, n), *product.bias("MatMul", 0, n)]
     if group < 0 or group % 2 or (group == 0 and (mode.bits == 4 or k % 128 or n % lanes)):
         raise NotCovered(f"group size {group} of a {k} x {n} weight at {mode.bits} bits")
-    groups = k // (group or 128)
+    how = mode.bits, k // (group or 128)
     suffix = "_uint" if group else "_int"
     if n % lanes == 0:
-        return [
-            *_quantised(use, mode, role["op"], k, n, groups, mode.bits, suffix),
-            *_bias(use, role, mode, "A16MatMul", 0, n, None, ""),
-        ]
+        return [*product.quantised(product.role.op, k, n, how, suffix), *product.bias("A16MatMul", 0, n)]
     if n < lanes:
-        return _dequantised(use, role, mode, k, n)
+        return product.dequantised(k, n)
     main = n // (lanes * mode.cores) * (lanes * mode.cores)
     if main == 0:
         raise NotCovered(f"{n} columns on {mode.cores} cores")
-    axis = len(weights[role["bias"]]["shape"]) - 1 if role["bias"] else 0
-    rest = Piece(
-        f"{role['weight']}_1_{main}_{mode.half}",
-        "tpu.MatMul.weight",
-        use,
-        "weight",
-        mode.half,
-        2 * k * (n - main),
-        main,
-        n,
-    )
     return [
-        *_quantised(use, mode, f"{role['op']}_0", k, main, groups, mode.bits, suffix),
-        *_bias(use, role, mode, "A16MatMul", 0, main, axis, ""),
-        rest,
-        *_bias(use, role, mode, "MatMul", main, n, axis, ""),
+        *product.quantised(f"{product.role.op}_0", k, main, how, suffix),
+        *product.bias("A16MatMul", 0, main, bias_axis),
+        product.columns(f"{name}_1_{main}", k, main, n),
+        *product.bias("MatMul", main, n, bias_axis),
     ]
 
 
-def _packed(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
-    n, row = weights[role["weight"]]["shape"]
-    k = row * 8 // role["bits"]
-    if role["bits"] not in (4, 8):
-        raise NotCovered(f"weights of {role['bits']} bits")
-    if n % mode.lanes:
-        return _dequantised(use, role, mode, k, n)
-    if role["group"] == 0 and k % 128:  # the compiler leaves out the last scale
+def _packed(product: _Product, role: Packed, weight: Weight) -> list[Piece]:
+    n, row = weight.shape
+    k = row * 8 // role.bits
+    if role.bits not in (4, 8):
+        raise NotCovered(f"weights of {role.bits} bits")
+    if n % product.mode.lanes:
+        return product.dequantised(k, n)
+    if role.group == 0 and k % 128:  # the compiler leaves out the last scale
         raise NotCovered(f"a scale per row for {k} inputs")
-    groups = k // (role["group"] or 128)  # one scale per row is stored repeated
-    return [
-        *_quantised(use, mode, role["op"], k, n, groups, role["bits"], "_weight"),
-        *_bias(use, role, mode, "A16MatMul", 0, n, None, ""),
-    ]
-
-
-def _unknown(use: int, role: Mapping, weights: Mapping, mode: Mode) -> list[Piece]:
-    raise NotCovered(f"weight {role['weight']} of {role['op']}")
-
-
-_MAKE = {"linear": _linear, "packed": _packed, "plain": _plain, "index": _index, "unknown": _unknown}
+    how = role.bits, k // (role.group or 128)  # one scale per row is stored repeated
+    return [*product.quantised(role.op, k, n, how, "_weight"), *product.bias("A16MatMul", 0, n)]

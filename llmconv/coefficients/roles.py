@@ -1,27 +1,102 @@
-"""How a net uses each of its weights: what lower needs to know of the graph, as JSON-able dicts (no NumPy here).
+"""How a net uses each of its weights: what the coefficients' layout needs to know of the graph (no NumPy here).
 
-    {"kind": "linear", "op": name, "weight": w, "bias": b or None}   MatMul by a constant [K, N]: quantised in w4 and w8 modes
-    {"kind": "packed", "op": name, "weight": q, "scales": s, "zeros": z, "bias": b or None, "bits": 4, "group": 64}   A16MatMul
-    {"kind": "plain", "weight": w, "place": "tpu.RMSNorm.gamma", "float": False}    stored in half precision, or in float32
-    {"kind": "index", "weight": w, "place": "tpu.Gather.index"}      indices, stored as int32
-    {"kind": "unknown", "weight": w, "op": kind}                     not covered
+`Linear`    a MatMul by a constant [K, N], which the w4 and w8 modes quantise
+`Packed`    an A16MatMul, whose weight the checkpoint, or a form of the net, has quantised
+`Plain`     a tensor in half precision, or in float32
+`Index`     indices, stored as int32
+`Unknown`   a use that is not covered
 
 `place` is the name that the compiled file's coefficient table gives the tensor; a LoRA weight's is its path.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
     from llmconv.top.graph import Graph, Op
 
 
-def roles(graph: Graph) -> list[dict]:
-    """One dict per use of a weight, in the graph's order."""
+@dataclass(frozen=True)
+class _Use:
+    """One use of a weight. `kind` tells the classes apart in JSON."""
+
+    kind: ClassVar[str]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The weights that this use takes, in a fixed order."""
+        found = (getattr(self, part, None) for part in ("weight", "scales", "zeros", "bias"))
+        return tuple(name for name in found if name)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"kind": self.kind} | asdict(self)
+
+
+@dataclass(frozen=True)
+class Linear(_Use):
+    kind: ClassVar[str] = "linear"
+    op: str
+    weight: str
+    bias: str | None
+
+
+@dataclass(frozen=True)
+class Packed(_Use):
+    """weight: the codes [N, K * bits / 8]. group: inputs of a scale, 0 for all."""
+
+    kind: ClassVar[str] = "packed"
+    op: str
+    weight: str
+    scales: str
+    zeros: str
+    bias: str | None
+    bits: int
+    group: int
+
+
+@dataclass(frozen=True)
+class Plain(_Use):
+    """float: a weight that the net declares as float32 stays so."""
+
+    kind: ClassVar[str] = "plain"
+    weight: str
+    place: str
+    float: bool
+
+
+@dataclass(frozen=True)
+class Index(_Use):
+    kind: ClassVar[str] = "index"
+    weight: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Unknown(_Use):
+    """op: the kind of the operation, or what is unusual about the weight."""
+
+    kind: ClassVar[str] = "unknown"
+    weight: str
+    op: str
+
+
+Role = Linear | Packed | Plain | Index | Unknown
+_KINDS: dict[str, type[Role]] = {made.kind: made for made in (Linear, Packed, Plain, Index, Unknown)}
+
+
+def role_from_json(entry: Mapping[str, Any]) -> Role:
+    """The inverse of `to_json`."""
+    return _KINDS[entry["kind"]](**{name: value for name, value in entry.items() if name != "kind"})
+
+
+def roles(graph: Graph) -> list[Role]:
+    """One role per use of a weight, in the graph's order."""
     weights = {op.results[0].id: op for op in graph.ops if op.kind == "Weight"}
-    found = []
-    used = set()
+    found: list[Role] = []
+    used: set[str] = set()
     for op in graph.ops:
         names = [weights[v.id].results[0].name if v.id in weights else None for v in op.operands]
         if any(names):
@@ -29,42 +104,55 @@ def roles(graph: Graph) -> list[dict]:
             found.extend(_uses(op, names, attrs))
             used.update(attrs)
     for op in weights.values():
-        if op.results[0].name not in used:  # only placeholders are: they keep the layout of a net with that of another
-            if dict(op.attrs) == {"placeholder": "F32"}:
-                found.append({"kind": "plain", "weight": op.results[0].name, "place": "top.Weight.Placeholder", "float": True})
-            else:
-                found.append({"kind": "unknown", "weight": op.results[0].name, "op": "no operation"})
+        name = op.results[0].name
+        if name in used:
+            continue
+        # only placeholders have no operation: they keep the layout of a net with that of another
+        placeholder = dict(op.attrs) == {"placeholder": "F32"}
+        found.append(Plain(name, "top.Weight.Placeholder", True) if placeholder else Unknown(name, "no operation"))
     return found
 
 
-def _uses(op: Op, names: list[str | None], attrs: dict) -> list[dict]:
-    """What operation `op` does with its operands `names` (None: not a weight); `attrs`: the Weight operations' own, by name."""
+def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, Any]]) -> list[Role]:
+    """What operation `op` does with its operands `names` (None: not a weight); `attrs`: the Weight operations' own, by
+    name."""
     if op.kind == "MatMul":
-        left, right, bias = names
-        if left and not right and not bias:
-            return [_plain(left, "tpu.MatMul.input", attrs)]
-        if right and not left and op.attrs["is_lora"] and not bias:
-            return [_plain(right, "tpu.MatMul.weight", attrs)]
-        if right and not left and not op.attrs["right_transpose"] and not attrs[right]:
-            return [{"kind": "linear", "op": op.results[0].name, "weight": right, "bias": bias}]
-    if op.kind == "A16MatMul" and all(names[1:4]) and not names[0] and op.attrs["right_transpose"]:
-        entry = {"kind": "packed", "op": op.results[0].name, "weight": names[1], "scales": names[2], "zeros": names[3], "bias": names[4]}
-        return [entry | {"bits": op.attrs["weight_bits"], "group": op.attrs["q_group_size"]}]
-    if op.kind == "RMSNorm" and names[1]:
-        return [_plain(names[1], "tpu.RMSNorm.gamma", attrs, op.attrs["weight_keep_f32"])]
-    if op.kind == "FAttention" and names[3] and not any(names[:3] + names[4:]):
-        return [_plain(names[3], "tpu.FAttention.3", attrs, True)]
-    if op.kind == "Mul" and names[1] and not names[0]:
-        return [_plain(names[1], "tpu.Mul.1", attrs)]
-    if op.kind == "Gather" and names[0] and not names[1]:
+        if known := _product(op, names, attrs):
+            return [known]
+    elif op.kind == "A16MatMul":
+        _, codes, scales, zeros, bias = names
+        if codes and scales and zeros and not names[0] and op.attrs["right_transpose"]:
+            how = op.attrs["weight_bits"], op.attrs["q_group_size"]
+            return [Packed(op.results[0].name, codes, scales, zeros, bias, *how)]
+    elif op.kind == "FAttention":
+        if names[3] and not any((*names[:3], *names[4:])):
+            return [_plain(names[3], "tpu.FAttention.3", attrs, True)]
+    elif op.kind == "Gather" and names[0] and not names[1]:
         return [_plain(names[0], "tpu.Gather.source", attrs)]
-    if op.kind == "Gather" and names[1] and not names[0]:
-        return [{"kind": "index", "weight": names[1], "place": "tpu.Gather.index"}]
-    return [{"kind": "unknown", "weight": n, "op": op.kind} for n in names if n]
+    elif len(names) > 1 and (second := names[1]):
+        if op.kind == "RMSNorm":
+            return [_plain(second, "tpu.RMSNorm.gamma", attrs, op.attrs["weight_keep_f32"])]
+        if op.kind == "Mul" and not names[0]:
+            return [_plain(second, "tpu.Mul.1", attrs)]
+        if op.kind == "Gather" and not names[0]:
+            return [Index(second, "tpu.Gather.index")]
+    return [Unknown(n, op.kind) for n in names if n]
 
 
-def _plain(name: str, place: str, attrs: dict, as_float: bool = False) -> dict:
+def _product(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, Any]]) -> Role | None:
+    """What a MatMul does with its weights; None where that is not covered."""
+    left, right, bias = names
+    if left and not right and not bias:
+        return _plain(left, "tpu.MatMul.input", attrs)
+    if right and not left and op.attrs["is_lora"] and not bias:
+        return _plain(right, "tpu.MatMul.weight", attrs)
+    if right and not left and not op.attrs["right_transpose"] and not attrs[right]:
+        return Linear(op.results[0].name, right, bias)
+    return None
+
+
+def _plain(name: str, place: str, attrs: Mapping[str, Mapping[str, Any]], as_float: bool = False) -> Role:
     own = attrs[name]
     if set(own) - {"path"}:
-        return {"kind": "unknown", "weight": name, "op": f"weight with {', '.join(sorted(own))}"}
-    return {"kind": "plain", "weight": name, "place": own.get("path", place), "float": as_float}
+        return Unknown(name, f"weight with {', '.join(sorted(own))}")
+    return Plain(name, own.get("path", place), as_float)

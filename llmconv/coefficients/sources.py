@@ -11,15 +11,18 @@ from math import prod
 
 import numpy as np
 
+from llmconv.checkpoint import rope
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.packing import ROWWISE, dequantise
 from llmconv.checkpoint.recipe import evaluate, is_recipe, shape
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.rounding import to_float
 
-WHOLE = 1 << 27  # elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
+# Elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
+WHOLE = 1 << 27
 AS_STORED = ("BF16", "F16", "F32", "U8")
 
+Recipe = tuple | list
 Read = Callable[[int, int], tuple[np.ndarray, str]]
 
 
@@ -29,7 +32,7 @@ class Source:
     transposed: the rows of the transposed recipe, for a linear's [K, N] weight its N rows of K inputs.
     """
 
-    def __init__(self, recipe: Sequence, checkpoint: Checkpoint, transposed: bool = False):
+    def __init__(self, recipe: Recipe, checkpoint: Checkpoint, transposed: bool = False):
         if transposed:
             recipe = recipe[1] if recipe[0] == "transpose" else ("transpose", recipe)
         self.shape = shape(recipe, checkpoint)
@@ -44,7 +47,7 @@ class Source:
         return self.read(0, self.shape[0])
 
 
-def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
+def _reader(recipe: Recipe, checkpoint: Checkpoint) -> Read:
     kind = recipe[0]
     if kind == "tensor" and checkpoint.info(recipe[1]).dtype in AS_STORED:
         info = checkpoint.info(recipe[1])
@@ -66,7 +69,9 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
     if kind == "concat":
         return _stacked(recipe[1:], checkpoint)
     if kind == "transpose" and recipe[1][0] == "concat":
-        return _side_by_side([part[1] if part[0] == "transpose" else ("transpose", part) for part in recipe[1][1:]], checkpoint)
+        return _side_by_side(
+            [part[1] if part[0] == "transpose" else ("transpose", part) for part in recipe[1][1:]], checkpoint
+        )
     if prod(shape(recipe, checkpoint)) > WHOLE:
         raise NotCovered(f"a recipe {kind!r} of a large tensor")
     if kind == "rope":
@@ -81,7 +86,7 @@ def _reader(recipe: Sequence, checkpoint: Checkpoint) -> Read:
     return read
 
 
-def _rowwise(operation: Callable[..., np.ndarray], recipe: Sequence, checkpoint: Checkpoint) -> Read:
+def _rowwise(operation: Callable[..., np.ndarray], recipe: Recipe, checkpoint: Checkpoint) -> Read:
     """An operation on every row by itself: of just as many rows."""
     inner = _reader(recipe[1], checkpoint)
     given = [evaluate(part, checkpoint) if is_recipe(part) else part for part in recipe[2:]]
@@ -105,7 +110,7 @@ def _columns(name: str, checkpoint: Checkpoint) -> Read:
     return read
 
 
-def _stacked(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
+def _stacked(parts: Sequence[Recipe], checkpoint: Checkpoint) -> Read:
     """Matrices one below the other, such as those of all experts."""
     readers = [_reader(part, checkpoint) for part in parts]
     ends = list(accumulate(shape(part, checkpoint)[0] for part in parts))
@@ -122,7 +127,7 @@ def _stacked(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
     return read
 
 
-def _side_by_side(parts: Sequence[Sequence], checkpoint: Checkpoint) -> Read:
+def _side_by_side(parts: Sequence[Recipe], checkpoint: Checkpoint) -> Read:
     """Matrices of as many rows, one beside the other."""
     readers = [_reader(part, checkpoint) for part in parts]
     return lambda first, last: _joined([read(first, last) for read in readers], axis=1)
@@ -135,12 +140,19 @@ def _joined(found: Sequence[tuple[np.ndarray, str]], axis: int) -> tuple[np.ndar
     return arrays[0] if len(arrays) == 1 else np.concatenate(arrays, axis), stored
 
 
-def _dequantised(recipe: Sequence, checkpoint: Checkpoint) -> Read:
+def _dequantised(recipe: Recipe, checkpoint: Checkpoint) -> Read:
     parts = [_reader(part, checkpoint) for part in recipe[1:]]
-    return lambda first, last: (dequantise(*(to_float(*part(first, last)) if i == 1 else part(first, last)[0] for i, part in enumerate(parts))), "F32")
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        found = [part(first, last) for part in parts]
+        values = (to_float(*one) if i == 1 else one[0] for i, one in enumerate(found))
+        return dequantise(*values), "F32"
+
+    return read
 
 
 @lru_cache(maxsize=2)
 def _table(recipe: str) -> np.ndarray:
     """Rotary tables are the same in every layer, and sines of long sequences take a while."""
-    return evaluate(json.loads(recipe), None)
+    _, part, parameters, length = json.loads(recipe)
+    return rope.table(parameters, length, part)

@@ -1,7 +1,7 @@
 """Which nets are the same program: their MLIR and weights with the layer's number left out (no NumPy here).
 
-Nets of one structure compile to the same commands and to coefficients of one layout; only the coefficients' values differ. The
-compiler looks at names only to sort the coefficients, so their order is part of the structure.
+Nets of one structure compile to the same commands and to coefficients of one layout; only the coefficients' values
+differ. The compiler looks at names only to sort the coefficients, so their order is part of the structure.
 """
 
 from __future__ import annotations
@@ -11,6 +11,10 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmconv.top.graph import Weight
 
 # the first number between dots of a quoted name: a layer's; a LoRA path begins with its rank and axis, which stay
 LAYER = re.compile(r'("(?:lora\.\d+\.\d+\.)?(?:[A-Za-z_][^".]*\.)+)(\d+)(?=\.)')
@@ -30,14 +34,14 @@ class Structure:
         return LAYER.sub(lambda m: m[1] + table.get(m[2], m[2]), f'"{name}"')[1:-1]
 
 
-def structure(text: str, weights: Sequence[Mapping], flags: Mapping) -> Structure:
-    """The structure of a net from its MLIR text, its weights ({name, shape, recipe, dtype}) and its compile flags."""
+def structure(text: str, weights: Sequence[Weight], flags: Mapping[str, Any]) -> Structure:
+    """The structure of a net from its MLIR text, its weights and its compile flags by name."""
     numbers: dict[str, str] = {}
 
     def layer(found: re.Match) -> str:
         return f"{found[1]}#{numbers.setdefault(found[2], str(len(numbers)))}"
 
     body = LAYER.sub(layer, MODULE.sub("module @net", text))
-    listed = json.dumps(sorted(weights, key=lambda w: w["name"]), sort_keys=True)
+    listed = json.dumps([weight.to_dict() for weight in sorted(weights, key=lambda w: w.name)], sort_keys=True)
     key = "\n".join((body, LAYER.sub(layer, listed), json.dumps(dict(flags), sort_keys=True)))
     return Structure(hashlib.sha256(key.encode()).hexdigest(), tuple(numbers))

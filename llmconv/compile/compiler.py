@@ -3,82 +3,124 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
-from typing import Any
 
 from llmconv import toolchain
 from llmconv.bmodel.normalise import normalise
 from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.compile import lowered_mlir
+from llmconv.compile.records import Took, Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan.forms import lean
+from llmconv.toolchain import CompileFlags, CompileResult, tpuc_opt
+from llmconv.top.graph import Weight
 
 
 class Compiler:
-    """Compiles with `flags`, each time in a folder of its own below `scratch`, which is emptied first; all write one log.
+    """Compiles with `flags`, each time in a folder of its own below the place's scratch folder, which is emptied first;
+    all write one log.
 
-    keep: weight files stay. `results`: what each compile took.
+    beside: files that the compiler finds where it runs, by the names that it knows. `results`: what each compile took.
     """
 
-    def __init__(self, flags: Mapping[str, Any], scratch: Path, log: Path, keep: bool = False):
-        self.flags, self.scratch, self._log, self._keep = toolchain.CompileFlags(**flags), scratch, log, keep
+    def __init__(
+        self, flags: CompileFlags, checkpoint: Checkpoint, place: Workplace, beside: Mapping[str, Path] | None = None
+    ):
+        self.flags, self.checkpoint, self._place, self._beside = flags, checkpoint, place, beside or {}
+        self.scratch = place.scratch
         self._tools = toolchain.obtain()
         self._kernels = toolchain.kernels(toolchain.cache_dir(), self._tools.version, self._tools.digest)
         self._begun = False
-        self.results: list[toolchain.CompileResult] = []
-        shutil.rmtree(scratch, ignore_errors=True)
-        scratch.mkdir(parents=True)
+        self.results: list[CompileResult] = []
+        shutil.rmtree(self.scratch, ignore_errors=True)
+        self.scratch.mkdir(parents=True)
 
-    def run(self, name: str, text: str, weights: Iterable[Mapping] = (), checkpoint: Checkpoint | None = None, beside: Mapping[str, Path] | None = None, edit: Callable[[str], str] | None = None, absent: Mapping[str, Absent] | None = None) -> Path:
-        """The .bmodel of an MLIR text and its weights. beside: files that the compiler finds where it runs, by the names that it knows.
-        edit: makes of the lowered net's text what codegen gets. absent: weights that the MLIR names and the weight file does not have."""
+    def close(self) -> None:
+        """Delete the scratch folder, unless it is to be kept."""
+        if not self._place.keep:
+            shutil.rmtree(self.scratch, ignore_errors=True)
+
+    def run(
+        self,
+        name: str,
+        mlir: str,
+        weights: Iterable[Weight | npz.Values] = (),
+        absent: Mapping[str, Absent] | None = None,
+        signed: bool = False,
+    ) -> Path:
+        """The .bmodel of an MLIR text and its weights.
+
+        absent: weights that the MLIR names and the weight file does not have, by their names after lowering. signed:
+        codes get the sign of those that the compiler quantises (lowered_mlir.signed).
+        """
         run, source = self.scratch / name / "run", self.scratch / name / "source"
         shutil.rmtree(self.scratch / name, ignore_errors=True)
         run.mkdir(parents=True)
         source.mkdir()
-        spared = Lean(run, source / "weights.npz", absent) if absent else None
-        (source / "net.mlir").write_text(spared.narrow(text) if spared else text, encoding="utf-8")
-        for known, file in (beside or {}).items():
+        for known, file in self._beside.items():
             shutil.copyfile(file, run / known)
-        if weights:
-            npz.write(source / "weights.npz", chain(weights, spared.stand_ins if spared else ()), checkpoint)
-            if not spared and lean(self.flags, (source / "weights.npz").stat().st_size):
-                spared = Lean(run, source / "weights.npz")
+        spared = self._write(mlir, weights, absent, Lean(run, source / "weights.npz", absent))
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
-
-        def before_codegen(ready: Path, its_weights: Path) -> None:
-            if edit:
-                ready.write_text(edit(ready.read_text(encoding="utf-8")), encoding="utf-8")
-            if spared:
-                spared.leave_out(ready, its_weights)
-
-        lowered = spared.widen if spared and spared.stand_ins else None
-        before = before_codegen if edit or spared else None
-        self.results.append(toolchain.compile_mlir(self._tools, source / "net.mlir", self.flags, out, run, self._log, self._kernels, append=begun, lowered=lowered, before_codegen=before))
+        files = source / "net.mlir", run, self._place.log, self._kernels
+        with tpuc_opt.opened(self._tools, *files, append=begun) as bench:
+            self.results.append(self._steps(bench, spared, signed, out))
         if spared:
             spared.put_back(out)
-        if not self._keep:
+        if not self._place.keep:
             shutil.rmtree(source)
         normalise(out)
         return out
+
+    def _write(
+        self, mlir: str, weights: Iterable[Weight | npz.Values], absent: Mapping[str, Absent] | None, spared: Lean
+    ) -> Lean | None:
+        """Write what the compiler reads. Returns `spared` where codegen is to do without weights."""
+        file = spared.source
+        file.with_name("net.mlir").write_text(spared.narrow(mlir) if absent else mlir, encoding="utf-8")
+        if weights:
+            npz.write(file, chain(weights, spared.stand_ins), self.checkpoint)
+        return spared if absent or weights and lean(self.flags, file.stat().st_size) else None
+
+    def _steps(self, bench: tpuc_opt.Bench, spared: Lean | None, signed: bool, out: Path) -> CompileResult:
+        """The compiler's steps, with what is done to the net between them."""
+        flags = self.flags
+        if not spared and not signed:
+            return tpuc_opt.all_steps(bench, bench.source, flags, out)
+        if spared and spared.stand_ins:
+            lowered = tpuc_opt.lower(bench, bench.source, flags)
+            spared.widen(lowered)
+            arranged = tpuc_opt.arrange(bench, lowered, flags)
+        else:
+            arranged = tpuc_opt.lower_and_arrange(bench, bench.source, flags)
+        if signed:
+            arranged.write_text(lowered_mlir.signed(arranged.read_text(encoding="utf-8")), encoding="utf-8")
+        if spared:
+            spared.leave_out(arranged, tpuc_opt.weight_file(arranged))
+        return tpuc_opt.codegen(bench, arranged, flags, out)
 
     def made(self, name: str, file: str) -> Path:
         """A file that the compiler left where it ran."""
         return self.scratch / name / "run" / file
 
     @property
-    def took(self) -> dict[str, Any]:
-        """Seconds, CPU-seconds and peak bytes of memory of all compiles."""
-        found = self.results
-        return {"seconds": round(sum(r.seconds for r in found), 3), "cpu_seconds": round(sum(r.cpu_seconds for r in found), 3), "peak_rss": max(r.peak_rss for r in found)}
+    def cycles(self) -> int | None:
+        """The compiler's estimate for the net that it compiled last."""
+        return self.results[-1].cycles
+
+    @property
+    def took(self) -> Took:
+        """What all compiles took."""
+        seconds, cpu = sum(r.seconds for r in self.results), sum(r.cpu_seconds for r in self.results)
+        return Took(round(seconds, 3), round(cpu, 3), max(r.peak_rss for r in self.results))
 
 
 def refused(failed: ToolError) -> str:
-    """Why a cheaper form of a net is of no use. A compiler that was killed is not answered with a form that needs more memory: the
-    engine runs the task again, alone."""
+    """Why a cheaper form of a net is of no use. A compiler that was killed is not answered with a form that needs more
+    memory: the engine runs the task again, alone."""
     if "SIGKILL" in failed.what:
         raise failed
     return f"the compiler fails on a cheaper form: {failed.why or failed.what}"

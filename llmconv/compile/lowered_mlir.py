@@ -1,4 +1,5 @@
-"""The compiler's MLIR between its passes, as text: what its weights are, where they lie, and the same net with less of them."""
+"""The compiler's MLIR between its passes, as text: what its weights are, where they lie, and the same net with less of
+them."""
 
 from __future__ import annotations
 
@@ -6,8 +7,15 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-_MODULE = re.compile(r"^ *module @(?P<name>\S+) attributes \{.*module\.coeff_addr = (?P<address>\d+) : i64, module\.coeff_size = (?P<size>\d+) : i64", re.MULTILINE)
-_WEIGHT = re.compile(r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?(?P<type> : \(\) -> tensor<(?P<shape>[^>,]*), (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))')
+_MODULE = re.compile(
+    r"^ *module @(?P<name>\S+) attributes \{.*module\.coeff_addr = (?P<address>\d+) : i64, "
+    r"module\.coeff_size = (?P<size>\d+) : i64",
+    re.MULTILINE,
+)
+_WEIGHT = re.compile(
+    r'"top\.Weight"\(\)(?: \{(?P<attributes>[^}]*)\})?'
+    r"(?P<type> : \(\) -> tensor<(?P<shape>[^>,]*), (?P<address>\d+) : i64> loc\((?P<location>#loc\d*)\))"
+)
 _CODES = re.compile(r'%(?P<value>\w+) = "top\.Weight"\(\) : \(\) -> tensor<[^>]*xui8> loc\((?P<location>#loc\d*)\)')
 _MULTIPLIED = re.compile(r'("t(?:op|pu)\.A16MatMul"\(%\w+, %(?P<codes>\w+),.*? : \(tensor<[^>]*>, )tensor<[^>]*>')
 _NAME = re.compile(r'^(#loc\d*) = loc\("([^"]*)"\)$', re.MULTILINE)
@@ -34,7 +42,8 @@ class Place:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address and bytes."""
+    """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address
+    and bytes."""
 
     address: int
     size: int
@@ -61,6 +70,12 @@ def retyped(text: str, types: Mapping[str, str], without_bytes: bool = False) ->
     return _MULTIPLIED.sub(lambda op: f"{op[1]}tensor<{found[op['codes']]}>" if op["codes"] in found else op[0], text)
 
 
+def signed(text: str) -> str:
+    """The net with codes of the sign that the compiler notes of those that it quantises itself: a byte for each linear
+    in dynamic programs. (Of 4 bits it notes the same for all, and static commands do not depend on it.)"""
+    return text.replace("sign = false", "sign = true")
+
+
 def types(text: str) -> dict[str, str]:
     """The types of the weights of a lowered net, by name, leading axes of size 1 left out."""
     names = dict(_NAME.findall(text))
@@ -68,7 +83,8 @@ def types(text: str) -> dict[str, str]:
 
 
 def coefficients(text: str) -> dict[str, Coefficients]:
-    """Where the weights of a lowered net lie, by the names of the .bmodel's nets; none at all where there is one that is not as expected."""
+    """Where the weights of a lowered net lie, by the names of the .bmodel's nets; none at all where there is one that
+    is not as expected."""
     modules, names = list(_MODULE.finditer(text)), dict(_NAME.findall(text))
     found = {}
     for module, end in zip(modules, [*(m.start() for m in modules[1:]), len(text)]):
@@ -89,4 +105,7 @@ def _places(weights: Sequence[re.Match], names: Mapping[str, str], address: int,
     known = all(len(path) == 1 for path in paths) and all(w["location"] in names for w in weights)
     if not known or starts[:1] != [0] or any(start >= end for start, end in zip(starts, ends)):
         return ()
-    return tuple(Place(names[w["location"]], path, start, end - start) for w, (path,), start, end in zip(weights, paths, starts, ends))
+    return tuple(
+        Place(names[w["location"]], path, start, end - start)
+        for w, (path,), start, end in zip(weights, paths, starts, ends)
+    )

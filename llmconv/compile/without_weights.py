@@ -1,14 +1,16 @@
 """Have the compiler write a net's program without its weights in memory.
 
-Codegen keeps every weight three times: as read, among the coefficients, and in the .bmodel to be; for the program it needs their shapes
-and addresses alone. So their values are taken away between lowering and codegen, which are two processes then: each weight gets no bytes,
-in the attribute for values that the MLIR holds itself, and there are no coefficients to be written. The program is the same (tests/test_lean.py
-holds the files against each other), and the coefficients, which are the lowered weights at their addresses, are put into the .bmodel from the
-compiler's weight file.
+Codegen keeps every weight three times: as read, among the coefficients, and in the .bmodel to be; for the program it
+needs their shapes and addresses alone. So their values are taken away between lowering and codegen, which are two
+processes then: each weight gets no bytes, in the attribute for values that the MLIR holds itself, and there are no
+coefficients to be written. The program is the same (tests/test_lean.py holds the files against each other), and the
+coefficients, which are the lowered weights at their addresses, are put into the .bmodel from the compiler's weight
+file.
 
-Lowering does not look at linears that are in half precision already, so a hollow net (llmconv.plan.forms) comes without theirs from the start: they
-are absent from the weight files, and put into the .bmodel by whoever has them. At the codes of quantised linears it does look, but not at how
-many there are in a row: it gets one code a row (`narrow`), and afterwards the net is told how many there are (`widen`).
+Lowering does not look at linears that are in half precision already, so a hollow net (llmconv.plan.forms) comes without
+theirs from the start: they are absent from the weight files, and put into the .bmodel by whoever has them. At the codes
+of quantised linears it does look, but not at how many there are in a row: it gets one code a row (`narrow`), and
+afterwards the net is told how many there are (`widen`).
 """
 
 from __future__ import annotations
@@ -19,7 +21,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.lib import format as npy
@@ -27,20 +28,27 @@ from numpy.lib import format as npy
 from llmconv.bmodel.flatbuffer import find
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Piece, Produced, write
+from llmconv.checkpoint import npz
 from llmconv.compile import lowered_mlir
 from llmconv.compile.lowered_mlir import Coefficients, Place
 from llmconv.errors import ToolError
+from llmconv.top.graph import Weight
 
 _CHUNK = 8 << 20
+
+Values = Callable[[], Iterable[bytes | memoryview]]
 
 
 @dataclass(frozen=True)
 class Absent:
-    """A linear's weight that lowering did not see, by its type in the MLIR, such as "256x512xbf16" ([K, N]), or "512x128xui8" for codes
-    [N, K * bits / 8]; values: its coefficients. codes: what codes are called before lowering, which calls them after their operation."""
+    """A linear's weight that lowering does not see.
+
+    type: in the MLIR, such as "256x512xbf16" ([K, N]), or "512x128xui8" for codes [N, K * bits / 8]. values: gives its
+    coefficients. codes: what codes are called before lowering, which calls them after their operation.
+    """
 
     type: str
-    values: Callable[[], Iterable[bytes | memoryview]]
+    values: Values
     codes: str = ""
 
     @property
@@ -48,28 +56,29 @@ class Absent:
         return int(self.type.partition("x")[0])
 
 
-def absent_codes(weight: Mapping[str, Any], op: str, values: Callable[[], Iterable[bytes | memoryview]]) -> dict[str, Absent]:
-    """The codes that operation `op` multiplies by, {name, shape} of a weight, by their name after lowering."""
-    return {f"{op}_weight": Absent("x".join(map(str, (*weight["shape"], "ui8"))), values, weight["name"])}
+def absent_codes(weight: Weight, op: str, values: Values) -> dict[str, Absent]:
+    """The codes that operation `op` multiplies by, by their name after lowering."""
+    return {f"{op}_weight": Absent("x".join(map(str, (*weight.shape, "ui8"))), values, weight.name)}
 
 
 class Lean:
-    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes before codegen, `put_back` at the end; where codes are
-    absent, `narrow` before lowering and `widen` after it.
+    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes before codegen, `put_back` at
+    the end; where codes are absent, `narrow` before lowering and `widen` after it.
 
-    source: the weight file that lowering has read; nobody reads it again, and `leave_out` removes it. absent: by name after lowering.
+    source: the weight file that lowering reads; nobody reads it again, and `leave_out` removes it. absent: by name
+    after lowering.
     """
 
     def __init__(self, scratch: Path, source: Path, absent: Mapping[str, Absent] | None = None):
-        self._source, self._absent = source, absent or {}
+        self.source, self._absent = source, absent or {}
         self._codes = {name: absent for name, absent in self._absent.items() if absent.codes}
         self._weights = scratch / "lowered.npz"
         self._left_out: dict[str, Coefficients] = {}
 
     @property
-    def stand_ins(self) -> list[dict[str, Any]]:
-        """What the weight file has of absent codes, as for checkpoint.npz: a zero for each row."""
-        return [{"name": absent.codes, "dtype": "ui8", "values": np.zeros((absent.rows, 1), np.uint8)} for absent in self._codes.values()]
+    def stand_ins(self) -> list[npz.Values]:
+        """What the weight file has of absent codes: a zero for each row."""
+        return [npz.Values(one.codes, "ui8", np.zeros((one.rows, 1), np.uint8)) for one in self._codes.values()]
 
     def narrow(self, text: str) -> str:
         """The net with one code a row where codes are absent."""
@@ -77,18 +86,21 @@ class Lean:
 
     def widen(self, mlir: Path) -> None:
         """Give the absent codes of the lowered net at `mlir` their size. Nobody looks at their values any more."""
-        text = mlir.read_text(encoding="utf-8")
-        mlir.write_text(lowered_mlir.retyped(text, {name: absent.type for name, absent in self._codes.items()}, without_bytes=True), encoding="utf-8")
+        types = {name: absent.type for name, absent in self._codes.items()}
+        text = lowered_mlir.retyped(mlir.read_text(encoding="utf-8"), types, without_bytes=True)
+        mlir.write_text(text, encoding="utf-8")
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
-        """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is not understood: a
-        ToolError if some are absent."""
-        self._source.unlink()
+        """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is
+        not understood: a ToolError if some are absent."""
+        self.source.unlink()
         text = mlir.read_text(encoding="utf-8")
         self._left_out = lowered_mlir.coefficients(text)
-        missing, found = {name: absent.type for name, absent in self._absent.items()}, lowered_mlir.types(text)
-        if missing and (not self._left_out or any(found.get(name) != kind for name, kind in missing.items())):
-            raise ToolError(f"net {mlir.stem}: lowering changed linears that it was given without values", try_="Run with --debug, which gives them to it.")
+        found = lowered_mlir.types(text)
+        changed = any(found.get(name) != absent.type for name, absent in self._absent.items())
+        if self._absent and (not self._left_out or changed):
+            what = f"net {mlir.stem}: lowering changed linears that it was given without values"
+            raise ToolError(what, try_="Run with --debug, which gives them to it.")
         if self._left_out:
             os.replace(weights, self._weights)
             np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
@@ -105,7 +117,11 @@ class Lean:
         for net in model.tree["net"]:
             (stage,), coefficients = net["parameter"], self._left_out.get(net["name"])
             if "coeff_mem" in stage:
-                raise ToolError(f"net {net['name']}: the compiler wrote coefficients", "it was given none (llmconv.compile.without_weights)", "Run with --debug, which leaves them to it.")
+                raise ToolError(
+                    f"net {net['name']}: the compiler wrote coefficients",
+                    "it was given none (llmconv.compile.without_weights)",
+                    "Run with --debug, which leaves them to it.",
+                )
             if coefficients:
                 stage["coeff_mem"] = {
                     "address": coefficients.address,
@@ -118,7 +134,7 @@ class Lean:
         os.replace(whole, made)
         self._weights.unlink()
 
-    def _values(self, places: Sequence[Place]) -> Iterator[bytes]:
+    def _values(self, places: Sequence[Place]) -> Iterator[bytes | memoryview]:
         with zipfile.ZipFile(self._weights) as weights:
             for place in places:
                 left = place.size

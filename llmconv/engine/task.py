@@ -4,27 +4,43 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
-from typing import Any, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 MIB = 1 << 20
 
 # doit ends its own options at the first task's name and takes what follows for options of that task
 RUN_PARAMS = (
     {"name": "jobs", "short": "n", "long": "process", "type": int, "default": 0, "help": "tasks at a time"},
-    {"name": "continue_", "short": "c", "long": "continue", "type": bool, "default": False,
-     "help": "after a failure go on with what does not depend on it"},
-    {"name": "force", "short": "a", "long": "always-execute", "type": bool, "default": False,
-     "help": "build even what is up to date"},
+    {
+        "name": "continue_",
+        "short": "c",
+        "long": "continue",
+        "type": bool,
+        "default": False,
+        "help": "after a failure go on with what does not depend on it",
+    },
+    {
+        "name": "force",
+        "short": "a",
+        "long": "always-execute",
+        "type": bool,
+        "default": False,
+        "help": "build even what is up to date",
+    },
 )
 
 
 @dataclass(frozen=True)
 class Need:
-    """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only while
-    it runs (scratch), seconds (0: unknown)."""
+    """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only
+    while it runs (scratch), seconds (0: unknown)."""
 
     cpu: int = 1
     memory: int = 256 * MIB
@@ -35,7 +51,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Action:
-    """The work of one task. All paths are absolute strings; see `task` for the meaning of the fields."""
+    """The work of one task. All paths are absolute strings; see `task` and `Fields` for the meaning of the fields."""
 
     call: str | None
     args: Mapping[str, Any] = field(default_factory=dict)
@@ -58,61 +74,60 @@ class Action:
         raise RuntimeError("this task runs on llmconv's engine only: dodo.py has to call llmconv.engine.install()")
 
 
+class Fields(TypedDict, total=False):
+    """What the engine is told of a task's work.
+
+    What counts for the task's key: call, code (version of the code behind call), key (every option that determines the
+    output), file_dep (content), picks (named entries of JSON files), watch (the stat identity of big files).
+
+    targets, file_dep  files, as doit has them
+    reads       files that the action reads and whose content is covered by picks: they do not count, but a change while
+                llmconv runs fails the task, as it does for all other inputs
+    need        see Need
+    cacheable   False keeps the outputs out of the action cache
+    local       the call runs in a thread of the main process: for very cheap pure Python only
+    phase       what is shown as going on while it runs (default: its basename)
+    like        tasks with the same word are expected to take as long as each other
+    foretold    the text of every target, where that is known before it is written: what depends on it can then be
+                planned
+    """
+
+    targets: Sequence[str | Path]
+    file_dep: Sequence[str | Path]
+    watch: Sequence[str | Path]
+    picks: Sequence[tuple[str | Path, Sequence[str]]]
+    reads: Sequence[str | Path]
+    key: Mapping[str, Any]
+    code: str
+    need: Need
+    cacheable: bool
+    local: bool
+    phase: str
+    like: str
+    foretold: Sequence[str]
+
+
 def task(
     name: str | None,
     call: str | None,
     args: Mapping[str, Any] | None = None,
     *,
-    targets: Sequence[str | Path] = (),
-    file_dep: Sequence[str | Path] = (),
-    watch: Sequence[str | Path] = (),
-    picks: Sequence[tuple[str | Path, Sequence[str]]] = (),
-    reads: Sequence[str | Path] = (),
-    key: Mapping[str, Any] | None = None,
-    code: str = "",
-    task_dep: Sequence[str] = (),
     basename: str | None = None,
-    need: Need = Need(),
-    cacheable: bool = True,
-    local: bool = False,
-    phase: str = "",
-    like: str = "",
-    foretold: Sequence[str] = (),
+    task_dep: Sequence[str] = (),
     entry: bool = False,
     doc: str = "",
+    **fields: Unpack[Fields],
 ) -> dict[str, Any]:
     """A doit task dict.
 
     call: "package.module:function", run in a worker process as function(**args, out=out), where out maps each target
     path (str) to the path to write instead (a file or a directory); it returns a JSON-able dict of values or None. In
-    it, "digests" may give the sha256 (hex) of targets that the action knows, by target: large ones are then not read again. With
-    `local` it runs in a thread of the main process: for very cheap pure Python only. None: a group.
-    args: JSON-able; paths in it do not count. What counts for the task's key: call, code (version of the code behind
-    call), key (every option that determines the output), file_dep (content), picks (named entries of JSON files),
-    watch (the stat identity of big files). `reads` are files that the action reads and whose content is covered by
-    picks: they do not count, but a change while llmconv runs fails the task, as it does for all other inputs.
-    phase: what is shown as going on while it runs (default: its basename). like: tasks with the same word are expected to take as
-    long as each other. foretold: the text of every target, where that is known before it is written: what depends on it can then
-    be planned. need: see Need. cacheable=False keeps the outputs out of the action cache. entry: users name this task on doit's
-    command line, so it takes doit's -n, --continue and -a after its name too (`doit convert model=... -n 2`).
+    it, "digests" may give the sha256 (hex) of targets that the action knows, by target: large ones are then not read
+    again. None: a group.
+    args: JSON-able; paths in it do not count. entry: users name this task on doit's command line, so it takes doit's
+    -n, --continue and -a after its name too (`doit convert model=... -n 2`).
     """
-    action = Action(
-        call=call,
-        args=dict(args or {}),
-        targets=_paths(targets),
-        file_dep=_paths(file_dep),
-        watch=_paths(watch),
-        picks=tuple((os.path.abspath(path), tuple(names)) for path, names in picks),
-        reads=_paths(reads),
-        key=dict(key or {}),
-        code=code,
-        need=need,
-        cacheable=cacheable,
-        local=local,
-        phase=phase or basename or name or "",
-        like=like,
-        foretold=tuple(hashlib.sha256(text.encode()).hexdigest() for text in foretold),
-    )
+    action = _action(call, args, basename or name or "", fields)
     inputs = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
     result: dict[str, Any] = {
         "actions": [] if call is None else [action],
@@ -129,6 +144,30 @@ def task(
     if basename is not None:
         result["basename"] = basename
     return result
+
+
+def _action(call: str | None, args: Mapping[str, Any] | None, called: str, fields: Fields) -> Action:
+    """The action with its paths, and what else there is several of, in one form."""
+    unknown = fields.keys() - Fields.__annotations__.keys()
+    if unknown:
+        raise TypeError(f"task {called} has no field {', '.join(sorted(unknown))}")
+    return Action(
+        call=call,
+        args=dict(args or {}),
+        targets=_paths(fields.get("targets", ())),
+        file_dep=_paths(fields.get("file_dep", ())),
+        watch=_paths(fields.get("watch", ())),
+        picks=tuple((os.path.abspath(path), tuple(names)) for path, names in fields.get("picks", ())),
+        reads=_paths(fields.get("reads", ())),
+        key=dict(fields.get("key", {})),
+        code=fields.get("code", ""),
+        need=fields.get("need", Need()),
+        cacheable=fields.get("cacheable", True),
+        local=fields.get("local", False),
+        phase=fields.get("phase") or called,
+        like=fields.get("like", ""),
+        foretold=tuple(hashlib.sha256(text.encode()).hexdigest() for text in fields.get("foretold", ())),
+    )
 
 
 def _paths(paths: Sequence[str | Path]) -> tuple[str, ...]:

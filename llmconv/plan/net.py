@@ -9,11 +9,11 @@ from functools import cached_property
 from typing import Any
 
 from llmconv.checkpoint import recipe
-from llmconv.coefficients.roles import roles
+from llmconv.coefficients.roles import Role, roles
 from llmconv.coefficients.structure import structure
 from llmconv.request.job import Job
 from llmconv.toolchain import CompileFlags
-from llmconv.top.graph import Graph
+from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
@@ -54,14 +54,13 @@ class Net:
         return self.text(_mlir)
 
     @cached_property
-    def weights(self) -> list[dict[str, Any]]:
-        """JSON form of the graph's weights: name, shape, dtype, recipe."""
-        return [w.to_dict() for w in self.graph.weights.values()]
+    def weights(self) -> tuple[Weight, ...]:
+        return tuple(self.graph.weights.values())
 
     @cached_property
-    def roles(self) -> list[dict]:
+    def roles(self) -> tuple[Role, ...]:
         """How the graph uses each of its weights (llmconv.coefficients.roles)."""
-        return roles(self.graph)
+        return tuple(roles(self.graph))
 
     @cached_property
     def tensors(self) -> list[str]:

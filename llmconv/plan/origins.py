@@ -7,7 +7,9 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
+from typing import Any
 
+from llmconv.coefficients.roles import Packed
 from llmconv.plan.forms import coded, form_of, linears
 from llmconv.plan.net import Net
 
@@ -20,9 +22,11 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
-    linears: of a packed or hollow net the first one whose linears have the same sizes: what is found out about those holds for this one's.
+    linears: of a packed or hollow net the first one whose linears have the same sizes: what is found out about those
+    holds for this one's.
     form: how the compiler gets it (llmconv.plan.forms), "" as it is.
-    after: a net with a large table that is compiled before this one, which has one too: together they would need much memory and disk.
+    after: a net with a large table that is compiled before this one, which has one too: together they would need much
+    memory and disk.
     members: how many nets are stamped from this one.
     structure: the same for nets whose programs are the same.
     """
@@ -37,7 +41,8 @@ class Origin:
 
 
 def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
-    """Origin of every net, by name. The first net of a structure is its template; without `stamp` every net is compiled."""
+    """Origin of every net, by name. The first net of a structure is its template; without `stamp` every net is
+    compiled."""
     templates: dict[str, str] = {}
     owners: dict[str, str] = {}
     keys: dict[str, str] = {}
@@ -48,10 +53,12 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         template = templates.setdefault(keys[net.name], net.name)
         owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
         owner = None if owner == net.name else owner
-        if not stamp or template == net.name or net.flags.num_device > 1:  # the compiler lays out the parts of each device
+        # the compiler lays out the parts of each device
+        if not stamp or template == net.name or net.flags.num_device > 1:
             found[net.name] = Origin(None, owner)
             continue
-        # what was found out about the template and its owner holds for this pair only if the owners are of one structure too
+        # what was found out about the template and its owner holds for this pair only if the owners are of one
+        # structure too
         pattern = found[template].owner
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
@@ -59,7 +66,14 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
     forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
     queue, alike = _queue(nets, forms), _alike(nets, forms)
     return {
-        name: replace(origin, linears=alike.get(name), form=forms.get(name, ""), after=after, members=members[name], structure=keys[name])
+        name: replace(
+            origin,
+            linears=alike.get(name),
+            form=forms.get(name, ""),
+            after=after,
+            members=members[name],
+            structure=keys[name],
+        )
         for (name, origin), after in zip(found.items(), queue)
     }
 
@@ -70,7 +84,7 @@ def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
     alike = {}
     for net in nets:
         if forms.get(net.name) in ("packed", "hollow"):
-            how = {role["weight"]: (role["bits"], role["group"]) for role in net.roles if role["kind"] == "packed"}
+            how = {role.weight: (role.bits, role.group) for role in net.roles if isinstance(role, Packed)}
             sizes = sorted({(weight.shape, how.get(weight.name)) for weight in coded(net) or linears(net)})
             alike[net.name] = firsts.setdefault(json.dumps([sizes, _quantisation(net.flags.to_dict())]), net.name)
     return alike
@@ -80,18 +94,19 @@ def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
     """For each net whose large table the compiler sees, the one before it."""
     places, last = [], None
     for net in nets:
-        large = net.layer is None and forms.get(net.name) != "apart" and any(2 * prod(w.shape) >= LARGE for w in net.graph.weights.values())
+        held = max((2 * prod(weight.shape) for weight in net.weights), default=0)
+        large = net.layer is None and forms.get(net.name) != "apart" and held >= LARGE
         places.append(last if large else None)
         last = net.name if large else last
     return places
 
 
-def _coefficient_key(net: Net, flags: dict) -> str:
+def _coefficient_key(net: Net, flags: Mapping[str, Any]) -> str:
     """What the coefficients follow from: the recipes in the order of their names, and how they are quantised."""
-    recipes = [(w["recipe"], w["dtype"]) for w in sorted(net.weights, key=lambda w: w["name"])]
+    recipes = [(weight.recipe, weight.dtype) for weight in sorted(net.weights, key=lambda w: w.name)]
     return json.dumps([recipes, _quantisation(flags)], sort_keys=True)
 
 
-def _quantisation(flags: Mapping) -> dict:
+def _quantisation(flags: Mapping[str, Any]) -> dict[str, Any]:
     """The flags that coefficients depend on."""
-    return {k: flags[k] for k in ("chip", "mode", "num_core", "num_device", "q_group_size", "q_symmetric")}
+    return {name: flags[name] for name in ("chip", "mode", "num_core", "num_device", "q_group_size", "q_symmetric")}

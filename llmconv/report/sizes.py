@@ -102,18 +102,20 @@ def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tupl
     """
     from llmconv.coefficients.errors import NotCovered
     from llmconv.coefficients.layout import Mode, pieces
+    from llmconv.coefficients.roles import Packed
+    from llmconv.plan.exported import Exported
+    from llmconv.toolchain import CompileFlags
 
     found: Counter[tuple[str, str]] = Counter()
     try:
-        mode = Mode.of(net["flags"])
-        roles = exported["roles"]
-        for piece in pieces(roles, {w["name"]: w for w in exported["weights"]}, mode):
-            role = roles[piece.use]
-            precision = {"q": f"int{role.get('bits', mode.bits)}", "scale": "scales", "zero": "zero points"}.get(
-                piece.what, piece.dtype
-            )
-            found[_part(net["kind"], role["weight"]), precision] += piece.stored
-    except (NotCovered, KeyError):
+        mode = Mode.of(CompileFlags(**net["flags"]))
+        made = Exported.from_json(exported)
+        for piece in pieces(made.roles, {weight.name: weight for weight in made.weights}, mode):
+            role = made.roles[piece.use]
+            bits = role.bits if isinstance(role, Packed) else mode.bits
+            precision = {"q": f"int{bits}", "scale": "scales", "zero": "zero points"}.get(piece.what, piece.dtype)
+            found[_part(net["kind"], role.weight), precision] += piece.stored
+    except (NotCovered, KeyError, TypeError):
         return Counter()
     return found if sum(found.values()) == net["coefficient_bytes"] else Counter()
 

@@ -71,7 +71,7 @@ class Layout:
         return _below(self.out, f"logs/{net}.log")
 
     def net(self, net: str) -> list[Path]:
-        """The parts of a finished net (llmconv.compile.net.Files): program, coefficients, facts, what making it
+        """The parts of a finished net (llmconv.compile.records.NetFiles): program, coefficients, facts, what making it
         took."""
         return list(_net(self.out, net))
 

@@ -34,7 +34,8 @@ _INSTALL = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zyppe
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a build needs. found: what is there; why: what needs it; mend: a command or a sentence, if not ok."""
+    """One thing that a build needs. found: what is there; why: what needs it; mend: a command or a sentence, if not
+    ok."""
 
     name: str
     ok: bool
@@ -43,7 +44,9 @@ class Check:
     mend: str = ""
 
 
-def check(out: Path | None = None, cache: Path | None = None, *, thorough: bool = True, env: Mapping[str, str] | None = None) -> list[Check]:
+def check(
+    out: Path | None = None, cache: Path | None = None, *, thorough: bool = True, env: Mapping[str, str] | None = None
+) -> list[Check]:
     """Every check, in the order in which they are shown. out: where results go (the cwd by default).
 
     thorough: also compile a small library, and look for the compiler (hashing it the first time). Nothing is installed.
@@ -53,21 +56,43 @@ def check(out: Path | None = None, cache: Path | None = None, *, thorough: bool 
     found = [_machine(), _glibc(), _tool("cmake", env, MIN_CMAKE), _tool("make", env), _cxx(env, thorough)]
     if thorough:
         found.append(_compiler(cache, env))
-    present = any(c.name == "compiler" and c.ok and c.found.startswith(VERSION) for c in found) or (cache / f"tpu_mlir-{VERSION}").is_dir() \
+    present = (
+        any(c.name == "compiler" and c.ok and c.found.startswith(VERSION) for c in found)
+        or (cache / f"tpu_mlir-{VERSION}").is_dir()
         or bool(env.get("TPUC_ROOT"))
-    found.append(_disk("disk (cache)", cache, 64 << 20 if present else TREE_BYTES + WHEEL_BYTES + (64 << 20), "the compiler and its kernels are kept there"))
-    found.append(_disk("disk (out)", (out or Path.cwd()).absolute(), MIN_OUT, "the .bmodel and the nets on the way to it are written there"))
+    )
+    found.append(
+        _disk(
+            "disk (cache)",
+            cache,
+            64 << 20 if present else TREE_BYTES + WHEEL_BYTES + (64 << 20),
+            "the compiler and its kernels are kept there",
+        )
+    )
+    found.append(
+        _disk(
+            "disk (out)",
+            (out or Path.cwd()).absolute(),
+            MIN_OUT,
+            "the .bmodel and the nets on the way to it are written there",
+        )
+    )
     found.append(_memory())
     found.append(_locks())
     return found
 
 
 def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[str, str] | None = None) -> None:
-    """Before a build: InputError that names all that is missing at once, with one command where one will do. Takes milliseconds."""
+    """Before a build: InputError that names all that is missing at once, with one command where one will do. Takes
+    milliseconds."""
     env = os.environ if env is None else env
     failed = [c for c in check(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
     if failed:
-        raise InputError("this machine cannot build yet", "; ".join(f"{c.name}: {c.found} ({c.why})" for c in failed), _mend_all(failed, env))
+        raise InputError(
+            "this machine cannot build yet",
+            "; ".join(f"{c.name}: {c.found} ({c.why})" for c in failed),
+            _mend_all(failed, env),
+        )
 
 
 def report(found: Sequence[Check], env: Mapping[str, str] | None = None) -> str:
@@ -77,7 +102,11 @@ def report(found: Sequence[Check], env: Mapping[str, str] | None = None) -> str:
     for c in found:
         lines.append(f"{'ok     ' if c.ok else 'MISSING'}  {c.name:<{width}}  {c.found}")
         if not c.ok:
-            lines += [f"{'':9}{'':<{width}}  {text}" for text in (c.why and f"needed: {c.why}", c.mend and f"mend:   {c.mend}") if text]
+            lines += [
+                f"{'':9}{'':<{width}}  {text}"
+                for text in (c.why and f"needed: {c.why}", c.mend and f"mend:   {c.mend}")
+                if text
+            ]
     failed = [c for c in found if not c.ok]
     if not failed:
         lines.append("\nAll is there.")
@@ -93,15 +122,25 @@ def status(found: Sequence[Check]) -> int:
 
 def _machine() -> Check:
     found = f"{platform.system()} {platform.machine()}"
-    return Check("machine", found in ("Linux x86_64", "Linux amd64"), found, "the compiler is built for Linux on x86-64",
-                 "Run llmconv on a Linux x86-64 machine or in a container of one")
+    return Check(
+        "machine",
+        found in ("Linux x86_64", "Linux amd64"),
+        found,
+        "the compiler is built for Linux on x86-64",
+        "Run llmconv on a Linux x86-64 machine or in a container of one",
+    )
 
 
 def _glibc() -> Check:
     name, version = platform.libc_ver()
     ok = name == "glibc" and _numbers(version) >= MIN_GLIBC
-    return Check("glibc", ok, f"{name} {version}".strip() or "none", f"the compiler needs glibc {MIN_GLIBC[0]}.{MIN_GLIBC[1]} or newer",
-                 "Use a newer system (Debian 12, Ubuntu 22.04, Fedora 36 or later), or a container of one")
+    return Check(
+        "glibc",
+        ok,
+        f"{name} {version}".strip() or "none",
+        f"the compiler needs glibc {MIN_GLIBC[0]}.{MIN_GLIBC[1]} or newer",
+        "Use a newer system (Debian 12, Ubuntu 22.04, Fedora 36 or later), or a container of one",
+    )
 
 
 def _tool(name: str, env: Mapping[str, str], least: tuple[int, ...] = ()) -> Check:
@@ -111,7 +150,9 @@ def _tool(name: str, env: Mapping[str, str], least: tuple[int, ...] = ()) -> Che
         return Check(name, False, "not found", why, _install([name], env))
     version = _first_line([path, "--version"], env)
     if least and (_numbers(version) or least) < least:
-        return Check(name, False, version, f"{why}, version {'.'.join(map(str, least))} or newer", _install([name], env))
+        return Check(
+            name, False, version, f"{why}, version {'.'.join(map(str, least))} or newer", _install([name], env)
+        )
     return Check(name, bool(version), version or f"{path} does not run", why, _install([name], env))
 
 
@@ -131,18 +172,34 @@ def _cxx(env: Mapping[str, str], thorough: bool) -> Check:
 
 
 def _try_to_compile(paths: Mapping[str, str | None], env: Mapping[str, str]) -> str:
-    """Build a small shared library in both languages; the compiler's first error, or ''. Finds missing headers and libraries."""
+    """Build a small shared library in both languages; the compiler's first error, or ''. Finds missing headers and
+    libraries."""
     with tempfile.TemporaryDirectory(prefix="llmconv-") as folder:
-        for language, suffix, text in (("C", "c", "#include <stdio.h>\n#include <math.h>\n"), ("C++", "cpp", "#include <string>\n#include <unordered_map>\n")):
+        for language, suffix, text in (
+            ("C", "c", "#include <stdio.h>\n#include <math.h>\n"),
+            ("C++", "cpp", "#include <string>\n#include <unordered_map>\n"),
+        ):
             source = Path(folder, f"try.{suffix}")
             source.write_text(text, encoding="ascii")
             try:
-                done = subprocess.run([str(paths[language]), "-shared", "-fPIC", str(source), "-o", f"{source}.so"], env=dict(env), cwd=folder,
-                                      stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=60)
+                done = subprocess.run(
+                    [str(paths[language]), "-shared", "-fPIC", str(source), "-o", f"{source}.so"],
+                    env=dict(env),
+                    cwd=folder,
+                    stdin=subprocess.DEVNULL,
+                    capture_output=True,
+                    text=True,
+                    errors="replace",
+                    timeout=60,
+                )
             except (OSError, subprocess.TimeoutExpired) as error:
                 return str(error)
             if done.returncode:
-                words = [line for line in done.stderr.splitlines() if "error" in line] or done.stderr.splitlines() or ["no message"]
+                words = (
+                    [line for line in done.stderr.splitlines() if "error" in line]
+                    or done.stderr.splitlines()
+                    or ["no message"]
+                )
                 return f"{paths[language]} compiles no {language}: {words[0].strip()}"
     return ""
 
@@ -163,22 +220,47 @@ def _compiler(cache: Path, env: Mapping[str, str]) -> Check:
 def _disk(name: str, place: Path, need: int, why: str) -> Check:
     folder = next((p for p in (place, *place.parents) if p.is_dir()), Path("/"))
     if not os.access(folder, os.W_OK | os.X_OK):
-        return Check(name, False, f"{folder} may not be written", why, "Name another folder" if "out" in name else "Set LLMCONV_CACHE to a folder of yours")
+        return Check(
+            name,
+            False,
+            f"{folder} may not be written",
+            why,
+            "Name another folder" if "out" in name else "Set LLMCONV_CACHE to a folder of yours",
+        )
     if os.statvfs(folder).f_flag & os.ST_NOEXEC:
-        return Check(name, False, f"{folder} is mounted noexec", "programs and kernels are run from there",
-                     "Name a folder on another disk" if "out" in name else "Set LLMCONV_CACHE to a folder on another disk")
+        return Check(
+            name,
+            False,
+            f"{folder} is mounted noexec",
+            "programs and kernels are run from there",
+            "Name a folder on another disk" if "out" in name else "Set LLMCONV_CACHE to a folder on another disk",
+        )
     free = shutil.disk_usage(folder).free
-    return Check(name, free >= need, f"{size(free)} free in {folder}", f"{why}; {size(need)} at least", f"Make room on the disk of {folder}")
+    return Check(
+        name,
+        free >= need,
+        f"{size(free)} free in {folder}",
+        f"{why}; {size(need)} at least",
+        f"Make room on the disk of {folder}",
+    )
 
 
 def _memory() -> Check:
     try:
         text = Path("/proc/meminfo").read_text(encoding="ascii")
-        free = int(re.search(r"MemAvailable:\s+(\d+) kB", text).group(1)) << 10
-    except (OSError, AttributeError):
+    except OSError:
+        text = ""
+    found = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    if found is None:
         return Check("memory", True, "unknown")
-    return Check("memory", free >= MIN_MEMORY, f"{size(free)} available", f"a net takes up to {size(MIN_MEMORY)} to compile",
-                 "Close other programs, or use a machine with more memory")
+    free = int(found[1]) << 10
+    return Check(
+        "memory",
+        free >= MIN_MEMORY,
+        f"{size(free)} available",
+        f"a net takes up to {size(MIN_MEMORY)} to compile",
+        "Close other programs, or use a machine with more memory",
+    )
 
 
 def _locks() -> Check:
@@ -208,7 +290,15 @@ def _mend_all(failed: Sequence[Check], env: Mapping[str, str]) -> str:
 
 def _first_line(argv: Sequence[str | None], env: Mapping[str, str]) -> str:
     try:
-        done = subprocess.run([str(a) for a in argv], env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=20)
+        done = subprocess.run(
+            [str(a) for a in argv],
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=20,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip().partition("\n")[0] if done.returncode == 0 else ""

@@ -15,7 +15,9 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import names
 from llmconv.coefficients.blob import Blob, coefficients
 from llmconv.coefficients.roles import roles
-from llmconv.top.graph import Graph
+from llmconv.plan.exported import Exported
+from llmconv.toolchain import CompileFlags
+from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
 NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "U8": np.uint8}
@@ -106,13 +108,20 @@ def packed(k: int, n: int, bits: int, group: int, path: Path) -> tuple[Graph, Ch
     return g, save(path, {n: ("U8" if a.dtype == np.uint8 else "F32", a) for n, a in arrays.items()}), arrays
 
 
-def listed(graph: Graph) -> list[dict]:
-    """The graph's weights as export lists them; through JSON, as they travel."""
-    return json.loads(json.dumps([{"name": w.name, "shape": w.shape, "recipe": w.recipe, "dtype": w.dtype} for w in graph.weights.values()]))
+def travelled(graph: Graph) -> Exported:
+    """What export tells of a graph; through JSON, as it travels."""
+    exported = Exported(tuple(graph.weights.values()), tuple(roles(graph)))
+    return Exported.from_json(json.loads(json.dumps(exported.to_json())))
+
+
+def listed(graph: Graph) -> tuple[Weight, ...]:
+    """The graph's weights as export lists them."""
+    return travelled(graph).weights
 
 
 def ours(graph: Graph, checkpoint: Checkpoint, flags: dict, locations=None) -> Blob:
-    return coefficients(listed(graph), json.loads(json.dumps(roles(graph))), checkpoint, flags, locations)
+    exported = travelled(graph)
+    return coefficients(exported.weights, exported.roles, checkpoint, CompileFlags(**flags), locations)
 
 
 class Compiler:

@@ -11,7 +11,7 @@ from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, tensors
 
 from llmconv.cli.demo import QWEN2
 from llmconv.coefficients.layout import Mode, pieces
-from llmconv.coefficients.roles import roles
+from llmconv.coefficients.roles import Linear
 from llmconv.coefficients.sources import Source
 from llmconv.engine.machine import MODEST
 from llmconv.plan.estimate import compile_memory, stamp_memory
@@ -72,9 +72,9 @@ def test_nothing_is_too_large(name, quantize, hollow, tmp_path):
     found = plan(Job.create({"model": str(hollow(name)), "seq": "512", "quantize": quantize, "out": str(tmp_path)}))
     compiled = {net_name for net_name, origin in origins(found.nets).items() if origin.template is None}
     for net in found.nets:
-        weights, used = {weight["name"]: weight for weight in net.weights}, roles(net.graph)
-        pieces(used, weights, Mode.of(net.flags.to_dict()))  # raises where llmconv would leave the net to the compiler
-        for role in used:
-            Source(weights[role["weight"]]["recipe"], found.checkpoint, transposed=role["kind"] == "linear")
+        weights = {weight.name: weight for weight in net.weights}
+        pieces(net.roles, weights, Mode.of(net.flags))  # raises where llmconv would leave the net to the compiler
+        for role in net.roles:
+            Source(weights[role.weight].recipe, found.checkpoint, transposed=isinstance(role, Linear))
         taken = compile_memory(net, form_of(net)) if net.name in compiled else stamp_memory(net)
         assert taken <= MODEST, f"{net.name} takes {taken / 1e9:.2f} GB"

@@ -1,4 +1,5 @@
-"""Building from quantised checkpoints: stamped nets are those that the compiler makes, and a net is made again when its own integers change."""
+"""Building from quantised checkpoints: stamped nets are those that the compiler makes, and a net is made again when its
+own integers change."""
 
 from __future__ import annotations
 
@@ -18,7 +19,13 @@ CASES = {
     "gptq": ("gptq", How(4, 64), "qwen2", {}, {"chip": "bm1684x"}),
     "gptq, desc_act, 8 bits, two cores": ("gptq", How(8, 32, False, 1), "qwen2", {}, {"chip": "bm1688"}),
     "awq, f16": ("awq", How(4, 128), "qwen2", {"dtype": "float16"}, {"chip": "cv186x"}),
-    "compressed-tensors by channel, LoRA": ("compressed", How(4, 0), "llama", {}, {"chip": "bm1684x", "lora_max_rank": 8, "dynamic": 1}),
+    "compressed-tensors by channel, LoRA": (
+        "compressed",
+        How(4, 0),
+        "llama",
+        {},
+        {"chip": "bm1684x", "lora_max_rank": 8, "dynamic": 1},
+    ),
     "v2, dequantised and quantised again": ("gptq", How(8, 64), "qwen2", {}, {"chip": "bm1684x", "quantize": "w4bf16"}),
 }
 
@@ -28,9 +35,12 @@ def nets(out: Path) -> list[dict]:
 
 
 def stamped_and_compiled(model: Path, convert, **options) -> tuple[Path, Path]:
-    """Output directories with nets stamped where they can be, which are those of the middle layers, and with all compiled."""
+    """Output directories with nets stamped where they can be, which are those of the middle layers, and with all
+    compiled."""
     stamped, compiled = (convert(model, seq=32, no_stamp=n, **({"quantize": "auto"} | options)) for n in (0, 1))
-    assert [n["name"] for n in nets(stamped) if n["how"] == "stamped"] == [n["name"] for n in nets(stamped) if n["layer"] in (1, 2)]
+    assert [n["name"] for n in nets(stamped) if n["how"] == "stamped"] == [
+        n["name"] for n in nets(stamped) if n["layer"] in (1, 2)
+    ]
     assert {n["how"] for n in nets(compiled)} == {"compiled"}
     return stamped, compiled
 
@@ -49,7 +59,9 @@ APART = {
 }
 
 
-@pytest.mark.parametrize("case", [*list(APART)[:2], *(pytest.param(case, marks=pytest.mark.slow) for case in list(APART)[2:])])
+@pytest.mark.parametrize(
+    "case", [*list(APART)[:2], *(pytest.param(case, marks=pytest.mark.slow) for case in list(APART)[2:])]
+)
 def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, quantised, convert, monkeypatch):
     method, how, name, changes, options = APART[case]
     model = quantised(method, how, name, options=(DEEP if name == "qwen2" else {"num_hidden_layers": 4}) | changes)
@@ -57,7 +69,9 @@ def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, 
     monkeypatch.setattr("llmconv.plan.forms.CODED", 1)
     apart = convert(model, seq=32, quantize="auto", no_cache=1, **options)
     assert content(apart) == content(compiled)
-    assert {n["name"] for n in nets(apart) if n["form"] == "hollow"} == {n["name"] for n in nets(apart) if n["layer"] in (0, 3)}
+    assert {n["name"] for n in nets(apart) if n["form"] == "hollow"} == {
+        n["name"] for n in nets(apart) if n["layer"] in (0, 3)
+    }
     assert len(list((apart / ".llmconv" / "checks").iterdir())) == 7, "each linear of one layer, for all of them"
 
 
@@ -87,13 +101,15 @@ def test_layers_of_other_bits_are_compiled_by_themselves(quantised, convert):
 
     model = quantised("auto-round", How(4, 64), "qwen2", pick, DEEP, extra_config={odd: {"bits": 8}})
     made = {net["name"]: net["how"] for net in nets(convert(model, seq=32, quantize="auto", chip="bm1688"))}
-    assert made["block_1"] == made["block_cache_1"] == "stamped" and made["block_2"] == made["block_cache_2"] == "compiled"
+    assert (
+        made["block_1"] == made["block_cache_1"] == "stamped" and made["block_2"] == made["block_cache_2"] == "compiled"
+    )
 
 
 @pytest.mark.parametrize("part", ["qweight", "qzeros", "scales"])
 def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert, tmp_path):
     """Its own tensors are in a net's key, packed as they are; the others are left alone."""
-    from llmconv import convert
+    from llmconv import convert as conversion
     from llmconv.request.request import Request
 
     model = quantised("gptq", How(4, 64), "qwen2", options=DEEP | {"dtype": "float16"})
@@ -105,7 +121,7 @@ def test_a_layer_is_made_again_when_its_integers_change(part, quantised, convert
     tensors[name].view(np.uint16 if part == "scales" else np.int32)[0, 0] ^= 1
     save_file(tensors, model / "model.safetensors")
     given = {"model": str(model), "out": str(out), "seq": "32", "quantize": "auto", "chip": "bm1688"}
-    assert convert.run(Request.create(given)) == 0
+    assert conversion.run(Request.create(given)) == 0
     after = {net["name"]: net["coefficient_sha256"] for net in nets(out)}
     assert {name for name in before if before[name] != after[name]} == {"block_1", "block_cache_1"}
 
@@ -121,7 +137,7 @@ def test_the_layout_of_every_group(compile_layer):
 def compile_layer(compiler, tmp_path):
     import sys
 
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "lower"))
+    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "coefficients"))
     from lower_samples import Compiler, ours
     from quantised_checkpoints import gptq, quantise
 

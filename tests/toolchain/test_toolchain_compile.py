@@ -11,7 +11,7 @@ import pytest
 import toolchain_nets as nets
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import CompileFlags, CompileResult, Toolchain, compile_mlir, environment, model_tool, passes
+from llmconv.toolchain import CompileFlags, CompileResult, Toolchain, compile_mlir, environment, model_tool, passes, tpuc_opt
 
 pytestmark = pytest.mark.compiler
 CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}
@@ -78,6 +78,21 @@ def test_one_process_gives_the_same_bytes_as_two(compiler: Toolchain, build, tmp
     subprocess.run([compiler.root / "bin/tpuc-opt", mlir, *passes(flags, "n.bmodel")], cwd=folder, env=environment(compiler, folder / "k", 1),
                    check=True, capture_output=True)
     assert nets.without_time(folder / "n.bmodel") == nets.without_time(build(mlir, flags)[0])
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_steps_one_by_one_give_the_same_bytes(compiler: Toolchain, build, tmp_path: Path, chip: str) -> None:
+    mlir, flags, out = nets.linear(tmp_path / "nets"), _flags(chip, "W4BF16", q_group_size=64), tmp_path / "n.bmodel"
+    with tpuc_opt.opened(compiler, mlir, tmp_path / "scratch", tmp_path / "log", tmp_path / "kernels") as bench:
+        lowered = tpuc_opt.lower(bench, bench.source, flags)
+        assert "tpu.A16MatMul" in lowered.read_text() and tpuc_opt.weight_file(lowered).is_file()
+        arranged = tpuc_opt.arrange(bench, lowered, flags)
+        assert "module.coeff_addr" in arranged.read_text() and tpuc_opt.weight_file(arranged).is_file()
+        assert not out.exists()
+        apart = tpuc_opt.codegen(bench, arranged, flags, out)
+    together, result = build(mlir, flags)
+    assert nets.without_time(out) == nets.without_time(together) and apart.cycles == result.cycles
+    assert not list((tmp_path / "scratch").glob("*_weight*.npz")), "no copies of weights are left"
 
 
 @pytest.mark.parametrize("chip", CHIPS)

@@ -1,0 +1,38 @@
+"""Our coefficients for a compiled net, held against the compiler's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from llmconv.bmodel.read import BModel
+from llmconv.bmodel.split import Split
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.coefficients.blob import Blob, coefficients
+from llmconv.coefficients.errors import NotCovered
+from llmconv.compile.compiler import Compiler
+from llmconv.plan.exported import Exported, Text
+from llmconv.toolchain import CompileFlags
+
+
+def our_coefficients(
+    net: Exported | Text,
+    checkpoint: Checkpoint,
+    flags: CompileFlags,
+    bare: Path,
+    places: Mapping[str, str] | None = None,
+) -> Blob:
+    """Our coefficients for a net whose program is `bare`. places: other names of the weights that adapters are loaded
+    into, by those in the program. Raises NotCovered for what llmconv does not compute."""
+    stage = BModel.read(bare).nets[0].stages[0]
+    names = places or {}
+    locations = [(names.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]
+    return coefficients(net.weights, net.roles, checkpoint, flags, locations)
+
+
+def equal(text: Text, theirs: Split, compiler: Compiler, bare: Path) -> bool:
+    """Whether our coefficients are those that the compiler made for `text`; not for what llmconv does not compute."""
+    try:
+        return our_coefficients(text, compiler.checkpoint, compiler.flags, bare).sha256 == theirs.sha256
+    except NotCovered:
+        return False

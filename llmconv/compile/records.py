@@ -1,0 +1,167 @@
+"""What the tasks of this package are given and what they tell, typed, with the JSON in which it travels."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from llmconv.plan.decoder import IO_CONFIG
+from llmconv.toolchain import CompileFlags
+
+
+class Refused(Exception):
+    """A cheaper way to make a net is of no use; `told`: why, as a clause for the summary and the manifest."""
+
+    def __init__(self, told: str):
+        super().__init__(told)
+        self.told = told
+
+
+@dataclass(frozen=True)
+class Workplace:
+    """Where a task compiles: a scratch folder of its own, and its log. keep: the scratch folder stays."""
+
+    scratch: Path
+    log: Path
+    keep: bool = False
+
+    def to_json(self) -> dict[str, Any]:
+        return {"scratch": str(self.scratch), "log": str(self.log), "keep": self.keep}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Workplace:
+        return cls(Path(entry["scratch"]), Path(entry["log"]), entry["keep"])
+
+
+@dataclass(frozen=True)
+class Took:
+    """What making a net took: seconds, CPU-seconds, peak bytes of memory of the compiler (0 without it)."""
+
+    seconds: float
+    cpu_seconds: float
+    peak_rss: int
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a net: the facts that manifest.json tells, and that the key of dependent tasks may contain.
+
+    how: compiled or stamped. why: how it came to that, a clause. cycles: the compiler's estimate, None where it gives
+    none. coefficients: the name of the file that holds them, "" for a net without, or with its own inside. form: the
+    cheaper form in which the compiler got the net, "" as it is. check: "equal" when our coefficients for the net are
+    the compiler's, "" when that was not asked for, else what is different.
+    """
+
+    how: str
+    why: str
+    cycles: int | None
+    coefficient_bytes: int
+    coefficient_sha256: str
+    coefficients: str
+    form: str = ""
+    check: str = ""
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> Outcome:
+        return cls(**entry)
+
+
+@dataclass(frozen=True)
+class NetFiles:
+    """The paths of one net's parts.
+
+    bare: commands, without coefficients. coefficients: empty when another net has the same. facts: the Outcome. run:
+    what making it took. addresses: only of the first of several decode stages, else None.
+    """
+
+    bare: Path
+    coefficients: Path
+    facts: Path
+    run: Path
+    addresses: Path | None = None
+
+    @classmethod
+    def of(cls, paths: Sequence[str | Path]) -> NetFiles:
+        return cls(*map(Path, paths))
+
+    @property
+    def net(self) -> str:
+        return self.bare.stem
+
+    def read(self) -> Outcome:
+        return Outcome.from_json(json.loads(self.facts.read_text(encoding="utf-8")))
+
+    def write(self, outcome: Outcome, took: Took) -> None:
+        self.facts.write_text(json.dumps(outcome.to_json(), indent=1), encoding="utf-8")
+        self.run.write_text(json.dumps(took.to_json()), encoding="utf-8")
+
+
+@dataclass(frozen=True)
+class NetTask:
+    """One net to be made.
+
+    module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: those
+    that a further decode stage must use. checks: what check_linear wrote about its linears. template, owner: finished
+    nets (llmconv.plan.origins); places: what the template calls the weights that adapters are loaded into, and what
+    this net does. check: compare our coefficients with the compiler's, because other nets will be stamped from this
+    one.
+    """
+
+    name: str
+    module: str
+    model: Path
+    mlir: Path
+    weights: Path
+    flags: CompileFlags
+    place: Workplace
+    addresses: Path | None = None
+    checks: tuple[Path, ...] = ()
+    template: NetFiles | None = None
+    owner: NetFiles | None = None
+    places: Mapping[str, str] = field(default_factory=dict)
+    check: bool = False
+
+    @property
+    def beside(self) -> dict[str, Path]:
+        """Files that the compiler finds where it runs, by the names that it knows."""
+        return {IO_CONFIG: self.addresses} if self.addresses else {}
+
+    def to_json(self) -> dict[str, Any]:
+        paths = {name: str(getattr(self, name) or "") for name in ("model", "mlir", "weights", "addresses")}
+        others = {role: _paths(files) for role, files in (("template", self.template), ("owner", self.owner))}
+        return {
+            "name": self.name,
+            "module": self.module,
+            **paths,
+            "flags": self.flags.to_dict(),
+            "place": self.place.to_json(),
+            "checks": [str(path) for path in self.checks],
+            **others,
+            "places": dict(self.places),
+            "check": self.check,
+        }
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> NetTask:
+        paths = {name: Path(entry[name]) for name in ("model", "mlir", "weights")}
+        others = {role: NetFiles.of(entry[role]) if entry[role] else None for role in ("template", "owner")}
+        typed = {
+            "flags": CompileFlags(**entry["flags"]),
+            "place": Workplace.from_json(entry["place"]),
+            "addresses": Path(entry["addresses"]) if entry["addresses"] else None,
+            "checks": tuple(map(Path, entry["checks"])),
+        }
+        return cls(**{**entry, **paths, **others, **typed})
+
+
+def _paths(files: NetFiles | None) -> list[str]:
+    return [str(path) for path in vars(files).values() if path] if files else []

@@ -1,0 +1,41 @@
+"""Stamp a net: the program that was compiled for another layer of the same structure, with our own coefficients."""
+
+from __future__ import annotations
+
+import shutil
+import time
+
+from llmconv.bmodel.write import Part, combine
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.compile.our_coefficients import our_coefficients
+from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
+from llmconv.plan.exported import Exported
+
+
+def stamp(net: NetTask, template: NetFiles, targets: NetFiles) -> tuple[Outcome, Took]:
+    """Write the template's program and our coefficients to `targets`. Raises Refused, or NotCovered, when the net has
+    to be compiled."""
+    start, cpu = time.monotonic(), time.process_time()
+    known = template.read()
+    if known.check != "equal":
+        raise Refused(known.check)
+    holder, sha256 = _coefficients(net, template, known, targets)
+    combine([Part(template.bare, name=net.module, places=net.places)], targets.bare, 0)
+    if targets.addresses and template.addresses:
+        shutil.copyfile(template.addresses, targets.addresses)
+    why = f"the program of {template.net}"
+    outcome = Outcome("stamped", why, known.cycles, known.coefficient_bytes, sha256, holder)
+    return outcome, Took(round(time.monotonic() - start, 3), round(time.process_time() - cpu, 3), 0)
+
+
+def _coefficients(net: NetTask, template: NetFiles, known: Outcome, targets: NetFiles) -> tuple[str, str]:
+    """Write the net's coefficients, unless its owner has them. Returns the file that holds them and their sha256."""
+    shared = net.owner.read() if net.owner else None
+    if shared and shared.coefficient_bytes == known.coefficient_bytes and known.coefficients != f"{template.net}.coeff":
+        # the template's coefficients were found to be those of its own owner, so this net's are those of its owner
+        targets.coefficients.write_bytes(b"")
+        return shared.coefficients, shared.coefficient_sha256
+    checkpoint = Checkpoint.open(net.model)
+    blob = our_coefficients(Exported.read(net.weights), checkpoint, net.flags, template.bare, net.places)
+    with targets.coefficients.open("wb") as file:
+        return f"{net.name}.coeff", blob.write(file)
