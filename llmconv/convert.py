@@ -66,7 +66,7 @@ def run_options(asked: Request, made: Plan, command: Command = Command()) -> eng
         notes=told,
         prepare=(lambda: _download(asked, told.append)) if job.origin and not job.only_mlir else None,
         preflight=lambda: doctor.preflight(job.out_dir),
-        listeners=[begin, report.Writer(asked, made), Summary(asked.layout, progress)],
+        listeners=[begin, report.Writer(asked.layout, (asked, made)), Summary(asked.layout, progress)],
     )
 
 

@@ -58,7 +58,7 @@ def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
         progress="quiet",
         force=wish.again,
         debug=wish.debug,
-        listeners=[watcher, report.Writer(layout.out)],
+        listeners=[watcher, report.Writer(layout)],
     )
     status = engine.run([verification(layout, told.sums, settings)], ["verify"], options)
     if watcher.shows:

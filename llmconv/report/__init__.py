@@ -23,18 +23,18 @@ if TYPE_CHECKING:
 class Writer:
     """A listener that writes report.html at the end of a run, unless the run found nothing to do and the page is there.
 
-    asked: what the run is asked for; made: its plan.
+    of: what the run is to build, where it builds; else that is read from the directory.
     """
 
-    def __init__(self, asked: Request, made: Plan):
-        self._asked, self._made, self._worked = asked, made, False
+    def __init__(self, layout: Layout, of: tuple[Request, Plan] | None = None):
+        self._layout, self._of, self._worked = layout, of, False
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, (events.TaskStarted, events.TaskFailed)):
             self._worked = True
-        layout = self._asked.layout
-        if isinstance(event, events.RunFinished) and (self._worked or event.status or not layout.report.exists()):
-            write(layout.out, {"event": "RunFinished", **asdict(event)}, (self._asked, self._made))
+        missing = not self._layout.report.exists()
+        if isinstance(event, events.RunFinished) and (self._worked or event.status or missing):
+            write(self._layout.out, {"event": "RunFinished", **asdict(event)}, self._of)
 
 
 def write(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> None:

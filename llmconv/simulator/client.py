@@ -102,8 +102,8 @@ class Simulator:
         info = self.nets[net]
         buffers, shapes = arrays.pack(net, info, inputs)
         self._log_start = self.log.stat().st_size
+        numbers = [n for n, io in enumerate(info.inputs) if io.name in read]
         try:
-            numbers = [n for n, io in enumerate(info.inputs) if io.name in read]
             send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, buffers)
         except BrokenPipeError:
             pass  # it has died: the answer says of what

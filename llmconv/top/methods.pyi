@@ -88,6 +88,26 @@ class Methods:
         relu_limit: float = ...,
         round_mode: str = ...,
     ) -> Value: ...
+    def Pad(
+        self,
+        *operands: Value,
+        name: str,
+        paddings: Sequence[int],
+        val: float = ...,
+        mode: str = ...,
+    ) -> Value: ...
+    def Tile(
+        self,
+        *operands: Value,
+        name: str,
+        tile: Sequence[int],
+    ) -> Value: ...
+    def Unsqueeze(
+        self,
+        *operands: Value,
+        name: str,
+        axes: Sequence[int],
+    ) -> Value: ...
     def Permute(
         self,
         *operands: Value,
@@ -159,6 +179,15 @@ class Methods:
         name: str,
         do_relu: bool = ...,
         relu_limit: float = ...,
+        is_scalar: bool = ...,
+    ) -> Value: ...
+    def Sub(
+        self,
+        *operands: Value,
+        name: str,
+        do_relu: bool = ...,
+        relu_limit: float = ...,
+        is_reverse: bool = ...,
         is_scalar: bool = ...,
     ) -> Value: ...
     def Mul(
@@ -271,6 +300,13 @@ class Methods:
         y_is_const: bool = ...,
         x_const_val: float = ...,
         y_const_val: float = ...,
+    ) -> Value: ...
+    def Trilu(
+        self,
+        *operands: Value,
+        name: str,
+        upper: int,
+        diagonal: int,
     ) -> Value: ...
     def CumSum(
         self,
