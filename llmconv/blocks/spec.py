@@ -200,7 +200,10 @@ class Spec:
         for layer in range(self.layers):
             if (window := self.window(layer, seq_length)) is not None:
                 windows.setdefault(window, []).append(layer)
-        return [f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: the window is in the nets" for window, layers in windows.items()]
+        return [
+            f"layers {', '.join(map(str, layers))} attend to a window of {window} tokens: the window is in the nets"
+            for window, layers in windows.items()
+        ]
 
 
 def bias_roles(config: Config, **groups: bool | str) -> frozenset[str]:

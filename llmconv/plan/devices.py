@@ -86,7 +86,11 @@ def check_devices(job: Job, spec: Spec) -> None:
     _check_packed(what, job, spec)
     window = min(filter(None, (spec.window(layer, job.seq_length) for layer in range(spec.layers))), default=0)
     if window:
-        raise InputError(f"{what} and a sliding window of {window}", "the net makes the window's mask, and the compiler splits no attention whose mask is not an input", f"Use seq_length {window} or less, or distribute_strategy pp.")
+        raise InputError(
+            f"{what} and a sliding window of {window}",
+            "the nets make the window's mask, and the compiler splits no attention whose mask is not an input",
+            f"Use seq_length {window} or less, or distribute_strategy pp.",
+        )
     plain = spec.rope_mode == HALVES and spec.kinds[0].rope["dim"] == spec.head_dim and spec.residual_scale == 1 and not spec.experts and spec.positions == 1
     if spec.qk_norm or not plain or {"attention_norm", "mlp_out_norm"} & set(spec.names):
         raise InputError(what, "the compiler splits Llama's form of a layer alone: no norms of q and k or behind attention, rope on whole heads by one position for every token", "Use distribute_strategy pp.")
