@@ -42,8 +42,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What attention needs beside the hidden states: positions, the mask (None as long as none is made), and history_k and history_v if
-    there are any."""
+    """What attention needs beside the hidden states: positions, the mask (None as long as none is made), and history_k and
+    history_v if there are any."""
 
     positions: Value
     mask: Value | None

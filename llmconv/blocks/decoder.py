@@ -125,7 +125,9 @@ def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Val
 
 def inputs(g: Graph, spec: Spec, step: Step, window: int | None) -> tuple[Value, Tokens]:
     """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L] (with three positions for
-    every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (not where prefill has a constant tile; None if a window forbids that), and history_k and history_v [B, history, KV, D]."""
+    every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (not where
+    prefill has a constant tile; the mask is None then in a layer with a window), and history_k and history_v
+    [B, history, KV, D]."""
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
     many, axes = step.batch > 1, spec.positions
     shape = (step.batch, step.length) if axes == 1 else (step.batch, axes, step.length) if many else (axes, step.length)
@@ -140,7 +142,7 @@ def inputs(g: Graph, spec: Spec, step: Step, window: int | None) -> tuple[Value,
     if constant and window is None:
         mask = g.weight(**tile)
     elif step.mask_tile:
-        # never used: it keeps the coefficients laid out as those of the layer's prefill with a tile, so that they are shared
+        # never used: it keeps the coefficients laid out as those of a prefill with a tile, so that they are shared
         g.weight(**tile, placeholder="F32")
     return x, Tokens(positions, mask, cache)
 

@@ -1,8 +1,8 @@
 """Sliding windows, made from the one causal mask that runtimes hand to every layer.
 
-Where the keys' columns are in order, a key is `window` or more positions back exactly when the query also sees the key `window` columns
-further on. So the mask itself, moved by `window` columns, says what to hide. This computes with no positions, which half precision holds
-up to 256 alone, and needs no coefficients.
+Where the keys' columns are in order, a key is `window` or more positions back exactly when the query also sees the
+key `window` columns further on. So the mask itself, moved by `window` columns, says what to hide. This computes with
+no positions, which half precision holds up to 256 alone, and needs no coefficients.
 """
 
 from __future__ import annotations
@@ -15,46 +15,51 @@ SEEN = 8192.0  # a power of two that is nearer to 0 than HIDDEN: the sum of both
 
 
 def windowed(g: Graph, step: Step, window: int, x: Value, tokens: Tokens) -> Value:
-    """The mask [B, 1, L, keys] of a layer whose queries see `window` keys, themselves included: 0 where a query may look.
+    """The mask [B, 1, L, keys] of a layer whose queries see `window` keys, themselves included: 0 where one may look.
 
-    x: the net's input_states [B, L, H]. A mask that is an input has 0 and about -10000; a dynamic launch that brings none gets the causal one.
+    x: the net's input_states [B, L, H]. A mask that is an input has 0 and about -10000; a dynamic launch that brings
+    none gets the causal one.
     """
     if tokens.mask is not None:
         return g.Sub(tokens.mask, _too_far(g, step, window, tokens.mask), name="attention_window")
     mask = causal(g, x, tokens)
-    return g.Unsqueeze(g.Sub(mask, _too_far(g, step, window, mask), name="attention_window.plane"), axes=(0, 1), name="attention_window")
+    plane = g.Sub(mask, _too_far(g, step, window, mask), name="attention_window.plane")
+    return g.Unsqueeze(plane, axes=(0, 1), name="attention_window")
 
 
 def causal(g: Graph, x: Value, tokens: Tokens) -> Value:
     """The causal mask [L, history + L] in the lengths of a dynamic launch.
 
-    Of two dimensions: of four the compiler makes groups with Trilu in or behind them, which dynamic nets cannot compute, or where one of
-    two cores does not wait for the other (1.30.2).
+    Of two dimensions: of four the compiler makes groups with Trilu in or behind them, which dynamic nets cannot
+    compute, or where one of two cores does not wait for the other (1.30.2).
     """
     new = _zeros(g, x, "causal_new")
     one = g.AddConst(new, const_val=1.0, name="causal_one")
-    square = g.MatMul(one, g.MulConst(one, const_val=HIDDEN, name="causal_hidden"), g.none, right_transpose=True, name="causal_square")
+    hidden = g.MulConst(one, const_val=HIDDEN, name="causal_hidden")
+    square = g.MatMul(one, hidden, g.none, right_transpose=True, name="causal_square")
     mask = g.Trilu(square, upper=1, diagonal=1, name="causal_mask")
     if tokens.cache is None:
         return mask
-    past = g.MatMul(new, _zeros(g, tokens.cache[0], "causal_past"), g.none, right_transpose=True, name="causal_history")
+    past = _zeros(g, tokens.cache[0], "causal_past")
+    past = g.MatMul(new, past, g.none, right_transpose=True, name="causal_history")
     return g.Concat(past, mask, axis=1, name="causal_whole")
 
 
 def _zeros(g: Graph, x: Value, name: str) -> Value:
-    """A column of zeros [L, 1] for x [1, L, ...]: a dynamic launch says its lengths in the shapes of its inputs alone."""
-    rank, length = len(x.shape), x.shape[1]
-    first = g.Slice(x, *(g.none,) * 3, offset=(0,) * rank, steps=(1,) * rank, ends=(1, length, *(1,) * (rank - 2)), name=f"{name}.first")
-    return g.MulConst(g.Reshape(first, to=(length, 1), shape=(-1, 1), name=f"{name}.column"), const_val=0.0, name=name)
+    """A column of zeros [L, 1] for x [1, L, ...]: a launch says its lengths in the shapes of its inputs alone."""
+    first = _corner(g, x, (1, x.shape[1], *(1,) * (len(x.shape) - 2)), f"{name}.first")
+    column = g.Reshape(first, to=(x.shape[1], 1), shape=(-1, 1), name=f"{name}.column")
+    return g.MulConst(column, const_val=0.0, name=name)
 
 
 def _too_far(g: Graph, step: Step, window: int, mask: Value) -> Value:
-    """The mask's shape: SEEN where the key is `window` or more positions back, else 0 (or either where the mask hides the key)."""
+    """SEEN where the mask's key is `window` or more positions back, else 0 (or either where the mask hides it)."""
     keys, past = step.keys, step.history
     if step.decode:  # the token's own key is in the last column, one further on than the last of the history
         return _pad(g, _seen(g, cut(g, mask, window - 1, keys - 1, "window_ahead")), 0, window, "window_far")
     if step.dynamic:  # padded first: of fewer keys than the window has nothing would be left
-        return cut(g, _pad(g, _seen(g, mask), 0, window, "window_padded"), window, keys + window, "window_far")
+        padded = _pad(g, _seen(g, mask), 0, window, "window_padded")
+        return cut(g, padded, window, keys + window, "window_far")
     new = None
     if window < step.length:
         new = _seen(g, cut(g, mask, past + window, keys, "window_ahead"))
@@ -68,21 +73,26 @@ def _too_far(g: Graph, step: Step, window: int, mask: Value) -> Value:
 def _too_far_in_history(g: Graph, step: Step, window: int, mask: Value) -> Value:
     """[1, 1, L, P] for a static net, between whose past tokens and new ones may be columns without a key.
 
-    The new token r sees history `window` - 1 - r columns further on where the key is too far back, and all see the same history. So each row is
-    the first one, moved by one column more: rows of N beneath each other, read as rows of N - 1.
+    The new token r sees history `window` - 1 - r columns further on where the key is too far back, and all see the
+    same history. So each row is the first one, moved by one column more: rows of N beneath each other, read as rows
+    of N - 1.
     """
     length, past, width = step.length, step.history, step.length + step.history
-    start = (0,) * 4
-    row = g.Slice(mask, *(g.none,) * 3, offset=start, steps=(1,) * 4, ends=(1, 1, 1, past), name="window_history")
+    row = _seen(g, _corner(g, mask, (1, 1, 1, past), "window_history"), "window_history.seen")
     # in front of the history all is too far back, behind it nothing is
-    row = _pad(g, _seen(g, row, "window_history.seen"), max(0, length - window), 0, "window_row.before", SEEN)
+    row = _pad(g, row, max(0, length - window), 0, "window_row.before", SEEN)
     row = _pad(g, row, 0, window, "window_row.behind")
     first = max(0, window - length)
     rows = g.Tile(cut(g, row, first, first + width, "window_row"), tile=(1, 1, length, 1), name="window_rows")
     rows = g.Reshape(rows, to=(1, 1, width, length), name="window_rows.flat")
-    rows = g.Slice(rows, *(g.none,) * 3, offset=start, steps=(1,) * 4, ends=(1, 1, width - 1, length), name="window_rows.cut")
+    rows = _corner(g, rows, (1, 1, width - 1, length), "window_rows.cut")
     rows = g.Reshape(rows, to=(1, 1, length, width - 1), name="window_rows.moved")
     return cut(g, rows, length - 1, width - 1, "window_old")
+
+
+def _corner(g: Graph, x: Value, ends: tuple[int, ...], name: str) -> Value:
+    """The first elements of every axis."""
+    return g.Slice(x, *(g.none,) * 3, offset=(0,) * len(ends), steps=(1,) * len(ends), ends=ends, name=name)
 
 
 def _seen(g: Graph, mask: Value, name: str = "window_seen") -> Value:

@@ -78,7 +78,7 @@ def check_devices(job: Job, spec: Spec) -> None:
     if window:
         raise InputError(
             f"{what} and a sliding window of {window}",
-            "the net makes the window's mask, and the compiler splits no attention whose mask is not an input",
+            "the nets make the window's mask, and the compiler splits no attention whose mask is not an input",
             f"Use seq_length {window} or less, or distribute_strategy pp.",
         )
     plain = (

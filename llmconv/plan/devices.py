@@ -13,7 +13,6 @@ _LAYER = re.compile(r"block(?:_[a-z]+)*_(\d+)")
 _FIRST = re.compile(r"embedding|vit")
 
 
-
 @dataclass(frozen=True)
 class Group:
     """The nets of one device, in the order of the whole .bmodel; file: the device's .bmodel; name: dev0 and so on."""

@@ -159,3 +159,19 @@ def test_tensor_parallel_is_refused_with_a_window(family_checkpoint):
         planned(model, 16, num_device=2, chip="bm1684x")
     assert planned(model, 8, num_device=2, chip="bm1684x").nets
     assert planned(model, 16, num_device=3, distribute_strategy="pp").nets
+
+
+@pytest.mark.parametrize("kind", ["static", "history", "mask-free"])
+def test_tokens_with_three_positions(kind, vision_checkpoint):
+    """The window counts tokens: positions of an image, where several tokens have one, do not matter."""
+    model = vision_checkpoint("qwen2_vl", text={"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0})
+    made = planned(model, SEQ, **KINDS[kind])
+    reference, rng = Reference(made, Precision()), np.random.default_rng(0)
+    for net in (net for net in made.nets if net.layer == 0):
+        shapes, count, past = {io.name: io.shape for io in net.inputs}, nets.length(net), min(37, nets.capacity(net))
+        history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
+        places = np.stack([7 + np.arange(count) // 9, 3 + np.arange(count) % 9, 5 + np.arange(count) % 5])
+        launch = nets.step(net, rng.standard_normal((1, count, made.spec.hidden)).astype(np.float32), count, past, history or None, places=places)
+        assert "window" in net.mlir
+        right = nets.EXPECTED[net.kind](reference, launch)["output_states"]
+        assert far(run(made, net, launch.inputs)["output_states"][:, :count], right) < EXACT, net.name
