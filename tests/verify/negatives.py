@@ -32,7 +32,8 @@ BLOCKS = ("block_0", "block_cache_0")
 Tensors = dict[str, "torch.Tensor"]
 
 
-# --------------------------------------------------------------------------------------------------------- what the chip is fed
+# --------------------------------------------------------------------------------------------------------- what the
+# chip is fed
 
 
 def tried(plan: Plan) -> dict[str, launches.Launch]:
@@ -103,7 +104,8 @@ WRONG_INPUTS = {
 }
 
 
-# ------------------------------------------------------------------------------------------------------ what the reference has
+# ------------------------------------------------------------------------------------------------------ what the
+# reference has
 
 
 def _of(
@@ -114,7 +116,7 @@ def _of(
     def apply(tensors: Tensors, plan: Plan) -> Tensors:
         made = dict(tensors)
         for name, values in tensors.items():
-            if re.search(pattern, name):
+            if re.search(pattern, name) and "vision" not in name:
                 values = values.clone()
                 for rows in _rows(name, plan, heads):
                     values[rows] = change(values[rows])
@@ -143,23 +145,31 @@ def _projection(roles: str, part: str) -> str:
     return rf"([{roles}]_proj|qkv_proj|query_key_value)\.{part}$"
 
 
-def _larger_queries(tensors: Tensors, plan: Plan) -> Tensors:
-    """4% larger, by the norm that they have, if any: it may be stored less 1."""
-    if any("q_norm" in name for name in tensors):
-        return _of(r"q_norm\.weight$", lambda v: v + 0.04 * (v + (v.float().mean() < 0.5)))(tensors, plan)
-    return _of(_projection("q", "(weight|bias)"), lambda v: v * 1.04, ("q",))(tensors, plan)
+def _larger(percent: int, pattern: str, norm: str, given: str, *heads: str) -> Callable[[Tensors, Plan], Tensors]:
+    """What the tensors that match give is larger; in a model that has `given`, by the norm behind them, which would
+    undo it otherwise. A norm may be stored less 1."""
+    factor = percent / 100
+
+    def apply(tensors: Tensors, plan: Plan) -> Tensors:
+        if any(given in name and "vision" not in name for name in tensors):
+            return _of(norm, lambda v: v + factor * (v + (v.float().mean() < 0.5)))(tensors, plan)
+        return _of(pattern, lambda v: v * (1 + factor), heads)(tensors, plan)
+
+    return apply
 
 
+QUERIES, BEHIND = _projection("q", "(weight|bias)"), "post_feedforward_layernorm"
+ATTENTION, MLP = r"(o_proj|attention\.dense)\.weight$", r"(down_proj|dense_4h_to_h)\.weight$"
 WRONG_TENSORS = {
     "q bias dropped": _of(_projection("q", "bias"), lambda v: v * 0, ("q",)),
     "k bias dropped": _of(_projection("k", "bias"), lambda v: v * 0, ("k",)),
     "v bias dropped": _of(_projection("v", "bias"), lambda v: v * 0, ("v",)),
     "kv heads swapped": _of(_projection("kv", "(weight|bias)"), _roll, ("k", "v")),
     "query heads swapped": _of(_projection("q", "(weight|bias)"), _roll, ("q",)),
-    "softmax scale 4% too large": _larger_queries,
+    "softmax scale 10% too large": _larger(10, QUERIES, r"q_norm\.weight$", "q_norm", "q"),
     "norm of one": _of(r"input_layernorm\.weight$", lambda v: v * 0 + 1),
-    "o_proj 6% too large": _of(r"(o_proj|attention\.dense)\.weight$", lambda v: v * 1.06),
-    "down_proj 6% too large": _of(r"(down_proj|dense_4h_to_h)\.weight$", lambda v: v * 1.06),
+    "attention 6% too large": _larger(6, ATTENTION, r"post_attention_layernorm\.weight$", BEHIND),
+    "MLP 6% too large": _larger(6, MLP, rf"{BEHIND}\.weight$", BEHIND),
 }
 
 
@@ -174,7 +184,10 @@ def wrong_config(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     known = default | {
         name: part[name] for name in ("rope_theta", "rope_ratio", "rope_local_base_freq") if name in part
     }
-    bases = {name: 0.01 * base for name, base in known.items()}
+    bases: dict[str, Any] = {name: 0.01 * base for name, base in known.items()}
+    nested = ("rope_scaling", "rope_parameters")
+    inside = {name: part[name] for name in nested if "rope_theta" in (part.get(name) or {})}
+    bases |= {name: rope | {"rope_theta": 0.01 * rope["rope_theta"]} for name, rope in inside.items()}
     eps = next(name for name in ("rms_norm_eps", "layernorm_epsilon") if name in part)
     return {"rope base": whole(bases), "eps": whole({eps: 0.05})}
 
@@ -204,7 +217,8 @@ def wrong_plans(plan: Plan, place: Path) -> Iterator[tuple[str, Plan]]:
         yield what, _changed(plan, place / what, tensors, other)
 
 
-# ----------------------------------------------------------------------------------------------------------------- judgement
+# -----------------------------------------------------------------------------------------------------------------
+# judgement
 
 
 def judge(plan: Plan, launch: launches.Launch, found: dict) -> Session:
