@@ -1,4 +1,5 @@
-"""Which packages a wheel has: those that are found in llmconv/, and tasks/, which stands at the top level, as llmconv.tasks."""
+"""Which packages a wheel has: those that are found in llmconv/, and tasks/, which stands at the top level, as
+llmconv.tasks."""
 
 from setuptools import find_packages, setup
 

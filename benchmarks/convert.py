@@ -1,8 +1,8 @@
 """How fast a conversion is: `python benchmarks/convert.py [SHAPE ...] [--seq N] [--quantize Q] [--num_device N]`.
 
-Writes a random checkpoint with a published model's shape, converts it once so that the compiler's attention kernels are warm, then
-converts it into a new output directory without the action cache, and prints what that took. Disk and memory are sampled.
-"""
+Writes a random checkpoint with a published model's shape, converts it once so that the compiler's attention kernels are
+warm, then converts it into a new output directory without the action cache, and prints what that took. Disk and memory
+are sampled."""
 
 from __future__ import annotations
 
@@ -23,11 +23,20 @@ SHAPES = {
     "qwen2.5-72b-2layers": {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 2, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False},
 }  # fmt: skip
 SHAPES["qwen2-7b-8layers"] = SHAPES["qwen2-7b-4layers"] | {"num_hidden_layers": 8}  # what four more layers take
-COMMON = {"model_type": "qwen2", "architectures": ["Qwen2ForCausalLM"], "torch_dtype": "bfloat16", "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "max_position_embeddings": 32768}  # fmt: skip
+COMMON = {
+    "model_type": "qwen2",
+    "architectures": ["Qwen2ForCausalLM"],
+    "torch_dtype": "bfloat16",
+    "hidden_act": "silu",
+    "rms_norm_eps": 1e-6,
+    "rope_theta": 1e6,
+    "max_position_embeddings": 32768,
+}
 
 
 def write_checkpoint(name: str, place: Path) -> Path:
-    """A random bf16 checkpoint of shape `name`: normal weights of std 0.02, norms around 1. Kept when it is there already."""
+    """A random bf16 checkpoint of shape `name`: normal weights of std 0.02, norms around 1. Kept when it is there
+    already."""
     import torch
     from safetensors.torch import save_file
 
@@ -120,7 +129,8 @@ def run(argv: list[str], out: Path) -> dict[str, float]:
 
 
 def disk_speed(place: Path, megabytes: int = 512) -> tuple[float, float]:
-    """(write, read) MB/s of a file of random bytes: synced when written, dropped from the page cache before it is read."""
+    """(write, read) MB/s of a file of random bytes: synced when written, dropped from the page cache before it is
+    read."""
     file, block = place / "speed", os.urandom(1 << 20)
     start = time.monotonic()
     with open(file, "wb", buffering=0) as f:
@@ -140,7 +150,22 @@ def disk_speed(place: Path, megabytes: int = 512) -> tuple[float, float]:
 
 def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     model = write_checkpoint(name, place)
-    command = [sys.executable, "-m", "llmconv.cli.main", "convert", "-m", str(model), "-s", str(args.seq), "-q", args.quantize, "--num_device", str(args.num_device), "--no_cache", "-o"]
+    command = [
+        sys.executable,
+        "-m",
+        "llmconv.cli.main",
+        "convert",
+        "-m",
+        str(model),
+        "-s",
+        str(args.seq),
+        "-q",
+        args.quantize,
+        "--num_device",
+        str(args.num_device),
+        "--no_cache",
+        "-o",
+    ]
     warm, out = place / "warm", place / "out"
     for path in (warm, out):
         shutil.rmtree(path, ignore_errors=True)
@@ -156,15 +181,29 @@ def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     layers = manifest["nets"]
     stamping = sum(n["seconds"] for n in layers if n["how"] == "stamped")
     count = max(1, sum(n["how"] == "stamped" and n["kind"] == "block_cache" for n in layers))
-    print(f"{name} {args.quantize} seq {args.seq}, {args.num_device} device(s): {source / 1e6:.0f} MB -> {manifest['bytes'] / 1e6:.0f} MB, {len(made)} nets")
-    print(f"  wall {cold['wall']:.1f} s, CPU {cold['cpu']:.1f} s, peak memory {cold['memory'] / 1e9:.2f} GB, peak disk {cold['disk'] / manifest['bytes']:.2f} x output")
-    print(f"  {made.count('stamped')} stamped ({stamping / count:.2f} s a layer), {made.count('compiled')} compiled, no-op {again['wall']:.2f} s")
-    print(f"  {speed:.0f} MB/s read and written, {speed / write:.2f} x the disk's write speed ({write:.0f} MB/s), {speed / read:.2f} x its read speed ({read:.0f} MB/s)")
+    print(
+        f"{name} {args.quantize} seq {args.seq}, {args.num_device} device(s): {source / 1e6:.0f} MB -> {manifest['bytes'] / 1e6:.0f} MB, {len(made)} nets"
+    )
+    print(
+        f"  wall {cold['wall']:.1f} s, CPU {cold['cpu']:.1f} s, peak memory {cold['memory'] / 1e9:.2f} GB, peak disk {cold['disk'] / manifest['bytes']:.2f} x output"
+    )
+    print(
+        f"  {made.count('stamped')} stamped ({stamping / count:.2f} s a layer), {made.count('compiled')} compiled, no-op {again['wall']:.2f} s"
+    )
+    print(
+        f"  {speed:.0f} MB/s read and written, {speed / write:.2f} x the disk's write speed ({write:.0f} MB/s), {speed / read:.2f} x its read speed ({read:.0f} MB/s)"
+    )
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("shapes", nargs="*", default=["qwen2-0.5b"], metavar="SHAPE", help=f"of {', '.join(SHAPES)} (default qwen2-0.5b)")
+    parser.add_argument(
+        "shapes",
+        nargs="*",
+        default=["qwen2-0.5b"],
+        metavar="SHAPE",
+        help=f"of {', '.join(SHAPES)} (default qwen2-0.5b)",
+    )
     parser.add_argument("--seq", type=int, default=512)
     parser.add_argument("--quantize", default="w4bf16")
     parser.add_argument("--num_device", type=int, default=1)

@@ -46,7 +46,7 @@ def task_merge():
                        file_dep=[out / f"n{{i}}.bin" for i in range(count)], basename="merge", local=True)
 """
 
-ACTIONS = '''
+ACTIONS = """
 import hashlib, json
 
 def digest(count, out):
@@ -59,7 +59,7 @@ def write(text, out):
     (path,) = out.values()
     with open(path, "w") as file:
         file.write(text)
-'''
+"""
 
 
 def main() -> None:
@@ -87,7 +87,9 @@ def no_op(work: Path, shard: Path, count: int) -> None:
     first = doit(dodo)
     times = sorted(doit(dodo) for _ in range(5))
     print(f"first build of {count} tiny tasks in the main process: {first:.2f} s")
-    print(f"no-op build of {count} tasks, 15 GB checkpoint: {times[2]:.2f} s (best {times[0]:.2f}, worst {times[-1]:.2f})")
+    print(
+        f"no-op build of {count} tasks, 15 GB checkpoint: {times[2]:.2f} s (best {times[0]:.2f}, worst {times[-1]:.2f})"
+    )
 
 
 def per_task(work: Path, shard: Path, local: bool, count: int = 300) -> None:
@@ -100,7 +102,9 @@ def per_task(work: Path, shard: Path, local: bool, count: int = 300) -> None:
         times = [line["time"] for line in lines if line["event"] == "TaskFinished" and line["name"].startswith("net:")]
         costs.append((times[-1] - times[0]) / (len(times) - 1) * 1000)
     place = "the main process" if local else "a worker"
-    print(f"engine's cost per executed task in {place}: {sorted(costs)[1]:.1f} ms (best {min(costs):.1f}, worst {max(costs):.1f})")
+    print(
+        f"engine's cost per executed task in {place}: {sorted(costs)[1]:.1f} ms (best {min(costs):.1f}, worst {max(costs):.1f})"
+    )
     start = time.perf_counter()
     for _ in range(200):
         raw_sync(work)

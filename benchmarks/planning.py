@@ -79,8 +79,7 @@ def cpu_seconds(tree: Path, argv: list[str], work: Path) -> float:
         [sys.executable, "-c", RUN.format(tree=str(tree)), *argv],
         env=env,
         cwd=work,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         text=True,
     )
     after = resource.getrusage(resource.RUSAGE_CHILDREN)

@@ -1,5 +1,5 @@
-"""doit's way in: the variables of doit's command line (model=DIR seq=512 ...) make the same run as `llmconv convert`.
-"""
+"""doit's way in: the variables of doit's command line (model=DIR seq=512 ...) make the same run as `llmconv
+convert`."""
 
 from __future__ import annotations
 

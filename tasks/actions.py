@@ -85,9 +85,8 @@ def write_manifest(
 ) -> None:
     """manifest.json: what was built from what.
 
-    told: {job, notes, device, bmodel, weights}, as they are; device: see llmconv.plan.handover. files: {toolchain, merged}. digests: the shards' tables. `nets`
-    and `devices` carry the names of their facts files.
-    """
+    told: {job, notes, device, bmodel, weights}, as they are; device: see llmconv.plan.handover. files: {toolchain,
+    merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files."""
     from llmconv import __version__
 
     (target,) = out
@@ -101,7 +100,8 @@ def write_manifest(
         "llmconv": __version__,
         "job": told["job"],
         "notes": told["notes"],
-        "device": {**told["device"], "compiler": tools["version"]},  # the one that was used, which may not be the planned one
+        # the one that was used, which may not be the planned one
+        "device": {**told["device"], "compiler": tools["version"]},
         "checkpoint": {"tensors": len(tensors), "sha256": checkpoint},
         "toolchain": tools,
         "bmodel": told["bmodel"],

@@ -9,14 +9,15 @@ from llmconv.bmodel.schema import DEFAULTS, SCALARS, SCHEMA
 
 
 def content(out: Path) -> dict:
-    """All of the .bmodel of an output directory but its time: every field, and every blob (commands of every core, dynamic programs,
-    coefficients, the kernel module) by its sha256."""
+    """All of the .bmodel of an output directory but its time: every field, and every blob (commands of every core,
+    dynamic programs, coefficients, the kernel module) by its sha256."""
     bmodel = BModel.read(next(out.glob("*.bmodel")))
     return described(bmodel, "Model", bmodel.tree | {"time": ""})
 
 
 def described(bmodel: BModel, table: str, tree: dict) -> dict:
-    """A tree without what defaults say anyway, and with (size, sha256) for its blobs: what must not depend on the writer."""
+    """A tree without what defaults say anyway, and with (size, sha256) for its blobs: what must not depend on the
+    writer."""
 
     def one(kind: str, value):
         if kind == "Binary":

@@ -14,12 +14,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import vision_checkpoints  # noqa: E402
-from checkpoints import make, once  # noqa: E402
+import vision_checkpoints
+from checkpoints import make, once
 
 
 def pytest_configure() -> None:
-    """Hear what may have been ignored since birth, in the background or under nohup: the builds that tests interrupt are born of us."""
+    """Hear what may have been ignored since birth, in the background or under nohup: the builds that tests interrupt
+    are born of us."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
@@ -80,7 +81,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
-    """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same directory."""
+    """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same
+    directory."""
     return once(vision_checkpoints.make, tmp_path_factory)
 
 

@@ -19,16 +19,26 @@ from processes import PATIENCE
 
 
 class Seen:
-    """Runs argv on a terminal of `columns` x `rows`. `screen` is the terminal; `raw` everything that was written to it."""
+    """Runs argv on a terminal of `columns` x `rows`. `screen` is the terminal; `raw` everything that was written to
+    it."""
 
-    def __init__(self, argv: Sequence[str], env: dict[str, str], columns: int = 80, rows: int = 24, cwd: Path | None = None):
+    def __init__(
+        self, argv: Sequence[str], env: dict[str, str], columns: int = 80, rows: int = 24, cwd: Path | None = None
+    ):
         self.screen = pyte.HistoryScreen(columns, rows, history=10_000)
         self._stream = pyte.ByteStream(self.screen)
         self.raw = b""
         self._master, slave = pty.openpty()
         self._size(columns, rows)
         self.process = subprocess.Popen(
-            argv, env={**env, "TERM": env.get("TERM", "xterm-256color")}, cwd=cwd, stdin=slave, stdout=slave, stderr=slave, start_new_session=True, preexec_fn=_own_terminal
+            argv,
+            env={**env, "TERM": env.get("TERM", "xterm-256color")},
+            cwd=cwd,
+            stdin=slave,
+            stdout=slave,
+            stderr=slave,
+            start_new_session=True,
+            preexec_fn=_own_terminal,
         )
         os.close(slave)
 

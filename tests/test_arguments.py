@@ -39,12 +39,17 @@ def test_help_is_grouped_and_names_every_default(capsys, monkeypatch):
         main(["convert", "--help"])
     text = capsys.readouterr().out
     assert all(len(line) <= 80 for line in text.splitlines())
-    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == ["options:", *dict.fromkeys(f"{o.group}:" for o in OPTIONS)]
+    assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
+        "options:",
+        *dict.fromkeys(f"{o.group}:" for o in OPTIONS),
+    ]
     for option in OPTIONS:
         (entry,) = re.findall(rf"^  (?:-\w, )?(?:--processor, )?--{option.name}\b.*\n(?: {{20,}}.*\n)*", text, re.M)
         told = " ".join(entry.split())
         shown = {"flag": "off"}.get(option.kind, option.default)
-        assert "default" in told or told.endswith(f"[{'required' if option.group == 'required' else shown if shown not in (None, '') else 'none'}]"), told
+        assert "default" in told or told.endswith(
+            f"[{'required' if option.group == 'required' else shown if shown not in (None, '') else 'none'}]"
+        ), told
 
 
 COMPLETE = """
@@ -72,7 +77,13 @@ def test_bash_completes(capsys, tmp_path, words, found):
     assert main(["completion", "bash"]) == 0
     script = tmp_path / "completion.bash"
     script.write_text(capsys.readouterr().out)
-    told = subprocess.run(["bash", "--norc", "-c", COMPLETE, "bash", script, *words], cwd=tmp_path, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETE, "bash", script, *words],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert set(told.stdout.split()) == found, told.stderr
 
 
@@ -82,7 +93,13 @@ def test_bash_completes_tasks_by_doits_own_script(capsys, tmp_path):
     script = tmp_path / "completion.bash"
     script.write_text(capsys.readouterr().out)
     setup = {"SETUP": '_doit() { COMPREPLY=( $(compgen -W "convert verify" -- "$2") ); }', "PATH": "/usr/bin:/bin"}
-    told = subprocess.run(["bash", "--norc", "-c", COMPLETE, "bash", script, "doit", "conv"], env=setup, capture_output=True, text=True, check=True)
+    told = subprocess.run(
+        ["bash", "--norc", "-c", COMPLETE, "bash", script, "doit", "conv"],
+        env=setup,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert told.stdout.split() == ["convert"]
 
 

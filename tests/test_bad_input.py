@@ -1,4 +1,5 @@
-"""Bad input gets one clear sentence and exit code 2, before any work starts; a failing compiler gets exit code 1 and keeps what is done."""
+"""Bad input gets one clear sentence and exit code 2, before any work starts; a failing compiler gets exit code 1 and
+keeps what is done."""
 
 from __future__ import annotations
 
@@ -191,7 +192,9 @@ def _fake_compiler(real: Path, place: Path, script: str) -> Path:
 
 
 @pytest.mark.compiler
-def test_a_crashing_compiler_names_net_log_and_repeat_and_keeps_the_rest(capfd, model, compiler, llmconv_env, monkeypatch, tmp_path):
+def test_a_crashing_compiler_names_net_log_and_repeat_and_keeps_the_rest(
+    capfd, model, compiler, llmconv_env, monkeypatch, tmp_path
+):
     real = compiler.root
     script = f'case "$(cat net.mlir)" in *"module @block_1 "*) echo "net.mlir:1: error: something is odd"; kill -ABRT $$;; esac\nexec "{real}/bin/tpuc-opt" "$@"'
     monkeypatch.setenv("TPUC_ROOT", str(_fake_compiler(real, tmp_path, script)))
@@ -200,7 +203,10 @@ def test_a_crashing_compiler_names_net_log_and_repeat_and_keeps_the_rest(capfd, 
     out = "".join(capfd.readouterr())
     assert "compile:block_1" in out and "SIGABRT" in out and "something is odd" in out
     assert str(tmp_path / "out" / "logs" / "block_1.log") in out
-    assert "its last words:\n    | net.mlir:1: error: something is odd" in out and "finished tasks are kept; go on with: " in out
+    assert (
+        "its last words:\n    | net.mlir:1: error: something is odd" in out
+        and "finished tasks are kept; go on with: " in out
+    )
     assert "--task compile:block_1" in out
     assert (tmp_path / "out" / ".llmconv" / "nets" / "block_0.bmodel").exists()
     assert not list((tmp_path / "out").glob("*.bmodel"))

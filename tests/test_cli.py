@@ -18,12 +18,19 @@ ROOT = Path(__file__).parents[1]
 
 def doit(env: dict[str, str], *argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run `doit ARGS` on the project's dodo.py."""
-    return subprocess.run([sys.executable, "-m", "doit", *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=300)
+    return subprocess.run(
+        [sys.executable, "-m", "doit", *argv], cwd=cwd, env=env, capture_output=True, text=True, timeout=300
+    )
 
 
 def files(out: Path) -> dict[str, bytes]:
     """What a conversion gives to its user, but for manifest.json, which holds times."""
-    return {str(p.relative_to(out)): p.read_bytes() for p in out.rglob("*") if p.is_file() and p.parts[len(out.parts)] in ("config", "mlir") or p.suffix == ".bmodel" and ".llmconv" not in p.parts}
+    return {
+        str(p.relative_to(out)): p.read_bytes()
+        for p in out.rglob("*")
+        if (p.is_file() and p.parts[len(out.parts)] in ("config", "mlir"))
+        or (p.suffix == ".bmodel" and ".llmconv" not in p.parts)
+    }
 
 
 @pytest.mark.compiler
@@ -33,7 +40,12 @@ def test_doit_and_llmconv_drive_the_same_graph(checkpoint, llmconv_env, tmp_path
     assert made.returncode == 0, made.stderr
     assert "qwen2_bf16_seq64_bm1684x_1dev_static.bmodel" in made.stdout
     assert main(["convert", "-m", str(model), "-s", "64", "-o", str(tmp_path / "b")]) == 0
-    assert convert_main(["-m", str(model), "-s", "64", "-o", str(tmp_path / "c"), "--quantize", "bf16", "--processor", "bm1684x"]) == 0
+    assert (
+        convert_main(
+            ["-m", str(model), "-s", "64", "-o", str(tmp_path / "c"), "--quantize", "bf16", "--processor", "bm1684x"]
+        )
+        == 0
+    )
     assert files(tmp_path / "a") == files(tmp_path / "b") == files(tmp_path / "c")
     again = doit(llmconv_env, "convert", f"model={model}", "seq=64", f"out={tmp_path / 'a'}")
     assert "20 up to date in" in again.stdout and "7 up to date" in again.stdout
@@ -61,7 +73,12 @@ def test_only_mlir_exports_every_layer_and_a_full_build_uses_it(checkpoint, llmc
     model, out = checkpoint("qwen2", num_hidden_layers=3), tmp_path / "out"
     argv = ["convert", "-m", str(model), "-s", "64", "-o", str(out)]
     assert main([*argv, "--only_mlir"]) == 0
-    assert {p.stem for p in (out / "mlir").glob("*.mlir")} == {"embedding", "embedding_cache", "lm_head", *(f"block{c}_{i}" for c in ("", "_cache") for i in range(3))}
+    assert {p.stem for p in (out / "mlir").glob("*.mlir")} == {
+        "embedding",
+        "embedding_cache",
+        "lm_head",
+        *(f"block{c}_{i}" for c in ("", "_cache") for i in range(3)),
+    }
     assert not list(out.glob("*.bmodel"))
     capfd.readouterr()
     assert main(argv) == 0
@@ -77,14 +94,26 @@ def test_list_shows_the_graph(checkpoint, llmconv_env, tmp_path):
     told = doit(llmconv_env, "list", "--all", f"model={checkpoint('qwen2')}", "seq=64", f"out={tmp_path / 'o'}")
     names = [line.split()[0] for line in told.stdout.splitlines()]
     for stage in ("export", "compile"):
-        assert [n for n in names if n.startswith(f"{stage}:block_cache")] == [f"{stage}:block_cache_0", f"{stage}:block_cache_1"]
+        assert [n for n in names if n.startswith(f"{stage}:block_cache")] == [
+            f"{stage}:block_cache_0",
+            f"{stage}:block_cache_1",
+        ]
     assert {"toolchain", "checkpoint:model.safetensors", "merge", "config", "manifest", "convert"} <= set(names)
     assert not (tmp_path / "o").exists()
 
 
-@pytest.mark.parametrize("wrong, says", [("sequ=3", "Did you mean seq?"), ("chip=bm1684", "Did you mean bm1684x?"), ("seq=no", "a whole number")])
+@pytest.mark.parametrize(
+    "wrong, says",
+    [("sequ=3", "Did you mean seq?"), ("chip=bm1684", "Did you mean bm1684x?"), ("seq=no", "a whole number")],
+)
 def test_doit_refuses_what_llmconv_refuses(llmconv_env, checkpoint, wrong, says):
-    told = doit(llmconv_env, "convert", f"model={checkpoint('qwen2')}", *(["seq=64"] if not wrong.startswith("seq=") else []), wrong)
+    told = doit(
+        llmconv_env,
+        "convert",
+        f"model={checkpoint('qwen2')}",
+        *(["seq=64"] if not wrong.startswith("seq=") else []),
+        wrong,
+    )
     assert told.returncode == 2 and says in told.stderr and "Traceback" not in told.stderr
 
 
@@ -98,7 +127,9 @@ def test_version_names_everything_that_a_result_depends_on(llmconv_env, capsys):
 
 def test_dry_run_prints_the_vendors_keys_resolved_and_writes_nothing(checkpoint, llmconv_env, tmp_path, capsys):
     out = tmp_path / "out"
-    assert main(["convert", "-m", str(checkpoint("qwen2")), "-s", "128", "-c", "bm1688", "-o", str(out), "--dry_run"]) == 0
+    assert (
+        main(["convert", "-m", str(checkpoint("qwen2")), "-s", "128", "-c", "bm1688", "-o", str(out), "--dry_run"]) == 0
+    )
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "=== llm_convert dry-run ==="
     assert [line.split(" = ")[0].strip() for line in lines[1 : 1 + len(KEYS)]] == KEYS

@@ -1,5 +1,5 @@
-"""Our nets against what the vendor's own converter makes of the same checkpoints: golden/*.json holds, net by net and in
-order, names, shapes, types, sha256 of coefficients and command buffers, and cycle estimates of tpu_mlir 1.30.2."""
+"""Our nets against what the vendor's own converter makes of the same checkpoints: golden/*.json holds, net by net and
+in order, names, shapes, types, sha256 of coefficients and command buffers, and cycle estimates of tpu_mlir 1.30.2."""
 
 from __future__ import annotations
 
@@ -47,7 +47,9 @@ def ours(out: Path) -> list[dict]:
             }
             for stage in net["stages"]
         ]
-        rows.append({"name": net["name"], "addr_mode": net["addr_mode"], "cycles": cycles[net["name"]], "stages": stages})
+        rows.append(
+            {"name": net["name"], "addr_mode": net["addr_mode"], "cycles": cycles[net["name"]], "stages": stages}
+        )
     return rows
 
 

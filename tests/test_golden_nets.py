@@ -55,7 +55,7 @@ MORE = {
     "granite": ("adapters",),
     "phi3_longrope": ("dynamic",),
 }
-MORE |= {"qwen2": tuple(OPTIONS)[1:]} | {name: ("dynamic", "batch") for name in PIXELS}
+MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(PIXELS, ("dynamic", "batch"))
 
 
 def planned(model: Path, **options) -> Plan:

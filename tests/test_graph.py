@@ -16,29 +16,48 @@ from llmconv.queries.drawing import HEIGHT, WIDTH, Box, dot, layout, svg
 from llmconv.request.request import Request
 
 SVG = "{http://www.w3.org/2000/svg}"
-DIAMOND = [Box("a", "unchanged"), Box("b", "run", ("a",)), Box("c", "cached", ("a",)), Box("d", "failed", ("b", "c"), ("why <&> \"so\"",)), Box("e<&>", "maybe", ("d",))]
+DIAMOND = [
+    Box("a", "unchanged"),
+    Box("b", "run", ("a",)),
+    Box("c", "cached", ("a",)),
+    Box("d", "failed", ("b", "c"), ('why <&> "so"',)),
+    Box("e<&>", "maybe", ("d",)),
+]
 
 
 def states(text: str) -> dict[str, str]:
     """Task -> state, from an SVG."""
     groups = [g for g in ET.fromstring(text).iter(f"{SVG}g") if g.get("class").startswith("n ")]
-    return {g.find(f"{SVG}title").text.partition(": ")[0] if ":" not in g.find(f"{SVG}text").text else g.find(f"{SVG}text").text: g.get("class").split()[1] for g in groups}
+    return {
+        g.find(f"{SVG}title").text.partition(": ")[0]
+        if ":" not in g.find(f"{SVG}text").text
+        else g.find(f"{SVG}text").text: g.get("class").split()[1]
+        for g in groups
+    }
 
 
 def test_svg_is_sound_and_holds_every_box_and_edge():
     root = ET.fromstring(svg(DIAMOND, "title & more"))
     groups = [g for g in root.iter(f"{SVG}g") if g.get("class").startswith("n ")]
-    assert [(g.find(f"{SVG}text").text, g.get("class"), len(g.findall(f"{SVG}path"))) for g in groups] == [(b.name, f"n {b.state}", len(b.deps)) for b in DIAMOND]
+    assert [(g.find(f"{SVG}text").text, g.get("class"), len(g.findall(f"{SVG}path"))) for g in groups] == [
+        (b.name, f"n {b.state}", len(b.deps)) for b in DIAMOND
+    ]
     assert groups[3].find(f"{SVG}title").text == 'd: failed\nwhy <&> "so"'
     assert len(root.findall(f"{SVG}path")) == sum(len(b.deps) for b in DIAMOND)
     assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", ET.tostring(root, "unicode"))
 
 
 def test_boxes_stand_right_of_what_they_depend_on_and_never_overlap():
-    boxes = [Box(f"s{n}", "run") for n in range(5)] + [Box(f"t{n}", "run", tuple(f"s{k}" for k in range(n + 1))) for n in range(5)] + [Box("end", "run", ("t0", "t3", "s2"))]
+    boxes = (
+        [Box(f"s{n}", "run") for n in range(5)]
+        + [Box(f"t{n}", "run", tuple(f"s{k}" for k in range(n + 1))) for n in range(5)]
+        + [Box("end", "run", ("t0", "t3", "s2"))]
+    )
     places = layout(boxes)
     assert all(places[dep][0] + WIDTH < places[box.name][0] for box in boxes for dep in box.deps)
-    assert all(abs(ax - bx) >= WIDTH or abs(ay - by) >= HEIGHT for (ax, ay), (bx, by) in combinations(places.values(), 2))
+    assert all(
+        abs(ax - bx) >= WIDTH or abs(ay - by) >= HEIGHT for (ax, ay), (bx, by) in combinations(places.values(), 2)
+    )
 
 
 def test_dot_quotes_what_would_end_a_name():
@@ -67,14 +86,24 @@ def test_states_of_a_build_that_failed(checkpoint, tmp_path, capsys, monkeypatch
     monkeypatch.setenv("LLMCONV_CACHE", str(tmp_path / "cache"))
     model, out = checkpoint("qwen2"), tmp_path / "out"
     assert main(["convert", "-m", str(model), "-s", "64", "-o", str(out), "--only_mlir"]) == 0
-    failure = {"event": "TaskFailed", "time": 2e9, "name": "compile:block_0", "failure": {"what": "net block_0: the <compiler> failed"}, "repeat": ""}
+    failure = {
+        "event": "TaskFailed",
+        "time": 2e9,
+        "name": "compile:block_0",
+        "failure": {"what": "net block_0: the <compiler> failed"},
+        "repeat": "",
+    }
     with open(out / ".llmconv" / "events.jsonl", "a") as log:
         log.write(json.dumps(failure) + "\n")
     assert main(["graph", str(out), "--to", str(tmp_path / "g.svg")]) == 0
     told = capsys.readouterr().out
     # the saved options say only_mlir: the other tasks are drawn nevertheless
     found = states((tmp_path / "g.svg").read_text())
-    assert found["export:block_0"] == "unchanged" and found["compile:block_0"] == "failed" and found["compile:block_1"] == "run"
+    assert (
+        found["export:block_0"] == "unchanged"
+        and found["compile:block_0"] == "failed"
+        and found["compile:block_1"] == "run"
+    )
     assert "7 up to date" in told and "1 failed" in told
     assert "net block_0: the &lt;compiler&gt; failed" in (tmp_path / "g.svg").read_text()
 

@@ -23,13 +23,18 @@ def test_a_build_is_told_with_provenance_and_cycles(checkpoint, convert, capsys)
     for net, known in zip(made["nets"], manifest["nets"]):
         (stage,) = net["stages"]
         assert stage["cycles"] == known["cycles"] and stage["coefficients"]["sha256"] == known["coefficient_sha256"]
-        assert stage["inputs"] == [{"name": io["name"], "dtype": io["dtype"], "shape": io["shape"]} for io in known["inputs"]]
+        assert stage["inputs"] == [
+            {"name": io["name"], "dtype": io["dtype"], "shape": io["shape"]} for io in known["inputs"]
+        ]
         assert stage["estimate_seconds"] == known["cycles"] / 1e9
     assert made["coefficients"]["by_role"]["tpu.A16MatMul.weight"] > 0
 
     assert main(["inspect", str(out)]) == 0  # the one .bmodel of a directory
     told = capsys.readouterr().out
-    assert "block_cache_0 .. block_cache_1 (2 nets)  io_alone" in told and "those of block_cache_0 .. block_cache_1" in told
+    assert (
+        "block_cache_0 .. block_cache_1 (2 nets)  io_alone" in told
+        and "those of block_cache_0 .. block_cache_1" in told
+    )
     assert f"w4bf16, sequence 64; llmconv {manifest['llmconv']}" in told and "compiler's estimate" in told
 
 
@@ -39,7 +44,11 @@ def test_stages_of_a_net_have_cycles_each(checkpoint, convert, capsys):
     assert main(["inspect", str(out), "--json"]) == 0
     nets = {net["name"]: net["stages"] for net in json.loads(capsys.readouterr().out)["nets"]}
     known = {net["name"]: net["cycles"] for net in json.loads((out / "manifest.json").read_text())["nets"]}
-    assert [s["cycles"] for s in nets["block_cache_1"]] == [known["block_cache_1"], known["block_cache_1_1"], known["block_cache_1_2"]]
+    assert [s["cycles"] for s in nets["block_cache_1"]] == [
+        known["block_cache_1"],
+        known["block_cache_1_1"],
+        known["block_cache_1_2"],
+    ]
 
 
 def test_a_manifest_of_another_build_is_not_believed(checkpoint, convert, tmp_path, capsys):
@@ -55,10 +64,17 @@ def test_a_manifest_of_another_build_is_not_believed(checkpoint, convert, tmp_pa
     (tmp_path / "manifest.json").write_text('{"bmodel": 3')
     assert main(["inspect", str(tmp_path / name), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert told["provenance"] is None and "cannot be read" in told["note"] and told["nets"][0]["stages"][0]["cycles"] is None
+    assert (
+        told["provenance"] is None
+        and "cannot be read" in told["note"]
+        and told["nets"][0]["stages"][0]["cycles"] is None
+    )
 
 
-@pytest.mark.parametrize(("content", "why"), [(None, "No such file"), (b"", "the file is empty"), (b"#!/bin/sh\n" * 20, "should begin with 0xff55aaee")])
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [(None, "No such file"), (b"", "the file is empty"), (b"#!/bin/sh\n" * 20, "should begin with 0xff55aaee")],
+)
 def test_what_is_no_bmodel_is_wrong_input(content, why, tmp_path, capsys):
     file = tmp_path / "x.bmodel"
     if content is not None:

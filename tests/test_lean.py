@@ -37,12 +37,24 @@ pytestmark = pytest.mark.compiler
 
 @pytest.fixture
 def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkeypatch):
-    """build(model, net, options, lean) -> (the .bmodel of a net, its cycles), compiled with its weights in codegen or without."""
+    """build(model, net, options, lean) -> (the .bmodel of a net, its cycles), compiled with its weights in codegen or
+    without."""
 
     def run(model, name, options, lean):
         monkeypatch.setattr(forms, "LEAN", 0 if lean else inf)
-        path = vision_checkpoint(model) if model == "qwen2_vl" else checkpoint("qwen2", **SPLIT) if model == "split" else checkpoint(model)
-        made = plan(Job.create({"model": str(path), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
+        path = (
+            vision_checkpoint(model)
+            if model == "qwen2_vl"
+            else checkpoint("qwen2", **SPLIT)
+            if model == "split"
+            else checkpoint(model)
+        )
+        made = plan(
+            Job.create(
+                {"model": str(path), "seq": "64", "out": str(tmp_path / "out")}
+                | {k: str(v) for k, v in options.items()}
+            )
+        )
         net = next(net for net in made.nets if net.name == name)
         made_by = Compiler(net.flags, made.checkpoint, Workplace(tmp_path / f"lean_{lean}", tmp_path / "log"))
         return made_by.run(name, net.mlir, net.weights), made_by.cycles
@@ -76,20 +88,31 @@ CODES = (
 
 
 @pytest.mark.parametrize("name, options", CODES, ids=str)
-def test_codes_that_lowering_does_not_see_make_the_same_program(name, options, compiler, llmconv_env, checkpoint, tmp_path, monkeypatch):
+def test_codes_that_lowering_does_not_see_make_the_same_program(
+    name, options, compiler, llmconv_env, checkpoint, tmp_path, monkeypatch
+):
     monkeypatch.setattr(forms, "LARGE", 0)
-    made = plan(Job.create({"model": str(checkpoint("qwen2")), "seq": "64", "out": str(tmp_path / "out")} | {k: str(v) for k, v in options.items()}))
+    made = plan(
+        Job.create(
+            {"model": str(checkpoint("qwen2")), "seq": "64", "out": str(tmp_path / "out")}
+            | {k: str(v) for k, v in options.items()}
+        )
+    )
     net = next(net for net in made.nets if net.name == name)
     (form,), widened, programs, widen = forms.forms(net), [], [], Lean.widen
     assert form.kind == "packed"
-    monkeypatch.setattr(Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir)))
+    monkeypatch.setattr(
+        Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir))
+    )
     for apart in (False, True):
         monkeypatch.setattr(stand_ins, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
         bare, place = tmp_path / f"{apart}.bmodel", Workplace(tmp_path / f"apart_{apart}", tmp_path / "log")
         made_by = Compiler(net.flags, made.checkpoint, place)
         stand_ins.program(name, form.text, made_by, bare)
         programs.append((bare.read_bytes(), made_by.cycles))
-        assert not [path for path in made_by.scratch.rglob("*") if path.exists() and path.suffix in (".npz", ".coeff")], "nothing is left behind"
+        assert not [
+            path for path in made_by.scratch.rglob("*") if path.exists() and path.suffix in (".npz", ".coeff")
+        ], "nothing is left behind"
     assert widened == [True] and programs[0] == programs[1]
 
 
@@ -103,13 +126,18 @@ def test_codes_are_named_where_they_are_and_where_they_are_multiplied(tmp_path):
 """
     lean = Lean(tmp_path, tmp_path / "weights.npz", {"a_weight": Absent("8x32xui8", lambda: [bytes(256)], "a.q")})
     first, second, third, *rest = lean.narrow(text).splitlines(keepends=True)
-    assert "<8x1xui8>" in first and "(tensor<1x64xf32>, tensor<8x1xui8>, tensor<8x32xui8>, tensor<8x32xui8>, none)" in third
+    assert (
+        "<8x1xui8>" in first
+        and "(tensor<1x64xf32>, tensor<8x1xui8>, tensor<8x32xui8>, tensor<8x32xui8>, none)" in third
+    )
     assert [second, *rest] == [line for i, line in enumerate(text.splitlines(keepends=True)) if i not in (0, 2)]
     assert [(w.name, w.values.shape, w.dtype) for w in lean.stand_ins] == [("a.q", (8, 1), "ui8")]
     lowered = tmp_path / "net.mlir"
     lowered.write_text(lean.narrow(text).replace("top.A", "tpu.A").replace("a.q", "a_weight"))
     lean.widen(lowered)
-    assert lowered.read_text() == text.replace("top.A", "tpu.A").replace("a.q", "a_weight").replace("%1 = \"top.Weight\"()", '%1 = "top.Weight"() {inline_bytes = ""}')
+    assert lowered.read_text() == text.replace("top.A", "tpu.A").replace("a.q", "a_weight").replace(
+        '%1 = "top.Weight"()', '%1 = "top.Weight"() {inline_bytes = ""}'
+    )
 
 
 def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
@@ -125,7 +153,13 @@ def test_a_net_that_is_not_understood_is_left_as_it_is(tmp_path):
     head = 'module @net attributes {module.coeff_addr = 4096 : i64, module.coeff_size = 8192 : i64\n#loc1 = loc("a")\n#loc2 = loc("b")\n'
     first = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 4096 : i64> loc(#loc1)\n'
     fine = '"top.Weight"() {path = "p"} : () -> tensor<8xbf16, 8192 : i64> loc(#loc2)\n'
-    for second in (fine.replace('{path = "p"} ', ""), fine.replace("8192", "4096"), fine.replace("8192", "512"), fine.replace("#loc2", "#loc3"), fine.replace("8xbf16, 8192 : i64", "8xbf16")):
+    for second in (
+        fine.replace('{path = "p"} ', ""),
+        fine.replace("8192", "4096"),
+        fine.replace("8192", "512"),
+        fine.replace("#loc2", "#loc3"),
+        fine.replace("8xbf16, 8192 : i64", "8xbf16"),
+    ):
         mlir.write_text(head + first + second)
         leave_out()
         assert mlir.read_text() == head + first + second and weights.read_bytes() == b"weights"
@@ -147,6 +181,11 @@ def test_linears_without_values_that_lowering_changes_are_refused(tmp_path):
 
     leave_out(text)
     assert mlir.read_text().count("inline_bytes") == 1
-    for other in (text.replace("4x8xbf16", "8x4xbf16"), text.replace("bf16", "f32"), text.replace('"a"', '"a_turned"'), text.replace('"p"', "")):
+    for other in (
+        text.replace("4x8xbf16", "8x4xbf16"),
+        text.replace("bf16", "f32"),
+        text.replace('"a"', '"a_turned"'),
+        text.replace('"p"', ""),
+    ):
         with pytest.raises(ToolError, match="lowering changed linears that it was given without values"):
             leave_out(other)

@@ -1,4 +1,5 @@
-"""Wheel and sdist: built as a release would, installed, and run away from the checkout; and the Python versions that they name."""
+"""Wheel and sdist: built as a release would, installed, and run away from the checkout; and the Python versions that
+they name."""
 
 from __future__ import annotations
 
@@ -19,7 +20,10 @@ from packaging.version import Version
 
 ROOT = Path(__file__).parents[1]
 OLDEST, NEWEST = (3, 10), (3, 13)
-SOURCES = sorted(p for folder in ("llmconv", "tasks", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")) + [ROOT / "dodo.py"]
+SOURCES = [
+    *sorted(p for folder in ("llmconv", "tasks", "tests", "benchmarks") for p in (ROOT / folder).rglob("*.py")),
+    ROOT / "dodo.py",
+]
 
 
 def run(*argv: str | Path, cwd: Path, **env: str) -> str:
@@ -35,7 +39,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """(wheel, sdist); the wheel is built from the sdist, so it also shows that the sdist has everything."""
     out, source = tmp_path_factory.mktemp("dist"), tmp_path_factory.mktemp("source") / "llmconv"
     # a copy: what an earlier build left in the checkout (a list of files) must not count
-    shutil.copytree(ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "demo", "__pycache__"))
+    shutil.copytree(
+        ROOT, source, ignore=shutil.ignore_patterns(".*", "*.egg-info", "build", "dist", "demo", "__pycache__")
+    )
     run(sys.executable, "-m", "build", "--outdir", out, source, cwd=out)
     (wheel,), (sdist,) = out.glob("*.whl"), out.glob("*.tar.gz")
     return wheel, sdist
@@ -46,7 +52,18 @@ def installed(built, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """bin/ of a fresh environment with the wheel; what llmconv depends on comes from this environment."""
     place = tmp_path_factory.mktemp("installed")
     run(sys.executable, "-m", "venv", place, cwd=place)
-    run(place / "bin" / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "--no-deps", "--no-index", built[0], cwd=place)
+    run(
+        place / "bin" / "python",
+        "-m",
+        "pip",
+        "install",
+        "-q",
+        "--disable-pip-version-check",
+        "--no-deps",
+        "--no-index",
+        built[0],
+        cwd=place,
+    )
     (site,) = place.glob("lib/python*/site-packages")
     # a path in a .pth file is not searched for .pth files in turn, so the llmconv of this environment stays out
     (site / "dependencies.pth").write_text("\n".join(p for p in sys.path if p.endswith("-packages")))
@@ -58,10 +75,16 @@ def test_the_wheel_has_every_module_and_data_file(built):
         packed = {name for name in wheel.namelist() if ".dist-info/" not in name}
         metadata = Parser().parsestr(wheel.read(next(n for n in wheel.namelist() if n.endswith("/METADATA"))).decode())
     wanted = {f"llmconv/tasks/{p.name}" for p in (ROOT / "tasks").glob("*.py")}
-    wanted |= {str(p.relative_to(ROOT)) for p in (ROOT / "llmconv").rglob("*") if p.is_file() and "__pycache__" not in p.parts}
+    wanted |= {
+        str(p.relative_to(ROOT)) for p in (ROOT / "llmconv").rglob("*") if p.is_file() and "__pycache__" not in p.parts
+    }
     assert packed == wanted
     assert metadata["Name"] == "llmconv" and metadata["Requires-Python"] == "<3.14,>=3.10"
-    named = {c.rpartition(" ")[2] for c in metadata.get_all("Classifier") if c.startswith("Programming Language :: Python :: 3.")}
+    named = {
+        c.rpartition(" ")[2]
+        for c in metadata.get_all("Classifier")
+        if c.startswith("Programming Language :: Python :: 3.")
+    }
     assert named == {f"3.{minor}" for minor in range(OLDEST[1], NEWEST[1] + 1)}
 
 
@@ -86,7 +109,7 @@ def locked(name: str, minor: int) -> dict[str, Version]:
     lines = (ROOT / name).read_text().splitlines()
     machine = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.9"}
     machine |= {"sys_platform": "linux", "platform_machine": "x86_64"}
-    wanted = [r for r in map(Requirement, filter(lambda line: line[:1] not in ("", "#"), lines))]
+    wanted = list(map(Requirement, filter(lambda line: line[:1] not in ("", "#"), lines)))
     wanted = [r for r in wanted if r.marker is None or r.marker.evaluate(machine)]
     found = {r.name: Version(str(r.specifier).removeprefix("==")) for r in wanted}
     assert len(found) == len(wanted)
@@ -114,10 +137,30 @@ def test_the_oldest_lock_is_the_lower_bounds(built):
 @pytest.mark.compiler
 def test_the_wheel_runs_away_from_the_checkout(installed, checkpoint, llmconv_env, tmp_path):
     env = {k: llmconv_env[k] for k in ("TPUC_ROOT", "LLMCONV_CACHE")}
-    where = run(installed / "python", "-c", "import llmconv, llmconv.tasks; print(llmconv.__file__, llmconv.tasks.__file__)", cwd=tmp_path)
+    where = run(
+        installed / "python",
+        "-c",
+        "import llmconv, llmconv.tasks; print(llmconv.__file__, llmconv.tasks.__file__)",
+        cwd=tmp_path,
+    )
     assert where.count(str(installed.parent)) == 2
-    run(installed / "llm_convert", "-m", checkpoint("qwen2"), "-s", "64", "-q", "w4bf16", "-o", "out", cwd=tmp_path, **env)
-    assert len(list((tmp_path / "out").glob("*.bmodel"))) == 1 and "uPlot" in (tmp_path / "out" / "report.html").read_text()
+    run(
+        installed / "llm_convert",
+        "-m",
+        checkpoint("qwen2"),
+        "-s",
+        "64",
+        "-q",
+        "w4bf16",
+        "-o",
+        "out",
+        cwd=tmp_path,
+        **env,
+    )
+    assert (
+        len(list((tmp_path / "out").glob("*.bmodel"))) == 1
+        and "uPlot" in (tmp_path / "out" / "report.html").read_text()
+    )
     made = json.loads(run(installed / "llmconv", "inspect", "out", "--json", cwd=tmp_path, **env))
     assert len(made["nets"]) == 7 and made["provenance"]["job"]["quantize"] == "w4bf16"
     assert "llmconv 0.1.0" in run(installed / "llmconv", "-V", cwd=tmp_path, **env)
@@ -129,9 +172,18 @@ def test_the_syntax_is_that_of_the_oldest_python():
 
 
 def vermin(*paths: Path) -> subprocess.CompletedProcess[str]:
-    """vermin's exit code is 1 when a file needs a newer Python than the oldest, by its syntax or by names of the standard library."""
+    """vermin's exit code is 1 when a file needs a newer Python than the oldest, by its syntax or by names of the
+    standard library."""
     program = "from vermin import main; main()"
-    argv = [sys.executable, "-c", program, f"--target={OLDEST[0]}.{OLDEST[1]}-", "--no-tips", "--violations", *map(str, paths)]
+    argv = [
+        sys.executable,
+        "-c",
+        program,
+        f"--target={OLDEST[0]}.{OLDEST[1]}-",
+        "--no-tips",
+        "--violations",
+        *map(str, paths),
+    ]
     return subprocess.run(argv, capture_output=True, text=True, timeout=600)
 
 

@@ -1,4 +1,5 @@
-"""The README's table of options is made from the options themselves (pytest tests/test_readme.py --update-golden writes it)."""
+"""The README's table of options is made from the options themselves (pytest tests/test_readme.py --update-golden writes
+it)."""
 
 from __future__ import annotations
 
@@ -49,7 +50,16 @@ def row(option: Option) -> str:
 
 
 def test_the_option_table(request):
-    table = "\n".join(["| option | default | meaning | what it changes in the .bmodel |", "| --- | --- | --- | --- |", *map(row, OPTIONS)]) + "\n"
+    table = (
+        "\n".join(
+            [
+                "| option | default | meaning | what it changes in the .bmodel |",
+                "| --- | --- | --- | --- |",
+                *map(row, OPTIONS),
+            ]
+        )
+        + "\n"
+    )
     before, rest = README.read_text().split(BEGIN)
     found, after = rest.split(END)
     if request.config.getoption("--update-golden"):

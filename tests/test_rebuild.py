@@ -1,4 +1,5 @@
-"""What a change rebuilds: the table in the README is made here (pytest tests/test_rebuild.py --update-golden writes it)."""
+"""What a change rebuilds: the table in the README is made here (pytest tests/test_rebuild.py --update-golden writes
+it)."""
 
 from __future__ import annotations
 
@@ -75,7 +76,13 @@ def describe(ran: list[str]) -> str:
     parts = []
     for kind in sorted(kinds):
         layers = sorted(kinds[kind])
-        parts.append(f"{kind} of layer {', '.join(map(str, layers))}" if layers[0] >= 0 and len(layers) < 4 else f"every {kind}" if layers[0] >= 0 else kind)
+        parts.append(
+            f"{kind} of layer {', '.join(map(str, layers))}"
+            if layers[0] >= 0 and len(layers) < 4
+            else f"every {kind}"
+            if layers[0] >= 0
+            else kind
+        )
     if "config" in ran:
         parts.append("config/")
     if not parts:

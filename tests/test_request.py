@@ -29,7 +29,7 @@ def test_both_front_doors_make_the_same_request(tmp_path, monkeypatch):
     asked = Request.create(DOIT)
     assert asked.job.model_path == tmp_path / "m" and asked.layout.out == tmp_path / "o"
     assert (asked.job.weight_bits, asked.job.symmetric, asked.job.dynamic) == (4, True, False)
-    same = by_argv("-m m -s 64 -o o -q w4bf16 --symmetric --memory 2G".split())
+    same = by_argv(["-m", "m", "-s", "64", "-o", "o", "-q", "w4bf16", "--symmetric", "--memory", "2G"])
     assert (same.job, same.build, {"dynamic": "0", **same.typed}) == (asked.job, asked.build, dict(asked.typed))
     assert by_argv(arguments(asked.typed)).job == asked.job and by_argv(arguments(asked.typed)).build == asked.build
     assert list(asked.typed) == [o.name for o in OPTIONS if o.name in asked.typed], "whatever order they were typed in"

@@ -46,7 +46,10 @@ def test_decode_stages_use_the_addresses_of_the_first(checkpoint, convert):
     out = convert(checkpoint("qwen2", num_hidden_layers=1), seq=64, chunk_length=16)
     (file,) = out.glob("*.bmodel")
     (net,) = (net for net in BModel.read(file).tree["net"] if net["name"] == "block_cache_0")
-    first, *others = ({"memory": (s["io_addr"], s["io_size"])} | {t["name"]: t["device_addr"] for t in s["input_tensor"]} for s in net["parameter"])
+    first, *others = (
+        {"memory": (s["io_addr"], s["io_size"])} | {t["name"]: t["device_addr"] for t in s["input_tensor"]}
+        for s in net["parameter"]
+    )
     assert others == [first, first]
 
 
@@ -60,10 +63,15 @@ TABLES = {
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize(("tied", "vocab"), [(False, 9001), *(pytest.param(t, v, marks=pytest.mark.slow) for t, v in ((True, 9001), (True, 8192)))])
+@pytest.mark.parametrize(
+    ("tied", "vocab"),
+    [(False, 9001), *(pytest.param(t, v, marks=pytest.mark.slow) for t, v in ((True, 9001), (True, 8192)))],
+)
 @pytest.mark.parametrize("case", TABLES)
 def test_nets_compiled_without_their_table_equal_those_compiled_with_it(case, tied, vocab, checkpoint, convert):
-    model = checkpoint("qwen2", num_hidden_layers=1, vocab_size=vocab, hidden_size=128, intermediate_size=128, tie_word_embeddings=tied)
+    model = checkpoint(
+        "qwen2", num_hidden_layers=1, vocab_size=vocab, hidden_size=128, intermediate_size=128, tie_word_embeddings=tied
+    )
     stamped, compiled = (convert(model, seq=32, no_stamp=n, **TABLES[case]) for n in (0, 1))
     assert content(stamped) == content(compiled)
     made = {n["name"]: n for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
@@ -104,8 +112,12 @@ HOLLOW = {
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("case", [*list(HOLLOW)[:3], *(pytest.param(case, marks=pytest.mark.slow) for case in list(HOLLOW)[3:])])
-def test_nets_compiled_without_their_linears_equal_those_compiled_with_them(case, checkpoint, vision_checkpoint, convert, monkeypatch):
+@pytest.mark.parametrize(
+    "case", [*list(HOLLOW)[:3], *(pytest.param(case, marks=pytest.mark.slow) for case in list(HOLLOW)[3:])]
+)
+def test_nets_compiled_without_their_linears_equal_those_compiled_with_them(
+    case, checkpoint, vision_checkpoint, convert, monkeypatch
+):
     name, options = HOLLOW[case]
     model = vision_checkpoint(name) if "vl" in name else checkpoint(name, num_hidden_layers=3)
     compiled = convert(model, seq=64, no_stamp=1, **{"quantize": "bf16", **options})
@@ -113,7 +125,9 @@ def test_nets_compiled_without_their_linears_equal_those_compiled_with_them(case
     stamped = convert(model, seq=64, no_cache=1, **{"quantize": "bf16", **options})
     assert content(stamped) == content(compiled)
     made = {n["name"]: n for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
-    hollow = {n["name"] for n in made.values() if n["how"] == "compiled" and (n["layer"] is not None or n["name"] == "vit")}
+    hollow = {
+        n["name"] for n in made.values() if n["how"] == "compiled" and (n["layer"] is not None or n["name"] == "vit")
+    }
     assert {n["name"] for n in made.values() if n["form"] == "hollow"} >= hollow > set()
 
 
@@ -128,10 +142,16 @@ DEVICES = {
 
 
 @pytest.mark.compiler
-@pytest.mark.parametrize("case", [*list(DEVICES)[:3], *(pytest.param(case, marks=pytest.mark.slow) for case in list(DEVICES)[3:])])
+@pytest.mark.parametrize(
+    "case", [*list(DEVICES)[:3], *(pytest.param(case, marks=pytest.mark.slow) for case in list(DEVICES)[3:])]
+)
 def test_blocks_of_several_devices_in_cheaper_forms_equal_those_in_float32(case, checkpoint, convert, monkeypatch):
     options = {"num_device": 2, **DEVICES[case]}
-    model = checkpoint("qwen2", num_hidden_layers=2, **SPLIT | {"intermediate_size": 8448, "vocab_size": options.pop("vocab_size", 256)})
+    model = checkpoint(
+        "qwen2",
+        num_hidden_layers=2,
+        **SPLIT | {"intermediate_size": 8448, "vocab_size": options.pop("vocab_size", 256)},
+    )
     compiled = convert(model, seq=64, no_stamp=1, **options)
     monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
     cheaper = convert(model, seq=64, no_cache=1, **options)
@@ -142,11 +162,15 @@ def test_blocks_of_several_devices_in_cheaper_forms_equal_those_in_float32(case,
     made = {name: n for name, n in made.items() if n["layer"] is not None}
     assert {n["form"] for n in made.values()} == ({"packed"} if "w4" in options["quantize"] else {""})
     codes = "compiled from codes of ours, which its linears, one by one, showed to be right"
-    assert {n["why"] for n in made.values()} == {codes if "w4" in options["quantize"] else "compiled for a part for each device, which is not stamped"}
+    assert {n["why"] for n in made.values()} == {
+        codes if "w4" in options["quantize"] else "compiled for a part for each device, which is not stamped"
+    }
 
 
 @pytest.mark.compiler
-def test_a_block_of_several_devices_whose_weights_cannot_be_coded_is_compiled_as_it_is(checkpoint, convert, monkeypatch):
+def test_a_block_of_several_devices_whose_weights_cannot_be_coded_is_compiled_as_it_is(
+    checkpoint, convert, monkeypatch
+):
     model = checkpoint("qwen2", num_hidden_layers=1, seed=7, **SPLIT)
     file = model / "model.safetensors"
     data = bytearray(file.read_bytes())
@@ -170,7 +194,11 @@ def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint,
     data = bytearray(file.read_bytes())
     (size,) = struct.unpack_from("<Q", data)
     tensors = json.loads(data[8 : 8 + size])
-    for name in ("model.layers.0.self_attn.q_proj.weight", "model.layers.0.mlp.up_proj.weight", "model.embed_tokens.weight"):
+    for name in (
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.0.mlp.up_proj.weight",
+        "model.embed_tokens.weight",
+    ):
         first, _ = tensors[name]["data_offsets"]
         struct.pack_into("<6H", data, 8 + size + first, 0x0001, 0x807F, 0x007F, 0x8000, 0x0080, 0x8080)
     file.write_bytes(data)
@@ -188,26 +216,42 @@ def test_denormal_weights_are_rounded_as_the_compiler_does(quantize, checkpoint,
     ("w4bf16", "quantize", "lambda *a: (lambda q, s, z: (q, s ^ 1, z))(*whole(*a))"),
     ("bf16", "half_bits", "lambda *a: whole(*a) & 0xFFFE"),
 ], ids=["packed", "hollow"])  # fmt: skip
-def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(quantize, function, code, checkpoint, convert, monkeypatch):
-    """With wrong scales or a wrong rounding in llmconv.coefficients each check fails, the compiler gets every block as it is, those too that were to be
-    stamped, and the result is right."""
+def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(
+    quantize, function, code, checkpoint, convert, monkeypatch
+):
+    """With wrong scales or a wrong rounding in llmconv.coefficients each check fails, the compiler gets every block as
+    it is, those too that were to be stamped, and the result is right."""
     model = checkpoint("qwen2", num_hidden_layers=3)
     right = convert(model, seq=32, quantize=quantize, no_stamp=1, no_cache=1)
     monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
-    monkeypatch.setenv("PYTHONPATH", patched(right.parent, f"import llmconv.coefficients.blob as c\nwhole = c.{function}\nc.{function} = {code}\n"))
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        patched(right.parent, f"import llmconv.coefficients.blob as c\nwhole = c.{function}\nc.{function} = {code}\n"),
+    )
     mended = convert(model, seq=32, quantize=quantize, no_cache=1)
     assert content(mended) == content(right)
     made = [n for n in json.loads((mended / "manifest.json").read_text())["nets"] if n["layer"] is not None]
-    assert all(re.match("compiled with all its weights: our coefficients for .* differ from the compiler's", n["why"]) and not n["form"] for n in made)
+    assert all(
+        re.match("compiled with all its weights: our coefficients for .* differ from the compiler's", n["why"])
+        and not n["form"]
+        for n in made
+    )
     assert {n["how"] for n in made} == {"compiled"} and {n["layer"] for n in made} == {0, 1, 2}
 
 
 @pytest.mark.compiler
 def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint, convert, monkeypatch, capfd):
-    """With a wrong rounding in llmconv.coefficients the self-check fails, every net is compiled, and the result is right all the same."""
+    """With a wrong rounding in llmconv.coefficients the self-check fails, every net is compiled, and the result is
+    right all the same."""
     model = checkpoint("qwen2", num_hidden_layers=4)
     right = convert(model, seq=32, no_stamp=1, no_cache=1)
-    monkeypatch.setenv("PYTHONPATH", patched(right.parent, "import llmconv.coefficients.blob as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n"))
+    monkeypatch.setenv(
+        "PYTHONPATH",
+        patched(
+            right.parent,
+            "import llmconv.coefficients.blob as c\nwhole = c.half_bits\nc.half_bits = lambda *a, **k: whole(*a, **k) & 0xFFFE\n",
+        ),
+    )
     wrong = convert(model, seq=32, no_cache=1)
     assert content(wrong) == content(right)
     made = json.loads((wrong / "manifest.json").read_text())["nets"]
@@ -233,13 +277,21 @@ FORMS = [Form("hollow", Text("cheap")), Form("", Text("whole"))]
 
 def test_a_form_that_the_compiler_refuses_is_followed_by_the_net_and_told():
     build = _Build(ToolError("net block_0: the compiler died of SIGABRT", "arr.word_size"))
-    assert first_outcome(build, FORMS) == ("whole", "compiled as it is, because the compiler fails on a cheaper form: arr.word_size")
+    assert first_outcome(build, FORMS) == (
+        "whole",
+        "compiled as it is, because the compiler fails on a cheaper form: arr.word_size",
+    )
 
 
-@pytest.mark.parametrize(("kind", "told"), [("packed", "compiled with all its weights: "), ("halved", "compiled as it is, because ")])
+@pytest.mark.parametrize(
+    ("kind", "told"), [("packed", "compiled with all its weights: "), ("halved", "compiled as it is, because ")]
+)
 @pytest.mark.parametrize("refusal", [Refused, NotCovered])
 def test_a_form_that_is_of_no_use_is_followed_by_the_net_and_told(kind, told, refusal):
-    build, reason = _Build(refusal("a reason")), "llmconv does not compute a reason" if refusal is NotCovered else "a reason"
+    build, reason = (
+        _Build(refusal("a reason")),
+        "llmconv does not compute a reason" if refusal is NotCovered else "a reason",
+    )
     assert first_outcome(build, [Form(kind, Text("cheap")), FORMS[1]], "before") == ("whole", told + reason)
 
 

@@ -1,8 +1,7 @@
 """Tiny random checkpoints of the models that see, under the tensor names and config fields that each publishes.
 
-Names and shapes come from transformers' own class, built without storage. Values are drawn so that mistakes show: norms differ from 1,
-biases are not zero, weights keep unit scale.
-"""
+Names and shapes come from transformers' own class, built without storage. Values are drawn so that mistakes show: norms
+differ from 1, biases are not zero, weights keep unit scale."""
 
 from __future__ import annotations
 
@@ -26,7 +25,13 @@ _TEXT = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-_TOKENS = {"image_token_id": 1000, "video_token_id": 1001, "vision_start_token_id": 998, "vision_end_token_id": 999, "torch_dtype": "bfloat16"}
+_TOKENS = {
+    "image_token_id": 1000,
+    "video_token_id": 1001,
+    "vision_start_token_id": 998,
+    "vision_end_token_id": 999,
+    "torch_dtype": "bfloat16",
+}
 _CHUNKED = {"rope_theta": 1000000.0, "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
 _SIZES = {"num_heads": 4, "patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
 CONFIGS: dict[str, dict[str, Any]] = {
@@ -35,7 +40,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     | _CHUNKED
     | {
         "model_type": "qwen2_vl",
-        "vision_config": _SIZES | {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 320, "mlp_ratio": 4, "hidden_size": 256, "in_chans": 3},
+        "vision_config": _SIZES
+        | {"model_type": "qwen2_vl", "depth": 2, "embed_dim": 320, "mlp_ratio": 4, "hidden_size": 256, "in_chans": 3},
     },
     "qwen2_5_vl": _TEXT
     | _TOKENS
@@ -102,7 +108,11 @@ def whole(model: Path | dict[str, Any]):
 
 def published(name: str, kind: str) -> str:
     """What a checkpoint calls the class's parameter."""
-    return name if kind == "qwen3_vl" else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+    return (
+        name
+        if kind == "qwen3_vl"
+        else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+    )
 
 
 def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float = 1.5):
@@ -123,21 +133,36 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float 
 
 
 def make(
-    place: Path, name: str, *, seed: int = 0, text: dict | None = None, vision: dict | None = None, internal: bool = False, gain: float = 1.5, **changes: Any
+    place: Path,
+    name: str,
+    *,
+    seed: int = 0,
+    text: dict | None = None,
+    vision: dict | None = None,
+    internal: bool = False,
+    gain: float = 1.5,
+    **changes: Any,
 ) -> Path:
-    """Write checkpoint `name` to a directory of that name in `place`. text, vision, changes: fields of those parts of config.json and of
-    the whole that are otherwise; internal: tensors under transformers' own names; gain: of linears (see draw)."""
+    """Write checkpoint `name` to a directory of that name in `place`. text, vision, changes: fields of those parts of
+    config.json and of the whole that are otherwise; internal: tensors under transformers' own names; gain: of linears
+    (see draw)."""
     import torch
     from safetensors.torch import save_file
 
     config = CONFIGS[name] | changes
-    config = config | {"text_config": config["text_config"] | (text or {})} if "text_config" in config else config | (text or {})
+    config = (
+        config | {"text_config": config["text_config"] | (text or {})}
+        if "text_config" in config
+        else config | (text or {})
+    )
     config |= {"vision_config": config["vision_config"] | (vision or {})}
     made = {}
     for parameter, value in whole(config).state_dict().items():
         tensor = parameter if internal else published(parameter, name)
         if not (tensor == "lm_head.weight" and (config | config.get("text_config", {}))["tie_word_embeddings"]):
-            made[tensor] = torch.from_numpy(draw(name, tensor, tuple(value.shape), seed, gain)).to(torch.bfloat16).contiguous()
+            made[tensor] = (
+                torch.from_numpy(draw(name, tensor, tuple(value.shape), seed, gain)).to(torch.bfloat16).contiguous()
+            )
     path = place / name
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config, indent=1))

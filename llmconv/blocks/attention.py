@@ -19,8 +19,8 @@ class Step:
     length: new tokens; history: rows of KV cache before them; capacity: positions in the rotary tables.
     decode: one token behind the cache, for good (else `length` is the most that a launch may bring).
     dynamic: a launch may bring fewer tokens, and fewer rows of history.
-    split: for several devices: rope is written in elementary operations (the compiler splits no other form), and the last block
-    leaves the final norm to the head.
+    split: for several devices: rope is written in elementary operations (the compiler splits no other form), and the
+    last block leaves the final norm to the head.
     batch: sequences decoded at once; more than one writes the new rows into the cache instead of returning them.
     mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
     """
@@ -42,8 +42,8 @@ class Step:
 
 @dataclass(frozen=True)
 class Tokens:
-    """What attention needs beside the hidden states: positions, the mask (None as long as none is made), and history_k and
-    history_v if there are any."""
+    """What attention needs beside the hidden states: positions, the mask (None as long as none is made), and history_k
+    and history_v if there are any."""
 
     positions: Value
     mask: Value | None
@@ -53,9 +53,8 @@ class Tokens:
 def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
     """Rotary embedding of q and k [B, L, heads, D] by rows of the cos and sin tables.
 
-    Elements beyond the rotated ones come through unchanged. Where pairs are neighbours the tables have 1 and 0 for them;
-    where they are halves they are cut off and put back (a wider table would pair the wrong elements).
-    """
+    Elements beyond the rotated ones come through unchanged. Where pairs are neighbours the tables have 1 and 0 for
+    them; where they are halves they are cut off and put back (a wider table would pair the wrong elements)."""
     params = dict(spec.kinds[layer].rope)
     width = spec.head_dim if spec.rope_mode == NEIGHBOURS else params["dim"]
     if spec.rope_mode == NEIGHBOURS:
@@ -78,11 +77,11 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
 
 
 def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str, Value]:
-    """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L] (or [B, 3, 1]).
+    """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L] (or [B, 3,
+    1]).
 
-    One table has a column for the cos and one for the sin of every frequency; of the rows for an axis the columns of other axes are
-    made 0, and their sum has each column from its own axis. Exact: all but one of the addends are 0.
-    """
+    One table has a column for the cos and one for the sin of every frequency; of the rows for an axis the columns of
+    other axes are made 0, and their sum has each column from its own axis. Exact: all but one of the addends are 0."""
     width = kind.rope["dim"]
     # a sequence's three positions are side by side where several are decoded: [B, 3, 1]
     shape, axes_at = ((step.capacity, 1, width), 0) if step.batch == 1 else ((step.capacity, width), 1)
@@ -92,12 +91,24 @@ def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str
     for axis, letter in enumerate("thw"):
         first, last = [0] * 4, list(found.shape)
         first[axes_at], last[axes_at] = axis, axis + 1
-        rows = g.Slice(found, g.none, g.none, g.none, offset=tuple(first), steps=(1,) * 4, ends=tuple(last), name=f"rotary_{letter}")
+        rows = g.Slice(
+            found,
+            g.none,
+            g.none,
+            g.none,
+            offset=tuple(first),
+            steps=(1,) * 4,
+            ends=tuple(last),
+            name=f"rotary_{letter}",
+        )
         own = tuple(float(a == axis) for a in kind.axes)
         mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, width), ("values", ((((*own, *own),),),)))
         rows = g.Mul(rows, mask, name=f"rotary_{letter}.mul")
         total = rows if total is None else g.Add(total, rows, name=f"rotary_{letter}.add")
-    parts = {part: cut(g, total, first, first + width // 2, f"rotary_{part}.half") for part, first in (("cos", 0), ("sin", width // 2))}
+    parts = {
+        part: cut(g, total, first, first + width // 2, f"rotary_{part}.half")
+        for part, first in (("cos", 0), ("sin", width // 2))
+    }
     return {part: g.Concat(half, half, axis=3, name=f"rotary_{part}") for part, half in parts.items()}
 
 
@@ -112,7 +123,16 @@ def _elementary_rope(g: Graph, x: Value, sin: Value, cos: Value, name: str) -> V
 def cut(g: Graph, x: Value, first: int, last: int, name: str) -> Value:
     """Elements [first, last) of the last axis."""
     rank = len(x.shape)
-    return g.Slice(x, g.none, g.none, g.none, offset=(0,) * (rank - 1) + (first,), steps=(1,) * rank, ends=x.shape[:-1] + (last,), name=name)
+    return g.Slice(
+        x,
+        g.none,
+        g.none,
+        g.none,
+        offset=(0,) * (rank - 1) + (first,),
+        steps=(1,) * rank,
+        ends=(*x.shape[:-1], last),
+        name=name,
+    )
 
 
 def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: Tokens) -> tuple[Value, Value, Value]:
@@ -130,7 +150,9 @@ def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: To
         # -1 lets a dynamic launch set the length
         free = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
         name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
-        projected[role] = g.Reshape(projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name)
+        projected[role] = g.Reshape(
+            projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name
+        )
     q, k, v = (projected[role] for role in "qkv")
     if spec.qk_norm == "head":
         q = rms_norm(g, spec, "q_norm", layer, q)
@@ -163,6 +185,6 @@ def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Va
     """The cache with the new rows: behind it, or in its last place when several sequences are decoded at once."""
     if step.batch > 1:
         return g.Insert(history, rows, axis=1, offset=step.history - 1, name=f"{path}.insert")
-    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied. Of a history that may be shorter
-    # the end is not known then, and the chip would attend to what lies between.
+    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied. Of a history that
+    # may be shorter the end is not known then, and the chip would attend to what lies between.
     return g.Concat(history, rows, axis=1, only_merge=not step.dynamic, name=f"{path}.concat")

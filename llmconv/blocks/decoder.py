@@ -28,10 +28,12 @@ def _no_experts(config: Config) -> Experts | None:
 class Decoder:
     """A family's knobs. A bias knob is True, False, or the config.json field that says so.
 
-    names, fused, qk_norm, norm_offset, rope_mode: see `Spec`. prefixes: what tensor names may begin with in place of "model.".
+    names, fused, qk_norm, norm_offset, rope_mode: see `Spec`. prefixes: what tensor names may begin with in place of
+    "model.".
     section: the part of config.json that describes the decoder, where that is not the whole.
     defaults: what the family's own class takes for fields that config.json leaves out.
-    requires: fields whose other values would mean maths that llmconv does not have (null always stands for the one it has).
+    requires: fields whose other values would mean maths that llmconv does not have (null always stands for the one it
+    has).
     fields: from the family's config.json, the fields that llama (or granite, for the multipliers) calls otherwise.
     kinds: what differs from layer to layer. experts: the sizes of routed experts.
     """
@@ -94,7 +96,8 @@ class Decoder:
         )
 
     def _names(self, tensors: Container[str]) -> Mapping[str, str]:
-        """The names under the prefix that the checkpoint's token table has (the first of the prefixes if it has none)."""
+        """The names under the prefix that the checkpoint's token table has (the first of the prefixes if it has
+        none)."""
 
         def under(prefix: str, name: str) -> str:
             return prefix + name.removeprefix("model.") if name.startswith("model.") else name
@@ -124,10 +127,10 @@ def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Val
 
 
 def inputs(g: Graph, spec: Spec, step: Step, window: int | None) -> tuple[Value, Tokens]:
-    """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L] (with three positions for
-    every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (not where
-    prefill has a constant tile; the mask is None then in a layer with a window), and history_k and history_v
-    [B, history, KV, D]."""
+    """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L] (with three
+    positions for every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (not where
+    prefill has a constant tile; the mask is None then in a layer with a window), and history_k and history_v [B,
+    history, KV, D]."""
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
     many, axes = step.batch > 1, spec.positions
     shape = (step.batch, step.length) if axes == 1 else (step.batch, axes, step.length) if many else (axes, step.length)
@@ -148,8 +151,9 @@ def inputs(g: Graph, spec: Spec, step: Step, window: int | None) -> tuple[Value,
 
 
 def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> Graph:
-    """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and v_cache
-    [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm, unless it is for several devices."""
+    """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and
+    v_cache [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm,
+    unless it is for several devices."""
     g = Graph(name, lora_rank=lora_rank, platform=spec.platform)
     window = spec.window(layer, min(step.keys, step.capacity))
     x, tokens = inputs(g, spec, step, window)

@@ -22,22 +22,31 @@ def windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
 
 
 def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """Layers have the window where layer_types says so, or else from max_window_layers on; only with use_sliding_window."""
+    """Layers have the window where layer_types says so, or else from max_window_layers on; only with
+    use_sliding_window."""
     count, rope = config.int("num_hidden_layers"), config.rope(head_dim)
     window = config.int("sliding_window", 4096) if config.bool("use_sliding_window", False) else None
     first = config.int("max_window_layers", 28, least=0)
-    sliding = config.get("layer_types") or ["sliding_attention" if i >= first else "full_attention" for i in range(count)]
+    sliding = config.get("layer_types") or [
+        "sliding_attention" if i >= first else "full_attention" for i in range(count)
+    ]
     return tuple(Layer(rope, window if kind == "sliding_attention" else None) for kind in sliding[:count])
 
 
-def three_axes(rule: Rule, axes: Callable[[Config, Sequence[int], int], tuple[int, ...]], sections: tuple[int, int, int]) -> Rule:
-    """The layers of `rule`, whose tokens have three positions: axes(config, sections, frequencies) says which one each frequency turns by.
+def three_axes(
+    rule: Rule, axes: Callable[[Config, Sequence[int], int], tuple[int, ...]], sections: tuple[int, int, int]
+) -> Rule:
+    """The layers of `rule`, whose tokens have three positions: axes(config, sections, frequencies) says which one each
+    frequency turns by.
 
     sections: how many frequencies each axis has where rope's mrope_section does not say.
     """
 
     def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
-        return tuple(replace(kind, axes=axes(config, kind.rope.get("mrope_section", sections), kind.rope["dim"] // 2)) for kind in rule(config, head_dim))
+        return tuple(
+            replace(kind, axes=axes(config, kind.rope.get("mrope_section", sections), kind.rope["dim"] // 2))
+            for kind in rule(config, head_dim)
+        )
 
     return kinds
 
@@ -45,7 +54,10 @@ def three_axes(rule: Rule, axes: Callable[[Config, Sequence[int], int], tuple[in
 def chunked(config: Config, sections: Sequence[int], frequencies: int) -> tuple[int, ...]:
     """All frequencies of time, then those of height, then those of width (and so on)."""
     if sum(sections) != frequencies:
-        raise config.error("rope mrope_section", f"is {list(sections)}, which does not add up to the {frequencies} frequencies of a head")
+        raise config.error(
+            "rope mrope_section",
+            f"is {list(sections)}, which does not add up to the {frequencies} frequencies of a head",
+        )
     return tuple(number % 3 for number, count in enumerate(sections) for _ in range(count))
 
 

@@ -8,11 +8,15 @@ from llmconv.top.graph import Graph, Value
 
 
 def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool = True) -> Value:
-    """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA (where
-    adapters are made for the role)."""
+    """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA
+    (where adapters are made for the role)."""
     k, n = spec.linear(role)
     path = spec.path(role, layer)
-    bias = g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias")) if role in spec.bias else g.none
+    bias = (
+        g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias"))
+        if role in spec.bias
+        else g.none
+    )
     source = spec.source(role, layer)
     if weight := packed(spec, source, n):
         out = matmul(g, path, weight, (k, n), x, bias, ordered_by(spec, role, layer, weight))
@@ -41,9 +45,8 @@ def lora(g: Graph, path: str, name: str, x: Value, base: Value, k: int, n: int, 
 def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name: str | None = None) -> Value:
     """RMSNorm over the last axis by the role's weight; x itself where the family has no such norm.
 
-    The operation is named after its weight unless `name` says otherwise. Weights with an offset (1 + w) stay float32 in the
-    net, because bf16 would lose the low bits of w; not where dynamic nets cannot read them (Spec.float_norms).
-    """
+    The operation is named after its weight unless `name` says otherwise. Weights with an offset (1 + w) stay float32 in
+    the net, because bf16 would lose the low bits of w; not where dynamic nets cannot read them (Spec.float_norms)."""
     if role not in spec.names:
         return x
     path = spec.path(role, layer)
@@ -51,7 +54,9 @@ def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name:
     if spec.norm_offset:
         recipe = ("add", recipe, spec.norm_offset)
     weight = g.weight(f"{path}.weight", (1,) * (len(x.shape) - 1) + (x.shape[-1],), recipe)
-    return g.RMSNorm(x, weight, eps=spec.eps, weight_keep_f32=bool(spec.norm_offset) and spec.float_norms, name=name or path)
+    return g.RMSNorm(
+        x, weight, eps=spec.eps, weight_keep_f32=bool(spec.norm_offset) and spec.float_norms, name=name or path
+    )
 
 
 def scale(g: Graph, x: Value, factor: float, name: str) -> Value:

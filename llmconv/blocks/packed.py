@@ -1,4 +1,5 @@
-"""Linear layers whose weights a checkpoint holds quantised: A16MatMul on its own integers, or a MatMul on the dequantised weight."""
+"""Linear layers whose weights a checkpoint holds quantised: A16MatMul on its own integers, or a MatMul on the
+dequantised weight."""
 
 from __future__ import annotations
 
@@ -10,7 +11,8 @@ from llmconv.checkpoint.recipe import names, replaced
 from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value
 
-LANES = 64  # A16MatMul with another number of outputs is dequantised by the compiler too, which dies of some on two cores
+# A16MatMul with another number of outputs is dequantised by the compiler too, which dies of some on two cores
+LANES = 64
 
 
 def floats(spec: Spec, source: tuple) -> tuple:
@@ -46,13 +48,18 @@ def packed(spec: Spec, source: tuple, outputs: int) -> Packed | None:
             "it is one part of several of a matrix in the net",
             "Say -q bf16 (weights are dequantised).",
         )
-    made = {part: replaced(source, lambda name, part=part: getattr(kept[name], part)) for part in ("codes", "scales", "zeros", "values")}
+    made = {
+        part: replaced(source, lambda name, part=part: getattr(kept[name], part))
+        for part in ("codes", "scales", "zeros", "values")
+    }
     return replace(one, **made)
 
 
-def matmul(g: Graph, path: str, weight: Packed, shape: tuple[int, int], x: Value, bias: Value, shared: str = "") -> Value:
-    """x [.., K] times the weight, of `shape` (K, N), plus the bias. shared: the path by which inputs in another order are named,
-    so that layers that want the same input in the same order share it."""
+def matmul(
+    g: Graph, path: str, weight: Packed, shape: tuple[int, int], x: Value, bias: Value, shared: str = ""
+) -> Value:
+    """x [.., K] times the weight, of `shape` (K, N), plus the bias. shared: the path by which inputs in another order
+    are named, so that layers that want the same input in the same order share it."""
     k, n = shape
     parts = (
         g.weight(f"{path}.qweight", (n, k * weight.bits // 8), weight.codes, "ui8"),

@@ -1,4 +1,5 @@
-"""What a .bmodel holds, in figures: its nets, the bytes of every part, which nets share coefficients. Nothing but the file is asked."""
+"""What a .bmodel holds, in figures: its nets, the bytes of every part, which nets share coefficients. Nothing but the
+file is asked."""
 
 from __future__ import annotations
 
@@ -31,12 +32,11 @@ MODULES = {"kernel_module": "kernel module", "cpuop_module": "host operations", 
 def describe(path: Path) -> dict[str, Any]:
     """Figures of the file at `path`, JSON-able; bytes throughout. Raises ConvertError as BModel.read does.
 
-    parts: stored bytes by part of the file, adding up to its size. coefficients: `stored` once, `used` by all nets together, `shared`
-    the difference; by_role: stored bytes by the compiler's name for them (tpu.A16MatMul.scale), as far as the file names them; both
-    also for every net.
-    device_memory: what a runtime needs on one device: coefficients, intermediate tensors (one area for all nets), and the
-    inputs and outputs of nets that have their own. nets: see `_net`.
-    """
+    parts: stored bytes by part of the file, adding up to its size. coefficients: `stored` once, `used` by all nets
+    together, `shared` the difference; by_role: stored bytes by the compiler's name for them (tpu.A16MatMul.scale), as
+    far as the file names them; both also for every net.
+    device_memory: what a runtime needs on one device: coefficients, intermediate tensors (one area for all nets), and
+    the inputs and outputs of nets that have their own. nets: see `_net`."""
     model = BModel.read(path)
     raw = model.tree["net"]
     holders: dict[Blob, str] = {}
@@ -70,8 +70,8 @@ def _net(net: Net, tree: Mapping[str, Any], holders: dict[Blob, str]) -> dict[st
 
 
 def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob, str]) -> dict[str, Any]:
-    """One set of shapes. same_as: the first net of the file with these very coefficients. commands: bytes, and how many instructions
-    each engine gets (0 where the file has a program for the chip's own processor instead)."""
+    """One set of shapes. same_as: the first net of the file with these very coefficients. commands: bytes, and how many
+    instructions each engine gets (0 where the file has a program for the chip's own processor instead)."""
     holder = holders.setdefault(stage.coeff, name) if stage.coeff.size else name
     groups = list(_groups(tree))
     return {
@@ -80,7 +80,12 @@ def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob,
         "dynamic": stage.dynamic,
         "cores": stage.core_num,
         "subnets": stage.subnets,
-        "coefficients": {"bytes": stage.coeff.size, "sha256": stage.coeff_sha256, "same_as": holder if holder != name else None, "by_role": _roles([stage])},
+        "coefficients": {
+            "bytes": stage.coeff.size,
+            "sha256": stage.coeff_sha256,
+            "same_as": holder if holder != name else None,
+            "by_role": _roles([stage]),
+        },
         "encrypted": bool(tree.get("coeff_mem", {}).get("encrypt_mode", 0)),
         "commands": {
             "bytes": sum(blob.size for blob in {b for c in stage.commands for b in (c.bdc, c.gdma)}),
@@ -105,7 +110,7 @@ def _groups(stage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 def _parts(model: BModel, size: int) -> dict[str, int]:
     """Bytes by part; blobs that several nets refer to count once."""
     parts: Counter[str] = Counter()
-    for (start, length), part in sorted(_blobs(model).items()):
+    for (_start, length), part in sorted(_blobs(model).items()):
         if length:
             parts[part] += length
     parts["description"] = model.base
@@ -139,7 +144,9 @@ def _device(nets: tuple[Net, ...], raw: Any) -> dict[str, int]:
     devices: dict[int, list[Net]] = {}
     for net, tree in zip(nets, raw):
         devices.setdefault(tree.get("cascade", {}).get("device_id", 0), []).append(net)
-    return max((_memory(members) for members in devices.values()), key=lambda memory: sum(memory.values()), default=_memory([]))
+    return max(
+        (_memory(members) for members in devices.values()), key=lambda memory: sum(memory.values()), default=_memory([])
+    )
 
 
 def _memory(nets: list[Net]) -> dict[str, int]:

@@ -10,8 +10,9 @@ from pathlib import Path
 from llmconv.bmodel.read import BModel
 
 EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # as long as every time that the compiler writes
-# What binary_ir has of bytes that the compiler never writes, so that they hold whatever memory held. (Measured with pairs of compilations;
-# the first under different MALLOC_PERTURB_, the second, which is of the stack, as addresses differ from one process to the next.)
+# What binary_ir has of bytes that the compiler never writes, so that they hold whatever memory held. (Measured with
+# pairs of compilations; the first under different MALLOC_PERTURB_, the second, which is of the stack, as addresses
+# differ from one process to the next.)
 UNWRITTEN = (
     # three bytes of every group of operations, behind its counts of inputs, outputs and constants
     re.compile(rb"[\x01-\x1f]\x00\xff[\x00-\x1f].[\x22\x23][\x01\x03](...)", re.DOTALL),
@@ -27,7 +28,12 @@ def normalise(path: Path) -> None:
     """
     model = BModel.read(path)
     stamp = model.tree["time"].encode()
-    binaries = [stage["binary_ir"] for net in model.tree["net"] for stage in net["parameter"] if stage.get("binary_ir", (0, 0))[1]]
+    binaries = [
+        stage["binary_ir"]
+        for net in model.tree["net"]
+        for stage in net["parameter"]
+        if stage.get("binary_ir", (0, 0))[1]
+    ]
     base = model.base
     with open(path, "r+b", buffering=0) as f:
         head = f.read(base)

@@ -52,9 +52,8 @@ class Commands:
 class Stage:
     """A net compiled for one set of shapes.
 
-    `coeff_sha256` is what the file says of the coefficients (hex, "" if it says nothing); `context_bytes` and `io_bytes` is the
-    device memory for intermediate tensors and, in io_alone nets, for inputs and outputs.
-    """
+    `coeff_sha256` is what the file says of the coefficients (hex, "" if it says nothing); `context_bytes` and
+    `io_bytes` is the device memory for intermediate tensors and, in io_alone nets, for inputs and outputs."""
 
     inputs: tuple[IO, ...]
     outputs: tuple[IO, ...]
@@ -183,9 +182,12 @@ def _commands(stage: Mapping, base: int) -> tuple[Commands, ...]:
     groups = [(0, group) for group in stage.get("cmd_group", ())]
     if not groups:
         cores = [enumerate(subnet.get("core_commands", ())) for subnet in stage.get("sub_net", ())]
-        groups = [(n, group) for numbered in cores for n, core in numbered for group in core.get("gdma_tiu_commands", ())]
+        groups = [
+            (n, group) for numbered in cores for n, core in numbered for group in core.get("gdma_tiu_commands", ())
+        ]
     return tuple(
-        Commands(core, _blob(group.get("binary_bdc"), base), _blob(group.get("binary_gdma"), base)) for core, group in groups
+        Commands(core, _blob(group.get("binary_bdc"), base), _blob(group.get("binary_gdma"), base))
+        for core, group in groups
     )
 
 
@@ -203,7 +205,8 @@ def _blob(binary: tuple[int, int] | None, base: int) -> Blob:
 
 
 def digest(path: Path, cycles: Mapping[str, int] | None = None) -> dict:
-    """What of a .bmodel must not change unawares, JSON-able: nets in order, with shapes, dtypes and short sha256 of their blobs.
+    """What of a .bmodel must not change unawares, JSON-able: nets in order, with shapes, dtypes and short sha256 of
+    their blobs.
 
     cycles: the compiler's estimate by net name, put in where given. Command buffers are those of one-core nets.
     """

@@ -99,10 +99,16 @@ def longrope_note(rope: Mapping[str, Any], length: int) -> str:
     if not taken:
         return ""
     original, than = rope["original_max_position"], "more than" if taken == "long" else "at most"
-    told = f"longrope: the nets' table has the {taken} factors, because seq_length {length} is {than} original_max_position_embeddings {original}"
+    told = (
+        f"longrope: the nets' table has the {taken} factors, because seq_length {length} is {than} "
+        f"original_max_position_embeddings {original}"
+    )
     if taken == "short" or rope["short_factor"] == rope["long_factor"]:
         return told
-    return f"{told}; transformers takes the short ones for a sequence that stays within these {original}, for which seq_length {original} is exact"
+    return (
+        f"{told}; transformers takes the short ones for a sequence that stays within these {original}, for which "
+        f"seq_length {original} is exact"
+    )
 
 
 def _llama3(np, rope: Mapping[str, Any], plain):

@@ -79,9 +79,7 @@ def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
         )
     choice, said = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths), []
     if choice.seconds > ANNOUNCE_SECONDS:
-        said.append(
-            f"verifying {told.bmodel.name} on {plan.job.chip}: {roughly(choice.seconds)} on the simulator"
-        )
+        said.append(f"verifying {told.bmodel.name} on {plan.job.chip}: {roughly(choice.seconds)} on the simulator")
     if not settings.nets and not choice.tokens:
         only = ", ".join(net.name for net in choice.nets)
         said.append(f"only {only}; --nets NAME,... or --full for more")

@@ -1,4 +1,5 @@
-"""Which version of this package computes coefficients: what it was found right about is no longer known when it changes."""
+"""Which version of this package computes coefficients: what it was found right about is no longer known when it
+changes."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _made(use: int, role: Role, weights: Mapping[str, Weight], mode: Mode) -> li
 def _plain(use: int, role: Plain, weight: Weight, mode: Mode) -> Piece:
     if role.float and weight.dtype == "f32":
         return Piece(role.weight, role.place, use, "weight", "f32", 4 * prod(weight.shape))
-    if weight.dtype == "bf16" and mode.half != "bf16" or weight.dtype not in ("f32", "bf16"):
+    if (weight.dtype == "bf16" and mode.half != "bf16") or weight.dtype not in ("f32", "bf16"):
         raise NotCovered(f"a weight of type {weight.dtype} in {mode.half}")
     # a table declared bf16 is already what is stored, whatever the mode's name for it
     name = role.weight + ("_bf16" if weight.dtype == "bf16" else f"_{mode.half}")

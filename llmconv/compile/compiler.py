@@ -83,7 +83,7 @@ class Compiler:
         file.with_name("net.mlir").write_text(spared.narrow(mlir) if absent else mlir, encoding="utf-8")
         if weights:
             npz.write(file, chain(weights, spared.stand_ins), self.checkpoint)
-        return spared if absent or weights and lean(self.flags, file.stat().st_size) else None
+        return spared if absent or (weights and lean(self.flags, file.stat().st_size)) else None
 
     def _steps(self, bench: tpuc_opt.Bench, spared: Lean | None, signed: bool, out: Path) -> CompileResult:
         """The compiler's steps, with what is done to the net between them."""

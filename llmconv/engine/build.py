@@ -58,7 +58,8 @@ class Build:
     # ------------------------------------------------------------------ the run
 
     def run(self) -> int:
-        """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot start."""
+        """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot
+        start."""
         if self.options.prepare:
             self.options.prepare()
         try:
@@ -95,9 +96,15 @@ class Build:
             self.monitor.peaks.sample(0, disk_too=True)
         self._tell(
             events.RunFinished(
-                self.status, **self.counts, left=len(self._unsettled()), seconds=seconds, interrupted=interrupted,
-                cpu=self.cpu + time.process_time(), peak_memory=max(self.peak, self.monitor.peaks.memory),
-                peak_disk=self.monitor.peaks.disk, again=self.options.again,
+                self.status,
+                **self.counts,
+                left=len(self._unsettled()),
+                seconds=seconds,
+                interrupted=interrupted,
+                cpu=self.cpu + time.process_time(),
+                peak_memory=max(self.peak, self.monitor.peaks.memory),
+                peak_disk=self.monitor.peaks.disk,
+                again=self.options.again,
             )
         )
 
@@ -305,7 +312,9 @@ class Build:
         self.settled.add(name)
         self.stopping = self.stopping or not self.options.continue_
         node, repeat = self.graph.nodes[name], self.options.repeat
-        self._tell(events.TaskFailed(name, failure, repeat(name) if repeat else "", node.action.phase if node.action else name))
+        self._tell(
+            events.TaskFailed(name, failure, repeat(name) if repeat else "", node.action.phase if node.action else name)
+        )
         if self.options.continue_:
             for user in self.graph.after([name]) - self.settled:
                 self.settled.add(user)

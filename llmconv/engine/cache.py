@@ -6,6 +6,7 @@ rename, is verified by digest whenever it is used, and its meta.json's mtime say
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import fcntl
 import json
@@ -14,9 +15,9 @@ import shutil
 import stat
 import time
 import uuid
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Callable, Iterator
 
 from llmconv.engine import files, outputs
 
@@ -55,9 +56,7 @@ class Cache:
         path = self._path(key)
         try:
             meta = json.loads((path / "meta.json").read_text())
-            return Entry(
-                path, tuple(meta["digests"]), meta["values"], meta["seconds"], meta["cpu"], meta["peak_rss"]
-            )
+            return Entry(path, tuple(meta["digests"]), meta["values"], meta["seconds"], meta["cpu"], meta["peak_rss"])
         except (OSError, ValueError, KeyError, TypeError):
             return None
 
@@ -103,10 +102,8 @@ class Cache:
                 outputs.remove(path)
                 self.discard(key)
                 return None
-        try:
+        with contextlib.suppress(OSError):
             os.utime(entry.path / "meta.json")
-        except OSError:
-            pass
         return entry
 
     def discard(self, key: str) -> None:

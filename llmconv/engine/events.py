@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from llmconv.engine.failure import Failure
 
@@ -103,8 +104,9 @@ class TaskBlocked(Event):
 
 @dataclass(frozen=True)
 class Heartbeat(Event):
-    """Once a second. running: (name, seconds so far, bytes of memory now). finished: built, cached or unchanged; waiting: to
-    be done, or known to be up to date only when their turn comes. memory: bytes that llmconv and all it started take now;
+    """Once a second. running: (name, seconds so far, bytes of memory now). finished: built, cached or unchanged;
+    waiting: to be done, or known to be up to date only when their turn comes. memory: bytes that llmconv and all it
+    started take now;
     budget: bytes that tasks may take. left: seconds to the end; share: of the whole work that is done, 0 to 1."""
 
     running: tuple[tuple[str, float, int], ...]
@@ -121,8 +123,8 @@ class Heartbeat(Event):
 @dataclass(frozen=True)
 class RunFinished(Event):
     """status: exit code. left: tasks that were not reached. interrupted: name of the signal, or "". cpu: seconds of all
-    processes; peak_memory: bytes of all processes together, as sampled; peak_disk: bytes of the output directory at most, as
-    sampled; again: the command of the whole run, or ""."""
+    processes; peak_memory: bytes of all processes together, as sampled; peak_disk: bytes of the output directory at
+    most, as sampled; again: the command of the whole run, or ""."""
 
     status: int
     built: int
@@ -149,15 +151,15 @@ def record(event: Event) -> dict[str, Any]:
 class Log:
     """Appends every event to events.jsonl and writes the run as a Chrome trace (chrome://tracing, ui.perfetto.dev).
 
-    The trace is opened when the first task starts; a trace without the closing bracket (llmconv was killed) is valid too.
-    """
+    The trace is opened when the first task starts; a trace without the closing bracket (llmconv was killed) is valid
+    too."""
 
     def __init__(self, state_dir: Path):
         self._dir = state_dir
         path = state_dir / "events.jsonl"
         if path.exists() and path.stat().st_size > KEEP:
             path.replace(state_dir / "events.1.jsonl")
-        self._events = open(path, "a", encoding="utf-8", buffering=1 << 16)
+        self._events = open(path, "a", encoding="utf-8", buffering=1 << 16)  # noqa: SIM115 (closed by close)
         self._trace = None
         self._started: dict[str, TaskStarted] = {}
         self._begin = self._beat = 0.0
@@ -165,7 +167,9 @@ class Log:
     def __call__(self, event: Event) -> None:
         try:
             if isinstance(event, TaskUnchanged):  # there may be thousands in a run that does nothing
-                self._events.write(f'{{"event": "TaskUnchanged", "time": {event.time}, "name": {json.dumps(event.name)}}}\n')
+                self._events.write(
+                    f'{{"event": "TaskUnchanged", "time": {event.time}, "name": {json.dumps(event.name)}}}\n'
+                )
                 return
             if isinstance(event, Heartbeat) and self._passes(event.time):
                 return
@@ -186,7 +190,7 @@ class Log:
     def _draw(self, event: Event) -> None:
         if isinstance(event, TaskStarted):
             if self._trace is None:
-                self._trace = open(self._dir / "trace.json", "w", encoding="utf-8")
+                self._trace = open(self._dir / "trace.json", "w", encoding="utf-8")  # noqa: SIM115
                 self._trace.write("[\n")
             self._started[event.name] = event
         elif isinstance(event, (TaskFinished, TaskFailed, TaskRetried)) and event.name in self._started:
@@ -206,7 +210,13 @@ class Log:
             }
             self._trace.write(json.dumps(block) + ",\n")
         elif isinstance(event, Heartbeat) and self._trace is not None:
-            counter = {"name": "memory", "ph": "C", "pid": 1, "ts": int(event.time * 1e6), "args": {"MiB": event.memory >> 20}}
+            counter = {
+                "name": "memory",
+                "ph": "C",
+                "pid": 1,
+                "ts": int(event.time * 1e6),
+                "args": {"MiB": event.memory >> 20},
+            }
             self._trace.write(json.dumps(counter) + ",\n")
 
     def close(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Mapping, Sequence
+from typing import Any
 
 from llmconv.engine import keys, machine, scheduler
 from llmconv.engine.cache import Cache
@@ -36,9 +37,7 @@ class Item:
     row: Row | None
 
 
-def plan(
-    tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions
-) -> list[Item]:
+def plan(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions) -> list[Item]:
     """An Item for every selected task and all it depends on, dependencies first. Errors as for engine.run."""
     explainer = Explainer(load(tasks, selected), options)
     return [explainer.item(name) for name, node in explainer.graph.nodes.items() if node.works]
@@ -46,8 +45,8 @@ def plan(
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a whole run would be. seconds: from start to end; work: seconds of all its tasks one after another; jobs: tasks at
-    a time; memory: bytes that they may take together."""
+    """What a whole run would be. seconds: from start to end; work: seconds of all its tasks one after another; jobs:
+    tasks at a time; memory: bytes that they may take together."""
 
     items: list[Item]
     seconds: float

@@ -7,16 +7,16 @@ import os
 import shutil
 import signal
 import traceback as tracebacks
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Sequence
 
 from llmconv.errors import ConvertError
 
 
 @dataclass(frozen=True)
 class Failure:
-    """Why a task failed. `log`: a file with the full output, or "", and `lines` its last words. `killed`: signal 9 or no
-    memory left, worth one more try with the machine to itself. traceback: for --debug only."""
+    """Why a task failed. `log`: a file with the full output, or "", and `lines` its last words. `killed`: signal 9 or
+    no memory left, worth one more try with the machine to itself. traceback: for --debug only."""
 
     kind: str
     what: str
@@ -46,7 +46,15 @@ def from_exception(error: BaseException, place: str = "") -> Failure:
         killed = getattr(error, "signal", None) == signal.SIGKILL or "SIGKILL" in error.what
         log = str(getattr(error, "log", None) or "")
         return Failure(
-            type(error).__name__, error.what, error.why, error.try_, log, trace, error.exit_code, killed, getattr(error, "lines", ())
+            type(error).__name__,
+            error.what,
+            error.why,
+            error.try_,
+            log,
+            trace,
+            error.exit_code,
+            killed,
+            getattr(error, "lines", ()),
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _from_os(error, place, trace)
@@ -74,7 +82,7 @@ def _from_os(error: OSError, place: str, trace: str) -> Failure:
 
 
 def free_space(path: str) -> str:
-    """"12 MiB are free in DIR", for the nearest directory of `path` that exists."""
+    """ "12 MiB are free in DIR", for the nearest directory of `path` that exists."""
     while path and not os.path.isdir(path):
         parent = os.path.dirname(path)
         if parent == path:

@@ -1,15 +1,15 @@
 """Facts about files: identity, stamp, content digest. A path may be a file or a directory (a tree of files).
 
 identity: (dev, ino, size, mtime_ns, ctime_ns). Any write changes it, even one that restores the mtime. For inputs.
-stamp: [size, mtime_ns, ino, ctime_ns], or {relative path: stamp} for a directory. For our own outputs: the same stamp means
-the same content; another one means that the digest has to decide (linking a file into the action cache changes ctime).
-"""
+stamp: [size, mtime_ns, ino, ctime_ns], or {relative path: stamp} for a directory. For our own outputs: the same stamp
+means the same content; another one means that the digest has to decide (linking a file into the action cache changes
+ctime)."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-from typing import Iterator
+from collections.abc import Iterator
 
 CHUNK = 1 << 20
 

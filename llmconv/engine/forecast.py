@@ -1,10 +1,10 @@
-"""How long tasks will take, and how long the rest of the build: from what they and their like took, else from the estimates."""
+"""How long tasks will take, and how long the rest of the build: from what they and their like took, else from the
+estimates."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping
-from typing import Callable
+from collections.abc import Callable, Collection, Mapping
 
 from llmconv.engine.graph import Graph, Node
 from llmconv.engine.state import Row
@@ -14,12 +14,14 @@ TRUST = (0.1, 10.0)  # how far measured times may bend the estimates
 
 
 class Forecast:
-    """Expected seconds of tasks. rows: what was built, by name; may grow while this lives. memory: bytes that a task will take."""
+    """Expected seconds of tasks. rows: what was built, by name; may grow while this lives. memory: bytes that a task
+    will take."""
 
     def __init__(self, graph: Graph, rows: Mapping[str, Row], memory: Callable[[Node], int]):
         self._graph, self._rows, self._memory = graph, rows, memory
         self._siblings: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # like -> sum of seconds, number
-        self._phases: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])  # phase -> seconds measured, seconds estimated
+        # phase -> seconds measured, seconds estimated
+        self._phases: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for name, node in graph.nodes.items():
             if node.action and name in rows:
                 self._learn(node, rows[name].seconds)
@@ -38,7 +40,8 @@ class Forecast:
             self._learn(node, seconds)
 
     def seconds(self, node: Node) -> float:
-        """From the last time; else what its like took; else its own estimate, bent as its phase's estimates were wrong."""
+        """From the last time; else what its like took; else its own estimate, bent as its phase's estimates were
+        wrong."""
         if node.action is None:
             return 0.0
         if node.name in self._rows:
@@ -52,12 +55,14 @@ class Forecast:
         bend = min(max(measured / estimated, TRUST[0]), TRUST[1]) if estimated else 1.0
         return node.action.need.seconds * bend
 
-    def left(self, running: Mapping[str, float], settled: Collection[str], jobs: int, budget: int) -> tuple[float, float, float]:
-        """(seconds to the end, seconds of work done, seconds of work left). running: task -> seconds so far; budget: bytes.
+    def left(
+        self, running: Mapping[str, float], settled: Collection[str], jobs: int, budget: int
+    ) -> tuple[float, float, float]:
+        """(seconds to the end, seconds of work done, seconds of work left). running: task -> seconds so far; budget:
+        bytes.
 
-        No schedule is shorter than the longest chain of tasks, than the work shared by all slots, or than the memory-seconds
-        within the budget; llmconv's scheduler comes close to the largest of these.
-        """
+        No schedule is shorter than the longest chain of tasks, than the work shared by all slots, or than the
+        memory-seconds within the budget; llmconv's scheduler comes close to the largest of these."""
         chains: dict[str, float] = {}
         longest = slots = room = work = done = 0.0
         for name in reversed(self._graph.nodes):

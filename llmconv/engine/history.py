@@ -1,4 +1,5 @@
-"""What happened in the runs of an output directory: the engine's events.jsonl, read back. Reads only, and takes what is there."""
+"""What happened in the runs of an output directory: the engine's events.jsonl, read back. Reads only, and takes what is
+there."""
 
 from __future__ import annotations
 
@@ -13,8 +14,9 @@ TAIL = 4 << 20  # bytes read from the end of the log: the last few runs of the l
 
 @dataclass
 class Span:
-    """One task at work. begin, end: unix seconds; how: built, cached, failed, retried (killed, and tried once more), stopped (the run
-    ended first). reserved, peak: bytes expected and measured (0: not measured); slot: number of the worker process, 0 for the main."""
+    """One task at work. begin, end: unix seconds; how: built, cached, failed, retried (killed, and tried once more),
+    stopped (the run ended first). reserved, peak: bytes expected and measured (0: not measured); slot: number of the
+    worker process, 0 for the main."""
 
     name: str
     begin: float
@@ -29,8 +31,9 @@ class Span:
 
 @dataclass
 class Run:
-    """One run. end: of its last event. finished: the fields of RunFinished, None when the run was killed. failures: task -> {failure,
-    repeat} as in TaskFailed; blocked: task -> the failed one that it needs. memory: (unix seconds, bytes of all processes)."""
+    """One run. end: of its last event. finished: the fields of RunFinished, None when the run was killed. failures:
+    task -> {failure, repeat} as in TaskFailed; blocked: task -> the failed one that it needs. memory: (unix seconds,
+    bytes of all processes)."""
 
     begin: float
     jobs: int = 0
@@ -112,6 +115,8 @@ def _ended(run: Run, kind: str, event: Mapping[str, Any]) -> None:
         if span.name == event["name"]:
             # a task's end is told a little later, when it is on record
             span.end = min(event["time"], span.begin + event.get("seconds", event["time"]))
-            span.how = {"TaskFinished": event.get("how", "built"), "TaskFailed": "failed", "TaskRetried": "retried"}[kind]
+            span.how = {"TaskFinished": event.get("how", "built"), "TaskFailed": "failed", "TaskRetried": "retried"}[
+                kind
+            ]
             span.cpu, span.peak = event.get("cpu", 0.0), event.get("peak_rss", 0)
             return

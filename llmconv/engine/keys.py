@@ -9,7 +9,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from typing import Any, Callable, Mapping
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from llmconv.engine import files
 from llmconv.engine.task import Action
@@ -19,8 +20,8 @@ _MISSING = "(missing)"
 
 
 class Inputs:
-    """What the inputs of tasks are. Every outside file is looked at once per run, so that all tasks of a run agree on it;
-    a task whose input is different when it ends fails (perform.check_inputs).
+    """What the inputs of tasks are. Every outside file is looked at once per run, so that all tasks of a run agree on
+    it; a task whose input is different when it ends fails (perform.check_inputs).
 
     known / remember: the digest memo of the state. Targets of other tasks enter through `produced`.
     """
@@ -84,9 +85,7 @@ class Inputs:
 
     def witness(self, action: Action) -> list[tuple[str, Any, str]]:
         """What perform.check_inputs compares with: (path, identity or stamp, which of them)."""
-        paths = dict.fromkeys(
-            (*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads)
-        )
+        paths = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
         return [
             (path, self._stamps[path], "stamp") if path in self._stamps else (path, self.identity(path), "identity")
             for path in paths

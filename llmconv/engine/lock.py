@@ -17,7 +17,8 @@ GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they n
 class Lock:
     """Holds <state_dir>/lock. `unclean` says that the previous holder died without releasing it.
 
-    A second lock, workers.lock, is shared by this process and its workers and inherited through `worker_fd`. The next run
+    A second lock, workers.lock, is shared by this process and its workers and inherited through `worker_fd`. The next
+    run
     waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
     """
 
@@ -35,7 +36,9 @@ class Lock:
             if error.errno == errno.ENOSPC:
                 raise
             raise InputError(
-                f"the output directory {self._dir.parent} cannot be written", error.strerror or str(error), "Choose another one."
+                f"the output directory {self._dir.parent} cannot be written",
+                error.strerror or str(error),
+                "Choose another one.",
             ) from None
         if not _acquire(self._fd, PATIENCE):
             holder = os.pread(self._fd, 32, 0).decode("ascii", "replace").strip() or "unknown"

@@ -6,7 +6,8 @@ import os
 from pathlib import Path
 
 SHARE = 0.8  # of the available memory: the rest is for the page cache, llmconv itself and whoever else is there
-MODEST = 1_500_000_000  # bytes: enough for as many small tasks as there are cores, and large ones may as well take turns
+# bytes: enough for as many small tasks as there are cores, and large ones may as well take turns
+MODEST = 1_500_000_000
 
 
 def cores() -> int:

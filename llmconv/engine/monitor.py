@@ -20,10 +20,15 @@ class Monitor:
         self.peaks = usage.Peaks(folder)
 
     def beat(
-        self, running: Mapping[str, float], workers: Mapping[str, int], settled: Collection[str],
-        counts: Mapping[str, int], total: int
+        self,
+        running: Mapping[str, float],
+        workers: Mapping[str, int],
+        settled: Collection[str],
+        counts: Mapping[str, int],
+        total: int,
     ) -> events.Heartbeat:
-        """running: task -> when it started (time.monotonic). workers: task -> pid of its process. settled: done, failed or blocked.
+        """running: task -> when it started (time.monotonic). workers: task -> pid of its process. settled: done, failed
+        or blocked.
         counts: of tasks by how they ended; total: tasks that have an action."""
         now = time.monotonic()
         by_task = {name: usage.memory(pid) for name, pid in workers.items()}

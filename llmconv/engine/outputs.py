@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Iterable
 
 from llmconv.engine import files
 from llmconv.errors import ConvertError
@@ -20,14 +21,16 @@ def staged(target: str, run_id: str) -> str:
 
 
 def prepare(pairs: Iterable[tuple[str, str]]) -> None:
-    """Makes the targets' directories and removes what an earlier attempt of this run staged. pairs: (target, staged)."""
+    """Makes the targets' directories and removes what an earlier attempt of this run staged. pairs: (target,
+    staged)."""
     for target, temporary in pairs:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         remove(temporary)
 
 
 def seal(temporary: str, target: str, known: str | None = None) -> str:
-    """Syncs a staged output and returns its digest, which the action may know; ConvertError if the action did not write it."""
+    """Syncs a staged output and returns its digest, which the action may know; ConvertError if the action did not write
+    it."""
     if not os.path.lexists(temporary):
         raise ConvertError(f"the action did not write {target}")
     files.sync(temporary)
@@ -61,18 +64,14 @@ def remove(path: str) -> None:
     if os.path.isdir(path) and not os.path.islink(path):
         shutil.rmtree(path)
         return
-    try:
+    with contextlib.suppress(FileNotFoundError):
         os.unlink(path)
-    except FileNotFoundError:
-        pass
 
 
 def discard(path: str) -> None:
     """`remove`, as far as it goes: what cannot be removed now is swept by the next run."""
-    try:
+    with contextlib.suppress(OSError):
         remove(path)
-    except OSError:
-        pass
 
 
 def sweep(folders: Iterable[str], whole: Path | None = None) -> int:

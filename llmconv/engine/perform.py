@@ -11,9 +11,10 @@ import json
 import os
 import resource
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Callable
+from typing import Any
 
 from llmconv.engine import files, outputs
 from llmconv.engine.cache import Cache
@@ -24,8 +25,8 @@ from llmconv.errors import ConvertError
 @dataclass(frozen=True)
 class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
-    when the key was computed. cache: root of the action cache, or "". fetch: take the outputs from the cache. local: runs in
-    the main process, whose memory says nothing about the action."""
+    when the key was computed. cache: root of the action cache, or "". fetch: take the outputs from the cache. local:
+    runs in the main process, whose memory says nothing about the action."""
 
     name: str
     call: str
@@ -82,7 +83,7 @@ def _act(job: Job) -> dict:
     if not job.local:
         reset_peak()
     before, start = _used(), time.monotonic()
-    values = function(**job.args, out={target: staged for target, staged in job.pairs}) or {}
+    values = function(**job.args, out=dict(job.pairs)) or {}
     seconds, after = time.monotonic() - start, _used()
     json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
     check_inputs(job.inputs)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import queue
@@ -71,10 +72,8 @@ class Worker:
 
     def kill(self) -> None:
         """Kills the worker and all it started. The group's number stays taken until the listener has reaped it."""
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)
-        except ProcessLookupError:
-            pass
 
     def _listen(self) -> None:
         try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Callable, Mapping
 
 from llmconv.engine.graph import Graph
 
@@ -13,7 +13,8 @@ HEADROOM = 1.15  # a past peak is exceeded now and then by this factor
 
 @dataclass
 class Waiting:
-    """A ready task: priority in seconds to the end of the build, cpu slots, bytes. alone: only with nothing else running."""
+    """A ready task: priority in seconds to the end of the build, cpu slots, bytes. alone: only with nothing else
+    running."""
 
     name: str
     priority: float

@@ -6,9 +6,10 @@ import json
 import os
 import sqlite3
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Iterable
+from typing import Any
 
 from llmconv.errors import ConvertError
 
@@ -146,7 +147,9 @@ class State:
         except sqlite3.OperationalError as error:
             if self._db.in_transaction:
                 self._db.execute("rollback")
-            raise disk_full(error, self.path) if _full(error) else error
+            if _full(error):
+                raise disk_full(error, self.path) from error
+            raise
 
 
 def read_state(state_dir: Path) -> dict[str, Row]:

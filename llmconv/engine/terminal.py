@@ -4,6 +4,7 @@ takes.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -106,8 +107,8 @@ class Terminal:
         self._lines.append(Text(line, style))
 
     def _finished(self, event: events.TaskFinished) -> None:
-        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to 60.
-        """
+        """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to
+        60."""
         from rich.text import Text
 
         how, number = wording.result(event), self._number()
@@ -175,10 +176,8 @@ class Terminal:
             self._thread.join()
         if self._live is not None:
             self._draw()
-            try:
+            with contextlib.suppress(BrokenPipeError, ValueError):
                 self._live.stop()
-            except (BrokenPipeError, ValueError):
-                pass
             self._live = None
 
     def _picture(self, console: Console) -> RenderableType:

@@ -1,4 +1,5 @@
-"""What a build takes while it runs: memory of processes with all that they started, disk of a directory. Read from /proc, cheaply."""
+"""What a build takes while it runs: memory of processes with all that they started, disk of a directory. Read from
+/proc, cheaply."""
 
 from __future__ import annotations
 
@@ -9,7 +10,8 @@ _PAGE = os.sysconf("SC_PAGE_SIZE")
 
 
 def memory(pid: int, skip: tuple[int, ...] = ()) -> int:
-    """Resident bytes of a process and all that it started, but for the processes in `skip`; 0 when there is none (any more).
+    """Resident bytes of a process and all that it started, but for the processes in `skip`; 0 when there is none (any
+    more).
 
     Pages that several share (a program's text) are counted for each.
     """
@@ -45,7 +47,8 @@ def _children(pid: int) -> list[int]:
 
 
 def disk(folder: str) -> int:
-    """Bytes that a directory takes on disk; a file with several names counts once. What vanishes meanwhile does not count."""
+    """Bytes that a directory takes on disk; a file with several names counts once. What vanishes meanwhile does not
+    count."""
     total, seen = 0, set()
     todo = [folder]
     while todo:

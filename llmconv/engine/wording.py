@@ -12,8 +12,8 @@ _WIDEST = 300  # characters of a log's line that are shown
 
 
 def result(event: events.TaskFinished) -> str:
-    """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else "built".
-    """
+    """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else
+    "built"."""
     return "cached" if event.how == "cached" else str(event.values.get("how") or "built")
 
 

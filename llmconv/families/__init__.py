@@ -27,10 +27,15 @@ def families() -> dict[str, Family]:
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config.json's model_type. Raises InputError with the near misses for one that llmconv does not know."""
+    """The family of a config.json's model_type. Raises InputError with the near misses for one that llmconv does not
+    know."""
     table = families()
     if model_type in table:
         return table[model_type]
     near = difflib.get_close_matches(model_type, table, n=1)
     hint = f" Did you mean {near[0]}?" if near else ""
-    raise InputError(f"model_type {model_type!r} is not supported", f"llmconv {'knows'} {', '.join(sorted(table))}", f"Convert a model of one of these families.{hint}")
+    raise InputError(
+        f"model_type {model_type!r} is not supported",
+        f"llmconv {'knows'} {', '.join(sorted(table))}",
+        f"Convert a model of one of these families.{hint}",
+    )

@@ -1,4 +1,5 @@
-"""ChatGLM3 and GLM-4 9B as published first: GLM with q, k, v in one tensor and names of its own. Its remote code is never run."""
+"""ChatGLM3 and GLM-4 9B as published first: GLM with q, k, v in one tensor and names of its own. Its remote code is
+never run."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import NEIGHBOURS, Spec
@@ -25,7 +26,9 @@ def fields(config: Config) -> dict:
     head_dim = config.int("kv_channels", config.int("hidden_size") // heads)
     return {
         "num_hidden_layers": config.int("num_layers"),
-        "num_key_value_heads": config.int("multi_query_group_num") if config.bool("multi_query_attention", False) else heads,
+        "num_key_value_heads": config.int("multi_query_group_num")
+        if config.bool("multi_query_attention", False)
+        else heads,
         "head_dim": head_dim,
         "intermediate_size": config.int("ffn_hidden_size"),
         "vocab_size": config.int("padded_vocab_size"),
@@ -46,7 +49,8 @@ def as_glm(config: Config) -> dict:
 
 
 def glm_tensor(name: str, spec: Spec) -> tuple:
-    """Glm's parameter `name` out of the published tensors: q, k and v are rows of one of them, the others have other names."""
+    """Glm's parameter `name` out of the published tensors: q, k and v are rows of one of them, the others have other
+    names."""
     head, part = name.rsplit(".", 1)
     for glm, chatglm in (
         ("model.embed_tokens", NAMES["embedding"]),
@@ -72,7 +76,13 @@ family = Family(
         fused={QKV: "qkv", "mlp.dense_h_to_4h": ("gate", "up")},
         rope_mode=NEIGHBOURS,
         fields=fields,
-        requires={"rmsnorm": True, "post_layer_norm": True, "apply_residual_connection_post_layernorm": False, "add_bias_linear": False, "original_rope": True},
+        requires={
+            "rmsnorm": True,
+            "post_layer_norm": True,
+            "apply_residual_connection_post_layernorm": False,
+            "add_bias_linear": False,
+            "original_rope": True,
+        },
         attention_bias="attention_bias",
     ),
     reference=Oracle(config=as_glm, tensor=glm_tensor),

@@ -11,6 +11,12 @@ family = Family(
         attention_bias="use_bias",
         output_bias="use_bias",
         mlp_bias="use_bias",
-        defaults={"tie_word_embeddings": True, "head_dim": 128, "rope_theta": 500000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 131072},
+        defaults={
+            "tie_word_embeddings": True,
+            "head_dim": 128,
+            "rope_theta": 500000.0,
+            "rms_norm_eps": 1e-5,
+            "max_position_embeddings": 131072,
+        },
     ),
 )

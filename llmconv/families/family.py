@@ -32,7 +32,8 @@ class Family:
     vision: its vision tower, if it has one that is converted.
     reference: the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
     left_out: name patterns of tensors of parts that are not converted, such as a vision tower; a note says so.
-    equal_lengths: its public demo sizes mask and KV cache by the embedding net, and so needs max_input_length == seq_length.
+    equal_lengths: its public demo sizes mask and KV cache by the embedding net, and so needs max_input_length ==
+    seq_length.
     name: that of its module, filled in when it is registered.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
     """

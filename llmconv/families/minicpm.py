@@ -1,4 +1,5 @@
-"""MiniCPM 2 and 4: Llama with scaled embeddings, residuals and logits, under names of its own. Its remote code is never run."""
+"""MiniCPM 2 and 4: Llama with scaled embeddings, residuals and logits, under names of its own. Its remote code is never
+run."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.checkpoint.config import Config
@@ -18,7 +19,13 @@ def multipliers(config: Config) -> dict[str, float]:
 def as_granite(config: Config) -> dict:
     """The config.json of a Granite that computes the same function."""
     head_dim = config.int("head_dim", config.int("hidden_size") // config.int("num_attention_heads"))
-    return {"tie_word_embeddings": True, **config, **multipliers(config), "model_type": "granite", "attention_multiplier": head_dim**-0.5}
+    return {
+        "tie_word_embeddings": True,
+        **config,
+        **multipliers(config),
+        "model_type": "granite",
+        "attention_multiplier": head_dim**-0.5,
+    }
 
 
 family = Family(

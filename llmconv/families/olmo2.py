@@ -1,4 +1,5 @@
-"""OLMo 2: Llama without norms before attention and MLP, but with one behind each, and one over all of q and over all of k."""
+"""OLMo 2: Llama without norms before attention and MLP, but with one behind each, and one over all of q and over all of
+k."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import renamed
@@ -7,7 +8,12 @@ from llmconv.families.family import Family
 family = Family(
     model_types=("olmo2",),
     decoder=Decoder(
-        names=renamed(input_norm=None, mlp_norm=None, attention_norm="post_attention_layernorm", mlp_out_norm="post_feedforward_layernorm"),
+        names=renamed(
+            input_norm=None,
+            mlp_norm=None,
+            attention_norm="post_attention_layernorm",
+            mlp_out_norm="post_feedforward_layernorm",
+        ),
         qk_norm="all",
         attention_bias="attention_bias",
         output_bias="attention_bias",

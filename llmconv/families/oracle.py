@@ -1,4 +1,5 @@
-"""What a family says when transformers does not know its checkpoints: which class computes the same function, and on what."""
+"""What a family says when transformers does not know its checkpoints: which class computes the same function, and on
+what."""
 
 from __future__ import annotations
 
@@ -26,11 +27,12 @@ def by_type(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Oracle:
-    """The transformers class whose maths verification trusts, and how a checkpoint fits it. Code of a checkpoint is never run.
+    """The transformers class whose maths verification trusts, and how a checkpoint fits it. Code of a checkpoint is
+    never run.
 
     config: config.json -> the dict of the class's own config, model_type included (default: as it is).
-    tensor: (the class's parameter name, the model's sizes) -> recipe (llmconv.checkpoint.recipe) of that parameter (default:
-    the tensor of that name).
+    tensor: (the class's parameter name, the model's sizes) -> recipe (llmconv.checkpoint.recipe) of that parameter
+    (default: the tensor of that name).
     layer: (the class's config of the decoder with every field filled in, number of a layer) -> the fields with which
     the only layer of a model of one layer is that layer (default: its layer_types).
     auto: name of the auto class of transformers that knows the model_type.

@@ -45,13 +45,14 @@ FIELDS = {
 TEXT = {"rope_theta": 1000000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 32768, "max_window_layers": 80}
 
 
-def preprocess(tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[int]], dynamic: bool = False) -> dict[str, np.ndarray]:
+def preprocess(
+    tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[int]], dynamic: bool = False
+) -> dict[str, np.ndarray]:
     """The inputs of the vit net.
 
-    patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its `image_grid_thw`,
-    (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k count; a dynamic launch gets k.
-    Of the output the first k / merge^2 rows are the tokens, in order.
-    """
+    patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its
+    `image_grid_thw`, (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k
+    count; a dynamic launch gets k. Of the output the first k / merge^2 rows are the tokens, in order."""
     size = grid.size(tower, patches, grids, dynamic)
     return {
         "input_states": grid.padded(patches, size),

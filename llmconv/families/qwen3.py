@@ -6,5 +6,7 @@ from llmconv.families.family import Family
 
 family = Family(
     model_types=("qwen3",),
-    decoder=Decoder(attention_bias="attention_bias", output_bias="attention_bias", qk_norm="head", kinds=upper_windowed),
+    decoder=Decoder(
+        attention_bias="attention_bias", output_bias="attention_bias", qk_norm="head", kinds=upper_windowed
+    ),
 )

@@ -1,5 +1,5 @@
-"""Qwen3-VL: Qwen3 with three interleaved positions for every token, and a vision tower with a learned position table whose upper
-blocks reach the language model's first layers too (deepstack)."""
+"""Qwen3-VL: Qwen3 with three interleaved positions for every token, and a vision tower with a learned position table
+whose upper blocks reach the language model's first layers too (deepstack)."""
 
 from __future__ import annotations
 
@@ -44,15 +44,16 @@ FIELDS = {
 TEXT = {"rope_theta": 500000.0, "head_dim": 128, "max_position_embeddings": 128000}
 
 
-def preprocess(tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[int]], dynamic: bool = False) -> dict[str, np.ndarray]:
+def preprocess(
+    tower: TowerSpec, patches: np.ndarray, grids: Sequence[Sequence[int]], dynamic: bool = False
+) -> dict[str, np.ndarray]:
     """The inputs of the vit net.
 
-    patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its `image_grid_thw`,
-    (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k count. A dynamic launch gets k
-    rows without a mask, so it takes one image of one frame.
-    Of every output the first k / merge^2 rows are the tokens, in order: those of the first output go where the image's tokens are,
-    those of output 1 + j are added to the same places of what layer j of the language model gives.
-    """
+    patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its
+    `image_grid_thw`, (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k
+    count. A dynamic launch gets k rows without a mask, so it takes one image of one frame. Of every output the first k
+    / merge^2 rows are the tokens, in order: those of the first output go where the image's tokens are, those of output
+    1 + j are added to the same places of what layer j of the language model gives."""
     size = grid.size(tower, patches, grids, dynamic)
     index, weight = grid.taps(tower, grids)
     made = {

@@ -15,11 +15,17 @@ from llmconv.families.oracle import Oracle, by_type
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """no_rope_layers has 1 for a layer with rope and 0 for one without."""
     layers = alike(config, head_dim)
-    turned = config.get("no_rope_layers") or [(i + 1) % config.int("no_rope_layer_interval", 4) for i in range(len(layers))]
+    turned = config.get("no_rope_layers") or [
+        (i + 1) % config.int("no_rope_layer_interval", 4) for i in range(len(layers))
+    ]
     window = config.int("sliding_window", None) if config.bool("use_sliding_window", False) else None
     sliding = config.get("layer_types") or ["full_attention" if turn else "sliding_attention" for turn in turned]
     return tuple(
-        replace(layer, rope=layer.rope if turn else {**layer.rope, "rope_type": "none"}, window=window if kind == "sliding_attention" else None)
+        replace(
+            layer,
+            rope=layer.rope if turn else {**layer.rope, "rope_type": "none"},
+            window=window if kind == "sliding_attention" else None,
+        )
         for layer, turn, kind in zip(layers, turned, sliding)
     )
 

@@ -17,11 +17,15 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
-    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having that form
-    (llmconv.plan.forms). Not those that are quantised already."""
-    absent = {weight.name for weight in linears(net)} if form == "packed" or form == "hollow" and not coded(net) else ()
+    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having
+    that form (llmconv.plan.forms). Not those that are quantised already."""
+    absent = (
+        {weight.name for weight in linears(net)} if form == "packed" or (form == "hollow" and not coded(net)) else ()
+    )
     weights = [weight for weight in net.graph.weights.values() if weight.name not in absent]
-    floats, halves = (sum(prod(weight.shape) for weight in weights if weight.dtype == dtype) for dtype in ("f32", "bf16"))
+    floats, halves = (
+        sum(prod(weight.shape) for weight in weights if weight.dtype == dtype) for dtype in ("f32", "bf16")
+    )
     if form == "apart":
         return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
     if form == "halved":
@@ -30,8 +34,8 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
 
 
 def _quantised_bytes(net: Net, form: str = "") -> int:
-    """Bytes that the compiler gets of what is quantised already: by the checkpoint, or by us in packed form, there with scales and zero
-    points (4 + 1 bytes for a group), and maybe without the codes."""
+    """Bytes that the compiler gets of what is quantised already: by the checkpoint, or by us in packed form, there with
+    scales and zero points (4 + 1 bytes for a group), and maybe without the codes."""
     absent = {weight.name for weight in coded(net)} if form == "hollow" else ()
     stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8" and w.name not in absent)
     if form != "packed":
@@ -42,12 +46,17 @@ def _quantised_bytes(net: Net, form: str = "") -> int:
 
 
 def compile_memory(net: Net, form: str = "") -> int:
-    """Bytes of memory that compiling a net takes, on top of a fixed part. Measured: 2.6 times its float32 weights, 3 times those in half
-    precision, 4 times what is quantised already; 1.9, 1.1 and 2.2 times where codegen does without them, 1.9, 2.2 and 3 times if devices share
-    them then. Of a hollow or packed net at least what our coefficients for its linears take."""
+    """Bytes of memory that compiling a net takes, on top of a fixed part. Measured: 2.6 times its float32 weights, 3
+    times those in half precision, 4 times what is quantised already; 1.9, 1.1 and 2.2 times where codegen does without
+    them, 1.9, 2.2 and 3 times if devices share them then. Of a hollow or packed net at least what our coefficients for
+    its linears take."""
     (floats, halves), codes = weight_elements(net, form), _quantised_bytes(net, form)
     shares = 2.6, 3, 4
-    if form == "hollow" or form == "packed" and codes_apart(net.flags) or lean(net.flags, 4 * floats + 2 * halves + codes):
+    if (
+        form == "hollow"
+        or (form == "packed" and codes_apart(net.flags))
+        or lean(net.flags, 4 * floats + 2 * halves + codes)
+    ):
         shares = (1.9, 1.1, 2.2) if net.flags.num_device == 1 else (1.9, 2.2, 3)
     taken = 150 * MB + int(sum(share * size for share, size in zip(shares, (4 * floats, 2 * halves, codes))))
     return max(taken, stamp_memory(net)) if form in ("hollow", "packed") else taken
@@ -56,7 +65,13 @@ def compile_memory(net: Net, form: str = "") -> int:
 def scratch_bytes(net: Net, form: str = "") -> int:
     """Bytes of disk that a net's compile needs while it runs: the weight file, the lowered weights, its .bmodel."""
     floats, halves = weight_elements(net, form)
-    return KERNEL + 4 * floats + 2 * halves + _quantised_bytes(net, form) + (6 * halves if form == "apart" else 2 * net_coefficients(net))
+    return (
+        KERNEL
+        + 4 * floats
+        + 2 * halves
+        + _quantised_bytes(net, form)
+        + (6 * halves if form == "apart" else 2 * net_coefficients(net))
+    )
 
 
 def net_bytes(net: Net, owner: bool) -> int:
@@ -65,10 +80,16 @@ def net_bytes(net: Net, owner: bool) -> int:
 
 
 def compile_seconds(net: Net, form: str = "") -> float:
-    """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 1.5 for those 233M in packed form, most
-    of it for our coefficients."""
+    """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 1.5 for those
+    233M in packed form, most of it for our coefficients."""
     floats, halves = weight_elements(net, "halved" if form == "hollow" else form)
-    return 0.3 + 6e-8 * floats + 2e-8 * halves + 1.5e-8 * _quantised_bytes(net, form) + (stamp_seconds(net) if form == "packed" else 0)
+    return (
+        0.3
+        + 6e-8 * floats
+        + 2e-8 * halves
+        + 1.5e-8 * _quantised_bytes(net, form)
+        + (stamp_seconds(net) if form == "packed" else 0)
+    )
 
 
 def check_memory() -> int:
@@ -87,8 +108,9 @@ def check_seconds(weight: Weight) -> float:
 
 
 def stamp_memory(net: Net) -> int:
-    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one (llmconv.coefficients); of one that
-    is packed in the checkpoint too, up to 5 times its codes (measured: AWQ's are unpacked and transposed whole)."""
+    """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one
+    (llmconv.coefficients); of one that is packed in the checkpoint too, up to 5 times its codes (measured: AWQ's are
+    unpacked and transposed whole)."""
     largest = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype != "ui8"), default=0)
     packed = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8"), default=0)
     return 120 * MB + max(min(2 * largest, 400 * MB), 5 * packed)
@@ -129,19 +151,28 @@ def io_bytes(net: Net) -> int:
 
 
 def device_memory(plan: Plan) -> dict[str, dict[str, int]]:
-    """Bytes on each device (dev0 and so on): coefficients; the KV cache (inputs of the decode nets, whose stages share theirs); inputs
-    and outputs of the other nets, the largest of which may share memory."""
+    """Bytes on each device (dev0 and so on): coefficients; the KV cache (inputs of the decode nets, whose stages share
+    theirs); inputs and outputs of the other nets, the largest of which may share memory."""
     by_name = {net.name: net for net in plan.nets}
     several = {group.name: [by_name[name] for name in group.nets] for group in groups(plan)}
     if plan.job.splits:
-        several = {f"dev{k}": [net for net in plan.nets if not k or net.flags.num_device > 1] for k in range(plan.job.num_device)}
+        several = {
+            f"dev{k}": [net for net in plan.nets if not k or net.flags.num_device > 1]
+            for k in range(plan.job.num_device)
+        }
     return {name: _memory(nets) for name, nets in (several or {"dev0": list(plan.nets)}).items()}
 
 
 def _memory(nets: Sequence[Net]) -> dict[str, int]:
     """Of one device's nets; of a net that is split over devices each has its share."""
     split = [net for net in nets if net.flags.num_device > 1]
-    cache = sum(io_bytes(net) // net.flags.num_device for net in nets if net.flags.addr_mode == "io_alone" and not net.stage_of)
+    cache = sum(
+        io_bytes(net) // net.flags.num_device for net in nets if net.flags.addr_mode == "io_alone" and not net.stage_of
+    )
     rest = max((io_bytes(net) for net in nets if net.flags.addr_mode != "io_alone"), default=0)
-    shared = sum(coefficient_bytes(part) // part[0].flags.num_device for part in (split, [net for net in nets if net not in split]) if part)
+    shared = sum(
+        coefficient_bytes(part) // part[0].flags.num_device
+        for part in (split, [net for net in nets if net not in split])
+        if part
+    )
     return {"coefficients": shared, "KV cache": cache, "inputs and outputs": rest}

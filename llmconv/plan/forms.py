@@ -141,7 +141,7 @@ def linears(net: Net) -> list[Weight]:
 
 def _is_linear(role: Role, weight: Weight) -> bool:
     multiplied = isinstance(role, Plain) and role.place == "tpu.MatMul.input"
-    return isinstance(role, Linear) or multiplied and is_table(weight)
+    return isinstance(role, Linear) or (multiplied and is_table(weight))
 
 
 def coded(net: Net) -> list[Weight]:

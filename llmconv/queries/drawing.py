@@ -33,8 +33,8 @@ _DARK = (
 
 @dataclass(frozen=True)
 class Box:
-    """One task. state: a key of STATES; deps: names of boxes before it; lines: what more there is to say, plain text.
-    """
+    """One task. state: a key of STATES; deps: names of boxes before it; lines: what more there is to say, plain
+    text."""
 
     name: str
     state: str

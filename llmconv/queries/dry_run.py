@@ -10,11 +10,29 @@ from llmconv.queries.overview import net_lines, overview
 from llmconv.queries.why import outlook
 from llmconv.request.request import Request
 
-KEYS = (
-    "model_path model_type out_dir chip quantize seq_length max_input_length max_prefill_kv_length max_shape "
-    "max_pixels num_device distribute_strategy num_core batch dynamic embedding_disk do_sample use_block_with_kv "
-    "share_prompt lora_max_rank symmetric"
-).split()
+KEYS = [
+    "model_path",
+    "model_type",
+    "out_dir",
+    "chip",
+    "quantize",
+    "seq_length",
+    "max_input_length",
+    "max_prefill_kv_length",
+    "max_shape",
+    "max_pixels",
+    "num_device",
+    "distribute_strategy",
+    "num_core",
+    "batch",
+    "dynamic",
+    "embedding_disk",
+    "do_sample",
+    "use_block_with_kv",
+    "share_prompt",
+    "lora_max_rank",
+    "symmetric",
+]
 
 
 def dry_run(asked: Request) -> str:

@@ -48,12 +48,14 @@ def drift(verified: Mapping[str, Any]) -> list[str]:
     elif layers:
         net, output = max(layers, key=lambda pair: closeness(pair[1]))
         told.append(
-            f"No layer is beyond its tolerance; closest is {net['name']} ({output['output']}), {figure(output['relative_l2'])} of {figure(output['relative_l2_limit'])}."
+            f"No layer is beyond its tolerance; closest is {net['name']} ({output['output']}), "
+            f"{figure(output['relative_l2'])} of {figure(output['relative_l2_limit'])}."
         )
     for net in verified["nets"]:
         if net["name"] == "all blocks" and net["outputs"]:
             output = net["outputs"][0]
             told.append(
-                f"All blocks one after the other, each fed by the one before: {figure(output['relative_l2'])} of {figure(output['relative_l2_limit'])}."
+                f"All blocks one after the other, each fed by the one before: {figure(output['relative_l2'])} of "
+                f"{figure(output['relative_l2_limit'])}."
             )
     return told

@@ -1,5 +1,5 @@
-"""Estimated time on the chip, from the compiler's cycles: of each net, and of what in a prefill and in a decoded token.
-"""
+"""Estimated time on the chip, from the compiler's cycles: of each net, and of what in a prefill and in a decoded
+token."""
 
 from __future__ import annotations
 

@@ -49,7 +49,7 @@ def critical_path(run: Run, deps: Mapping[str, Collection[str]]) -> list[Step]:
         earlier = [span for span in spans if span.end <= here.begin + 1e-3 and span is not here]
         needed = [span for span in earlier if span.name in deps.get(here.name, ())]
         before, waited = (needed or earlier or [None])[-1], ""
-        if earlier and (before is None or here.begin - before.end > WAIT and earlier[-1].end > before.end + WAIT):
+        if earlier and (before is None or (here.begin - before.end > WAIT and earlier[-1].end > before.end + WAIT)):
             before, waited = earlier[-1], "a free slot or memory"
         elif earlier and not needed:
             waited = "its turn"

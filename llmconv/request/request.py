@@ -69,8 +69,8 @@ class Request:
         return "export" if self.job.only_mlir else "convert"
 
     def run_options(self) -> RunOptions:
-        """For the engine, as far as a look at the build needs them: no listeners, nothing that is done before a build.
-        """
+        """For the engine, as far as a look at the build needs them: no listeners, nothing that is done before a
+        build."""
         build = self.build
         return RunOptions(
             state_dir=self.layout.state,

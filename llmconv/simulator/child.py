@@ -1,13 +1,13 @@
 """The simulator's process: `python -m llmconv.simulator.child READ_FD WRITE_FD PARENT FOLDER BMODEL`.
 
-The vendor's libraries allow one chip per process, print to fds 1 and 2, and end the process on some faults; so they live here,
-with fds 1 and 2 leading to a log, and talk to client.py through two pipes. A message is one line of JSON and then the bytes
-that its "sizes" announces:
+The vendor's libraries allow one chip per process, print to fds 1 and 2, and end the process on some faults; so they
+live here, with fds 1 and 2 leading to a log, and talk to client.py through two pipes. A message is one line of JSON and
+then the bytes that its "sizes" announces:
 
     child -> client, when loaded    {"nets": [...]}                                 see library.Runtime.nets
     client -> child                 {"net": name, "shapes": [...], "read": [...], "sizes": [...]}  + the inputs
-    child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs of "read" as they are now
-    child -> client, on a refusal   {"error": text}
+    child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs of
+    "read" as they are now child -> client, on a refusal   {"error": text}
 
 The end of the client's pipe ends this process, and so does the client's death during a run.
 """

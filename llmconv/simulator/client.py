@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import shutil
@@ -134,10 +135,8 @@ class Simulator:
         process = getattr(self, "_process", None)
         if process:
             for pipe in (self._requests, self._replies):
-                try:
+                with contextlib.suppress(OSError):
                     pipe.close()
-                except OSError:
-                    pass
             if at_once:
                 process.kill()
             try:

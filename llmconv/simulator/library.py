@@ -149,8 +149,8 @@ class Runtime:
             raise RuntimeError("the runtime refuses the file")
 
     def nets(self) -> list[dict]:
-        """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and outputs.
-        """
+        """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and
+        outputs."""
         names = [
             self._library.bmrt_get_network_name(self._runtime, number)
             for number in range(self._library.bmrt_get_network_number(self._runtime))

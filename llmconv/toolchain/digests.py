@@ -1,8 +1,7 @@
 """The compiler's digest: one sha256 over the files that determine what it makes, remembered by stat.
 
-Hashing takes a second or two; a build that has nothing to do must not pay for it. So the cache keeps, per root, the digest
-and the stat identity of every file that went into it.
-"""
+Hashing takes a second or two; a build that has nothing to do must not pay for it. So the cache keeps, per root, the
+digest and the stat identity of every file that went into it."""
 
 from __future__ import annotations
 
@@ -16,21 +15,45 @@ from llmconv.toolchain.pinned import GLIBC
 
 _MEMO = "toolchain-digests.json"
 
-# Relative to the root. Only what has a part in the three chips' nets (cv186x uses bm1688's files), so that a whole install and a fetched, pruned one agree.
+# Relative to the root. Only what has a part in the three chips' nets (cv186x uses bm1688's files), so that a whole
+# install and a fetched, pruned one agree.
 _PATTERNS = (
-    "bin/tpuc-opt", "bin/model_tool", "lib/libbackend_bm1684x.so", "lib/libbackend_bm1688.so", "lib/libbm1684x_kernel_module.so",
-    "lib/libbmtpulv60_kernel_module.so", "lib/libbm1684x_atomic_kernel.so", "lib/libppl_host.so", "lib/libppl_dyn_host_bm1684x.so",
-    "lib/libppl_dyn_host_bm1688.so", "lib/libcpuop.so", "lib/libortools.so.9", "lib/third_party/libdnnl.so.3", "lib/third_party/libomp.so.5",
-    "lib/third_party/libstdc++.so.6", "lib/third_party/libgcc_s.so.1", "lib/third_party/libz.so.1", "cross_toolchains/ppl_compile/bin/*",
-    "cross_toolchains/ppl_compile/inc/*", "cross_toolchains/ppl_compile/deps/scripts/*", "cross_toolchains/ppl_compile/deps/common/**/*",
+    "bin/tpuc-opt",
+    "bin/model_tool",
+    "lib/libbackend_bm1684x.so",
+    "lib/libbackend_bm1688.so",
+    "lib/libbm1684x_kernel_module.so",
+    "lib/libbmtpulv60_kernel_module.so",
+    "lib/libbm1684x_atomic_kernel.so",
+    "lib/libppl_host.so",
+    "lib/libppl_dyn_host_bm1684x.so",
+    "lib/libppl_dyn_host_bm1688.so",
+    "lib/libcpuop.so",
+    "lib/libortools.so.9",
+    "lib/third_party/libdnnl.so.3",
+    "lib/third_party/libomp.so.5",
+    "lib/third_party/libstdc++.so.6",
+    "lib/third_party/libgcc_s.so.1",
+    "lib/third_party/libz.so.1",
+    "cross_toolchains/ppl_compile/bin/*",
+    "cross_toolchains/ppl_compile/inc/*",
+    "cross_toolchains/ppl_compile/deps/scripts/*",
+    "cross_toolchains/ppl_compile/deps/common/**/*",
     "cross_toolchains/ppl_compile/deps/chip/*",
-    "cross_toolchains/ppl_compile/deps/chip/tpu_6_0/**/*", "cross_toolchains/ppl_compile/deps/chip/tpul_6_0/**/*",
+    "cross_toolchains/ppl_compile/deps/chip/tpu_6_0/**/*",
+    "cross_toolchains/ppl_compile/deps/chip/tpul_6_0/**/*",
 )
 
 
 def files(root: Path) -> list[Path]:
-    """The files that count, sorted by relative path. Missing ones are left out (an older or newer install may lack some)."""
-    found = {p for pattern in _PATTERNS for p in root.glob(pattern) if p.is_file() and p.name not in GLIBC and p.suffix != ".pyc"}
+    """The files that count, sorted by relative path. Missing ones are left out (an older or newer install may lack
+    some)."""
+    found = {
+        p
+        for pattern in _PATTERNS
+        for p in root.glob(pattern)
+        if p.is_file() and p.name not in GLIBC and p.suffix != ".pyc"
+    }
     return sorted(found, key=lambda p: p.relative_to(root).as_posix())
 
 
@@ -43,7 +66,8 @@ def recall(root: Path, cache: Path) -> tuple[str, bool]:
 
 
 def remember(root: Path, cache: Path) -> str:
-    """Hash the files of `root` and keep the result. A cache that cannot be written costs the next run the same hashing."""
+    """Hash the files of `root` and keep the result. A cache that cannot be written costs the next run the same
+    hashing."""
     identity = _identity(root)
     total = hashlib.sha256(mend.SCRIPT.encode())  # it has a part in what is made too
     for path in files(root):
@@ -74,7 +98,9 @@ def _identity(root: Path) -> str:
     state = hashlib.sha256(mend.SCRIPT.encode())
     for path in files(root):
         s = path.stat()
-        state.update(f"{path.relative_to(root).as_posix()} {s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns}\n".encode())
+        state.update(
+            f"{path.relative_to(root).as_posix()} {s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns}\n".encode()
+        )
     return state.hexdigest()
 
 

@@ -10,11 +10,45 @@ from llmconv.toolchain.find import Toolchain
 
 # What a user's shell may hold that would change what the compiler or its JIT (ppl-compile, cmake, make, c++) does.
 # LD_LIBRARY_PATH beats the RUNPATH by which the compiler finds its own libraries, and it needs none: measured.
-_DROPPED = frozenset({
-    "LD_LIBRARY_PATH", "LD_PRELOAD", "LD_AUDIT", "LD_BIND_NOW", "MAKEFLAGS", "MFLAGS", "GNUMAKEFLAGS", "MAKELEVEL", "MAKEFILES", "DESTDIR",
-    "CFLAGS", "CXXFLAGS", "CPPFLAGS", "LDFLAGS", "CACHE_ITEMS", "LANG", "LANGUAGE", "BASH_ENV", "ENV", "DEBUG", "VERBOSE",
-})
-_DROPPED_PREFIXES = ("PPL_", "TPU", "CMODEL_", "STAS_", "OMP_", "GOMP_", "KMP_", "LC_", "CMAKE_", "CUSTOM_LAYER_", "BMRT", "BMLIB")
+_DROPPED = frozenset(
+    {
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "LD_AUDIT",
+        "LD_BIND_NOW",
+        "MAKEFLAGS",
+        "MFLAGS",
+        "GNUMAKEFLAGS",
+        "MAKELEVEL",
+        "MAKEFILES",
+        "DESTDIR",
+        "CFLAGS",
+        "CXXFLAGS",
+        "CPPFLAGS",
+        "LDFLAGS",
+        "CACHE_ITEMS",
+        "LANG",
+        "LANGUAGE",
+        "BASH_ENV",
+        "ENV",
+        "DEBUG",
+        "VERBOSE",
+    }
+)
+_DROPPED_PREFIXES = (
+    "PPL_",
+    "TPU",
+    "CMODEL_",
+    "STAS_",
+    "OMP_",
+    "GOMP_",
+    "KMP_",
+    "LC_",
+    "CMAKE_",
+    "CUSTOM_LAYER_",
+    "BMRT",
+    "BMLIB",
+)
 _NO_EVICTION = str(10**6)
 
 

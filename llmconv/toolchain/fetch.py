@@ -1,4 +1,5 @@
-"""Fetch the compiler: the tpu_mlir wheel as a file (it cannot be installed beside us), of which the native half is unpacked.
+"""Fetch the compiler: the tpu_mlir wheel as a file (it cannot be installed beside us), of which the native half is
+unpacked.
 
 It lands in the cache whole or not at all, once per user and version, and every project uses it.
 """
@@ -33,8 +34,14 @@ def obtain(progress: Progress = lambda line: None) -> Toolchain:
     return find() or fetch(progress=progress)
 
 
-def fetch(cache: Path | None = None, *, progress: Progress = lambda line: None, python: str | Path = sys.executable,
-          wheel: Path | None = None, sha256: str = WHEEL_SHA256) -> Toolchain:
+def fetch(
+    cache: Path | None = None,
+    *,
+    progress: Progress = lambda line: None,
+    python: str | Path = sys.executable,
+    wheel: Path | None = None,
+    sha256: str = WHEEL_SHA256,
+) -> Toolchain:
     """The compiler in `cache` (the per-user one by default), fetched first when it is not there.
 
     progress: called with short lines of text. python: whose pip downloads. wheel: a file to use in place of a download,
@@ -61,7 +68,9 @@ def fetch(cache: Path | None = None, *, progress: Progress = lambda line: None, 
                 shutil.rmtree(part, ignore_errors=True)
     made = find_fetched(cache)
     if made is None:
-        raise ToolError(f"the fetched compiler in {cache / FOLDER} is not complete", "the wheel has another layout than expected")
+        raise ToolError(
+            f"the fetched compiler in {cache / FOLDER} is not complete", "the wheel has another layout than expected"
+        )
     progress(f"compiler {VERSION} is ready")
     return made
 
@@ -73,10 +82,16 @@ def _disk_errors(cache: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ToolError(f"cannot unpack the compiler into {cache}", "the disk is full",
-                            "Make room, or name a cache on another disk with LLMCONV_CACHE") from None
-        raise ToolError(f"cannot put the compiler into {cache}", error.strerror or str(error),
-                        "Name a folder that you may write to with LLMCONV_CACHE") from None
+            raise ToolError(
+                f"cannot unpack the compiler into {cache}",
+                "the disk is full",
+                "Make room, or name a cache on another disk with LLMCONV_CACHE",
+            ) from None
+        raise ToolError(
+            f"cannot put the compiler into {cache}",
+            error.strerror or str(error),
+            "Name a folder that you may write to with LLMCONV_CACHE",
+        ) from None
 
 
 @contextmanager
@@ -100,15 +115,21 @@ def _sweep(cache: Path) -> None:
 def _check_room(cache: Path, need: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < need + _MARGIN_BYTES:
-        raise ToolError(f"{cache} has {free >> 20} MB free", f"fetching the compiler takes {(need + _MARGIN_BYTES) >> 20} MB",
-                        "Make room, or name a cache on another disk with LLMCONV_CACHE")
+        raise ToolError(
+            f"{cache} has {free >> 20} MB free",
+            f"fetching the compiler takes {(need + _MARGIN_BYTES) >> 20} MB",
+            "Make room, or name a cache on another disk with LLMCONV_CACHE",
+        )
 
 
 def _check_digest(wheel: Path, expected: str, given: bool) -> None:
     found = digests.sha256(wheel)
     if found != expected:
-        raise ToolError(f"{wheel.name} has sha256 {found}", f"the compiler's is {expected}",
-                        "Name the wheel of tpu_mlir " + VERSION if given else "Check pip's index and proxy; the file was not used")
+        raise ToolError(
+            f"{wheel.name} has sha256 {found}",
+            f"the compiler's is {expected}",
+            "Name the wheel of tpu_mlir " + VERSION if given else "Check pip's index and proxy; the file was not used",
+        )
 
 
 def _replace(tree: Path, place: Path, aside: Path) -> None:

@@ -19,7 +19,8 @@ from llmconv.toolchain.shadow import shadow
 
 @dataclass(frozen=True)
 class Toolchain:
-    """A compiler that runs. root: the folder with bin/ and lib/; digest: sha256 (hex) over what determines a net's bytes."""
+    """A compiler that runs. root: the folder with bin/ and lib/; digest: sha256 (hex) over what determines a net's
+    bytes."""
 
     root: Path
     version: str
@@ -44,9 +45,9 @@ def cache_dir(env: Mapping[str, str] | None = None) -> Path:
 def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Toolchain | None:
     """The compiler to use, or None when it has to be fetched.
 
-    Order: $TPUC_ROOT (a wrong one is an InputError: the user named it), a tpu_mlir package of this Python (not imported),
-    the cache. An install that still holds the bundled glibc is used through a private shadow of it in the cache.
-    """
+    Order: $TPUC_ROOT (a wrong one is an InputError: the user named it), a tpu_mlir package of this Python (not
+    imported), the cache. An install that still holds the bundled glibc is used through a private shadow of it in the
+    cache."""
     env = os.environ if env is None else env
     cache = (cache or cache_dir(env)).absolute()
     named = env.get("TPUC_ROOT", "").strip()
@@ -54,7 +55,11 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
         root = Path(named).expanduser().absolute()
         problem = _problem(root)
         if problem:
-            raise InputError(f"TPUC_ROOT={named}", problem, "Unset it to let llmconv fetch its own compiler, or name the folder that holds bin/tpuc-opt")
+            raise InputError(
+                f"TPUC_ROOT={named}",
+                problem,
+                "Unset it to let llmconv fetch its own compiler, or name the folder that holds bin/tpuc-opt",
+            )
         return _open(root, cache, f"TPUC_ROOT={named}")
     installed = _installed()
     if installed and not _problem(installed):
@@ -75,7 +80,7 @@ def version_of(root: Path) -> str:
     if root.name.startswith("tpu_mlir-"):
         return root.name.partition("-")[2]
     for info in sorted(root.parent.glob("tpu_mlir-*.dist-info")):
-        return info.name[len("tpu_mlir-"):-len(".dist-info")]
+        return info.name[len("tpu_mlir-") : -len(".dist-info")]
     return _version_in(root / "bin" / "tpuc-opt")
 
 
@@ -106,7 +111,12 @@ def _problem(root: Path) -> str:
     """Why `root` cannot be a compiler; '' when it looks like one."""
     if not root.is_dir():
         return "there is no such folder"
-    for part in ("bin/tpuc-opt", "bin/model_tool", "cross_toolchains/ppl_compile/bin/ppl-compile", "lib/libppl_host.so"):
+    for part in (
+        "bin/tpuc-opt",
+        "bin/model_tool",
+        "cross_toolchains/ppl_compile/bin/ppl-compile",
+        "lib/libppl_host.so",
+    ):
         path = root / part
         if not path.is_file():
             return f"{part} is missing"
@@ -116,7 +126,8 @@ def _problem(root: Path) -> str:
 
 
 def _open(root: Path, cache: Path, what: str, repair: str = "") -> Toolchain:
-    """Make a Toolchain of a folder that looks right: shadow its glibc if it has one, hash it, see that it runs (both once)."""
+    """Make a Toolchain of a folder that looks right: shadow its glibc if it has one, hash it, see that it runs (both
+    once)."""
     version = version_of(root)
     if any((root / "lib" / "third_party" / name).exists() for name in GLIBC):
         root = shadow(root, cache)
@@ -131,11 +142,20 @@ def _try(root: Path, what: str, repair: str) -> None:
     """Run `tpuc-opt --version`; ToolError with the loader's own words when it does not run here."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("LD_")}
     try:
-        done = subprocess.run([root / "bin" / "tpuc-opt", "--version"], env=env, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                              stderr=subprocess.STDOUT, timeout=60)
+        done = subprocess.run(
+            [root / "bin" / "tpuc-opt", "--version"],
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolError(f"{what} does not run", str(error), repair or "Run llmconv doctor") from None
     if done.returncode:
         words = done.stdout.decode("utf-8", "replace").strip().splitlines()
-        raise ToolError(f"{what} does not run", words[0] if words else f"tpuc-opt --version returned {done.returncode}",
-                        repair or "Run llmconv doctor")
+        raise ToolError(
+            f"{what} does not run",
+            words[0] if words else f"tpuc-opt --version returned {done.returncode}",
+            repair or "Run llmconv doctor",
+        )

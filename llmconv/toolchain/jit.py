@@ -2,8 +2,8 @@
 
 For an attention shape that it has not seen, tpuc-opt runs ppl-compile, cmake, make and c++ and puts the kernel in
 `$PPL_CACHE_PATH/<key>/`, and a line `<key> <status>` in `flag.txt`. Three traps of that folder, all measured:
-  * a status is kept for good: 17 is "this block size does not fit" and part of the search, anything else (32512 = command
-    not found) is a broken machine, and fails every later compile even when the machine is mended;
+  * a status is kept for good: 17 is "this block size does not fit" and part of the search, anything else (32512 =
+    command not found) is a broken machine, and fails every later compile even when the machine is mended;
   * entries beyond $CACHE_ITEMS are deleted while other processes use them;
   * it is guarded by flock on /tmp/ppl_<key>.lock, which is no guard across machines with one home, and which a second
     user of the machine cannot open (the compiler then aborts).
@@ -12,6 +12,7 @@ So every compile gets a folder of its own, seeded with links to the shared entri
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -51,20 +52,18 @@ def seed(shared: Path, private: Path) -> None:
 
 
 def publish(private: Path, shared: Path) -> dict[str, int]:
-    """Give the new kernels of `private` to `shared`; returns the statuses that are neither a success nor "does not fit".
+    """Give the new kernels of `private` to `shared`; returns the statuses that are neither a success nor "does not
+    fit".
 
-    Only what the compiler needs again is kept (the library, of about 130 KB), each entry complete or not at all. A shared
-    folder that cannot be written is left as it is: the next compile makes the kernel again.
-    """
+    Only what the compiler needs again is kept (the library, of about 130 KB), each entry complete or not at all. A
+    shared folder that cannot be written is left as it is: the next compile makes the kernel again."""
     bad = {}
     for key, status in _flags(private).items():
         if status not in (FITS, DOES_NOT_FIT):
             bad[key] = status
         else:
-            try:
+            with contextlib.suppress(OSError):
                 _publish_one(private / key, shared, key, status)
-            except OSError:
-                pass
         _drop_lock(key)
     return bad
 
@@ -106,7 +105,5 @@ def _flags(private: Path) -> dict[str, int]:
 
 def _drop_lock(key: str) -> None:
     """Remove our lock file in /tmp, which would keep every other user of this machine from compiling this shape."""
-    try:
+    with contextlib.suppress(OSError):
         os.unlink(f"/tmp/ppl_{key}.lock")
-    except OSError:
-        pass

@@ -19,25 +19,37 @@ _NOISE = re.compile(
     | ^bmcpu\ init | ^Cannot\ open\ libusercpu | ^Create\ Core | ^\s+(Local|Static)Mem\ \[ | ^f?attention\w*\ (block_m|success) | ^fattention
     | ^block(_\w+)?\ is\ not\ suitable | ^(group|layer_group|layergroup)\b.*(cost|time|cycle) | ^\s*\d+(\.\d+)?\s*%  | ^\r
     | ^terminate\ called\ after""",
-    re.VERBOSE)
+    re.VERBOSE,
+)
 
 # Words of the compiler -> (why, what to do). Groups of the pattern fill the braces.
 _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
     (re.compile(r"failed to find tensor (\S+) to read"), "the weight file lacks the tensor {0}", ""),
-    (re.compile(r"Failed to open: (/tmp/ppl_\d+\.lock)"), "the kernel JIT cannot open {0}",
-     "It belongs to another user of this machine; remove it, or ask its owner to"),
-    (re.compile(r"run ppl_jit failed with ret 0x7f00"), "the kernel JIT did not find cmake or make",
-     "Install cmake, make and a C++ compiler (llmconv doctor)"),
+    (
+        re.compile(r"Failed to open: (/tmp/ppl_\d+\.lock)"),
+        "the kernel JIT cannot open {0}",
+        "It belongs to another user of this machine; remove it, or ask its owner to",
+    ),
+    (
+        re.compile(r"run ppl_jit failed with ret 0x7f00"),
+        "the kernel JIT did not find cmake or make",
+        "Install cmake, make and a C++ compiler (llmconv doctor)",
+    ),
     (re.compile(r"No space left on device"), "the disk is full", "Make room and run again"),
     (re.compile(r"std::bad_alloc|Cannot allocate memory"), "memory ran out", "Run fewer jobs at once (-n 1)"),
-    (re.compile(r"(ppl jit call failed)"), "the kernel JIT failed", "Check cmake, make and the C++ compiler (llmconv doctor)"),
+    (
+        re.compile(r"(ppl jit call failed)"),
+        "the kernel JIT failed",
+        "Check cmake, make and the C++ compiler (llmconv doctor)",
+    ),
     (re.compile(r"([^/\s:]+:\d+): .*Assertion `(.*)' failed"), "its assertion `{1}' failed ({0})", ""),
     (re.compile(r"\berror: (.{1,300})"), "{0}", ""),
 )
 
 
 def meaningful(lines: Iterable[str]) -> list[str]:
-    """The lines that say something about this net: no progress, no banners, no stack frames. Neighbours that repeat are one."""
+    """The lines that say something about this net: no progress, no banners, no stack frames. Neighbours that repeat are
+    one."""
     kept: list[str] = []
     for line in lines:
         line = line.rstrip()
@@ -62,7 +74,8 @@ def tail(log: Path, count: int = 6) -> list[str]:
 
 
 def cause(lines: Iterable[str]) -> tuple[str, str]:
-    """(why, what to do) for the first known failure in `lines`, else the last line as it stands, else two empty strings."""
+    """(why, what to do) for the first known failure in `lines`, else the last line as it stands, else two empty
+    strings."""
     lines = list(lines)
     for pattern, why, cure in _CAUSES:
         for line in lines:

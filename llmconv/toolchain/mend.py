@@ -1,10 +1,10 @@
 """A kernel source of the compiler that its own JIT refuses, mended on the way.
 
-top.Insert (batched decoding) is compiled by the JIT from a source inside libppl_host.so, which declares `void` pointers:
-1.30.2's ppl-compile takes no cast from those ("'ppl.ptr_cast' op operand #0 must be memref"), and the compiler then goes on
-without the kernel. The JIT gives the text to `ppl_jit.sh` as an argument, so a script of that name earlier in PATH can declare
-them bf16. Each use in the source casts them to the element's width, so nothing else changes.
-"""
+top.Insert (batched decoding) is compiled by the JIT from a source inside libppl_host.so, which declares `void`
+pointers: 1.30.2's ppl-compile takes no cast from those ("'ppl.ptr_cast' op operand #0 must be memref"), and the
+compiler then goes on without the kernel. The JIT gives the text to `ppl_jit.sh` as an argument, so a script of that
+name earlier in PATH can declare them bf16. Each use in the source casts them to the element's width, so nothing else
+changes."""
 
 from __future__ import annotations
 

@@ -5,4 +5,5 @@ from __future__ import annotations
 VERSION = "1.30.2"
 WHEEL_SHA256 = "542807361c9eeb0777a7bd35e501d8c71cce767e4bce021a3cb3a7c25c35f909"
 FOLDER = f"tpu_mlir-{VERSION}"  # of the fetched compiler, in the cache
-GLIBC = ("libc.so.6", "libm.so.6", "libpthread.so.0")  # lib/third_party's own: with any other ld.so they kill every program
+# lib/third_party's own: with any other ld.so they kill every program
+GLIBC = ("libc.so.6", "libm.so.6", "libpthread.so.0")

@@ -1,4 +1,5 @@
-"""Download the compiler's wheel with pip, as a file, by pip's own configuration (index, proxy, certificates, find-links)."""
+"""Download the compiler's wheel with pip, as a file, by pip's own configuration (index, proxy, certificates,
+find-links)."""
 
 from __future__ import annotations
 
@@ -10,10 +11,29 @@ from pathlib import Path
 from llmconv.errors import ToolError
 from llmconv.toolchain.pinned import VERSION
 
-# The wheel is for Python 3.10 alone; its native half serves any Python, so pip is told that it is fetching for another one.
-_FOR = ("--no-deps", "--only-binary=:all:", "--python-version", "3.10", "--implementation", "cp", "--abi", "cp310", "--abi", "none",
-        "--platform", "manylinux2014_x86_64", "--platform", "linux_x86_64", "--platform", "any")
-_NETWORK = re.compile(r"NewConnectionError|Retrying \(|Temporary failure in name resolution|ReadTimeout|ConnectionError|ProxyError|SSLError|IncompleteRead")
+# The wheel is for Python 3.10 alone; its native half serves any Python, so pip is told that it is fetching for another
+# one.
+_FOR = (
+    "--no-deps",
+    "--only-binary=:all:",
+    "--python-version",
+    "3.10",
+    "--implementation",
+    "cp",
+    "--abi",
+    "cp310",
+    "--abi",
+    "none",
+    "--platform",
+    "manylinux2014_x86_64",
+    "--platform",
+    "linux_x86_64",
+    "--platform",
+    "any",
+)
+_NETWORK = re.compile(
+    r"NewConnectionError|Retrying \(|Temporary failure in name resolution|ReadTimeout|ConnectionError|ProxyError|SSLError|IncompleteRead"
+)
 
 
 def download(folder: Path, python: str | Path, progress: Callable[[str], None]) -> Path:
@@ -21,8 +41,20 @@ def download(folder: Path, python: str | Path, progress: Callable[[str], None]) 
     version = _pip_version(python)
     progress(f"fetching the compiler, tpu_mlir {VERSION} (312 MB), with pip")
     bar = "raw" if version >= (24, 1) else "off"
-    argv = [str(python), "-m", "pip", "--disable-pip-version-check", "--no-input", "download", "--progress-bar", bar, *_FOR,
-            f"tpu_mlir=={VERSION}", "-d", str(folder)]
+    argv = [
+        str(python),
+        "-m",
+        "pip",
+        "--disable-pip-version-check",
+        "--no-input",
+        "download",
+        "--progress-bar",
+        bar,
+        *_FOR,
+        f"tpu_mlir=={VERSION}",
+        "-d",
+        str(folder),
+    ]
     output = _run(argv, progress)
     wheels = sorted(folder.glob("*.whl"))
     if output is None and len(wheels) == 1:
@@ -34,7 +66,9 @@ def _run(argv: list[str], progress: Callable[[str], None]) -> list[str] | None:
     """Run pip, passing on its progress; None when it ended well, else the lines that it printed."""
     lines: list[str] = []
     shown = 0
-    child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    child = subprocess.Popen(
+        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     try:
         for line in child.stdout or ():
             done = re.match(r"Progress (\d+) of (\d+)", line)
@@ -55,14 +89,23 @@ def _run(argv: list[str], progress: Callable[[str], None]) -> list[str] | None:
 def _pip_version(python: str | Path) -> tuple[int, ...]:
     """pip's version; ToolError when this Python has none."""
     try:
-        done = subprocess.run([str(python), "-m", "pip", "--version"], stdin=subprocess.DEVNULL, capture_output=True, text=True,
-                              errors="replace", timeout=60)
+        done = subprocess.run(
+            [str(python), "-m", "pip", "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=60,
+        )
     except (OSError, subprocess.TimeoutExpired) as error:
         raise ToolError(f"{python} -m pip does not run", str(error)) from None
     found = re.match(r"pip (\d+)\.(\d+)", done.stdout)
     if done.returncode or not found:
-        raise ToolError("cannot fetch the compiler", f"{python} has no pip",
-                        f"Run {python} -m ensurepip, or set TPUC_ROOT to an unpacked tpu_mlir {VERSION}")
+        raise ToolError(
+            "cannot fetch the compiler",
+            f"{python} has no pip",
+            f"Run {python} -m ensurepip, or set TPUC_ROOT to an unpacked tpu_mlir {VERSION}",
+        )
     return int(found.group(1)), int(found.group(2))
 
 
@@ -71,10 +114,18 @@ def _failed(lines: list[str]) -> ToolError:
     text = "\n".join(lines)
     elsewhere = f"Check the network, proxy and index of pip, or set TPUC_ROOT to an unpacked tpu_mlir {VERSION}"
     if "No space left on device" in text:
-        return ToolError("cannot fetch the compiler", "the disk is full", "Make room, or name a cache on another disk with LLMCONV_CACHE")
+        return ToolError(
+            "cannot fetch the compiler",
+            "the disk is full",
+            "Make room, or name a cache on another disk with LLMCONV_CACHE",
+        )
     if _NETWORK.search(text):
         return ToolError("cannot fetch the compiler", "pip reached no package index", elsewhere)
     if "No matching distribution found" in text:
         return ToolError("cannot fetch the compiler", f"pip's index has no tpu_mlir {VERSION}", elsewhere)
     errors = [line for line in lines if line.startswith("ERROR:")] or lines
-    return ToolError("cannot fetch the compiler", (errors[-1].removeprefix("ERROR:").strip() if errors else "pip gave no wheel")[:300], elsewhere)
+    return ToolError(
+        "cannot fetch the compiler",
+        (errors[-1].removeprefix("ERROR:").strip() if errors else "pip gave no wheel")[:300],
+        elsewhere,
+    )

@@ -1,8 +1,7 @@
 """Run one program to its end: output to a log, exit or signal, time, CPU and peak memory.
 
-The child stays in the caller's process group, so that a caller that kills its group takes the compiler along, and it asks
-the kernel to be killed when the caller dies, so that `kill -9` of the caller alone leaves nothing running.
-"""
+The child stays in the caller's process group, so that a caller that kills its group takes the compiler along, and it
+asks the kernel to be killed when the caller dies, so that `kill -9` of the caller alone leaves nothing running."""
 
 from __future__ import annotations
 
@@ -51,7 +50,8 @@ def signal_name(number: int) -> str:
 
 
 def run(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], log: Path, append: bool = False) -> Outcome:
-    """Run `argv` in `cwd` and wait for it; stdout and stderr go to `log` (replaced, or appended to). OSError when it cannot be started.
+    """Run `argv` in `cwd` and wait for it; stdout and stderr go to `log` (replaced, or appended to). OSError when it
+    cannot be started.
 
     An exception in the caller (Ctrl-C) kills the child before it is passed on.
     """
@@ -66,8 +66,14 @@ def run(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], log: P
     start = time.monotonic()
     with open(log, "ab" if append else "wb") as out:
         child = subprocess.Popen(
-            [str(a) for a in argv], cwd=cwd, env=dict(env), stdin=subprocess.DEVNULL, stdout=out,
-            stderr=subprocess.STDOUT, preexec_fn=bind_to_parent)
+            [str(a) for a in argv],
+            cwd=cwd,
+            env=dict(env),
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            preexec_fn=bind_to_parent,
+        )
     try:
         peak, status, usage = _wait(child.pid)
     except BaseException:
@@ -79,8 +85,12 @@ def run(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], log: P
     # The kernel's ru_maxrss includes the moment between fork and exec, when the child still was a copy of us.
     counted = usage.ru_maxrss * 1024
     return Outcome(
-        exit=code if code >= 0 else -1, signal=-code if code < 0 else None, seconds=time.monotonic() - start,
-        cpu_seconds=usage.ru_utime + usage.ru_stime, peak_rss=counted if counted > ours * 1.05 else peak or counted)
+        exit=code if code >= 0 else -1,
+        signal=-code if code < 0 else None,
+        seconds=time.monotonic() - start,
+        cpu_seconds=usage.ru_utime + usage.ru_stime,
+        peak_rss=counted if counted > ours * 1.05 else peak or counted,
+    )
 
 
 def _wait(pid: int):

@@ -1,9 +1,9 @@
 """A private view of an install that carries its own glibc.
 
 tpu_mlir's wheel holds Ubuntu 22.04's libc, libm and libpthread, and the programs reach them by RUNPATH before the
-system's. Under any other ld.so they die before main. The shadow is the same tree by symbolic links, without those three;
-the two programs are copied, since the loader takes $ORIGIN of a program from its real path (of a library from the link's).
-"""
+system's. Under any other ld.so they die before main. The shadow is the same tree by symbolic links, without those
+three; the two programs are copied, since the loader takes $ORIGIN of a program from its real path (of a library from
+the link's)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ _PROGRAMS = ("tpuc-opt", "model_tool")
 
 
 def shadow(root: Path, cache: Path) -> Path:
-    """The shadow of `root` in `cache`, made when it is not there yet (about 40 MB). Safe with several makers at once."""
+    """The shadow of `root` in `cache`, made when it is not there yet (about 40 MB). Safe with several makers at
+    once."""
     place = cache / "shadow" / f"{root.name}-{_identity(root)}"
     if place.is_dir():
         return place
@@ -35,8 +36,11 @@ def shadow(root: Path, cache: Path) -> Path:
             if not place.is_dir():  # else another build made it first
                 raise
     except OSError as error:
-        raise ToolError(f"{root} carries its own glibc, and no view without it can be made in {cache}", error.strerror or str(error),
-                        "Make the cache writable, or name another with LLMCONV_CACHE") from None
+        raise ToolError(
+            f"{root} carries its own glibc, and no view without it can be made in {cache}",
+            error.strerror or str(error),
+            "Make the cache writable, or name another with LLMCONV_CACHE",
+        ) from None
     return place
 
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llmconv.errors import ToolError
 
-# The compiler, model_tool, the simulator and the JIT for bm1684x, bm1688 and cv186x open these files and no others (traced,
-# static and dynamic nets). Left out: the Python half, other chips, debuggers, the three files of glibc.
+# The compiler, model_tool, the simulator and the JIT for bm1684x, bm1688 and cv186x open these files and no others
+# (traced, static and dynamic nets). Left out: the Python half, other chips, debuggers, the three files of glibc.
 _KEEP = re.compile(
     r"""tpu_mlir/(
         bin/(tpuc-opt|model_tool)
@@ -22,7 +22,8 @@ _KEEP = re.compile(
       | lib/third_party/lib(dnnl\.so\.3|omp\.so\.5|stdc\+\+\.so\.6|gcc_s\.so\.1|z\.so\.1)
       | cross_toolchains/ppl_compile/(version|bin/.+|inc/.+|deps/.+)
     ) | tpu_mlir-[^/]+\.dist-info/licenses/.+""",
-    re.VERBOSE)
+    re.VERBOSE,
+)
 _RUN = re.compile(r"bin/(tpuc-opt|model_tool)|cross_toolchains/ppl_compile/bin/.+")
 _CHUNK = 1 << 20
 
@@ -47,7 +48,9 @@ def _check(wheel: Path, entry: zipfile.ZipInfo) -> None:
     """Refuse names that lead outside the tree, and links."""
     name = entry.filename
     if name.startswith("/") or "\\" in name or ".." in name.split("/") or stat.S_ISLNK(entry.external_attr >> 16):
-        raise ToolError(f"{wheel.name} is not to be trusted", f"its entry {name!r} leads outside the folder it is unpacked to")
+        raise ToolError(
+            f"{wheel.name} is not to be trusted", f"its entry {name!r} leads outside the folder it is unpacked to"
+        )
 
 
 def _extract(archive: zipfile.ZipFile, entry: zipfile.ZipInfo, tree: Path) -> None:

@@ -30,14 +30,14 @@ def matmul(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     k, n = (w[-1], w[-2]) if attrs["right_transpose"] else (w[-2], w[-1])
     if x[-1] != k:
         raise ValueError(f"MatMul of {x} with {w}: inner sizes {x[-1]} and {k} differ")
-    return [x[:-1] + (n,)]
+    return [(*x[:-1], n)]
 
 
 def a16matmul(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     x, w = shapes[0], shapes[1]
     if x[-1] * attrs["weight_bits"] != w[1] * 8:
         raise ValueError(f"A16MatMul of {x} with packed {w} at {attrs['weight_bits']} bits")
-    return [x[:-1] + (w[0],)]
+    return [(*x[:-1], w[0])]
 
 
 def reshape(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
@@ -59,7 +59,7 @@ def concat(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     for s in shapes[1:]:
         if s[:axis] + s[axis + 1 :] != first[:axis] + first[axis + 1 :]:
             raise ValueError(f"Concat of {shapes} along {axis}")
-    return [first[:axis] + (sum(s[axis] for s in shapes),) + first[axis + 1 :]]
+    return [(*first[:axis], sum(s[axis] for s in shapes), *first[axis + 1 :])]
 
 
 def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
@@ -103,7 +103,7 @@ def reduce(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 
 def topk(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     axis = attrs["axis"]
-    out = shapes[0][:axis] + (attrs["K"],) + shapes[0][axis + 1 :]
+    out = (*shapes[0][:axis], attrs["K"], *shapes[0][axis + 1 :])
     return [out, out]
 
 

@@ -56,7 +56,7 @@ def rope(np, attrs, x, sin, cos):
 
 def attention(np, attrs, q, k, v, mask, _none):
     """softmax(q k^T * scale + mask) v with grouped kv heads; q [B,mq,Hq,D], k and v [B,mk,Hkv,D], mask [B,1,mq,mk]."""
-    batch, mq, _, dim = q.shape
+    batch, mq, _, _dim = q.shape
     groups = attrs["q_head"] // attrs["kv_head"]
     k, v = np.repeat(k, groups, 2), np.repeat(v, groups, 2)
     score = np.einsum("bqhd,bkhd->bhqk", q, k) * attrs["scale"]

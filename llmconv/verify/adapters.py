@@ -22,8 +22,10 @@ SHARED = ("shared_gate", "shared_up", "shared_down")  # of the expert beside rou
 
 @dataclass(frozen=True)
 class Adapter:
-    """weights: A [r, K] and B [r, N] of every linear (the embedding's A is [V, r]), by the names that they have in the nets;
-    paths: a linear's recipe for its weight -> its path in the nets; embedding, head: their paths; dtype: bf16 or f16, which holds them."""
+    """weights: A [r, K] and B [r, N] of every linear (the embedding's A is [V, r]), by the names that they have in the
+    nets;
+    paths: a linear's recipe for its weight -> its path in the nets; embedding, head: their paths; dtype: bf16 or f16,
+    which holds them."""
 
     weights: Mapping[str, np.ndarray]
     paths: Mapping[tuple, str] = field(repr=False)
@@ -33,18 +35,26 @@ class Adapter:
 
     @classmethod
     def random(cls, plan: Plan, rng: np.random.Generator) -> Adapter:
-        """One that changes what every linear gives by about an eighth: far more than what is tolerated, and not so much that the
-        attention of random heads becomes too peaked for half precision."""
+        """One that changes what every linear gives by about an eighth: far more than what is tolerated, and not so much
+        that the attention of random heads becomes too peaked for half precision."""
         weights: dict[str, np.ndarray] = {}
         for net in plan.nets:
             for op in net.graph.ops:
                 if op.kind == "Weight" and "path" in op.attrs and op.results[0].name not in weights:
                     name, shape = op.results[0].name, op.results[0].shape
-                    inner = shape[1] if ".lora_A." in name and "Gather" not in {o.kind for o in net.graph.ops} else plan.job.lora_max_rank
+                    inner = (
+                        shape[1]
+                        if ".lora_A." in name and "Gather" not in {o.kind for o in net.graph.ops}
+                        else plan.job.lora_max_rank
+                    )
                     strength = 1 / 8 if ".lora_A." in name else 1
                     weights[name] = half(strength * rng.standard_normal(shape) * inner**-0.5, plan.job.half)
         spec = plan.spec
-        paths = {spec.source(role, layer): spec.path(role, layer) for layer in range(spec.layers) for role in (*ROLES, *(SHARED if spec.experts else ()))}
+        paths = {
+            spec.source(role, layer): spec.path(role, layer)
+            for layer in range(spec.layers)
+            for role in (*ROLES, *(SHARED if spec.experts else ()))
+        }
         return cls(weights, paths, spec.path("embedding"), spec.path("head"), plan.job.half)
 
     def parts(self, path: str) -> tuple[np.ndarray, np.ndarray]:
@@ -52,12 +62,16 @@ class Adapter:
         return self.weights[f"{path}.lora_A.weight"], self.weights[f"{path}.lora_B.weight"]
 
     def parts_of(self, source: tuple) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """What is added to the linear whose weight [N, K] the model has from recipe `source`: (first, last, A, B) for its rows first to
-        last, which are all, or those of one role in a fused tensor."""
+        """What is added to the linear whose weight [N, K] the model has from recipe `source`: (first, last, A, B) for
+        its rows first to last, which are all, or those of one role in a fused tensor."""
         whole, start, end = _rows(source)
         for recipe, path in self.paths.items():
             tensor, first, last = _rows(recipe)
-            if tensor == whole and f"{path}.lora_A.weight" in self.weights and (end is None or last is not None and start <= first and last <= end):
+            if (
+                tensor == whole
+                and f"{path}.lora_A.weight" in self.weights
+                and (end is None or (last is not None and start <= first and last <= end))
+            ):
                 a, b = self.parts(path)
                 yield first - start, first - start + b.shape[1], a, b
 
@@ -73,12 +87,15 @@ class Adapter:
 
 
 def load(adapter: Adapter, files: Sequence[Path], folder: Path) -> list[Path]:
-    """Copy a plan's .bmodel files to `folder` and write the adapter into their coefficients, where their tables of locations name them
-    (lora.<rank>.<axis of the rank>.<weight>). ToolError when they name one that the adapter lacks, or not all of the adapter's."""
+    """Copy a plan's .bmodel files to `folder` and write the adapter into their coefficients, where their tables of
+    locations name them (lora.<rank>.<axis of the rank>.<weight>). ToolError when they name one that the adapter lacks,
+    or not all of the adapter's."""
     copies = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
     found = {name for copy in copies for name in _write(adapter, copy)}
     if missing := set(adapter.weights) - found:
-        raise ToolError(f"{files[0]} has no place for an adapter's {min(missing)}", "its table of coefficients does not name it")
+        raise ToolError(
+            f"{files[0]} has no place for an adapter's {min(missing)}", "its table of coefficients does not name it"
+        )
     return copies
 
 
@@ -95,7 +112,9 @@ def _write(adapter: Adapter, target: Path) -> set[str]:
                 name = entry.name.split(".", 3)[3]
                 values = adapter.weights.get(name)
                 if values is None or values.size * 2 > entry.size:
-                    raise ToolError(f"{target} has no room for an adapter's {name}", "its table of coefficients is not the plan's")
+                    raise ToolError(
+                        f"{target} has no room for an adapter's {name}", "its table of coefficients is not the plan's"
+                    )
                 file.seek(stage.coeff.offset + entry.offset)
                 file.write((numeric.to_bf16 if adapter.dtype == "bf16" else numeric.to_f16)(values).tobytes())
                 found.add(name)

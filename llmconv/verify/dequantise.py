@@ -1,8 +1,8 @@
 """A quantised checkpoint as the float checkpoint that it stands for, in torch and from the formats' definitions alone.
 
-Nothing of llmconv.checkpoint.quantised is used here, so that a mistake there shows: every code is picked out of its word by its place,
-every input has the scale of the group that g_idx names, nothing is sorted, and bits and groups are read off the tensors' shapes.
-"""
+Nothing of llmconv.checkpoint.quantised is used here, so that a mistake there shows: every code is picked out of its
+word by its place, every input has the scale of the group that g_idx names, nothing is sorted, and bits and groups are
+read off the tensors' shapes."""
 
 from __future__ import annotations
 
@@ -23,7 +23,8 @@ KEEP_BYTES = 256 << 20  # dequantised weights kept for their next rows
 
 @dataclass
 class Dequantised:
-    """The checkpoint with a float weight PATH.weight [N, K] for every quantised one. zero_shift: what was taken from GPTQ's zero points;
+    """The checkpoint with a float weight PATH.weight [N, K] for every quantised one. zero_shift: what was taken from
+    GPTQ's zero points;
     scales: the type that scales are rounded to (the chip has them in half precision; f32: as they are)."""
 
     checkpoint: Checkpoint
@@ -37,11 +38,18 @@ class Dequantised:
     def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
         config = plan.config
         parts = (config.sub("text_config"), config)
-        section = next((part[name] for part in parts for name in ("quantization_config", "compression_config") if part.get(name)), {})
+        section = next(
+            (part[name] for part in parts for name in ("quantization_config", "compression_config") if part.get(name)),
+            {},
+        )
         packing = str(section.get("packing_format") or section.get("backend") or "auto_round:auto_gptq")
         own = "round" in str(section.get("quant_method"))
-        awq = section.get("quant_method") == "awq" or own and "awq" in packing
-        first = packing in ("auto_round:auto_gptq", "auto_round:gptq") if own else (section.get("checkpoint_format") or section.get("format")) != "gptq_v2"
+        awq = section.get("quant_method") == "awq" or (own and "awq" in packing)
+        first = (
+            packing in ("auto_round:auto_gptq", "auto_round:gptq")
+            if own
+            else (section.get("checkpoint_format") or section.get("format")) != "gptq_v2"
+        )
         return cls(plan.checkpoint, awq, int(first), tuple(section.get("weight_block_size") or (1, 1)), scales)
 
     def info(self, name: str) -> TensorInfo:
@@ -50,7 +58,9 @@ class Dequantised:
     def float32(self, name: str, rows: slice | None = None) -> np.ndarray:
         """As of a Checkpoint."""
         path = name.removesuffix(".weight")
-        if all(f"{path}.{part}" not in self.checkpoint.tensors for part in ("qweight", "weight_packed", "weight_scale_inv")):
+        if all(
+            f"{path}.{part}" not in self.checkpoint.tensors for part in ("qweight", "weight_packed", "weight_scale_inv")
+        ):
             return self.checkpoint.float32(name, rows)
         if name not in self._kept:
             self._kept[name] = self._weight(path).numpy()
@@ -87,7 +97,10 @@ class Dequantised:
         n = scales.shape[1]
         bits = zeros.shape[1] * 32 // n
         ones = sum(1 << shift for shift in range(0, 32, bits)) * self.zero_shift
-        codes, zeros = _codes(words, bits, 0, words.shape[0] * 32 // bits), _codes((zeros + ones) & 0xFFFFFFFF, bits, 1, n)
+        codes, zeros = (
+            _codes(words, bits, 0, words.shape[0] * 32 // bits),
+            _codes((zeros + ones) & 0xFFFFFFFF, bits, 1, n),
+        )
         groups = self._groups(f"{path}.g_idx", len(codes), len(scales))
         return ((codes - zeros[groups]) * scales[groups]).T.contiguous()
 

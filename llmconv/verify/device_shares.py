@@ -7,6 +7,7 @@ the same share, a multiple of a few units that it chooses."""
 from __future__ import annotations
 
 import hashlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -92,7 +93,7 @@ def _shares(plan: Plan, net: Net, role: Role, by_inputs: bool) -> Iterator[list[
         edges = [min(step * device, total) for device in range(devices)] + [total]
         if step * (devices - 1) < total and not any(edge % group for edge in edges):
             held = [role] + [replace(role, bias=None) if by_inputs else role] * (devices - 1)  # a bias is added once
-            cuts = (_part(weights, part, by_inputs, *edge) for part, edge in zip(held, zip(edges, edges[1:])))
+            cuts = (_part(weights, part, by_inputs, *edge) for part, edge in zip(held, itertools.pairwise(edges)))
             yield [_stored(plan, [*(weights | cut).values()], part, flags) for part, cut in zip(held, cuts)]
 
 

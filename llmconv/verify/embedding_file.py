@@ -24,7 +24,8 @@ PIECE = 1 << 14  # rows that are compared at a time
 
 @dataclass(frozen=True)
 class Table:
-    """A file of `rows` x `width` values of half type `dtype`, row by row. scale: what the runtime multiplies a row with."""
+    """A file of `rows` x `width` values of half type `dtype`, row by row. scale: what the runtime multiplies a row
+    with."""
 
     path: Path
     rows: int
@@ -38,7 +39,8 @@ class Table:
         return cls(Layout(plan.job.out_dir).config / NAME, spec.vocab, spec.hidden, plan.job.half, spec.embedding_scale)
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """Rows `ids` [n] as they are in the file, [n, H] in float32. ConvertError when it is not there, or not whole."""
+        """Rows `ids` [n] as they are in the file, [n, H] in float32. ConvertError when it is not there, or not
+        whole."""
         import numpy as np
 
         from llmconv import numeric
@@ -47,7 +49,9 @@ class Table:
             values = np.memmap(self.path, np.uint16, "r", shape=(self.rows, self.width))
         except (OSError, ValueError) as error:
             raise ConvertError(f"{self.path} cannot be read", str(error), "Run the conversion again.") from None
-        return numeric.from_bf16(values[ids]) if self.dtype == "bf16" else numeric.from_f16(values[ids].view(np.float16))
+        return (
+            numeric.from_bf16(values[ids]) if self.dtype == "bf16" else numeric.from_f16(values[ids].view(np.float16))
+        )
 
     def embed(self, session: Session, ids: np.ndarray) -> np.ndarray:
         """The hidden states [1, n, H] of tokens [n], compared with the model's."""
@@ -60,9 +64,15 @@ class Table:
         import numpy as np
 
         if self.path.is_file() and self.path.stat().st_size != 2 * self.rows * self.width:
-            raise ConvertError(f"{self.path} has {self.path.stat().st_size} bytes", f"{self.rows} x {self.width} values have {2 * self.rows * self.width}", "Run the conversion again.")
+            raise ConvertError(
+                f"{self.path} has {self.path.stat().st_size} bytes",
+                f"{self.rows} x {self.width} values have {2 * self.rows * self.width}",
+                "Run the conversion again.",
+            )
         (tensor,) = session.plan.disk_tensors
         for first in range(0, self.rows, PIECE):
             last = min(first + PIECE, self.rows)
             rows = recipe.evaluate(("rows", ("tensor", tensor), first, last), session.plan.checkpoint)
-            session.judge(NAME, "table", self.read(np.arange(first, last))[None], half(rows, self.dtype)[None], compare.SAME)
+            session.judge(
+                NAME, "table", self.read(np.arange(first, last))[None], half(rows, self.dtype)[None], compare.SAME
+            )

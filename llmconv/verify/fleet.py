@@ -1,5 +1,5 @@
-"""Several devices on a simulator that has one: each device's file in a chip of its own, and nets that are split over devices part
-by part, with the exchange between them done here."""
+"""Several devices on a simulator that has one: each device's file in a chip of its own, and nets that are split over
+devices part by part, with the exchange between them done here."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class Part:
 
 
 class Fleet:
-    """The files of a plan's devices, one simulated chip each; like a Simulator, `nets` and `run` are those of all. A file for several
-    devices is run part by part on one chip."""
+    """The files of a plan's devices, one simulated chip each; like a Simulator, `nets` and `run` are those of all. A
+    file for several devices is run part by part on one chip."""
 
     def __init__(self, plan: Plan, files: Sequence[Path], root: Path):
         from llmconv.simulator.client import Simulator
@@ -50,7 +50,7 @@ class Fleet:
                 if plan.job.splits:
                     file, self.parts = undo_cascade(file, folder / file.name)
                 chip: Simulator = opening.enter_context(Simulator(file, plan.job.chip, root))
-                self._chips |= {name: chip for name in chip.nets}
+                self._chips |= dict.fromkeys(chip.nets, chip)
             self._stack = opening.pop_all()
 
     def __enter__(self) -> Fleet:
@@ -72,28 +72,33 @@ class Fleet:
         return self._chips[net].run(net, inputs, read)
 
     def _run_parts(self, net: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The parts of a net, turn by turn: each device gets its heads of the history, and gives its heads of the new rows. ToolError
-        when the devices come to different states."""
+        """The parts of a net, turn by turn: each device gets its heads of the history, and gives its heads of the new
+        rows. ToolError when the devices come to different states."""
         import numpy as np
 
         devices = self.plan.job.num_device
         known = dict(inputs)
         for name in ("history_k", "history_v"):
             if name in inputs:
-                known |= {f"{name}_{device}": heads for device, heads in enumerate(np.split(inputs[name], devices, axis=2))}
+                known |= {
+                    f"{name}_{device}": heads for device, heads in enumerate(np.split(inputs[name], devices, axis=2))
+                }
         for part in self.parts[net]:
             chip = self._chips[part.name]
             known |= chip.run(part.name, {io.name: known[io.name] for io in chip.nets[part.name].inputs})
         states = [known[f"output_states{END}_{device}"] for device in range(devices)]
         if any(not np.array_equal(states[0], other) for other in states[1:]):
             raise ToolError(f"the devices of net {net} come to different states", "each should have the sum of all")
-        rows = {name: np.concatenate([known[f"{name}{END}_{device}"] for device in range(devices)], axis=2) for name in ("k_cache", "v_cache")}
+        rows = {
+            name: np.concatenate([known[f"{name}{END}_{device}"] for device in range(devices)], axis=2)
+            for name in ("k_cache", "v_cache")
+        }
         return {"output_states": states[0]} | rows
 
 
 def undo_cascade(bmodel: Path, target: Path) -> tuple[Path, dict[str, list[Part]]]:
-    """Write a .bmodel for several devices as one for a single device in which each part is a net of its own. Returns it, and the parts
-    of each split net in the order of their turns."""
+    """Write a .bmodel for several devices as one for a single device in which each part is a net of its own. Returns
+    it, and the parts of each split net in the order of their turns."""
     model = BModel.read(bmodel)
     parts: dict[str, list[Part]] = {}
     for net in model.tree["net"]:

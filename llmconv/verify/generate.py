@@ -112,7 +112,8 @@ class Speaker:
             if not most:
                 raise ValueError(f"no net reads on behind {self.past} tokens")
             chunk, ids = ids[:most], ids[most:]
-            label = f"{self.name}{'prompt of ' if not self.past else ''}{len(chunk)}{f' behind {self.past}' if self.past else ''}"
+            start = f"{self.name}prompt of " if not self.past else self.name
+            label = f"{start}{len(chunk)}" + (f" behind {self.past}" if self.past else "")
             places, seen = self.course.go(len(chunk))
             rows = self.runtime.prefill(
                 self.session, chunk, self.past, self.caches, label, places if len(places) > 1 else None, seen

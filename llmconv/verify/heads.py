@@ -115,7 +115,7 @@ def _sample(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -
     )
 
 
-JUDGES: dict[str, Callable[["Session", Launch, Mapping[str, "np.ndarray"]], None]] = {
+JUDGES: dict[str, Callable[[Session, Launch, Mapping[str, np.ndarray]], None]] = {
     "lm_head": _lm_head,
     "greedy_head": _greedy,
     "sample_head": _sample,

@@ -279,7 +279,7 @@ def _add(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     return {launch.net.outputs[0].name: first + second}
 
 
-EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, "np.ndarray"]]] = {
+EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, np.ndarray]]] = {
     "embedding": _embedding,
     "lora": _lora,
     "vit": _vit,

@@ -1,4 +1,5 @@
-"""What a finished build left behind: manifest.json read back, the plan made again from its options, the .bmodel checked."""
+"""What a finished build left behind: manifest.json read back, the plan made again from its options, the .bmodel
+checked."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ AGAIN = "Run the conversion again."
 
 @dataclass(frozen=True)
 class Told:
-    """What manifest.json says of a build. sums: every .bmodel, the whole one first, with the sha256 that it was built with; nets: names."""
+    """What manifest.json says of a build. sums: every .bmodel, the whole one first, with the sha256 that it was built
+    with; nets: names."""
 
     job: Job
     bmodel: Path
@@ -32,10 +34,18 @@ class Told:
     def plan(self) -> Plan:
         """The plan made again. ConvertError when the checkpoint is gone or is another one now."""
         if not self.job.model_path.is_dir():
-            raise ConvertError(f"the model directory {self.job.model_path} is gone", "its weights are what the nets are compared with", "Put it back, or convert from its new place.")
+            raise ConvertError(
+                f"the model directory {self.job.model_path} is gone",
+                "its weights are what the nets are compared with",
+                "Put it back, or convert from its new place.",
+            )
         made = plan(self.job)
         if tuple(net.name for net in made.nets) != self.nets:
-            raise ConvertError(f"{Layout(self.job.out_dir).manifest} does not fit the checkpoint {self.job.model_path}", "the model has other nets now", AGAIN)
+            raise ConvertError(
+                f"{Layout(self.job.out_dir).manifest} does not fit the checkpoint {self.job.model_path}",
+                "the model has other nets now",
+                AGAIN,
+            )
         return made
 
 
@@ -59,12 +69,18 @@ def told(out_dir: Path) -> Told:
     file = Layout(out_dir).manifest
     if not file.is_file():
         what = f"{out_dir} has no manifest.json" if out_dir.is_dir() else f"the directory {out_dir} does not exist"
-        raise ConvertError(what, "only a finished conversion can be verified", "Run the conversion first, or give its output directory.")
+        raise ConvertError(
+            what,
+            "only a finished conversion can be verified",
+            "Run the conversion first, or give its output directory.",
+        )
     try:
         data = json.loads(file.read_text(encoding="utf-8"))
         job, bmodel = _job(data["job"], out_dir), out_dir / data["bmodel"]
         names = tuple(net["name"] for net in data["nets"])
-        sums = {bmodel: str(data["sha256"])} | {out_dir / device["bmodel"]: str(device["sha256"]) for device in data.get("devices", ())}
+        sums = {bmodel: str(data["sha256"])} | {
+            out_dir / device["bmodel"]: str(device["sha256"]) for device in data.get("devices", ())
+        }
     except (OSError, ValueError, KeyError, TypeError) as fault:
         raise ConvertError(f"{file} cannot be read", f"{type(fault).__name__}: {fault}", AGAIN) from None
     for path in sums:
@@ -74,12 +90,15 @@ def told(out_dir: Path) -> Told:
 
 
 def read(out_dir: Path) -> Built:
-    """The build in `out_dir`. ConvertError when there is none, or when the .bmodel or the checkpoint is not what it was."""
+    """The build in `out_dir`. ConvertError when there is none, or when the .bmodel or the checkpoint is not what it
+    was."""
     found = told(out_dir)
     made = found.plan()
     for path, known in found.sums.items():
         if _sha256(path) != known:
-            raise ConvertError(f"{path} has changed since it was built", "its sha256 is not the one in manifest.json", AGAIN)
+            raise ConvertError(
+                f"{path} has changed since it was built", "its sha256 is not the one in manifest.json", AGAIN
+            )
     return Built(made, found.bmodel, found.sums[found.bmodel], tuple(found.sums)[1:])
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from llmconv.request.output import Layout
 
 SHOWN = 3  # layers that are named
-PACKED, QUANTISED, AGAIN = "checkpoint", "layers", "layers again"  # who quantised: the checkpoint's maker, we, or we what it had dequantised
+# who quantised: the checkpoint's maker, we, or we what it had dequantised
+PACKED, QUANTISED, AGAIN = "checkpoint", "layers", "layers again"
 BLOCK = re.compile(r"block(?:_[a-z]+)?_(\d+)(?: \+ adapter)?")
 
 
@@ -25,7 +26,8 @@ def record(layout: Layout) -> dict[str, Any] | None:
 
 
 def worst_output(net: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
-    """The output of a verified net that comes closest to its limit, or is beyond it by most; None where no output has a limit."""
+    """The output of a verified net that comes closest to its limit, or is beyond it by most; None where no output has a
+    limit."""
     # against the checkpoint's own weights there is only a bound on the cosine
     bounded = [output for output in net["outputs"] if output["relative_l2_limit"] is not None] if net else []
     return max(bounded, key=closeness, default=None)
@@ -38,8 +40,8 @@ def closeness(output: Mapping[str, Any]) -> float:
 
 
 def loss(net: Mapping[str, Any] | None) -> float | None:
-    """What quantisation costs a net: the largest relative L2 of its outputs against the checkpoint's original weights, infinite when it is
-    not finite; None where that was not measured."""
+    """What quantisation costs a net: the largest relative L2 of its outputs against the checkpoint's original weights,
+    infinite when it is not finite; None where that was not measured."""
     found = [output["relative_l2"] for output in net["outputs"] if output["weights"] == "original"] if net else []
     return max((math.inf if error is None else error for error in found), default=None)
 
@@ -54,7 +56,10 @@ def cost(verified: Mapping[str, Any]) -> str:
     """What quantisation costs, in words; "" where nothing is quantised."""
     by = verified.get("quantised", "")
     if by == PACKED:
-        return "quantisation: the checkpoint was quantised before, its original weights are not in it: what that costs cannot be measured here"
+        return (
+            "quantisation: the checkpoint was quantised before, its original weights are not in it: what that "
+            "costs cannot be measured here"
+        )
     layers: dict[int, float] = {}
     for name, error in losses(verified).items():
         if found := BLOCK.fullmatch(name):
@@ -65,7 +70,10 @@ def cost(verified: Mapping[str, Any]) -> str:
     named = ", ".join(f"{layer} ({figure(layers[layer], '.2g')})" for layer in worst)
     against = "the weights that the checkpoint's integers stand for" if by == AGAIN else "the original weights"
     mean = sum(layers.values()) / len(layers)
-    return f"quantisation: relative L2 {figure(mean, '.2g')} on average against {against}, worst layer{'s' * (len(worst) > 1)} {named}"
+    return (
+        f"quantisation: relative L2 {figure(mean, '.2g')} on average against {against}, worst "
+        f"layer{'s' * (len(worst) > 1)} {named}"
+    )
 
 
 def figure(error: float | None, form: str = ".4f") -> str:

@@ -107,7 +107,10 @@ class Report:
             parts.append("the nets' interface is not the plan's")
         if self.unchecked:
             parts.append(f"not checked: {', '.join(self.unchecked)}")
-        return f"{'verified' if self.ok else 'FAILED'}: {self.title}: {'; '.join(parts)} ({sum(self.seconds.values()):.0f} s on the simulator)"
+        return (
+            f"{'verified' if self.ok else 'FAILED'}: {self.title}: {'; '.join(parts)} "
+            f"({sum(self.seconds.values()):.0f} s on the simulator)"
+        )
 
 
 def _quantised(plan: Plan) -> str:
@@ -179,7 +182,8 @@ def table(report: Report) -> Table:
     for c in report.compared:
         if not c.ok and c.torch_half and c.torch_half.relative_l2 > c.limit:
             lines.append(
-                f"{c.net}: torch in half precision misses the tolerance too, {c.output} by a relative L2 of {c.torch_half.relative_l2:.4f}"
+                f"{c.net}: torch in half precision misses the tolerance too, {c.output} by a relative L2 of "
+                f"{c.torch_half.relative_l2:.4f}"
             )
     lines += [*report.notes, *filter(None, [record.cost(data)])]
     lines += _generated(report.generation) if report.generation else []
@@ -196,7 +200,10 @@ def _generated(generation: Generation) -> Iterator[str]:
     for t in generation.tokens:
         if t.found != t.expected:
             verdict = "within the noise" if t.ok else "WRONG"
-            yield f"  {t.label}: {t.found}, transformers {t.expected}; their logits differ by {t.gap:.4f}, the noise is {t.noise:.4f}: {verdict}"
+            yield (
+                f"  {t.label}: {t.found}, transformers {t.expected}; their logits differ by {t.gap:.4f}, the "
+                f"noise is {t.noise:.4f}: {verdict}"
+            )
 
 
 def to_json(report: Report) -> dict[str, Any]:

@@ -66,7 +66,7 @@ def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, len
     generation = sum(map(seconds, plan.nets)) + tokens * again
     for thorough in (True, False):
         everything = those(plan.nets, thorough, tokens, generation)
-        if everything.seconds <= FULL_SECONDS or full and not thorough:
+        if everything.seconds <= FULL_SECONDS or (full and not thorough):
             return everything
     decode = next((net for net in plan.nets if net.kind == "block_cache"), plan.nets[0])
     prefill = [net for net in plan.nets if lengths and net.layer == decode.layer and net.kind != "block_cache"]

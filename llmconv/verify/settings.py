@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,7 +19,8 @@ LIBRARIES = ("torch", "transformers", "numpy")  # and those of others
 @dataclass(frozen=True)
 class Settings:
     """nets: only these, by themselves; full: everything however long it takes; tokens: how many to generate; seed: of
-    the random prompt and inputs; lengths: of the prompts that blocks are launched for. See `verify`, which takes them by these names."""
+    the random prompt and inputs; lengths: of the prompts that blocks are launched for. See `verify`, which takes them
+    by these names."""
 
     nets: tuple[str, ...] = ()
     full: bool = False
@@ -58,8 +60,6 @@ def versions() -> dict[str, str]:
     """Of the libraries that the model's own maths comes from; those that are installed."""
     found = {}
     for name in LIBRARIES:
-        try:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            pass
     return found

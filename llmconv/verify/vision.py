@@ -1,4 +1,5 @@
-"""The model's own sight: transformers' vision module and position ids for a checkpoint, in torch; and what a prompt's images come to.
+"""The model's own sight: transformers' vision module and position ids for a checkpoint, in torch; and what a prompt's
+images come to.
 
 Nothing of our preprocessing is used here: the class computes places, windows, masks and taps from the grids by itself.
 """
@@ -31,7 +32,8 @@ class Images:
 
 @dataclass(frozen=True)
 class Seen:
-    """What images are to a language model. at [k]: their tokens' places in the prompt; tokens [k, H]: the hidden states there;
+    """What images are to a language model. at [k]: their tokens' places in the prompt; tokens [k, H]: the hidden states
+    there;
     deep: by layer, [k, H] to add to what it gives at these places."""
 
     at: np.ndarray
@@ -61,7 +63,8 @@ class Seen:
 
 
 class Course:
-    """The positions of a sequence's tokens, one or three of each: those so far, and those that a prompt with images has set ahead."""
+    """The positions of a sequence's tokens, one or three of each: those so far, and those that a prompt with images has
+    set ahead."""
 
     def __init__(self, axes: int):
         import numpy as np
@@ -75,7 +78,8 @@ class Course:
         return int(self.places.max(initial=-1)) + 1
 
     def show(self, seen: Seen, ahead: np.ndarray) -> None:
-        """A prompt with images comes next; ahead [axes, n]: its tokens' positions; `seen` counts places from its first token."""
+        """A prompt with images comes next; ahead [axes, n]: its tokens' positions; `seen` counts places from its first
+        token."""
         self._seen = Seen(seen.at + self.places.shape[1], seen.tokens, seen.deep)
         self._ahead = ahead
 
@@ -137,4 +141,6 @@ class Sight:
         import numpy as np
 
         tokens, *deep = self.features(images)
-        return Seen(np.flatnonzero(ids == self.reference.plan.tower.token), tokens, tuple(deep)), first + self.positions(ids, images.grids)
+        return Seen(
+            np.flatnonzero(ids == self.reference.plan.tower.token), tokens, tuple(deep)
+        ), first + self.positions(ids, images.grids)

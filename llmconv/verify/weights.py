@@ -24,7 +24,8 @@ def half(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per scale, else 16;
+    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per
+    scale, else 16;
     scales: type of the scales of weights that the checkpoint has quantised (f32: as there)."""
 
     dtype: str = "f32"
@@ -37,10 +38,15 @@ class Precision:
     def of(cls, plan: Plan) -> Precision:
         """What the chip has. Weights that the checkpoint has quantised already are what they stand for, rounded."""
         job = plan.job
-        return cls(job.half, scales=job.half) if plan.spec.packed else cls(job.half, job.weight_bits, job.q_group_size, job.symmetric)
+        return (
+            cls(job.half, scales=job.half)
+            if plan.spec.packed
+            else cls(job.half, job.weight_bits, job.q_group_size, job.symmetric)
+        )
 
     def of_linear(self, weight: np.ndarray) -> np.ndarray:
-        """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale of each group."""
+        """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale
+        of each group."""
         if self.bits == 16:
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize

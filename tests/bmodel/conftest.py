@@ -5,4 +5,4 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from sample_nets import compiled  # noqa: E402, F401
+from sample_nets import compiled  # noqa: F401

@@ -1,4 +1,5 @@
-"""Small nets, written by hand as Top-dialect MLIR and compiled by the real compiler: for tests of bmodel and simulator."""
+"""Small nets, written by hand as Top-dialect MLIR and compiled by the real compiler: for tests of bmodel and
+simulator."""
 
 from __future__ import annotations
 
@@ -17,7 +18,8 @@ CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # and the cores that the sampl
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A net: its MLIR module (without weights) and its weights, f32, by name. The same arguments make the same object."""
+    """A net: its MLIR module (without weights) and its weights, f32, by name. The same arguments make the same
+    object."""
 
     name: str
     text: str
@@ -28,8 +30,11 @@ def _tensor(*shape: int, dtype: str = "f32") -> str:
     return f"tensor<{'x'.join(map(str, shape))}x{dtype}>"
 
 
-def _module(name: str, arguments: list[str], results: list[str], body: list[str], returned: str, locations: list[str]) -> str:
-    """A module around the ops of `body`; locations are what #loc1, #loc2 and so on stand for: a name, or fused[...] of earlier ones."""
+def _module(
+    name: str, arguments: list[str], results: list[str], body: list[str], returned: str, locations: list[str]
+) -> str:
+    """A module around the ops of `body`; locations are what #loc1, #loc2 and so on stand for: a name, or fused[...] of
+    earlier ones."""
     parameters = ", ".join(f"%arg{number}: {kind} loc(unknown)" for number, kind in enumerate(arguments))
     ops = "\n".join(f"    {op}" for op in ['%0 = "top.None"() : () -> none loc(#loc)', *body])
     places = [place if place.startswith("fused") else f'"{place}"' for place in locations]
@@ -69,7 +74,9 @@ def embedding(name: str = "embedding", length: int = 16, vocab: int = 32, width:
 
 
 @functools.cache
-def linear(name: str = "linear", rows: int = 16, k: int = 64, n: int = 64, seed: int = 0, identity: bool = False) -> Sample:
+def linear(
+    name: str = "linear", rows: int = 16, k: int = 64, n: int = 64, seed: int = 0, identity: bool = False
+) -> Sample:
     """x [1, rows, k] -> y [1, rows, n] = x @ w."""
     x, w, y = _tensor(1, rows, k), _tensor(k, n), _tensor(1, rows, n)
     body = [
@@ -78,13 +85,16 @@ def linear(name: str = "linear", rows: int = 16, k: int = 64, n: int = 64, seed:
         _matmul("%1", "%2", f"{x}, {w}", y, 3, transposed=False),
     ]
     text = _module(name, [x], [y], body, "%3", ["x", "w", "y"])
-    weight = np.eye(k, n, dtype=np.float32) if identity else np.random.default_rng(seed).standard_normal((k, n), np.float32)
+    weight = (
+        np.eye(k, n, dtype=np.float32) if identity else np.random.default_rng(seed).standard_normal((k, n), np.float32)
+    )
     return Sample(name, text, {"w": weight})
 
 
 @functools.cache
 def token(name: str = "lm_head", width: int = 64, vocab: int = 128, seed: int = 0) -> Sample:
-    """hidden_states [1, width] -> token_id [1, 1] i32: the largest of table [vocab, width] @ hidden (a second subnet, on the CPU)."""
+    """hidden_states [1, width] -> token_id [1, 1] i32: the largest of table [vocab, width] @ hidden (a second subnet,
+    on the CPU)."""
     hidden, table, column, logits = _tensor(1, width), _tensor(vocab, width), _tensor(vocab, 1), _tensor(1, vocab)
     body = [
         f'%1 = "top.Input"(%arg0) {{do_preprocess = false}} : ({hidden}) -> {hidden} loc(#loc1)',
@@ -104,7 +114,8 @@ Compile = Callable[..., Path]
 
 @pytest.fixture(scope="session")
 def compiled(compiler: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Compile:
-    """compiled(sample, chip="bm1684x", mode="BF16", **more flags) -> the .bmodel; the same one for the same arguments."""
+    """compiled(sample, chip="bm1684x", mode="BF16", **more flags) -> the .bmodel; the same one for the same
+    arguments."""
     made: dict[tuple, Path] = {}
 
     def build(sample: Sample, chip: str = "bm1684x", mode: str = "BF16", **more) -> Path:

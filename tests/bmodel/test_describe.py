@@ -20,7 +20,12 @@ DTYPES = {"i32": "int32", "f32": "float32", "bf16": "bfloat16", "f16": "float16"
 @pytest.fixture(scope="module")
 def combined(compiler, compiled: Compile, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Nets of three kinds in one file, which the vendor's tool put together. Two of them have the same table."""
-    files = [compiled(embedding()), compiled(embedding(name="embedding_cache", length=1)), compiled(token(), quant_output=False), compiled(linear(), addr_mode="io_alone")]
+    files = [
+        compiled(embedding()),
+        compiled(embedding(name="embedding_cache", length=1)),
+        compiled(token(), quant_output=False),
+        compiled(linear(), addr_mode="io_alone"),
+    ]
     out = tmp_path_factory.mktemp("combined") / "vendor.bmodel"
     model_tool(compiler, "--combine", *files, "-o", out)
     return out
@@ -33,7 +38,13 @@ def test_nets_are_those_that_the_vendors_tool_lists(compiler, combined: Path):
     listed = re.findall(r"net \d+: \[(\w+)\]", told)
     assert [net["name"] for net in made["nets"]] == listed
     tensors = re.findall(r"(input|output): (\S+), \[([\d, ]+)\], (\w+)", told)
-    ours = [(way, io["name"], ", ".join(map(str, io["shape"])), DTYPES[io["dtype"]]) for net in made["nets"] for s in net["stages"] for way in ("input", "output") for io in s[f"{way}s"]]
+    ours = [
+        (way, io["name"], ", ".join(map(str, io["shape"])), DTYPES[io["dtype"]])
+        for net in made["nets"]
+        for s in net["stages"]
+        for way in ("input", "output")
+        for io in s[f"{way}s"]
+    ]
     assert ours == tensors and len(ours) >= 8
 
 
@@ -44,7 +55,9 @@ def test_parts_add_up_and_shared_coefficients_count_once(combined: Path):
     first, second = (net["stages"][0]["coefficients"] for net in made["nets"][:2])
     assert first["bytes"] == second["bytes"] == 4096 and (first["same_as"], second["same_as"]) == (None, "embedding")
     assert made["coefficients"]["shared"] == 4096
-    assert made["coefficients"]["stored"] == made["parts"]["coefficients"] == sum(made["coefficients"]["by_role"].values())
+    assert (
+        made["coefficients"]["stored"] == made["parts"]["coefficients"] == sum(made["coefficients"]["by_role"].values())
+    )
     assert made["coefficients"]["by_role"]["tpu.Gather.source"] == 4096
 
 

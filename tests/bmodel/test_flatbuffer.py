@@ -10,7 +10,12 @@ from llmconv.bmodel.schema import SCHEMA
 
 def full(table: str = "Model", number: int = 1) -> dict:
     """A tree in which every field of every table is present."""
-    values = {"str": f"text {number}", "u8": bytes([number, 2, 3]), "Binary": (number, 2**40), "RelEntry": (number, 2, 3)}
+    values = {
+        "str": f"text {number}",
+        "u8": bytes([number, 2, 3]),
+        "Binary": (number, 2**40),
+        "RelEntry": (number, 2, 3),
+    }
     values |= {"u32": 2**32 - number, "i32": -number, "u64": 2**64 - number, "f32": number / 4}
     tree = {}
     for name, kind in SCHEMA[table]:
@@ -34,7 +39,9 @@ def test_every_field_survives():
 
 def test_empty_vectors_are_left_out_unless_they_must_be_there():
     assert Decoder(encode(least() | {"net": []})).decode("Model")["net"] == []
-    assert Decoder(encode(least() | {"net": [{"name": "n", "parameter": []}]})).decode("Model")["net"] == [{"name": "n"}]
+    assert Decoder(encode(least() | {"net": [{"name": "n", "parameter": []}]})).decode("Model")["net"] == [
+        {"name": "n"}
+    ]
 
 
 def test_length_does_not_depend_on_numbers():

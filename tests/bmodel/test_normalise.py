@@ -15,8 +15,20 @@ from llmconv.request.job import Job
 @pytest.mark.compiler
 @pytest.mark.parametrize("model, chip", [("qwen2_vl", "bm1684x"), ("qwen2_5_vl", "bm1688")])
 def test_what_memory_held_is_cleared(model, chip, compiler, llmconv_env, vision_checkpoint, tmp_path, monkeypatch):
-    """A dynamic net of many groups of operations, compiled while fresh memory is filled with this number and with that."""
-    made = plan(Job.create({"model": str(vision_checkpoint(model)), "chip": chip, "seq": "64", "max_pixels": "112,224", "dynamic": "1", "out": str(tmp_path / "out")}))
+    """A dynamic net of many groups of operations, compiled while fresh memory is filled with this number and with
+    that."""
+    made = plan(
+        Job.create(
+            {
+                "model": str(vision_checkpoint(model)),
+                "chip": chip,
+                "seq": "64",
+                "max_pixels": "112,224",
+                "dynamic": "1",
+                "out": str(tmp_path / "out"),
+            }
+        )
+    )
     net = next(n for n in made.nets if n.name == "vit")
     mlir, files = tmp_path / "vit.mlir", []
     mlir.write_text(net.mlir)
@@ -25,7 +37,9 @@ def test_what_memory_held_is_cleared(model, chip, compiler, llmconv_env, vision_
     for pattern in (1, 200, 3, 150):  # four: a byte that is random is the same twice now and then
         monkeypatch.setenv("MALLOC_PERTURB_", str(pattern))  # of glibc
         files.append(tmp_path / f"{pattern}.bmodel")
-        toolchain.compile_mlir(compiler, mlir, net.flags, files[-1], tmp_path / f"run{pattern}", tmp_path / "log", kernels)
+        toolchain.compile_mlir(
+            compiler, mlir, net.flags, files[-1], tmp_path / f"run{pattern}", tmp_path / "log", kernels
+        )
     raw = [file.read_bytes() for file in files]
     for file in files:
         normalise(file)

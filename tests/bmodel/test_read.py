@@ -96,7 +96,16 @@ def test_not_a_file(tmp_path: Path):
 def test_cut_short(compiled: Compile, tmp_path: Path):
     whole = compiled(embedding()).read_bytes()
     path = tmp_path / "cut.bmodel"
-    lengths = {1, 63, 64, 65, 4095, 4096, len(whole) - 1, *np.random.default_rng(0).integers(1, len(whole), 50).tolist()}
+    lengths = {
+        1,
+        63,
+        64,
+        65,
+        4095,
+        4096,
+        len(whole) - 1,
+        *np.random.default_rng(0).integers(1, len(whole), 50).tolist(),
+    }
     for length in lengths:
         path.write_bytes(whole[:length])
         with pytest.raises(ConvertError, match=rf"cut.bmodel is no whole .bmodel: .*{length}"):

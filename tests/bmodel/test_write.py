@@ -77,11 +77,14 @@ def test_equals_the_vendors_tool(compiler: toolchain.Toolchain, parts: dict[str,
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_equals_the_vendors_tool_on_every_chip(compiler: toolchain.Toolchain, compiled: Compile, chip: str, tmp_path: Path):
+def test_equals_the_vendors_tool_on_every_chip(
+    compiler: toolchain.Toolchain, compiled: Compile, chip: str, tmp_path: Path
+):
     samples = [embedding(), embedding("embedding_cache", length=1), linear(), linear("other", seed=1)]
     ours = check_equal(compiler, [compiled(sample, chip) for sample in samples], tmp_path)
     (tmp_path / "again").mkdir()
-    one = check_equal(compiler, [ours, compiled(linear(rows=32), chip)], tmp_path / "again")  # what it wrote, it can read again
+    # what it wrote, it can read again
+    one = check_equal(compiler, [ours, compiled(linear(rows=32), chip)], tmp_path / "again")
     assert [len(net.stages) for net in BModel.read(one).nets] == [1, 1, 2, 1]
 
 
@@ -145,7 +148,10 @@ def test_stamps(compiler: toolchain.Toolchain, compiled: Compile, parts: dict[st
     combine([parts["a8"], Part(parts["a8"], "c", given)], tmp_path / "stamped.bmodel", 0)
     combine([parts["a8"], wanted.path], tmp_path / "compiled.bmodel", 0)
     assert (tmp_path / "stamped.bmodel").read_bytes() == (tmp_path / "compiled.bmodel").read_bytes()
-    assert BModel.read(tmp_path / "stamped.bmodel").net("c").stages[0].coeff_sha256 == wanted.nets[0].stages[0].coeff_sha256
+    assert (
+        BModel.read(tmp_path / "stamped.bmodel").net("c").stages[0].coeff_sha256
+        == wanted.nets[0].stages[0].coeff_sha256
+    )
     assert "net 1: [c]" in toolchain.model_tool(compiler, "--info", tmp_path / "stamped.bmodel")
 
 

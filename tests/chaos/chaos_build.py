@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -19,10 +20,12 @@ TARGETS = ["digests", "merged", "config", *(f"net{i}" for i in range(NETS))]
 def graph(out: Path, log: Path) -> list[dict]:
     """digests, ten nets, one of them a directory, a merge and a copy beside it."""
 
-    def task(name: str, call: str, deps: list[str] = [], **more) -> dict:
+    def task(name: str, call: str, deps: Sequence[str] = (), **more) -> dict:
         args = {"name": name, "log": str(log), **more.pop("args", {})}
         files = [out / dep for dep in deps]
-        return engine.task(name, f"chaos_build:{call}", args, targets=[out / name], file_dep=files, key={"name": name}, **more)
+        return engine.task(
+            name, f"chaos_build:{call}", args, targets=[out / name], file_dep=files, key={"name": name}, **more
+        )
 
     nets = [f"net{i}" for i in range(NETS)]
     parts = {"parts": [str(out / net) for net in nets]}

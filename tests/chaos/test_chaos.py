@@ -6,6 +6,7 @@ for the machine's own timing: its victims, signals and instants come from its nu
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -70,14 +71,13 @@ class Site:
         return found
 
     def strike(self, build: subprocess.Popen, victim: str, number: int, rng: random.Random) -> None:
-        """Sends the signal to the build, to one of its workers or to one of its compilers; to the build if there is none."""
+        """Sends the signal to the build, to one of its workers or to one of its compilers; to the build if there is
+        none."""
         names = {"worker": "llmconv-worker", "compiler": "compiler.sh"}
         living = self.processes() if victim in names else {}
         pids = sorted(pid for pid, line in living.items() if names[victim] in line)
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(rng.choice(pids) if pids else build.pid, number)
-        except ProcessLookupError:
-            pass
 
     def contents(self) -> dict[str, str]:
         """Digests of all targets."""

@@ -1,4 +1,5 @@
-"""Rotary tables against transformers: its frequency functions and its rotary modules, for every type and form of config."""
+"""Rotary tables against transformers: its frequency functions and its rotary modules, for every type and form of
+config."""
 
 from __future__ import annotations
 
@@ -23,8 +24,17 @@ BASE = {
     "max_position_embeddings": 8192,
     "rope_theta": 500000.0,
 }
-FACTORS = {"short_factor": [1.0 + 0.02 * i for i in range(DIM // 2)], "long_factor": [1.0 + 0.4 * i for i in range(DIM // 2)]}
-LLAMA3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 2048}
+FACTORS = {
+    "short_factor": [1.0 + 0.02 * i for i in range(DIM // 2)],
+    "long_factor": [1.0 + 0.4 * i for i in range(DIM // 2)],
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 2048,
+}
 SCALINGS = {
     "default": None,
     "default by name": {"rope_type": "default"},
@@ -35,14 +45,41 @@ SCALINGS = {
     "llama3 without its original length": {k: v for k, v in LLAMA3.items() if not k.startswith("original")},
     "yarn": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 2048},
     "yarn without its original length": {"rope_type": "yarn", "factor": 4.0},
-    "yarn with betas": {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096, "beta_fast": 16, "beta_slow": 2},
-    "yarn with mscale": {"rope_type": "yarn", "factor": 40.0, "original_max_position_embeddings": 4096, "mscale": 1.0, "mscale_all_dim": 0.7},
+    "yarn with betas": {
+        "rope_type": "yarn",
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "beta_fast": 16,
+        "beta_slow": 2,
+    },
+    "yarn with mscale": {
+        "rope_type": "yarn",
+        "factor": 40.0,
+        "original_max_position_embeddings": 4096,
+        "mscale": 1.0,
+        "mscale_all_dim": 0.7,
+    },
     "yarn with attention_factor": {"rope_type": "yarn", "factor": 4.0, "attention_factor": 1.3},
-    "yarn not truncated": {"rope_type": "yarn", "factor": 32.0, "original_max_position_embeddings": 4096, "truncate": False},
+    "yarn not truncated": {
+        "rope_type": "yarn",
+        "factor": 32.0,
+        "original_max_position_embeddings": 4096,
+        "truncate": False,
+    },
     "longrope": {"rope_type": "longrope", **FACTORS, "original_max_position_embeddings": 1024},
     "longrope, old form": {"type": "longrope", **FACTORS, "original_max_position_embeddings": 1024},
-    "longrope with factor": {"rope_type": "longrope", **FACTORS, "original_max_position_embeddings": 1024, "factor": 16.0},
-    "longrope with attention_factor": {"rope_type": "longrope", **FACTORS, "original_max_position_embeddings": 1024, "attention_factor": 1.2},
+    "longrope with factor": {
+        "rope_type": "longrope",
+        **FACTORS,
+        "original_max_position_embeddings": 1024,
+        "factor": 16.0,
+    },
+    "longrope with attention_factor": {
+        "rope_type": "longrope",
+        **FACTORS,
+        "original_max_position_embeddings": 1024,
+        "attention_factor": 1.2,
+    },
 }
 
 
@@ -68,7 +105,10 @@ def transformers_config(data: dict):
 
 
 @pytest.mark.parametrize("length", [512, 4096])
-@pytest.mark.parametrize("name, form", [(n, "rope_scaling") for n in SCALINGS] + [(n, "rope_parameters") for n in SCALINGS if "old form" not in n])
+@pytest.mark.parametrize(
+    "name, form",
+    [(n, "rope_scaling") for n in SCALINGS] + [(n, "rope_parameters") for n in SCALINGS if "old form" not in n],
+)
 def test_frequencies(name, form, length, tmp_path):
     from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
     from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
@@ -110,7 +150,10 @@ def test_part_of_a_head_is_rotated(tmp_path):
     import torch
     from transformers.models.phi3.modeling_phi3 import Phi3RotaryEmbedding
 
-    for extra in ({"partial_rotary_factor": 0.75}, {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}}):
+    for extra in (
+        {"partial_rotary_factor": 0.75},
+        {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.75}},
+    ):
         data = BASE | {"model_type": "phi3", "pad_token_id": 0, "rope_theta": 1e4} | extra
         given = read(tmp_path, data).rope(DIM)
         assert given["dim"] == 48

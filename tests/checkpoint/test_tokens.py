@@ -25,7 +25,8 @@ def read(folder, config, **files) -> tokens.SpecialTokens:
 
 
 def test_all_that_end_an_answer_are_kept(tmp_path):
-    """An instruct model: the end of a turn is in generation_config.json or the tokenizer, the end of a text in config.json."""
+    """An instruct model: the end of a turn is in generation_config.json or the tokenizer, the end of a text in
+    config.json."""
     found = read(
         tmp_path,
         {"eos_token_id": 151643, "bos_token_id": 151643},

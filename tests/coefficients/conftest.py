@@ -9,7 +9,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-from lower_samples import Compiler  # noqa: E402
+from lower_samples import Compiler
 
 
 @pytest.fixture(scope="session")

@@ -46,7 +46,8 @@ def save(path: Path, tensors: dict[str, tuple[str, np.ndarray]]) -> Checkpoint:
 
 
 def draw(shape: tuple[int, ...], dtype: str, seed: int) -> np.ndarray:
-    """Weights with the cases that rounding and quantisation stumble over: zeros, ties, one sign, tiny, huge, constant rows."""
+    """Weights with the cases that rounding and quantisation stumble over: zeros, ties, one sign, tiny, huge, constant
+    rows."""
     x = (np.random.default_rng(seed).standard_normal(shape) * 0.05).astype(np.float32)
     rows = x if len(shape) > 1 and shape[0] > 12 else None
     if rows is not None:
@@ -90,7 +91,8 @@ def linears(*sizes: tuple[int, int], bias: bool = True) -> Graph:
 
 
 def packed(k: int, n: int, bits: int, group: int, path: Path) -> tuple[Graph, Checkpoint, dict[str, np.ndarray]]:
-    """The same with weights that the checkpoint has quantised already: net, checkpoint and the arrays for the compiler."""
+    """The same with weights that the checkpoint has quantised already: net, checkpoint and the arrays for the
+    compiler."""
     rng, groups = np.random.default_rng(k + n), k // group if group else 1
     arrays = {
         "m.0.p.qweight": rng.integers(0, 256, (n, k * bits // 8), dtype=np.uint8),
@@ -131,8 +133,11 @@ class Compiler:
         self.tools, self.scratch, self.jit = tools, scratch, jit
         self.count = 0
 
-    def __call__(self, graph: Graph, checkpoint: Checkpoint, arrays: dict | None = None, **flags) -> tuple[bytes, list[tuple[str, int, int]], dict]:
-        """(coefficients, table, flags as a dict) of the net; `arrays` instead of the checkpoint's weights where given."""
+    def __call__(
+        self, graph: Graph, checkpoint: Checkpoint, arrays: dict | None = None, **flags
+    ) -> tuple[bytes, list[tuple[str, int, int]], dict]:
+        """(coefficients, table, flags as a dict) of the net; `arrays` instead of the checkpoint's weights where
+        given."""
         from llmconv import toolchain
 
         self.count += 1
@@ -144,7 +149,9 @@ class Compiler:
         else:
             np.savez(place / "weights.npz", **arrays)
         settings = replace(toolchain.CompileFlags(chip="bm1684x", mode="BF16"), **flags)
-        toolchain.compile_mlir(self.tools, place / "net.mlir", settings, place / "net.bmodel", place / "run", place / "log", self.jit)
+        toolchain.compile_mlir(
+            self.tools, place / "net.mlir", settings, place / "net.bmodel", place / "run", place / "log", self.jit
+        )
         bmodel = BModel.read(place / "net.bmodel")
         stage = bmodel.nets[0].stages[0]
         table = [(entry.name, entry.offset, entry.size) for entry in stage.locations]

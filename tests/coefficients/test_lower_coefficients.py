@@ -70,8 +70,12 @@ def test_memory_stays_far_below_a_float_copy(tmp_path):
 def test_rows_of_a_fused_tensor_are_read_as_a_tensor_of_their_own(tmp_path):
     g = linears((256, 200))
     checkpoint = checkpoint_of(g, tmp_path / "plain", "BF16")
-    rows = np.concatenate([np.zeros((40, 256), np.uint16), checkpoint.raw("m.0.p.weight"), np.zeros((16, 256), np.uint16)])
-    fused = save(tmp_path / "fused", {"m.0.qkv.weight": ("BF16", rows), "m.0.p.bias": ("BF16", checkpoint.raw("m.0.p.bias"))})
+    rows = np.concatenate(
+        [np.zeros((40, 256), np.uint16), checkpoint.raw("m.0.p.weight"), np.zeros((16, 256), np.uint16)]
+    )
+    fused = save(
+        tmp_path / "fused", {"m.0.qkv.weight": ("BF16", rows), "m.0.p.bias": ("BF16", checkpoint.raw("m.0.p.bias"))}
+    )
     h = Graph("net")
     x, b = h.input("x0", (1, 8, 256)), h.weight("m.0.p.bias", (1, 1, 200), ("tensor", "m.0.p.bias"))
     w = h.weight("m.0.p.weight", (256, 200), ("transpose", ("rows", ("tensor", "m.0.qkv.weight"), 40, 240, 256)))
@@ -96,7 +100,12 @@ def test_cuts_for_cores_come_from_the_template(tmp_path):
     checkpoint = checkpoint_of(g, tmp_path, "BF16")
     with pytest.raises(NotCovered, match="without a template"):
         ours(g, checkpoint, flags)
-    whole = [("tpu.A16MatMul.bias", 1), ("tpu.A16MatMul.zp", 1), ("tpu.A16MatMul.scale", 1), ("tpu.A16MatMul.weight", 8)]
+    whole = [
+        ("tpu.A16MatMul.bias", 1),
+        ("tpu.A16MatMul.zp", 1),
+        ("tpu.A16MatMul.scale", 1),
+        ("tpu.A16MatMul.weight", 8),
+    ]
     halves = [(place, max(1, pages // 2)) for place, pages in whole for _ in range(2)]
     contents = []
     for table in (whole, halves):
@@ -143,7 +152,9 @@ def test_graphs_that_are_not_covered(tmp_path, build, why):
         ours(g, checkpoint, W4)
 
 
-@pytest.mark.parametrize("flags", [{"mode": "F32"}, {"chip": "bm1690"}, {"num_device": 2}, {"q_group_size": 0}, {"q_group_size": -1}])
+@pytest.mark.parametrize(
+    "flags", [{"mode": "F32"}, {"chip": "bm1690"}, {"num_device": 2}, {"q_group_size": 0}, {"q_group_size": -1}]
+)
 def test_flags_that_are_not_covered(tmp_path, flags):
     g = linears((256, 128))
     with pytest.raises(NotCovered):

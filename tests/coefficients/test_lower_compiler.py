@@ -26,12 +26,15 @@ def equal(compile_net, graph, checkpoint, arrays=None, **flags):
     got = b"".join(blob.parts())
     if got == data:
         return
-    wrong = np.flatnonzero(np.frombuffer(got, np.uint8) != np.frombuffer(data, np.uint8)) if len(got) == len(data) else []
+    wrong = (
+        np.flatnonzero(np.frombuffer(got, np.uint8) != np.frombuffer(data, np.uint8)) if len(got) == len(data) else []
+    )
     names = {p.name for p in blob.pieces for at in wrong[:1000] if p.offset <= at < p.offset + p.stored}
     pytest.fail(f"{len(got)} bytes for {len(data)}, {len(wrong)} differ, in {sorted(names)}")
 
 
-# checkpoint type -> group size, symmetric; and N: a multiple of the lanes, or not, or below them; K: a multiple of the group, or not
+# checkpoint type -> group size, symmetric; and N: a multiple of the lanes, or not, or below them; K: a multiple of the
+# group, or not
 GROUPS = {"BF16": (64, False), "F16": (128, True), "F32": (32, False)}
 SIZES = ((256, 256), (512, 200), (256, 20), (320, 128), (200, 128))
 
@@ -42,7 +45,16 @@ SIZES = ((256, 256), (512, 200), (256, 20), (320, 128), (200, 128))
 def test_linear(compile_net, tmp_path, chip, cores, mode, dtype):
     g = linears(*SIZES)
     group, symmetric = GROUPS[dtype] if mode.startswith("W") else (0, False)
-    equal(compile_net, g, checkpoint_of(g, tmp_path, dtype), chip=chip, num_core=cores, mode=mode, q_group_size=group, q_symmetric=symmetric)
+    equal(
+        compile_net,
+        g,
+        checkpoint_of(g, tmp_path, dtype),
+        chip=chip,
+        num_core=cores,
+        mode=mode,
+        q_group_size=group,
+        q_symmetric=symmetric,
+    )
 
 
 @pytest.mark.parametrize(("chip", "cores"), CHIPS)
@@ -85,7 +97,16 @@ def test_block(compile_net, tmp_path, specs, chip, cores, model, mode):
     for name, (layer, step, flags) in STEPS.items():
         g = block(f"block_{layer}", specs[model], layer, step)
         checkpoint = checkpoint_of(g, tmp_path / name, "BF16")
-        equal(compile_net, g, checkpoint, chip=chip, num_core=cores, mode=mode, q_group_size=64 if mode[0] == "W" else 0, **flags)
+        equal(
+            compile_net,
+            g,
+            checkpoint,
+            chip=chip,
+            num_core=cores,
+            mode=mode,
+            q_group_size=64 if mode[0] == "W" else 0,
+            **flags,
+        )
 
 
 @pytest.mark.parametrize(("chip", "cores", "tile"), [("bm1684x", 1, 256), ("bm1688", 2, 128)])
@@ -95,7 +116,16 @@ def test_block_with_adapters_and_a_constant_mask(compile_net, tmp_path, specs, c
         step = dataclasses.replace(step, mask_tile=tile if name != "prefill" else 0)
         g = block("block_0", specs["llama"], 0, step, 8)
         checkpoint = checkpoint_of(g, tmp_path / name, "F16")
-        equal(compile_net, g, checkpoint, chip=chip, num_core=cores, mode=mode, q_group_size=64 if mode[0] == "W" else 0, **flags)
+        equal(
+            compile_net,
+            g,
+            checkpoint,
+            chip=chip,
+            num_core=cores,
+            mode=mode,
+            q_group_size=64 if mode[0] == "W" else 0,
+            **flags,
+        )
 
 
 @pytest.mark.parametrize(("chip", "cores"), CHIPS)
@@ -104,7 +134,15 @@ def test_block_with_adapters_and_a_constant_mask(compile_net, tmp_path, specs, c
 def test_tables(compile_net, tmp_path, specs, chip, cores, mode, declared, dtype):
     spec = specs["qwen2"]
     for g in (heads.embedding("embedding", spec, 16, declared), heads.lm_head(spec, declared)):
-        equal(compile_net, g, checkpoint_of(g, tmp_path / g.name, dtype), chip=chip, num_core=cores, mode=mode, quant_output=g.name == "embedding")
+        equal(
+            compile_net,
+            g,
+            checkpoint_of(g, tmp_path / g.name, dtype),
+            chip=chip,
+            num_core=cores,
+            mode=mode,
+            quant_output=g.name == "embedding",
+        )
 
 
 @pytest.mark.parametrize(("chip", "cores"), CHIPS)

@@ -12,7 +12,9 @@ from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 from llmconv.coefficients.rounding import half_bits, widen
 
-SCHEMES = [Scheme(b, g, s, h) for b, g, s, h in product((4, 8), (32, 64), (False, True), ("bf16", "f16"))] + [Scheme(8, 0, False, "bf16")]
+SCHEMES = [Scheme(b, g, s, h) for b, g, s, h in product((4, 8), (32, 64), (False, True), ("bf16", "f16"))] + [
+    Scheme(8, 0, False, "bf16")
+]
 
 
 def rha(x: np.float32) -> int:

@@ -1,4 +1,5 @@
-"""Rows of matrices that are made of many tensors, such as those of all experts: read as they are needed, whatever their size."""
+"""Rows of matrices that are made of many tensors, such as those of all experts: read as they are needed, whatever their
+size."""
 
 from __future__ import annotations
 
@@ -25,18 +26,28 @@ RANGES = ((0, 16), (0, 1), (4, 6), (5, 8), (7, 16), (15, 16), (3, 9))
 def found(tmp_path: Path) -> tuple[Checkpoint, dict[str, np.ndarray]]:
     """A checkpoint and its tensors, exact in bf16."""
     rng = np.random.default_rng(0)
-    shapes = {f"t{i}": (n, 6) for i, n in enumerate(SIZES)} | {f"s{i}": (4, n) for i, n in enumerate(SIZES)} | {"wide": (9, 6)}
+    shapes = (
+        {f"t{i}": (n, 6) for i, n in enumerate(SIZES)}
+        | {f"s{i}": (4, n) for i, n in enumerate(SIZES)}
+        | {"wide": (9, 6)}
+    )
     values = {name: rng.integers(-99, 99, shape).astype(np.float32) for name, shape in shapes.items()}
     stored = {name: ("F32", x) if name == "wide" else ("BF16", bf16(x)) for name, x in values.items()}
     return save(tmp_path, stored), values
 
 
-@pytest.mark.parametrize("recipe", [BELOW, BESIDE, MIXED, ("rows", BELOW, 2, 15)], ids=["below", "beside", "mixed", "rows"])
+@pytest.mark.parametrize(
+    "recipe", [BELOW, BESIDE, MIXED, ("rows", BELOW, 2, 15)], ids=["below", "beside", "mixed", "rows"]
+)
 def test_rows_of_several_tensors(recipe, found, monkeypatch):
     checkpoint, tensors = found
     monkeypatch.setattr(sources, "WHOLE", 0)  # nothing is small enough to be evaluated as a whole
     below = np.concatenate([tensors[f"t{i}"] for i in range(3)])
-    wholes = {BELOW: below, BESIDE: np.concatenate([tensors[f"s{i}"] for i in range(3)], 1), MIXED: np.concatenate([tensors["t0"], tensors["wide"][2:5]])}
+    wholes = {
+        BELOW: below,
+        BESIDE: np.concatenate([tensors[f"s{i}"] for i in range(3)], 1),
+        MIXED: np.concatenate([tensors["t0"], tensors["wide"][2:5]]),
+    }
     whole = wholes.get(recipe, below[2:15])
     source, linear = Source(recipe, checkpoint), Source(("transpose", recipe), checkpoint, transposed=True)
     assert source.shape == linear.shape == whole.shape and source.width == whole.shape[1]
@@ -45,9 +56,13 @@ def test_rows_of_several_tensors(recipe, found, monkeypatch):
         if first < last:
             for one in (source, linear):
                 values, stored = one.read(first, last)
-                assert (stored == "BF16") == ("wide" not in str(recipe) or last <= 5) and np.array_equal(to_float(values, stored), whole[first:last])
+                assert (stored == "BF16") == ("wide" not in str(recipe) or last <= 5) and np.array_equal(
+                    to_float(values, stored), whole[first:last]
+                )
             assert np.array_equal(evaluate(("rows", recipe, first, last), checkpoint), whole[first:last])
-            assert np.array_equal(evaluate(("rows", ("transpose", ("transpose", recipe)), first, last), checkpoint), whole[first:last])
+            assert np.array_equal(
+                evaluate(("rows", ("transpose", ("transpose", recipe)), first, last), checkpoint), whole[first:last]
+            )
 
 
 def test_rows_of_a_constant(found, monkeypatch):
@@ -61,7 +76,9 @@ def test_rows_read_no_other_tensors(found, monkeypatch):
     checkpoint, _ = found
     read = []
     float32 = Checkpoint.float32
-    monkeypatch.setattr(Checkpoint, "float32", lambda self, name, rows=None: (read.append((name, rows)), float32(self, name, rows))[1])
+    monkeypatch.setattr(
+        Checkpoint, "float32", lambda self, name, rows=None: (read.append((name, rows)), float32(self, name, rows))[1]
+    )
     evaluate(("rows", BELOW, 6, 8), checkpoint)
     assert read == [("t1", slice(1, 3))]
     read.clear()

@@ -21,7 +21,10 @@ def spec(tmp_path_factory):
     return family_of("qwen2").decoder.spec(config)
 
 
-def of(spec, layer, step=Step(64, 128), rank=0, **flags):
+STEP = Step(64, 128)
+
+
+def of(spec, layer, step=STEP, rank=0, **flags):
     g = block(f"block_{layer}", spec, layer, step, rank)
     return structure(render(g, "w.npz"), listed(g), {"chip": "bm1684x", **flags})
 

@@ -88,7 +88,10 @@ def test_touched_target_is_not_rebuilt(shop):
 
 def test_directory_target(shop):
     def tasks(count):
-        return [shop.task("dir", "folder", args={"count": count}, key={"count": count}), shop.task("x", file_dep=[shop.out / "dir"])]
+        return [
+            shop.task("dir", "folder", args={"count": count}, key={"count": count}),
+            shop.task("x", file_dep=[shop.out / "dir"]),
+        ]
 
     assert shop.run(tasks(4)) == 0
     assert shop.run(tasks(4)) == 0 and shop.ran() == []
@@ -197,7 +200,7 @@ def test_cycle_and_shared_target_are_refused(shop):
 def test_logs_of_a_run(shop):
     shop.run(chain(shop))
     lines = [json.loads(line) for line in (shop.options.state_dir / "events.jsonl").read_text().splitlines()]
-    assert [line["event"] for line in lines][0] == "RunStarted"
+    assert next(line["event"] for line in lines) == "RunStarted"
     assert lines[-1]["event"] == "RunFinished" and lines[-1]["built"] == 4
     trace = json.loads((shop.options.state_dir / "trace.json").read_text())
     assert {item["name"] for item in trace if item["ph"] == "X"} == {"a", "b", "c", "d"}

@@ -20,7 +20,11 @@ def cache(shop) -> Path:
 def cache_file(cache: Path, target: Path) -> Path:
     """The cache's copy of a target, by what its task is called in the description."""
     digest = files.digest(str(target))
-    found = [path.parent / "0" for path in cache.glob("??/*/meta.json") if json.loads(path.read_text())["digests"] == [digest]]
+    found = [
+        path.parent / "0"
+        for path in cache.glob("??/*/meta.json")
+        if json.loads(path.read_text())["digests"] == [digest]
+    ]
     return next(path for path in found if json.loads((path.parent / "meta.json").read_text())["values"])
 
 

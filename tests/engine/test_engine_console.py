@@ -24,7 +24,12 @@ def test_plain_lines_and_a_heartbeat(shop, monkeypatch, capsys):
     assert shop.run([shop.task("a", args={"sleep": 0.6})], progress="auto", notes=["all is well"]) == 0
     out = capsys.readouterr().out.splitlines()
     assert out[0] == "note: all is well"
-    assert out[1].startswith("still at it after 0.") and "0 of 1 tasks done" in out[1] and "running: a (0." in out[1] and "MB of 1.1 GB" in out[1]
+    assert (
+        out[1].startswith("still at it after 0.")
+        and "0 of 1 tasks done" in out[1]
+        and "running: a (0." in out[1]
+        and "MB of 1.1 GB" in out[1]
+    )
     assert out[-2].startswith("[1/1] a  0.") and out[-1].startswith("1 built in")
     assert "\x1b" not in "".join(out)
 
@@ -44,7 +49,9 @@ def test_quiet_tells_failures_alone(shop, capfd):
     assert capfd.readouterr() == ("", "")
     assert shop.run([shop.task("a"), shop.task("b", "fail", text="tool")], progress="quiet", again="once more") == 1
     out, err = capfd.readouterr()
-    assert out == "" and "b failed: tpuc-opt failed" in err and "1 finished tasks are kept; go on with: once more" in err
+    assert (
+        out == "" and "b failed: tpuc-opt failed" in err and "1 finished tasks are kept; go on with: once more" in err
+    )
 
 
 def test_a_failure_shows_the_last_words_of_its_log(shop, capsys):
@@ -132,5 +139,12 @@ def test_what_is_left_is_the_longest_of_chain_work_and_memory(shop):
 
 
 def test_a_forecast_is_not_more_exact_than_it_is():
-    told = {3: "a few seconds", 33: "about 35 s", 59: "about 1 min", 700: "about 12 min", 3590: "about 1 h", 8000: "about 2 h 10 min"}
+    told = {
+        3: "a few seconds",
+        33: "about 35 s",
+        59: "about 1 min",
+        700: "about 12 min",
+        3590: "about 1 h",
+        8000: "about 2 h 10 min",
+    }
     assert {s: words.roughly(s) for s in told} == told

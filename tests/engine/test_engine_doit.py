@@ -63,8 +63,11 @@ def test_replaced_names_exist():
     """doit is pinned; whoever raises the pin sees here what to look at."""
     assert doit.__version__ is not None and doit.version.VERSION[:2] == (0, 37)
     assert doit.cmd_run.Runner and doit.cmd_run.MRunner and doit.cmd_run.MThreadRunner and doit.cmd_base.Dependency
-    assert runner.REPLACED == tuple(
-        [(doit.cmd_run, name) for name in ("Runner", "MRunner", "MThreadRunner")] + [(doit.cmd_base, "Dependency")]
+    assert (
+        tuple(
+            [(doit.cmd_run, name) for name in ("Runner", "MRunner", "MThreadRunner")] + [(doit.cmd_base, "Dependency")]
+        )
+        == runner.REPLACED
     )
     used = set(doit.cmd_run.Run._execute.__code__.co_names)
     assert {"Runner", "MRunner", "MThreadRunner"} <= used
@@ -86,7 +89,9 @@ def test_run_and_run_again(dodo, shop):
     assert "4 up to date" in dodo("convert", "text=y").stdout
 
 
-@pytest.mark.parametrize("args", [("-n", "2", "convert"), ("convert", "-n", "2"), ("-n", "2", "-P", "thread", "convert")])
+@pytest.mark.parametrize(
+    "args", [("-n", "2", "convert"), ("convert", "-n", "2"), ("-n", "2", "-P", "thread", "convert")]
+)
 def test_jobs(dodo, shop, args):
     assert dodo(*args).returncode == 0
     first = json.loads((shop.out / ".llmconv" / "events.jsonl").read_text().splitlines()[0])
@@ -154,10 +159,14 @@ def test_start_is_light():
     """`doit list` must not pay for torch and the like; a worker not even for doit."""
     heavy = ("torch", "transformers", "numpy", "safetensors", "rich")
     program = "import sys; import llmconv.engine.runner, llmconv.engine.explain; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment())
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
+    )
     assert not set(heavy) & set(modules.stdout.split())
     program = "import sys; import llmconv.engine.worker; print(*sys.modules)"
-    modules = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment())
+    modules = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
+    )
     assert not {*heavy, "doit", "sqlite3"} & set(modules.stdout.split())
 
 

@@ -287,7 +287,9 @@ def test_second_build_says_which_pid(shop):
 def test_killed_worker_takes_its_compiler_along(shop):
     process = start(shop)
     (worker,) = (
-        int(pid.name) for pid in Path("/proc").iterdir() if pid.name.isdigit() and is_worker(pid, process.pid, alive(shop)[0])
+        int(pid.name)
+        for pid in Path("/proc").iterdir()
+        if pid.name.isdigit() and is_worker(pid, process.pid, alive(shop)[0])
     )
     before = alive(shop)
     os.kill(worker, signal.SIGKILL)

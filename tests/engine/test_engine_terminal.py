@@ -30,7 +30,9 @@ sys.exit(code)
 
 
 def show(root: Path, sleep: float = 0.5, progress: str = "auto", columns: int = 80, rows: int = 24, **env: str) -> Seen:
-    script = SCRIPT.format(path=[str(HERE), str(HERE.parent), str(HERE.parents[1])], root=str(root), sleep=sleep, progress=progress)
+    script = SCRIPT.format(
+        path=[str(HERE), str(HERE.parent), str(HERE.parents[1])], root=str(root), sleep=sleep, progress=progress
+    )
     inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
     return Seen([sys.executable, "-c", script], {**inherited, "PYTHONIOENCODING": "utf-8", **env}, columns, rows)
 
@@ -43,8 +45,10 @@ def footers(seen: Seen) -> int:
 def test_a_footer_under_what_scrolls_by(tmp_path, columns):
     seen = show(tmp_path, columns=columns)
     seen.until(lambda: re.search("2 running .* MB", seen.text) and " left" in seen.text and "[1/5] first" in seen.text)
-    running, bar, counts = [i for i, line in enumerate(seen.lines) if re.match(r"  block_\d .*compile +\d", line)], *(
-        next(i for i, line in enumerate(seen.lines) if word in line) for word in ("%  ", " done "))
+    running, bar, counts = (
+        [i for i, line in enumerate(seen.lines) if re.match(r"  block_\d .*compile +\d", line)],
+        *(next(i for i, line in enumerate(seen.lines) if word in line) for word in ("%  ", " done ")),
+    )
     assert counts == bar + 1 == running[-1] + 2, seen.text
     memory = r"\d+ MB" if columns == 60 else r"memory \d+ MB of 1.1 GB"
     assert re.search(rf"\d+ done · 2 running · \d+ waiting · 0 failed +{memory}$", seen.lines[counts]), seen.text
@@ -77,7 +81,9 @@ def test_a_window_that_shrinks_keeps_one_footer(tmp_path):
     seen = show(tmp_path, sleep=30, columns=120)
     seen.until(lambda: "2 running" in seen.text and "memory" in seen.text)
     seen.resize(50, 20)
-    seen.until(lambda: footers(seen) == 1 and any(line.startswith("  block_") and len(line) < 50 for line in seen.lines))
+    seen.until(
+        lambda: footers(seen) == 1 and any(line.startswith("  block_") and len(line) < 50 for line in seen.lines)
+    )
     seen.read(1.0)
     assert footers(seen) == 1, seen.text
     seen.type("\x03")

@@ -10,8 +10,8 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import family_checkpoints  # noqa: E402
-from checkpoints import once  # noqa: E402
+import family_checkpoints
+from checkpoints import once
 
 
 @pytest.fixture(scope="session")

@@ -22,8 +22,8 @@ def test_minicpm_equals_the_vendors(family_checkpoint, convert):
 @pytest.mark.compiler
 @pytest.mark.parametrize("name, pixels", [("qwen2_vl", "112,112"), ("qwen2_5_vl", "112,224"), ("qwen3_vl", "128,128")])
 def test_models_that_see_have_the_vendors_nets_in_no_more_cycles(name, pixels, vision_checkpoint, convert):
-    """Towers and three positions are computed in another way here, so that programs and coefficients differ: names, order, tensors and
-    addresses are the runtimes', and no net takes longer."""
+    """Towers and three positions are computed in another way here, so that programs and coefficients differ: names,
+    order, tensors and addresses are the runtimes', and no net takes longer."""
     golden = json.loads((GOLDEN / f"{name}-bf16.json").read_text())["nets"]
     got = ours(convert(vision_checkpoint(name), seq=128, quantize="bf16", max_pixels=pixels))
     assert [n["name"] for n in got] == [n["name"] for n in golden]

@@ -29,7 +29,12 @@ def far(found: np.ndarray, right: np.ndarray) -> float:
 
 
 def planned(model, seq: int = 64, **options) -> Plan:
-    return plan(Job.create({"model": str(model), "seq": str(seq), "out": str(model.parent / "out")} | {k: str(v) for k, v in options.items()}))
+    return plan(
+        Job.create(
+            {"model": str(model), "seq": str(seq), "out": str(model.parent / "out")}
+            | {k: str(v) for k, v in options.items()}
+        )
+    )
 
 
 def run(made: Plan, net, inputs, adapter: Adapter | None = None) -> dict[str, np.ndarray]:
@@ -45,8 +50,12 @@ def launches(made: Plan, net):
     shapes = {io.name: io.shape for io in net.inputs}
     length, capacity = nets.length(net), nets.capacity(net)
     for past in sorted({capacity // 4, capacity - length, 0}) if capacity else [0]:
-        history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
-        yield nets.step(net, rng.standard_normal(shapes["input_states"]).astype(np.float32), max(1, length * 3 // 4), past, history)
+        history = tuple(
+            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
+        )
+        yield nets.step(
+            net, rng.standard_normal(shapes["input_states"]).astype(np.float32), max(1, length * 3 // 4), past, history
+        )
 
 
 @pytest.mark.parametrize("seq", [64, 96])
@@ -90,7 +99,22 @@ def test_embedding_and_head_equal_the_class(name, family_checkpoint):
     assert far(found, reference.logits(hidden)) < EXACT
 
 
-@pytest.mark.parametrize("name", ["granite", "phi3", "mistral", "glm", "gemma3_text", "olmo2", "smollm3", "ernie4_5", "seed_oss", "qwen2_moe", "qwen2_sliding"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "granite",
+        "phi3",
+        "mistral",
+        "glm",
+        "gemma3_text",
+        "olmo2",
+        "smollm3",
+        "ernie4_5",
+        "seed_oss",
+        "qwen2_moe",
+        "qwen2_sliding",
+    ],
+)
 def test_chain_equals_the_whole_model(name, family_checkpoint):
     """All nets one after another give the logits of transformers' whole forward, also beyond a sliding window."""
     import torch
@@ -161,14 +185,31 @@ def test_gemma3_fields_may_be_left_out():
     from llmconv.checkpoint.config import Config
     from llmconv.families import family_of
 
-    given = {"hidden_size": 2560, "intermediate_size": 10240, "num_hidden_layers": 34, "sliding_window": 1024, "rope_scaling": {"factor": 8.0, "rope_type": "linear"}}
-    spec = family_of("gemma3").decoder.spec(Config({"model_type": "gemma3", "text_config": given | {"model_type": "gemma3_text"}}, "config.json"))
+    given = {
+        "hidden_size": 2560,
+        "intermediate_size": 10240,
+        "num_hidden_layers": 34,
+        "sliding_window": 1024,
+        "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
+    }
+    spec = family_of("gemma3").decoder.spec(
+        Config({"model_type": "gemma3", "text_config": given | {"model_type": "gemma3_text"}}, "config.json")
+    )
     right = Gemma3TextConfig(**given)
-    assert (spec.heads, spec.kv_heads, spec.head_dim, spec.vocab) == (right.num_attention_heads, right.num_key_value_heads, right.head_dim, right.vocab_size)
+    assert (spec.heads, spec.kv_heads, spec.head_dim, spec.vocab) == (
+        right.num_attention_heads,
+        right.num_key_value_heads,
+        right.head_dim,
+        right.vocab_size,
+    )
     assert ["sliding_attention" if kind.window else "full_attention" for kind in spec.kinds] == right.layer_types
     for kind, name in zip(spec.kinds, right.layer_types):
         theirs = right.rope_parameters[name]
-        assert (kind.rope["rope_type"], kind.rope["rope_theta"], kind.rope.get("factor")) == (theirs["rope_type"], theirs["rope_theta"], theirs.get("factor"))
+        assert (kind.rope["rope_type"], kind.rope["rope_theta"], kind.rope.get("factor")) == (
+            theirs["rope_type"],
+            theirs["rope_theta"],
+            theirs.get("factor"),
+        )
     assert spec.tied and spec.attention_scale == 256**-0.5 and spec.eps == right.rms_norm_eps
 
 

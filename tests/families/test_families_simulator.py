@@ -1,8 +1,8 @@
 """Every family's nets on the chip simulator against transformers, the way a user would: convert, then verify.
 
-The blocks of a few families are launched in every run; everything, on the other chips and with w4 and a generation, is marked slow.
-A model has three layers there, so that one of them is stamped from another's program where the layers are alike.
-"""
+The blocks of a few families are launched in every run; everything, on the other chips and with w4 and a generation, is
+marked slow. A model has three layers there, so that one of them is stamped from another's program where the layers are
+alike."""
 
 from __future__ import annotations
 
@@ -13,8 +13,13 @@ from family_checkpoints import CONFIGS, SEQ
 from llmconv.verify import verify
 
 QUICK = ("phi3_longrope", "chatglm", "gemma3", "qwen2_moe")
-BUILDS = {"bf16 on bm1688": ("bf16", "bm1688"), "w4bf16 on bm1684x": ("w4bf16", "bm1684x"), "bf16 on bm1684x": ("bf16", "bm1684x")}
-# as in the real ones of 32 and more layers, where this is divided by the root of their number: what a layer adds is little
+BUILDS = {
+    "bf16 on bm1688": ("bf16", "bm1688"),
+    "w4bf16 on bm1684x": ("w4bf16", "bm1684x"),
+    "bf16 on bm1684x": ("bf16", "bm1684x"),
+}
+# as in the real ones of 32 and more layers, where this is divided by the root of their number: what a layer adds is
+# little
 FIELDS = {"minicpm": {"scale_depth": 0.4}, "minicpm_tied": {"scale_depth": 0.4}}
 BLOCKS = ("block_0", "block_2", "block_cache_0", "block_cache_1", "block_cache_2")
 OPTIONS = {
@@ -22,7 +27,10 @@ OPTIONS = {
     "history, any length": ("bm1684x", {"use_block_with_kv": 1, "max_prefill_kv_length": 32, "dynamic": 1}),
     "chunks, sampling": ("bm1688", {"use_history_kv": 1, "do_sample": 1}),
     "shared prompt, table on disk": ("cv186x", {"share_prompt": 1, "embedding_disk": 1, "max_input_length": 24}),
-    "stages, w4f16, symmetric": ("cv186x", {"chunk_length": 16, "quantize": "w4f16", "symmetric": 1, "q_group_size": 32}),
+    "stages, w4f16, symmetric": (
+        "cv186x",
+        {"chunk_length": 16, "quantize": "w4f16", "symmetric": 1, "q_group_size": 32},
+    ),
     "two sequences, w8bf16, one core": ("bm1688", {"batch": 2, "quantize": "w8bf16", "num_core": 1}),
     "pipeline, f16": ("bm1688", {"num_device": 3, "distribute_strategy": "pp", "quantize": "f16"}),
 }
@@ -49,7 +57,8 @@ def test_everything(name, build, family_checkpoint, convert):
 @pytest.mark.parametrize("name", CONFIGS)
 @pytest.mark.parametrize("case", OPTIONS)
 def test_options(name, case, family_checkpoint, convert):
-    """Every option that changes what a net computes, with every family; all nets and a generation but on the chip that simulates slowly."""
+    """Every option that changes what a net computes, with every family; all nets and a generation but on the chip that
+    simulates slowly."""
     chip, options = OPTIONS[case]
     gain = 1.0 if "lora_max_rank" in options else 1.5  # two more roundings for every linear: see tests/test_options.py
     model = family_checkpoint(name, gain=gain, **FIELDS.get(name, {}))

@@ -15,7 +15,11 @@ CASES = {
 }
 # what the others do not have: experts and their routing, one kind of layer in turn with another, fused linears
 QUICK = {("qwen2_moe", "any length, two cores"), ("gemma3_text", "w4bf16"), ("chatglm", "w4bf16")}
-ALL = [pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.mark.slow) for name in CONFIGS for case in CASES]
+ALL = [
+    pytest.param(name, case, marks=() if (name, case) in QUICK else pytest.mark.slow)
+    for name in CONFIGS
+    for case in CASES
+]
 
 
 @pytest.mark.compiler

@@ -21,14 +21,58 @@ from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
-# (name, fields of vision_config, max_pixels): other head sizes, depths, merges, patches, channels and windows than the published ones
+# (name, fields of vision_config, max_pixels): other head sizes, depths, merges, patches, channels and windows than the
+# published ones
 ODD = (
-    ("qwen2_vl", {"embed_dim": 192, "num_heads": 3, "depth": 1, "spatial_merge_size": 1, "patch_size": 7, "mlp_ratio": 2}, "49,56"),
-    ("qwen2_vl", {"embed_dim": 144, "num_heads": 4, "depth": 3, "spatial_merge_size": 3, "temporal_patch_size": 1, "hidden_act": "gelu"}, "84,168"),
-    ("qwen2_5_vl", {"hidden_size": 128, "num_heads": 2, "intermediate_size": 100, "window_size": 64, "fullatt_block_indexes": [0, 2]}, "140,112"),
-    ("qwen2_5_vl", {"hidden_size": 96, "num_heads": 8, "depth": 2, "spatial_merge_size": 1, "fullatt_block_indexes": []}, "112,140"),
-    ("qwen3_vl", {"hidden_size": 144, "num_heads": 2, "depth": 3, "num_position_embeddings": 49, "deepstack_visual_indexes": [2, 0]}, "96,160"),
-    ("qwen3_vl", {"hidden_size": 64, "num_heads": 1, "spatial_merge_size": 4, "patch_size": 8, "deepstack_visual_indexes": []}, "64,96"),
+    (
+        "qwen2_vl",
+        {"embed_dim": 192, "num_heads": 3, "depth": 1, "spatial_merge_size": 1, "patch_size": 7, "mlp_ratio": 2},
+        "49,56",
+    ),
+    (
+        "qwen2_vl",
+        {
+            "embed_dim": 144,
+            "num_heads": 4,
+            "depth": 3,
+            "spatial_merge_size": 3,
+            "temporal_patch_size": 1,
+            "hidden_act": "gelu",
+        },
+        "84,168",
+    ),
+    (
+        "qwen2_5_vl",
+        {
+            "hidden_size": 128,
+            "num_heads": 2,
+            "intermediate_size": 100,
+            "window_size": 64,
+            "fullatt_block_indexes": [0, 2],
+        },
+        "140,112",
+    ),
+    (
+        "qwen2_5_vl",
+        {"hidden_size": 96, "num_heads": 8, "depth": 2, "spatial_merge_size": 1, "fullatt_block_indexes": []},
+        "112,140",
+    ),
+    (
+        "qwen3_vl",
+        {
+            "hidden_size": 144,
+            "num_heads": 2,
+            "depth": 3,
+            "num_position_embeddings": 49,
+            "deepstack_visual_indexes": [2, 0],
+        },
+        "96,160",
+    ),
+    (
+        "qwen3_vl",
+        {"hidden_size": 64, "num_heads": 1, "spatial_merge_size": 4, "patch_size": 8, "deepstack_visual_indexes": []},
+        "64,96",
+    ),
 )
 
 
@@ -44,7 +88,9 @@ class Both:
         """(the net's outputs for random images of these grids, what the class gives for them)."""
         tower = self.made.tower
         images = random(tower, tuple(map(tuple, grids)), np.random.default_rng(0))
-        launch = nets.vit(self.net, images, self.made.family.vision.preprocess(tower, images.patches, grids, False), tower.merge)
+        launch = nets.vit(
+            self.net, images, self.made.family.vision.preprocess(tower, images.patches, grids, False), tower.merge
+        )
         return nets.results(launch, self.run(launch.inputs)), nets.EXPECTED["vit"](self.reference, launch)
 
     def run(self, inputs) -> dict[str, np.ndarray]:
@@ -64,7 +110,9 @@ def some(tower) -> list[list[tuple[int, int, int]]]:
     ]
 
 
-@pytest.mark.parametrize("name, vision, pixels", [*((n, {}, PIXELS[n]) for n in CONFIGS), *ODD], ids=lambda v: str(v)[:40])
+@pytest.mark.parametrize(
+    "name, vision, pixels", [*((n, {}, PIXELS[n]) for n in CONFIGS), *ODD], ids=lambda v: str(v)[:40]
+)
 def test_towers_equal_the_class(name, vision, pixels, vision_checkpoint):
     made = planned(vision_checkpoint(name, vision=vision), max_pixels=pixels)
     both = Both(made)
@@ -76,7 +124,11 @@ def test_towers_equal_the_class(name, vision, pixels, vision_checkpoint):
             assert far(found[output], right[output]) < EXACT, (grids, output)
 
 
-FAULTS = [*((name, fault) for name in CONFIGS for fault in ("places", "mask", "order")), ("qwen2_5_vl", "windows"), ("qwen3_vl", "taps")]
+FAULTS = [
+    *((name, fault) for name in CONFIGS for fault in ("places", "mask", "order")),
+    ("qwen2_5_vl", "windows"),
+    ("qwen3_vl", "taps"),
+]
 
 
 @pytest.mark.parametrize("name, fault", FAULTS)
@@ -142,7 +194,9 @@ def _blocks_of(made) -> None:
     for net in (n for n in made.nets if n.name in ("block_0", "block_cache_0")):
         rng = np.random.default_rng(2)
         shapes = {io.name: io.shape for io in net.inputs}
-        history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
+        history = tuple(
+            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
+        )
         count = nets.length(net)
         hidden = rng.standard_normal(shapes["input_states"]).astype(np.float32)
         launch = nets.step(net, hidden, count, 9 if history else 0, history, places=rng.integers(0, 64, (3, count)))
@@ -157,7 +211,11 @@ def test_text_alone_is_the_plain_model(name, text, vision_checkpoint):
     model = vision_checkpoint(name)
     plain = shutil.copytree(model, model.parent / "plain", dirs_exist_ok=True)
     config = json.loads((model / "config.json").read_text())
-    config = {k: v for k, v in {**config, **config.get("text_config", {})}.items() if k not in ("vision_config", "text_config", "rope_scaling")}
+    config = {
+        k: v
+        for k, v in {**config, **config.get("text_config", {})}.items()
+        if k not in ("vision_config", "text_config", "rope_scaling")
+    }
     (plain / "config.json").write_text(json.dumps(config | {"model_type": text}))
     _language_model(plain)
     ours, theirs = planned(model, max_pixels=PIXELS[name]), planned(plain)
@@ -173,7 +231,11 @@ def _language_model(model) -> None:
     """Leave the tensors of the language model, under its own names."""
     from safetensors.torch import load_file, save_file
 
-    tensors = {k.replace("model.language_model.", "model."): v for k, v in load_file(model / "model.safetensors").items() if "visual." not in k}
+    tensors = {
+        k.replace("model.language_model.", "model."): v
+        for k, v in load_file(model / "model.safetensors").items()
+        if "visual." not in k
+    }
     save_file(tensors, model / "model.safetensors")
 
 
@@ -185,7 +247,11 @@ def test_positions_equal_the_class(name, vision_checkpoint):
         grids, ids = [], []
         for _ in range(rng.integers(1, 4)):
             grids.append((1, *(int(n) * tower.merge for n in rng.integers(1, 6, 2))))
-            ids += [*rng.integers(0, 900, rng.integers(0, 6)), *[tower.token] * (prod(grids[-1]) // tower.merge**2), 999]
+            ids += [
+                *rng.integers(0, 900, rng.integers(0, 6)),
+                *[tower.token] * (prod(grids[-1]) // tower.merge**2),
+                999,
+            ]
         ids = np.array(ids[: len(ids) - rng.integers(0, 2)])
         found, after = grid.token_positions(tower, ids, grids)
         np.testing.assert_array_equal(found, sight.positions(ids, grids))
@@ -238,11 +304,15 @@ def test_every_published_form_gives_the_same_nets(name, vision_checkpoint):
 def test_max_pixels(name, default, bad, near, vision_checkpoint):
     model = vision_checkpoint(name)
     made = planned(model, seq=1024)
-    assert made.job.max_pixels == default and any(f"max_pixels is not set, {default} is used" in note for note in made.notes)
+    assert made.job.max_pixels == default and any(
+        f"max_pixels is not set, {default} is used" in note for note in made.notes
+    )
     vit = next(n for n in made.nets if n.name == "vit")
     width, height = map(int, default.split(","))
     assert vit.inputs[0].shape == (width * height // made.tower.patch**2, made.tower.row)
-    with pytest.raises(InputError, match=f"max_pixels {bad}: both sides must be multiples of {made.tower.unit}.* Use {near}"):
+    with pytest.raises(
+        InputError, match=f"max_pixels {bad}: both sides must be multiples of {made.tower.unit}.* Use {near}"
+    ):
         planned(model, max_pixels=bad)
     for text in ("672", "672,", "672x896", "1,2,3", "a,b", "-28,28"):
         with pytest.raises(InputError, match="two whole numbers"):
@@ -285,7 +355,9 @@ def test_towers_that_do_not_fit_are_refused(name, vision, word, vision_checkpoin
 def test_sections_that_do_not_add_up_are_refused(vision_checkpoint):
     model = vision_checkpoint("qwen2_vl")
     other = shutil.copytree(model, model.parent / "sections", dirs_exist_ok=True)
-    config = json.loads((model / "config.json").read_text()) | {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 16]}}
+    config = json.loads((model / "config.json").read_text()) | {
+        "rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 16]}
+    }
     (other / "config.json").write_text(json.dumps(config))
     with pytest.raises(InputError, match="does not add up to the 64 frequencies"):
         planned(other, max_pixels="112,112")
@@ -306,7 +378,10 @@ def test_images_that_do_not_fit_are_refused(vision_checkpoint):
     ):
         with pytest.raises(InputError, match=word):
             prepare(tower, patches, grids, dynamic)
-    for ids, grids, word in (([5, 1000, 1000, 6], [(1, 4, 4)], "takes 4 image tokens"), ([1000], [], "0 grids are given")):
+    for ids, grids, word in (
+        ([5, 1000, 1000, 6], [(1, 4, 4)], "takes 4 image tokens"),
+        ([1000], [], "0 grids are given"),
+    ):
         with pytest.raises(InputError, match=word):
             grid.token_positions(tower, np.array(ids), grids)
 

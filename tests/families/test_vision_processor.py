@@ -1,4 +1,5 @@
-"""From a picture to the tower's inputs: transformers' own image processor (without torchvision) gives what `preprocess` takes."""
+"""From a picture to the tower's inputs: transformers' own image processor (without torchvision) gives what `preprocess`
+takes."""
 
 from __future__ import annotations
 
@@ -21,9 +22,13 @@ def test_a_picture_goes_through_the_processor(name, vision_checkpoint):
     made = planned(model, max_pixels="160,96" if name == "qwen3_vl" else "140,112")
     tower, prepare = made.tower, made.family.vision.preprocess
     sizes = {"patch_size": tower.patch, "temporal_patch_size": tower.temporal, "merge_size": tower.merge}
-    (model / "preprocessor_config.json").write_text(json.dumps(sizes | {"image_processor_type": "Qwen2VLImageProcessor"}))
+    (model / "preprocessor_config.json").write_text(
+        json.dumps(sizes | {"image_processor_type": "Qwen2VLImageProcessor"})
+    )
     width, height = tower.pixels
-    processor = AutoImageProcessor.from_pretrained(model, backend="pil", size={"shortest_edge": tower.unit**2, "longest_edge": width * height})
+    processor = AutoImageProcessor.from_pretrained(
+        model, backend="pil", size={"shortest_edge": tower.unit**2, "longest_edge": width * height}
+    )
     both, own = Both(made), whole(model)
     for shape in ((90, 200, 3), (400, 60, 3), (300, 300, 3)):
         picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, shape, np.uint8))
@@ -33,7 +38,10 @@ def test_a_picture_goes_through_the_processor(name, vision_checkpoint):
         found, count = both.run(prepare(tower, patches, grids, False)), len(patches) // tower.merge**2
         with torch.inference_mode():
             right = own.get_image_features(torch.from_numpy(patches), torch.tensor(grids))
-        features = [torch.cat(list(right.pooler_output)), *(torch.cat(list(states)) for states in getattr(right, "deepstack_features", None) or ())]
+        features = [
+            torch.cat(list(right.pooler_output)),
+            *(torch.cat(list(states)) for states in getattr(right, "deepstack_features", None) or ()),
+        ]
         assert len(found) == len(features)
         for states, expected in zip(found.values(), features):
             assert far(states[:count], expected.numpy()) < EXACT, shape

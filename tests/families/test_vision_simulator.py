@@ -1,8 +1,7 @@
 """The models that see on the chip simulator against transformers, the way a user would: convert, then verify.
 
-One family is verified in every run, static and dynamic; all, with other dimensions and seeds, on both kinds of chip and with w4, are
-marked slow.
-"""
+One family is verified in every run, static and dynamic; all, with other dimensions and seeds, on both kinds of chip and
+with w4, are marked slow."""
 
 from __future__ import annotations
 
@@ -17,11 +16,27 @@ SEQ = 48
 # towers of other dimensions than the golden ones: head sizes 64, 48 and 72, another merge, windows of four tokens
 ODD = {
     "qwen2_vl": ({"embed_dim": 256, "depth": 3, "mlp_ratio": 2}, "84,112"),
-    "qwen2_5_vl": ({"hidden_size": 192, "intermediate_size": 320, "window_size": 64, "depth": 2, "fullatt_block_indexes": [1]}, "140,84"),
-    "qwen3_vl": ({"hidden_size": 288, "depth": 2, "deepstack_visual_indexes": [1, 0], "num_position_embeddings": 100, "spatial_merge_size": 3}, "144,96"),
+    "qwen2_5_vl": (
+        {"hidden_size": 192, "intermediate_size": 320, "window_size": 64, "depth": 2, "fullatt_block_indexes": [1]},
+        "140,84",
+    ),
+    "qwen3_vl": (
+        {
+            "hidden_size": 288,
+            "depth": 2,
+            "deepstack_visual_indexes": [1, 0],
+            "num_position_embeddings": 100,
+            "spatial_merge_size": 3,
+        },
+        "144,96",
+    ),
 }
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
-BUILDS = {"bf16 on bm1688": ("bf16", "bm1688"), "w4bf16 on bm1684x": ("w4bf16", "bm1684x"), "bf16 on bm1684x": ("bf16", "bm1684x")}
+BUILDS = {
+    "bf16 on bm1688": ("bf16", "bm1688"),
+    "w4bf16 on bm1684x": ("w4bf16", "bm1684x"),
+    "bf16 on bm1684x": ("bf16", "bm1684x"),
+}
 OPTIONS = (
     {"dynamic": 1},
     {"use_block_with_kv": 1},
@@ -42,7 +57,9 @@ def worst(out, net: str) -> float:
     return max(output["relative_l2"] for output in nets[net]["outputs"])
 
 
-@pytest.mark.parametrize("name, options", [("qwen3_vl", {}), ("qwen2_5_vl", {"dynamic": 1})], ids=["qwen3_vl-static", "qwen2_5_vl-dynamic"])
+@pytest.mark.parametrize(
+    "name, options", [("qwen3_vl", {}), ("qwen2_5_vl", {"dynamic": 1})], ids=["qwen3_vl-static", "qwen2_5_vl-dynamic"]
+)
 def test_an_image_and_its_tokens(name, options, vision_checkpoint, convert):
     vision, pixels = ODD[name]
     out = convert(vision_checkpoint(name, vision=vision, seed=1), seq=SEQ, max_pixels=pixels, chip="bm1688", **options)
@@ -58,7 +75,13 @@ def test_an_image_and_its_tokens(name, options, vision_checkpoint, convert):
 def test_everything(name, build, size, vision_checkpoint, convert):
     quantize, chip = BUILDS[build]
     vision, pixels = ODD[name] if size == "odd" else ({}, PIXELS[name])
-    out = convert(vision_checkpoint(name, vision=vision, seed=len(build)), seq=SEQ, quantize=quantize, chip=chip, max_pixels=pixels)
+    out = convert(
+        vision_checkpoint(name, vision=vision, seed=len(build)),
+        seq=SEQ,
+        quantize=quantize,
+        chip=chip,
+        max_pixels=pixels,
+    )
     assert verify(out, full=True, tokens=6)
 
 
@@ -75,5 +98,6 @@ def test_options(name, options, vision_checkpoint, convert):
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_adapter(name, vision_checkpoint, convert):
     vision, pixels = ODD[name]
-    model = vision_checkpoint(name, vision=vision, gain=1.0)  # an adapter is two more roundings for every linear: see tests/test_options.py
+    # an adapter is two more roundings for every linear: see tests/test_options.py
+    model = vision_checkpoint(name, vision=vision, gain=1.0)
     assert verify(convert(model, seq=SEQ, chip="bm1688", max_pixels=pixels, lora_max_rank=8), full=True, tokens=2)

@@ -1,4 +1,5 @@
-"""Sliding windows as graphs: what the nets of every kind hide, out of the plain causal mask, against the definition and transformers' class."""
+"""Sliding windows as graphs: what the nets of every kind hide, out of the plain causal mask, against the definition and
+transformers' class."""
 
 from __future__ import annotations
 
@@ -32,13 +33,15 @@ KINDS = {
 
 
 def launches(net, rng):
-    """A prompt of one token more than the window and one of more than two windows, as long as the net takes them, behind histories of such
-    lengths (none but for the nets that only continue), with rows of anything behind them."""
+    """A prompt of one token more than the window and one of more than two windows, as long as the net takes them,
+    behind histories of such lengths (none but for the nets that only continue), with rows of anything behind them."""
     shapes = {io.name: io.shape for io in net.inputs}
     length, capacity = nets.length(net), nets.capacity(net)
     for count in sorted({min(n, length) for n in (WINDOW + 1, 2 * WINDOW + 3)}):
         for past in sorted({min(n, capacity, SEQ - count) for n in (net.kind == "block_kv", WINDOW, 2 * WINDOW + 3)}):
-            history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
+            history = tuple(
+                rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
+            )
             hidden = rng.standard_normal((1, count, shapes["input_states"][2])).astype(np.float32)
             yield nets.step(net, hidden, count, past, history or None)
 
@@ -68,7 +71,8 @@ def test_windowed_layers_equal_the_class(kind, gemma):
 @pytest.mark.parametrize("window", [WINDOW - 1, WINDOW + 1, pytest.param(SEQ, id="none")])
 @pytest.mark.parametrize("kind", KINDS)
 def test_another_window_is_noticed(kind, window, gemma):
-    """Negative control: nets with a window that is off by one, or with none, are wrong; every net that reaches so far."""
+    """Negative control: nets with a window that is off by one, or with none, are wrong; every net that reaches so
+    far."""
     reference = Reference(planned(gemma(), SEQ, **KINDS[kind]), Precision())
     found = wrong(planned(gemma(window), SEQ, **KINDS[kind]), reference, 0)
     same = {name for name, error in found.items() if error < EXACT}
@@ -85,7 +89,9 @@ def hides(found: np.ndarray, seen: np.ndarray) -> bool:
     return found.shape == seen.shape and np.array_equal(found == 0, seen) and bool((found[~seen] < -8000).all())
 
 
-@pytest.mark.parametrize("sizes", [(32, 0, 16), (32, 0, 31), (32, 64, 16), (32, 64, 40), (32, 64, 90), (48, 40, 80), (4, 3, 1)], ids=str)
+@pytest.mark.parametrize(
+    "sizes", [(32, 0, 16), (32, 0, 31), (32, 64, 16), (32, 64, 40), (32, 64, 90), (48, 40, 80), (4, 3, 1)], ids=str
+)
 @pytest.mark.parametrize("kind", ["static", "dynamic", "mask-free"])
 def test_prefill_hides_by_definition(kind, sizes):
     """Every length of history and prompt; of a static net with columns of no key between the two and behind."""
@@ -117,7 +123,9 @@ def test_decode_hides_by_definition(batch, window):
     g.output(windowed(g, step, window, mask, Tokens(mask, mask)))
     for past in range(step.keys - 1):
         pasts = [past, step.keys - 2 - past][:batch]
-        (found,) = interpret(g, {"attention_mask": np.concatenate([nets.mask(1, step.keys - 1, 1, p, nets.HIDDEN) for p in pasts])}, {})
+        (found,) = interpret(
+            g, {"attention_mask": np.concatenate([nets.mask(1, step.keys - 1, 1, p, nets.HIDDEN) for p in pasts])}, {}
+        )
         for row, before in zip(found, pasts):
             seen = np.zeros((1, step.keys), bool)
             seen[:, [*range(before), step.keys - 1]] = visible(1, before, window)
@@ -134,7 +142,8 @@ def test_windows_are_in_the_nets_that_can_reach_so_far(gemma):
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_layers_without_a_window_stay_as_they_are(kind, gemma):
-    """The full layer beside a windowed one, and all layers of a model whose window no sequence exceeds: the text is that without a window."""
+    """The full layer beside a windowed one, and all layers of a model whose window no sequence exceeds: the text is
+    that without a window."""
     ours, plain = planned(gemma(), SEQ, **KINDS[kind]), planned(gemma(SEQ), SEQ, **KINDS[kind])
     assert [net.mlir for net in ours.nets if net.layer != 0] == [net.mlir for net in plain.nets if net.layer != 0]
     assert not any("window" in net.mlir for net in plain.nets)
@@ -144,7 +153,10 @@ def test_layers_without_a_window_stay_as_they_are(kind, gemma):
 
 
 def test_a_window_that_is_null_is_none(family_checkpoint):
-    texts = [[net.mlir for net in planned(family_checkpoint("mistral", sliding_window=window), SEQ).nets] for window in (SEQ, 4096)]
+    texts = [
+        [net.mlir for net in planned(family_checkpoint("mistral", sliding_window=window), SEQ).nets]
+        for window in (SEQ, 4096)
+    ]
     model = family_checkpoint("mistral", seed=1)
     config = json.loads((model / "config.json").read_text()) | {"sliding_window": None}
     (model / "config.json").write_text(json.dumps(config))
@@ -164,14 +176,25 @@ def test_tensor_parallel_is_refused_with_a_window(family_checkpoint):
 @pytest.mark.parametrize("kind", ["static", "history", "mask-free"])
 def test_tokens_with_three_positions(kind, vision_checkpoint):
     """The window counts tokens: positions of an image, where several tokens have one, do not matter."""
-    model = vision_checkpoint("qwen2_vl", text={"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0})
+    model = vision_checkpoint(
+        "qwen2_vl", text={"use_sliding_window": True, "sliding_window": WINDOW, "max_window_layers": 0}
+    )
     made = planned(model, SEQ, **KINDS[kind])
     reference, rng = Reference(made, Precision()), np.random.default_rng(0)
     for net in (net for net in made.nets if net.layer == 0):
         shapes, count, past = {io.name: io.shape for io in net.inputs}, nets.length(net), min(37, nets.capacity(net))
-        history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
+        history = tuple(
+            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
+        )
         places = np.stack([7 + np.arange(count) // 9, 3 + np.arange(count) % 9, 5 + np.arange(count) % 5])
-        launch = nets.step(net, rng.standard_normal((1, count, made.spec.hidden)).astype(np.float32), count, past, history or None, places=places)
+        launch = nets.step(
+            net,
+            rng.standard_normal((1, count, made.spec.hidden)).astype(np.float32),
+            count,
+            past,
+            history or None,
+            places=places,
+        )
         assert "window" in net.mlir
         right = nets.EXPECTED[net.kind](reference, launch)["output_states"]
         assert far(run(made, net, launch.inputs)["output_states"][:, :count], right) < EXACT, net.name

@@ -1,8 +1,8 @@
-"""Sliding windows on the chip simulator: nets of every kind get the plain causal mask, or none, and attend to the window alone.
+"""Sliding windows on the chip simulator: nets of every kind get the plain causal mask, or none, and attend to the
+window alone.
 
-Prompts of about one window and of two, decode across both. What the chip gives is held against transformers' class with that window, and as
-a negative control against the class with one key more, one less, and all keys.
-"""
+Prompts of about one window and of two, decode across both. What the chip gives is held against transformers' class with
+that window, and as a negative control against the class with one key more, one less, and all keys."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ KINDS = {
     "history": (FAST, {"use_block_with_kv": 1, "max_input_length": 32}),
     "history, dynamic": (FAST, {"use_block_with_kv": 1, "max_input_length": 32, "dynamic": 1}),
     "shared prompt": (FAST, {"share_prompt": 1, "max_input_length": 24, "max_prefill_kv_length": 40}),
-    "shared prompt, dynamic, two cores": ("bm1688", {"share_prompt": 1, "max_input_length": 24, "max_prefill_kv_length": 40, "dynamic": 1}),
+    "shared prompt, dynamic, two cores": (
+        "bm1688",
+        {"share_prompt": 1, "max_input_length": 24, "max_prefill_kv_length": 40, "dynamic": 1},
+    ),
     "stages, w4": (FAST, {"chunk_length": 8, "quantize": "w4bf16"}),
     "batch": (FAST, {"batch": 2}),
     "mask-free": (FAST, {"use_history_kv": 1, "chunk_length": 24}),
@@ -45,27 +48,39 @@ def launches(net, rng: np.random.Generator):
     """As runtimes drive the net: prompts, alone and behind others, or the next token."""
     shapes = {io.name: io.shape for io in net.inputs}
     length, capacity, hidden = nets.length(net), nets.capacity(net), shapes["input_states"][2]
-    history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
+    history = tuple(
+        rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
+    )
     if batch := nets.writes(net) and shapes["input_states"][0]:
         for first in (*ABOUT, SEQ - 2):
-            yield nets.steps(net, rng.standard_normal((batch, 1, hidden)).astype(np.float32), [first, 3, WINDOW + 5][:batch], history)
+            yield nets.steps(
+                net, rng.standard_normal((batch, 1, hidden)).astype(np.float32), [first, 3, WINDOW + 5][:batch], history
+            )
         return
     counts = {1} if net.kind == "block_cache" else {min(n, length) for n in ABOUT}
     for count in sorted(counts):
         for past in sorted({min(n, capacity, SEQ - count) for n in (0, 1, *ABOUT, SEQ) if n or net.kind != "block_kv"}):
-            yield nets.step(net, rng.standard_normal((1, count, hidden)).astype(np.float32), count, past, history or None)
+            yield nets.step(
+                net, rng.standard_normal((1, count, hidden)).astype(np.float32), count, past, history or None
+            )
 
 
-@pytest.mark.parametrize("kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS])
+@pytest.mark.parametrize(
+    "kind", [kind if kind in QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS]
+)
 def test_windowed_layer(kind, family_checkpoint, convert, compiler):
     chip, options = KINDS[kind]
     model = family_checkpoint("gemma3_text", sliding_window=WINDOW)
     out = convert(model, seq=SEQ, chip=chip, **options)
     made = planned(model, SEQ, chip=chip, **options)
     launched = [launch for net in made.nets if net.layer == 0 for launch in launches(net, np.random.default_rng(3))]
-    file = next(out.glob("*_dev1.bmodel"), None) or next(out.glob("*.bmodel"))  # of a pipeline the device with the first layer
+    # of a pipeline the device with the first layer
+    file = next(out.glob("*_dev1.bmodel"), None) or next(out.glob("*.bmodel"))
     with Simulator(file, chip, compiler.root) as simulator:
-        told = [simulator.run(launch.net.stage_of or launch.net.name, launch.inputs, nets.writes(launch.net)) for launch in launched]
+        told = [
+            simulator.run(launch.net.stage_of or launch.net.name, launch.inputs, nets.writes(launch.net))
+            for launch in launched
+        ]
     assert {launch.net.kind for launch in launched} >= {"block", "block_cache"}
     assert wrong(made, launched, told, WINDOW) == set()
     for window in (WINDOW - 1, WINDOW + 1, SEQ):

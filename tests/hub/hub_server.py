@@ -114,6 +114,7 @@ class _Handler(BaseHTTPRequestHandler):
         if name not in files or name in self.hub.lost:
             return self._refuse(404, "EntryNotFound", name, {"X-Repo-Commit": self.hub.commit(repo)})
         self._file(repo, name, files[name], body)
+        return None
 
     def _sibling(self, repo: str, file: str, size: int) -> dict:
         told = {"rfilename": file, "size": size, "blobId": self.hub.etags[repo, file]}
@@ -140,6 +141,7 @@ class _Handler(BaseHTTPRequestHandler):
             headers["Content-Range"] = f"bytes {start}-{end}/{len(content)}"
             status, content = 206, content[start : end + 1]
         self._send(status, headers, content, body, name)
+        return None
 
     def _refuse(self, status: int, code: str, name: str, more: dict[str, str] | None = None) -> None:
         self._send(

@@ -116,8 +116,10 @@ def test_the_bars_of_a_file_are_counted_once():
 
 
 def test_a_full_disk_is_told_with_what_to_do():
-    with pytest.raises(
-        ConvertError, match="x of a/b cannot be downloaded: No space left on device. Make room, or set HF_HOME"
+    with (
+        pytest.raises(
+            ConvertError, match="x of a/b cannot be downloaded: No space left on device. Make room, or set HF_HOME"
+        ),
+        explained(Name("a/b"), "x of a/b"),
     ):
-        with explained(Name("a/b"), "x of a/b"):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))

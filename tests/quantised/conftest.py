@@ -20,6 +20,7 @@ from checkpoints import CONFIGS, make, once  # noqa: E402
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """base("llama", num_hidden_layers=1, ...) -> the directory of a float checkpoint."""
+
     def maker(place: Path, name: str, **options) -> Path:
         module = vision_checkpoints if name in vision_checkpoints.CONFIGS else family_checkpoints
         return (make if name in CONFIGS else module.make)(place, name, **options)
@@ -29,9 +30,12 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
 
 @pytest.fixture
 def quantised(base, tmp_path) -> Callable[..., Path]:
-    """quantised("gptq", How(...), "llama", pick=..., checkpoint_format="gptq_v2", options={}) -> the directory of a quantised checkpoint."""
+    """quantised("gptq", How(...), "llama", pick=..., checkpoint_format="gptq_v2", options={}) -> the directory of a
+    quantised checkpoint."""
 
     def get(method: str, how, name: str = "llama", pick=None, options: dict | None = None, **config) -> Path:
-        return quantised_checkpoints.convert(base(name, **(options or {})), tmp_path / f"{name}_{method}", method, how, pick, **config)[0]
+        return quantised_checkpoints.convert(
+            base(name, **(options or {})), tmp_path / f"{name}_{method}", method, how, pick, **config
+        )[0]
 
     return get

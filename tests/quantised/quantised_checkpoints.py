@@ -1,7 +1,8 @@
-"""Quantised checkpoints, written from the formats' definitions: one code at a time into its word, so that nothing is shared with llmconv.
+"""Quantised checkpoints, written from the formats' definitions: one code at a time into its word, so that nothing is
+shared with llmconv.
 
-`test_quantised_formats.py` holds these packers against bytes that the tools themselves wrote (tests/fixtures/quantised).
-"""
+`test_quantised_formats.py` holds these packers against bytes that the tools themselves wrote
+(tests/fixtures/quantised)."""
 
 from __future__ import annotations
 
@@ -30,12 +31,15 @@ class Linear:
     @property
     def values(self) -> np.ndarray:
         """The weight [N, K] that it stands for, float32."""
-        return (self.codes - self.zeros[:, self.groups]).astype(np.float32) * self.scales.astype(np.float32)[:, self.groups]
+        return (self.codes - self.zeros[:, self.groups]).astype(np.float32) * self.scales.astype(np.float32)[
+            :, self.groups
+        ]
 
 
 @dataclass(frozen=True)
 class How:
-    """How a layer is to be quantised. group 0: one scale per output; mixed: inputs belong to random groups (desc_act), by `seed`."""
+    """How a layer is to be quantised. group 0: one scale per output; mixed: inputs belong to random groups (desc_act),
+    by `seed`."""
 
     bits: int = 4
     group: int = 64
@@ -65,7 +69,8 @@ def quantise(weight: np.ndarray, how: How) -> Linear:
 
 
 def words(codes: np.ndarray, bits: int) -> np.ndarray:
-    """int32 words [R * bits / 32, C] of codes [R, C]: code i of a column is in bits (i * bits) % 32 and up of word i * bits // 32."""
+    """int32 words [R * bits / 32, C] of codes [R, C]: code i of a column is in bits (i * bits) % 32 and up of word i *
+    bits // 32."""
     rows, columns = codes.shape
     out = np.zeros((-(-rows * bits // 32), columns), np.uint32)
     for i in range(rows):
@@ -91,7 +96,11 @@ def awq(layer: Linear, path: str) -> dict[str, np.ndarray]:
                 out[:, c] |= codes[:, 8 * c + column].astype(np.uint32) << np.uint32(4 * nibble)
         return out.view(np.int32)
 
-    return {f"{path}.qweight": columns(layer.codes.T), f"{path}.qzeros": columns(layer.zeros.T), f"{path}.scales": np.ascontiguousarray(layer.scales.T)}
+    return {
+        f"{path}.qweight": columns(layer.codes.T),
+        f"{path}.qzeros": columns(layer.zeros.T),
+        f"{path}.scales": np.ascontiguousarray(layer.scales.T),
+    }
 
 
 def compressed(layer: Linear, path: str, symmetric: bool = True, indexed: bool = False) -> dict[str, np.ndarray]:
@@ -111,26 +120,54 @@ def compressed(layer: Linear, path: str, symmetric: bool = True, indexed: bool =
 def config_of(method: str, how: How, **more: Any) -> dict[str, Any]:
     """The quantization_config that goes with a method."""
     if method == "compressed":
-        weights = {"num_bits": how.bits, "type": "int", "symmetric": how.symmetric, "strategy": "group" if how.group else "channel", "group_size": how.group or None}
+        weights = {
+            "num_bits": how.bits,
+            "type": "int",
+            "symmetric": how.symmetric,
+            "strategy": "group" if how.group else "channel",
+            "group_size": how.group or None,
+        }
         group = {"targets": ["Linear"], "weights": weights, "input_activations": None, "output_activations": None}
-        return {"quant_method": "compressed-tensors", "format": "pack-quantized", "quantization_status": "compressed", "ignore": ["lm_head"], "config_groups": {"group_0": group}} | more
+        return {
+            "quant_method": "compressed-tensors",
+            "format": "pack-quantized",
+            "quantization_status": "compressed",
+            "ignore": ["lm_head"],
+            "config_groups": {"group_0": group},
+        } | more
     base = {"bits": how.bits, "group_size": how.group or -1}
     if method == "awq":
         return base | {"quant_method": "awq", "version": "gemm", "zero_point": True} | more
     if method == "gptq":
-        return base | {"quant_method": "gptq", "sym": how.symmetric, "desc_act": bool(how.mixed), "checkpoint_format": "gptq"} | more
-    return base | {"quant_method": "auto-round", "sym": how.symmetric, "data_type": "int", "packing_format": "auto_round:auto_gptq"} | more
+        return (
+            base
+            | {"quant_method": "gptq", "sym": how.symmetric, "desc_act": bool(how.mixed), "checkpoint_format": "gptq"}
+            | more
+        )
+    return (
+        base
+        | {
+            "quant_method": "auto-round",
+            "sym": how.symmetric,
+            "data_type": "int",
+            "packing_format": "auto_round:auto_gptq",
+        }
+        | more
+    )
 
 
 Pick = Callable[[str], "How | None"]
 
 
-def convert(model: Path, to: Path, method: str, how: How, pick: Pick | None = None, **config: Any) -> tuple[Path, dict[str, np.ndarray]]:
-    """Quantise the checkpoint `model` to the directory `to`; returns that and the dequantised weight [N, K] of every quantised layer.
+def convert(
+    model: Path, to: Path, method: str, how: How, pick: Pick | None = None, **config: Any
+) -> tuple[Path, dict[str, np.ndarray]]:
+    """Quantise the checkpoint `model` to the directory `to`; returns that and the dequantised weight [N, K] of every
+    quantised layer.
 
-    method: gptq, awq, compressed or auto-round; how: what config.json says; pick: how a layer is quantised (None: left in float), default
-    all but lm_head by `how`; config: further fields of quantization_config. A method of auto-round packs as its packing_format says.
-    """
+    method: gptq, awq, compressed or auto-round; how: what config.json says; pick: how a layer is quantised (None: left
+    in float), default all but lm_head by `how`; config: further fields of quantization_config. A method of auto-round
+    packs as its packing_format says."""
     import torch
     from safetensors.torch import load_file, save_file
 
@@ -149,7 +186,9 @@ def convert(model: Path, to: Path, method: str, how: How, pick: Pick | None = No
                 continue
             layer = quantise(tensors.pop(name).float().numpy(), pick(path))
             values[path] = layer.values
-            tensors |= {part: torch.from_numpy(array) for part, array in _pack(section, layer, path, pick(path)).items()}
+            tensors |= {
+                part: torch.from_numpy(array) for part, array in _pack(section, layer, path, pick(path)).items()
+            }
         save_file(tensors, shard, metadata={"format": "pt"})
     return to, values
 
@@ -160,13 +199,11 @@ def _pack(section: dict[str, Any], layer: Linear, path: str, how: How) -> dict[s
         return compressed(layer, path, how.symmetric, bool(how.mixed))
     if method == "awq" or packing == "auto_round:auto_awq":
         return awq(layer, path)
-    less = int(packing == "auto_round:auto_gptq" or method == "gptq" and section["checkpoint_format"] == "gptq")
+    less = int(packing == "auto_round:auto_gptq" or (method == "gptq" and section["checkpoint_format"] == "gptq"))
     made = gptq(layer, path, less)
     if method == "auto-round":
         del made[f"{path}.g_idx"]
     return made
-
-
 
 
 def fp8(model: Path, to: Path, block: tuple[int, int] = (128, 128)) -> Path:
@@ -176,7 +213,12 @@ def fp8(model: Path, to: Path, block: tuple[int, int] = (128, 128)) -> Path:
 
     shutil.copytree(model, to)
     data = json.loads((to / "config.json").read_text())
-    data["quantization_config"] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic", "weight_block_size": list(block)}
+    data["quantization_config"] = {
+        "quant_method": "fp8",
+        "fmt": "e4m3",
+        "activation_scheme": "dynamic",
+        "weight_block_size": list(block),
+    }
     (to / "config.json").write_text(json.dumps(data, indent=1))
     for shard in to.glob("*.safetensors"):
         tensors = load_file(shard)

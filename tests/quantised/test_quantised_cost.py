@@ -1,4 +1,5 @@
-"""A checkpoint that is quantised already has no original weights: what that costs cannot be measured, and is not made up."""
+"""A checkpoint that is quantised already has no original weights: what that costs cannot be measured, and is not made
+up."""
 
 from __future__ import annotations
 

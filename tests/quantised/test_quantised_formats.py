@@ -1,9 +1,8 @@
 """Unpacking against the tools that write the formats: bytes that they packed, and what they themselves make of those.
 
-fixtures/quantised.safetensors holds VARIANT/tensor, one layer [32, 256] each, and VARIANT/values, the weight that the tool's own
-dequantisation gives. Written by auto_gptq 0.7.1, gptqmodel 7.7.0, autoawq 0.2.9, auto_round 0.16.1 and compressed-tensors 0.20.0
-(fixtures/make_quantised.py).
-"""
+fixtures/quantised.safetensors holds VARIANT/tensor, one layer [32, 256] each, and VARIANT/values, the weight that the
+tool's own dequantisation gives. Written by auto_gptq 0.7.1, gptqmodel 7.7.0, autoawq 0.2.9, auto_round 0.16.1 and
+compressed-tensors 0.20.0 (fixtures/make_quantised.py)."""
 
 from __future__ import annotations
 
@@ -46,14 +45,18 @@ VARIANTS = {
 
 
 def parts(variant: str) -> dict[str, np.ndarray]:
-    return {name.removeprefix(f"{variant}/"): array for name, array in TENSORS.items() if name.startswith(f"{variant}/")}
+    return {
+        name.removeprefix(f"{variant}/"): array for name, array in TENSORS.items() if name.startswith(f"{variant}/")
+    }
 
 
 class Made:
     """A checkpoint of one layer p, as far as a plan would know it."""
 
     def __init__(self, place: Path, tensors: dict[str, np.ndarray], section: dict):
-        save_file({f"p.{name}": np.ascontiguousarray(array) for name, array in tensors.items()}, place / "model.safetensors")
+        save_file(
+            {f"p.{name}": np.ascontiguousarray(array) for name, array in tensors.items()}, place / "model.safetensors"
+        )
         self.checkpoint = Checkpoint.open(place)
         self.config = Config({"quantization_config": section}, place / "config.json")
 
@@ -81,12 +84,15 @@ def test_the_weights_are_those_of_the_tool(variant, tmp_path):
 
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_the_integers_of_a_net_are_those_of_the_tool(variant, tmp_path):
-    """Codes, scales and zero points as A16MatMul takes them, multiplied out: in the order of `order`, the tool's weights again."""
+    """Codes, scales and zero points as A16MatMul takes them, multiplied out: in the order of `order`, the tool's
+    weights again."""
     made, right = open_(variant, tmp_path), parts(variant)["values"]
     (layer,) = read(made.config).modules(made.checkpoint).values()
     codes, scales, zeros = (recipe.evaluate(each, made.checkpoint) for each in (layer.codes, layer.scales, layer.zeros))
-    method, how, _ = VARIANTS[variant]
-    assert codes.dtype == zeros.dtype == np.uint8 and layer.bits == how.bits and codes.shape == (32, 256 * how.bits // 8)
+    _method, how, _ = VARIANTS[variant]
+    assert (
+        codes.dtype == zeros.dtype == np.uint8 and layer.bits == how.bits and codes.shape == (32, 256 * how.bits // 8)
+    )
     assert scales.shape == zeros.shape == (32, 256 // layer.group) and layer.group == (how.group or 256)
     low_first = np.stack([codes & 15, codes >> 4], -1).reshape(32, -1) if how.bits == 4 else codes
     found = (low_first.reshape(32, -1, layer.group) - zeros[..., None].astype(np.float32)) * scales[..., None]
@@ -111,7 +117,9 @@ def test_the_packers_of_these_tests_write_the_same_bytes(variant):
     elif method == "awq" or packing_format == "auto_round:auto_awq":
         made = awq(layer, "p")
     else:
-        made = gptq(layer, "p", int(packing_format == "auto_round:auto_gptq" and more.get("checkpoint_format") != "gptq_v2"))
+        made = gptq(
+            layer, "p", int(packing_format == "auto_round:auto_gptq" and more.get("checkpoint_format") != "gptq_v2")
+        )
     for name, array in tensors.items():
         assert np.array_equal(made[f"p.{name}"], array), name
 
@@ -131,7 +139,8 @@ def _zeros(method: str, how: How, tensors: dict, more: dict) -> np.ndarray:
 
 
 def test_a_zero_point_of_zero_borrows_from_its_neighbour(tmp_path):
-    """GPTQModel takes 1 from the whole word, so that is what is given back: 5 and 0 are stored as 4 and, with a borrow, 15."""
+    """GPTQModel takes 1 from the whole word, so that is what is given back: 5 and 0 are stored as 4 and, with a borrow,
+    15."""
     zeros = np.tile([[0, 5, 15, 1, 0, 0, 8, 3]], (1, 4)).T.repeat(4, 1)
     layer = Linear(4, np.zeros((32, 256), int), np.ones((32, 4), np.float16), zeros, np.arange(256) // 64)
     tensors = {name.removeprefix("p."): array for name, array in gptq(layer, "p", 0).items()}
@@ -146,7 +155,9 @@ def test_e4m3_is_torchs():
     import torch
 
     bits = np.arange(256, dtype=np.uint8)
-    assert np.array_equal(packing.e4m3(), torch.from_numpy(bits).view(torch.float8_e4m3fn).float().numpy(), equal_nan=True)
+    assert np.array_equal(
+        packing.e4m3(), torch.from_numpy(bits).view(torch.float8_e4m3fn).float().numpy(), equal_nan=True
+    )
 
 
 @pytest.mark.parametrize(("shape", "block"), [((256, 384), (128, 128)), ((200, 320), (128, 128)), ((64, 96), (32, 64))])
@@ -175,7 +186,8 @@ def test_fp8_is_transformers(shape, block, tmp_path):
 
 @pytest.mark.parametrize("name", ["own", "auto_gptq", "auto_awq", "llm_compressor", "gptq"])
 def test_autorounds_checkpoints(name, base):
-    """Whole checkpoints by AutoRound 0.16.1 (4 bits, group 64, one layer of 8 bits, one left in float) stay near what they were made of."""
+    """Whole checkpoints by AutoRound 0.16.1 (4 bits, group 64, one layer of 8 bits, one left in float) stay near what
+    they were made of."""
     from llmconv.plan.plan import plan
     from llmconv.request.job import Job
 
@@ -188,11 +200,22 @@ def test_autorounds_checkpoints(name, base):
     assert sum(value == (4, 64) for value in bits.values()) >= 12
     reference = Dequantised.of(made)
     for path, (count, _) in bits.items():
-        values, right = recipe.evaluate(made.spec.stored[path].values, made.checkpoint), original.float32(f"{path}.weight")
+        values, right = (
+            recipe.evaluate(made.spec.stored[path].values, made.checkpoint),
+            original.float32(f"{path}.weight"),
+        )
         assert np.array_equal(values, reference.float32(f"{path}.weight"))
         assert np.linalg.norm(values - right) / np.linalg.norm(right) < (0.12 if count == 4 else 0.01)
     config = json.loads((model / "config.json").read_text())["quantization_config"]
     assert config.get("autoround_version") or name == "llm_compressor"
 
 
-AUTOROUND = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 128, "dtype": "float16", "seed": 5}
+AUTOROUND = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 128,
+    "dtype": "float16",
+    "seed": 5,
+}

@@ -1,8 +1,8 @@
-"""The nets of quantised checkpoints, as graphs, against transformers' own class on the dequantised weights: no compiler, no chip.
+"""The nets of quantised checkpoints, as graphs, against transformers' own class on the dequantised weights: no
+compiler, no chip.
 
-The class's weights come from llmconv.verify.dequantise, which shares nothing with the recipes; test_quantised_formats.py holds both
-against the tools that write the formats.
-"""
+The class's weights come from llmconv.verify.dequantise, which shares nothing with the recipes;
+test_quantised_formats.py holds both against the tools that write the formats."""
 
 from __future__ import annotations
 
@@ -30,7 +30,12 @@ FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
 
 
 def planned(model: Path, **options) -> Plan:
-    return plan(Job.create({"model": str(model), "seq": str(SEQ), "out": str(model.parent / "out")} | {k: str(v) for k, v in options.items()}))
+    return plan(
+        Job.create(
+            {"model": str(model), "seq": str(SEQ), "out": str(model.parent / "out")}
+            | {k: str(v) for k, v in options.items()}
+        )
+    )
 
 
 def far(made: Plan, net) -> float:
@@ -44,8 +49,16 @@ def far(made: Plan, net) -> float:
         (found,), right = interpret(net.graph, {"hidden_states": hidden}, weights), reference.logits(hidden)
     else:
         past = launches.capacity(net) // 2
-        history = tuple(rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes)
-        launch = launches.step(net, rng.standard_normal(shapes["input_states"]).astype(np.float32), launches.length(net) if net.flags.dynamic else max(1, launches.length(net) * 3 // 4), past, history)
+        history = tuple(
+            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
+        )
+        launch = launches.step(
+            net,
+            rng.standard_normal(shapes["input_states"]).astype(np.float32),
+            launches.length(net) if net.flags.dynamic else max(1, launches.length(net) * 3 // 4),
+            past,
+            history,
+        )
         found = interpret(net.graph, launch.inputs, weights)[0][:, : launch.count]
         right = launches.EXPECTED[net.kind](reference, launch)["output_states"]
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
@@ -60,7 +73,11 @@ def exact(made: Plan, *kinds: str) -> None:
 
 def packed_ops(net) -> dict[str, tuple[int, int]]:
     """Operation -> (bits, group) of every A16MatMul."""
-    return {op.results[0].name: (op.attrs["weight_bits"], op.attrs["q_group_size"]) for op in net.graph.ops if op.kind == "A16MatMul"}
+    return {
+        op.results[0].name: (op.attrs["weight_bits"], op.attrs["q_group_size"])
+        for op in net.graph.ops
+        if op.kind == "A16MatMul"
+    }
 
 
 LAYER = {"num_hidden_layers": 1}
@@ -80,7 +97,7 @@ def test_forms_of_gptq(form, how, quantised):
 
 
 def every(form, how, quantised) -> None:
-    method = "gptq" if "gptq" == form[:4] else "compressed" if form == "compressed" else "auto-round"
+    method = "gptq" if form[:4] == "gptq" else "compressed" if form == "compressed" else "auto-round"
     more = {"gptq": {"checkpoint_format": form}, "auto-round": {"packing_format": form}}.get(method, {})
     made = planned(quantised(method, how, options=LAYER, **more))
     exact(made, "block_cache")
@@ -102,24 +119,39 @@ def test_mixed_groups(method, how, quantised):
     """desc_act with a g_idx of its own: x is put in the order of the codes, once for all layers that want the same."""
     made = planned(quantised(method, how, options=LAYER))
     exact(made)
-    gathers = [op.results[0].name for op in made.nets[-1].graph.ops if op.kind == "Gather" and op.results[0].name.endswith(".ordered")]
-    assert gathers == [f"model.layers.0.{name}.ordered" for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")]
+    gathers = [
+        op.results[0].name
+        for op in made.nets[-1].graph.ops
+        if op.kind == "Gather" and op.results[0].name.endswith(".ordered")
+    ]
+    assert gathers == [
+        f"model.layers.0.{name}.ordered"
+        for name in ("self_attn.q_proj", "self_attn.o_proj", "mlp.gate_proj", "mlp.down_proj")
+    ]
 
 
 def test_mixed_groups_of_each_layer_its_own(quantised):
     """q, k and v with different orders take three; a layer whose groups lie in order takes none."""
 
     def pick(path):
-        return None if "lm_head" in path else How(4, 64, False, {"q_proj": 1, "k_proj": 2, "v_proj": 1}.get(path.rsplit(".", 1)[-1], 0))
+        return (
+            None
+            if "lm_head" in path
+            else How(4, 64, False, {"q_proj": 1, "k_proj": 2, "v_proj": 1}.get(path.rsplit(".", 1)[-1], 0))
+        )
 
     made = planned(quantised("gptq", How(4, 64, False, 1), pick=pick, options=LAYER))
     exact(made)
-    gathers = [op.results[0].name for op in made.nets[-1].graph.ops if op.kind == "Gather" and op.results[0].name.endswith(".ordered")]
+    gathers = [
+        op.results[0].name
+        for op in made.nets[-1].graph.ops
+        if op.kind == "Gather" and op.results[0].name.endswith(".ordered")
+    ]
     assert gathers == [f"model.layers.0.self_attn.{name}.ordered" for name in ("q_proj", "k_proj")]
 
 
 FAMILIES = (
-    "qwen2 qwen2_tied qwen3 phi3 phi3_longrope chatglm glm gemma3 gemma3_text granite minicpm olmo2 smollm3 mistral ernie4_5 seed_oss".split()
+    ["qwen2", "qwen2_tied", "qwen3", "phi3", "phi3_longrope", "chatglm", "glm", "gemma3", "gemma3_text", "granite", "minicpm", "olmo2", "smollm3", "mistral", "ernie4_5", "seed_oss"]
 )  # fmt: skip
 
 
@@ -134,10 +166,14 @@ def test_families(name, quantised):
     exact(planned(quantised("gptq", how, name, pick)))
 
 
-@pytest.mark.parametrize("method, how", [("awq", How(4, 64)), ("compressed", How(4, 32)), ("gptq", How(4, 64, False, 5))])
+@pytest.mark.parametrize(
+    "method, how", [("awq", How(4, 64)), ("compressed", How(4, 32)), ("gptq", How(4, 64, False, 5))]
+)
 @pytest.mark.parametrize("name", ["phi3", "chatglm"])
 def test_fused_tensors(name, method, how, quantised):
-    made = planned(quantised(method, how, name, lambda path: None if path in ("lm_head", "transformer.output_layer") else how))
+    made = planned(
+        quantised(method, how, name, lambda path: None if path in ("lm_head", "transformer.output_layer") else how)
+    )
     exact(made)
     assert len(packed_ops(made.nets[-1])) == 7
 
@@ -145,14 +181,24 @@ def test_fused_tensors(name, method, how, quantised):
 @pytest.mark.parametrize("method, how", [("gptq", How(4, 64)), ("awq", How(4, 128)), ("compressed", How(8, 64))])
 def test_experts(method, how, quantised):
     """Routed experts are parts of wide matrices; the router stays float."""
-    made = planned(quantised(method, how, "qwen2_moe", lambda path: None if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate")) else how))
+    made = planned(
+        quantised(
+            method,
+            how,
+            "qwen2_moe",
+            lambda path: None if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate")) else how,
+        )
+    )
     exact(made)
     names = packed_ops(next(net for net in made.nets if net.name == "block_0"))
     assert sum("experts" in name for name in names) == 3 and sum("shared_expert." in name for name in names) == 3
 
 
 @pytest.mark.parametrize("tied", [False, True])
-@pytest.mark.parametrize("method, how", [("gptq", How(4, 64)), ("gptq", How(8, 128, True, 4)), ("awq", How(4, 64)), ("compressed", How(4, 0, True))])
+@pytest.mark.parametrize(
+    "method, how",
+    [("gptq", How(4, 64)), ("gptq", How(8, 128, True, 4)), ("awq", How(4, 64)), ("compressed", How(4, 0, True))],
+)
 def test_a_quantised_head(method, how, tied, quantised, tmp_path):
     """Also in a model whose config says that the head is the embedding: it is what the checkpoint has."""
     model = quantised(method, how, pick=lambda path: how, options=LAYER, lm_head=True)
@@ -167,20 +213,34 @@ def test_a_quantised_head(method, how, tied, quantised, tmp_path):
 
 def test_mixed_bits_and_layers_in_float(quantised):
     """Layer by layer, as extra_config says."""
-    table = {"model.layers.0.self_attn.v_proj": How(8, 64), "model.layers.1.mlp.up_proj": How(8, 128), "model.layers.1.self_attn.q_proj": None}
+    table = {
+        "model.layers.0.self_attn.v_proj": How(8, 64),
+        "model.layers.1.mlp.up_proj": How(8, 128),
+        "model.layers.1.self_attn.q_proj": None,
+    }
     extra = {path: {"bits": how.bits, "group_size": how.group} if how else {"bits": 16} for path, how in table.items()}
     extra |= {r".*layers\.0\.mlp\.(gate|up)_proj": {"bits": 4, "group_size": 32}}
 
     def pick(path):
         if path in table:
             return table[path]
-        return None if "lm_head" in path else How(4, 32) if "layers.0.mlp" in path and "down" not in path else How(4, 128)
+        return (
+            None if "lm_head" in path else How(4, 32) if "layers.0.mlp" in path and "down" not in path else How(4, 128)
+        )
 
     made = planned(quantised("auto-round", How(4, 128), pick=pick, extra_config=extra, packing_format="auto_round"))
     exact(made)
     first, second = (packed_ops(net) for net in made.nets if net.kind == "block")
-    assert first["model.layers.0.self_attn.v_proj"] == (8, 64) and first["model.layers.0.mlp.up_proj"] == (4, 32) and len(first) == 7
-    assert second["model.layers.1.mlp.up_proj"] == (8, 128) and "model.layers.1.self_attn.q_proj" not in second and len(second) == 6
+    assert (
+        first["model.layers.0.self_attn.v_proj"] == (8, 64)
+        and first["model.layers.0.mlp.up_proj"] == (4, 32)
+        and len(first) == 7
+    )
+    assert (
+        second["model.layers.1.mlp.up_proj"] == (8, 128)
+        and "model.layers.1.self_attn.q_proj" not in second
+        and len(second) == 6
+    )
     assert any("1 of 8 bits in groups of 64" in note for note in made.notes)
 
 
@@ -194,7 +254,15 @@ def test_gptqmodels_dynamic(rule, quantised):
             return None
         return How(8, 32) if re.match(rule.removeprefix("+:"), path) else How(4, 64)
 
-    made = planned(quantised("gptq", How(4, 64), pick=pick, options=LAYER, dynamic={r"-:.*k_proj": {}, rule: {"bits": 8, "group_size": 32}}))
+    made = planned(
+        quantised(
+            "gptq",
+            How(4, 64),
+            pick=pick,
+            options=LAYER,
+            dynamic={r"-:.*k_proj": {}, rule: {"bits": 8, "group_size": 32}},
+        )
+    )
     exact(made)
     assert packed_ops(made.nets[-1])["model.layers.0.mlp.down_proj"] == (8, 32)
 
@@ -207,9 +275,16 @@ def test_compressed_tensors_targets(quantised):
         return None if "lm_head" in path else how.get(path.rsplit(".", 1)[-1], How(4, 128))
 
     def group(bits, size, *targets):
-        return {"targets": list(targets), "weights": {"num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": size}}
+        return {
+            "targets": list(targets),
+            "weights": {"num_bits": bits, "type": "int", "symmetric": False, "strategy": "group", "group_size": size},
+        }
 
-    groups = {"group_0": group(4, 128, "Linear"), "group_1": group(8, 64, r"re:.*\.[qk]_proj"), "group_2": group(8, 32, "model.layers.0.self_attn.q_proj")}
+    groups = {
+        "group_0": group(4, 128, "Linear"),
+        "group_1": group(8, 64, r"re:.*\.[qk]_proj"),
+        "group_2": group(8, 32, "model.layers.0.self_attn.q_proj"),
+    }
     made = planned(quantised("compressed", How(4, 128), pick=pick, options=LAYER, config_groups=groups))
     exact(made)
     assert packed_ops(made.nets[-1])["model.layers.0.self_attn.q_proj"] == (8, 32)
@@ -217,7 +292,14 @@ def test_compressed_tensors_targets(quantised):
 
 def test_sizes_that_are_no_multiples_of_the_lanes(quantised):
     """Layers of 96 and 160 outputs are matrices of dequantised weights; the others stay packed."""
-    sizes = {"hidden_size": 256, "num_attention_heads": 8, "num_key_value_heads": 3, "intermediate_size": 416, "head_dim": 32, **LAYER}
+    sizes = {
+        "hidden_size": 256,
+        "num_attention_heads": 8,
+        "num_key_value_heads": 3,
+        "intermediate_size": 416,
+        "head_dim": 32,
+        **LAYER,
+    }
     made = planned(quantised("gptq", How(4, 32), "qwen3", options=sizes | {"num_attention_heads": 6}))
     exact(made)
     assert {name.rsplit(".", 1)[-1] for name in packed_ops(made.nets[-1])} == {"q_proj", "o_proj", "down_proj"}
@@ -228,7 +310,9 @@ def test_adapters_sum_with_packed_layers(quantised):
     exact(made, "block_cache")
 
 
-@pytest.mark.parametrize("options", [{"use_block_with_kv": 1, "share_prompt": 1}, {"batch": 2}, {"use_history_kv": 1}, {"chunk_length": 16}])
+@pytest.mark.parametrize(
+    "options", [{"use_block_with_kv": 1, "share_prompt": 1}, {"batch": 2}, {"use_history_kv": 1}, {"chunk_length": 16}]
+)
 def test_options(options, quantised):
     made = planned(quantised("awq", How(4, 64), options=LAYER), **options)
     blocks = [net for net in made.nets if net.layer is not None]
@@ -239,7 +323,9 @@ def test_options(options, quantised):
 def test_fp8_is_dequantised(base, tmp_path):
     made = planned(fp8(base("qwen3", **LAYER), tmp_path / "fp8", (64, 96)))
     exact(made)
-    assert made.job.quantize == "bf16" and made.notes == ("the checkpoint is quantised with fp8: its weights are dequantised to bf16",)
+    assert made.job.quantize == "bf16" and made.notes == (
+        "the checkpoint is quantised with fp8: its weights are dequantised to bf16",
+    )
     assert planned(tmp_path / "fp8", quantize="w4f16").nets[-1].flags.mode == "W4F16"
 
 
@@ -289,7 +375,8 @@ def test_older_autogptqs_file(quantised):
 
 
 def wrong(monkeypatch, model: Path, target: object, name: str, value: object) -> None:
-    """With one mistake in the unpacking every block is far off, by more than twenty times what verification tolerates."""
+    """With one mistake in the unpacking every block is far off, by more than twenty times what verification
+    tolerates."""
     exact(planned(model), "block_cache")
     with monkeypatch.context() as patch:
         patch.setattr(target, name, value)
@@ -315,7 +402,13 @@ def test_a_wrong_order_of_nibbles_fails(quantised, monkeypatch):
     model = quantised("compressed", How(4, 64), options=LAYER)
     swapped = lambda checkpoint, inner, bits: (lambda p: p << 4 | p >> 4)(recipe.evaluate(inner, checkpoint))  # noqa: E731
     monkeypatch.setitem(recipe.EVALUATE, "pack", swapped)
-    monkeypatch.setitem(recipe.EVALUATE, "bytes", lambda checkpoint, inner: (lambda p: p << 4 | p >> 4)(np.ascontiguousarray(recipe.evaluate(inner, checkpoint)).view(np.uint8)))
+    monkeypatch.setitem(
+        recipe.EVALUATE,
+        "bytes",
+        lambda checkpoint, inner: (lambda p: p << 4 | p >> 4)(
+            np.ascontiguousarray(recipe.evaluate(inner, checkpoint)).view(np.uint8)
+        ),
+    )
     made = planned(model)
     assert far(made, made.nets[-1]) > 0.2
 
@@ -336,10 +429,15 @@ def test_a_transposed_matrix_fails(quantised, monkeypatch):
 
 
 def test_an_order_that_is_left_out_fails(quantised, monkeypatch):
-    wrong(monkeypatch, quantised("gptq", How(4, 64, False, 9), options=LAYER), gptq, "order", lambda *_: shared.Order(None))
+    wrong(
+        monkeypatch,
+        quantised("gptq", How(4, 64, False, 9), options=LAYER),
+        gptq,
+        "order",
+        lambda *_: shared.Order(None),
+    )
 
 
 def test_autorounds_own_checkpoints():
     for name in ("own", "auto_gptq", "auto_awq", "llm_compressor", "gptq"):
         exact(planned(FIXTURES / "autoround" / name))
-

@@ -47,7 +47,12 @@ def section(model: Path, **changes) -> Path:
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "hqq", "torchao", "mxfp4", "quark", None])
 def test_methods(method, quantised):
-    refused(section(quantised("gptq", How(), options=TINY), quant_method=method), "quant_method", method or "unnamed", "gptq, awq")
+    refused(
+        section(quantised("gptq", How(), options=TINY), quant_method=method),
+        "quant_method",
+        method or "unnamed",
+        "gptq, awq",
+    )
 
 
 DECLARED = [
@@ -68,7 +73,12 @@ DECLARED = [
     ("auto-round", {"packing_format": "auto_round:fp8_static"}, "packing_format", "fp8_static"),
     ("auto-round", {"data_type": "mx_fp"}, "data_type", "mx_fp"),
     ("auto-round", {"act_bits": 8}, "act_bits", "is 8"),
-    ("auto-round", {"extra_config": {"model.layers.0.mlp.up_proj": {"bits": 2}}}, "extra_config['model.layers.0.mlp.up_proj'].bits", "is 2"),
+    (
+        "auto-round",
+        {"extra_config": {"model.layers.0.mlp.up_proj": {"bits": 2}}},
+        "extra_config['model.layers.0.mlp.up_proj'].bits",
+        "is 2",
+    ),
     ("auto-round", {"extra_config": 1}, "extra_config"),
     ("compressed", {"format": "float-quantized"}, "format", "float-quantized"),
     ("compressed", {"format": "marlin-24"}, "format", "marlin-24"),
@@ -85,25 +95,43 @@ DECLARED = [
 ]
 
 
-@pytest.mark.parametrize("method, changes, words", [(m, c, w) for m, c, *w in DECLARED], ids=[f"{m} {c}" for m, c, *_ in DECLARED])
+@pytest.mark.parametrize(
+    "method, changes, words", [(m, c, w) for m, c, *w in DECLARED], ids=[f"{m} {c}" for m, c, *_ in DECLARED]
+)
 def test_declarations(method, changes, words, quantised):
     refused(section(quantised(method, How(), options=TINY), **changes), *words)
 
 
-@pytest.mark.parametrize("changes, words", [({"fmt": "e5m2"}, ["fmt", "e5m2"]), ({"weight_block_size": None}, ["weight_block_size"]), ({"weight_block_size": [128]}, ["weight_block_size"])])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"fmt": "e5m2"}, ["fmt", "e5m2"]),
+        ({"weight_block_size": None}, ["weight_block_size"]),
+        ({"weight_block_size": [128]}, ["weight_block_size"]),
+    ],
+)
 def test_fp8(changes, words, base, tmp_path):
     refused(section(fp8(base("llama", **TINY), tmp_path / "fp8"), **changes), *words)
 
 
 def test_shapes_of_fp8(base, tmp_path):
-    refused(section(fp8(base("llama", **TINY), tmp_path / "fp8"), weight_block_size=[64, 128]), "down_proj.weight_scale_inv", "blocks of 64 x 128")
+    refused(
+        section(fp8(base("llama", **TINY), tmp_path / "fp8"), weight_block_size=[64, 128]),
+        "down_proj.weight_scale_inv",
+        "blocks of 64 x 128",
+    )
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "auto-round", "compressed"])
 @pytest.mark.parametrize("group, word", [(96, "does not divide the 512 inputs"), (100, "does not divide")])
 def test_groups(method, group, word, quantised):
     more = {"config_groups__group_0__weights__group_size": group} if method == "compressed" else {"group_size": group}
-    refused(section(quantised(method, How(), options=TINY), **more), f"group size {group}", word, "model.layers.0.mlp.down_proj")
+    refused(
+        section(quantised(method, How(), options=TINY), **more),
+        f"group size {group}",
+        word,
+        "model.layers.0.mlp.down_proj",
+    )
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq", "compressed"])
@@ -114,7 +142,18 @@ def test_small_groups(method, quantised):
     assert planned(model, quantize="f16").nets[-1].flags.mode == "F16"
 
 
-@pytest.mark.parametrize("method, part", [("gptq", "qzeros"), ("gptq", "scales"), ("gptq", "g_idx"), ("awq", "qzeros"), ("awq", "scales"), ("compressed", "weight_scale"), ("compressed", "weight_zero_point")])
+@pytest.mark.parametrize(
+    "method, part",
+    [
+        ("gptq", "qzeros"),
+        ("gptq", "scales"),
+        ("gptq", "g_idx"),
+        ("awq", "qzeros"),
+        ("awq", "scales"),
+        ("compressed", "weight_scale"),
+        ("compressed", "weight_zero_point"),
+    ],
+)
 def test_shapes(method, part, quantised):
     """A tensor whose shape contradicts the others is named; so is one that is missing or of another type."""
     model = quantised(method, How(), options=TINY)
@@ -201,7 +240,13 @@ def test_experts_that_differ(quantised):
     odd = "model.layers.0.mlp.experts.3.up_proj"
 
     def pick(path):
-        return None if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate")) else How(8, 64) if path == odd else How(4, 64)
+        return (
+            None
+            if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate"))
+            else How(8, 64)
+            if path == odd
+            else How(4, 64)
+        )
 
     model = quantised("auto-round", How(4, 64), "qwen2_moe", pick, extra_config={odd: {"bits": 8}})
     refused(model, odd, "quantised differently", "-q bf16")
@@ -210,7 +255,11 @@ def test_experts_that_differ(quantised):
 
 def test_experts_with_mixed_groups(quantised):
     def pick(path):
-        return None if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate")) else How(4, 64, False, 1 if "expert" in path else 0)
+        return (
+            None
+            if path.endswith(("lm_head", "mlp.gate", "shared_expert_gate"))
+            else How(4, 64, False, 1 if "expert" in path else 0)
+        )
 
     refused(quantised("gptq", How(4, 64, False, 1), "qwen2_moe", pick), "experts.0.gate_proj", "desc_act")
 
@@ -225,7 +274,9 @@ SPLIT = TINY | {"hidden_size": 512, "num_attention_heads": 8, "num_key_value_hea
     (How(4, 512), None, ""),
 ])  # fmt: skip
 def test_layers_that_are_not_split_over_devices(how, pick, word, quantised):
-    model = quantised("gptq", how, pick=lambda path: None if "lm_head" in path or pick and pick in path else how, options=SPLIT)
+    model = quantised(
+        "gptq", how, pick=lambda path: None if "lm_head" in path or (pick and pick in path) else how, options=SPLIT
+    )
     if word:
         refused(model, "num_device 2", word, "distribute_strategy pp", num_device="2")
     else:

@@ -1,4 +1,5 @@
-"""Quantised checkpoints the way a user would: convert with -q auto, verify on the chip simulator. Every block within its tolerance.
+"""Quantised checkpoints the way a user would: convert with -q auto, verify on the chip simulator. Every block within
+its tolerance.
 
 The reference is torch f32 on the dequantised weights, which llmconv.verify.dequantise reads by itself.
 """
@@ -44,18 +45,30 @@ def test_f16(case, chip, quantised, convert):
 @pytest.mark.parametrize("name", ["own", "auto_gptq", "auto_awq", "llm_compressor", "gptq"])
 def test_what_autoround_wrote(name, convert):
     """Two layers, of which the second has a layer of 8 bits and one in float."""
-    right(convert(FIXTURES / "autoround" / name, seq=SEQ, quantize="auto", chip="cv186x"), "w4f16", ["block_0", "block_1", "block_cache_1"])
+    right(
+        convert(FIXTURES / "autoround" / name, seq=SEQ, quantize="auto", chip="cv186x"),
+        "w4f16",
+        ["block_0", "block_1", "block_cache_1"],
+    )
 
 
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_bf16(method, quantised, convert):
     """The activations' type is the checkpoint's: bf16."""
-    right(convert(quantised(method, How(4, 64), "qwen3"), seq=SEQ, quantize="auto", chip="bm1688"), "w4bf16", ["block_0", "block_1", "block_cache_0"])
+    right(
+        convert(quantised(method, How(4, 64), "qwen3"), seq=SEQ, quantize="auto", chip="bm1688"),
+        "w4bf16",
+        ["block_0", "block_1", "block_cache_0"],
+    )
 
 
 @pytest.mark.parametrize("name", ["qwen3", pytest.param("qwen3_vl", marks=pytest.mark.slow)])
 def test_fp8(name, base, tmp_path, convert):
-    right(convert(fp8(base(name), tmp_path / "fp8"), seq=SEQ, quantize="auto", chip="bm1688"), "bf16", ["block_0", "block_cache_1"])
+    right(
+        convert(fp8(base(name), tmp_path / "fp8"), seq=SEQ, quantize="auto", chip="bm1688"),
+        "bf16",
+        ["block_0", "block_cache_1"],
+    )
 
 
 SEEING = {  # as the published ones say that their tower is not quantised
@@ -74,7 +87,13 @@ def test_a_model_that_sees(name, quantised, convert):
         return None if "lm_head" in path or "visual" in path else how
 
     more = {"torch_dtype": "float16" if quantize == "w4f16" else "bfloat16"}
-    out = convert(quantised(method, how, name, pick, more, **section), seq=48, quantize="auto", chip="bm1688", max_pixels="128,128" if name == "qwen3_vl" else "112,112")
+    out = convert(
+        quantised(method, how, name, pick, more, **section),
+        seq=48,
+        quantize="auto",
+        chip="bm1688",
+        max_pixels="128,128" if name == "qwen3_vl" else "112,112",
+    )
     manifest = json.loads((out / "manifest.json").read_text())
     kinds = {net["name"]: {io["dtype"] for io in net["outputs"]} for net in manifest["nets"]}
     assert manifest["job"]["quantize"] == quantize and kinds["vit"] == kinds["block_0"] == {quantize[2:]}
@@ -83,14 +102,25 @@ def test_a_model_that_sees(name, quantised, convert):
 
 def test_a_quantised_head_and_sizes_beside_the_lanes(quantised, convert):
     """lm_head is a layer like others; 96 and 160 outputs are dequantised."""
-    sizes = SIZES | {"hidden_size": 192, "num_attention_heads": 6, "num_key_value_heads": 3, "intermediate_size": 416, "head_dim": 32}
+    sizes = SIZES | {
+        "hidden_size": 192,
+        "num_attention_heads": 6,
+        "num_key_value_heads": 3,
+        "intermediate_size": 416,
+        "head_dim": 32,
+    }
     model = quantised("gptq", How(4, 32), "qwen3", lambda path: How(4, 32), sizes, lm_head=True)
     right(convert(model, seq=SEQ, quantize="auto", chip="bm1688"), "w4f16", [*BLOCKS, "lm_head"])
 
 
 def test_a_generation(quantised, convert):
     """All nets together, as a runtime uses them."""
-    out = convert(quantised("gptq", How(4, 128, True), "qwen2_tied", options={"dtype": "float16"}), seq=64, quantize="auto", chip="bm1688")
+    out = convert(
+        quantised("gptq", How(4, 128, True), "qwen2_tied", options={"dtype": "float16"}),
+        seq=64,
+        quantize="auto",
+        chip="bm1688",
+    )
     assert verify(out, full=True, tokens=8)
 
 
@@ -119,15 +149,38 @@ HOWS = [How(bits, group, symmetric) for bits in (4, 8) for group in (32, 64, 128
 @pytest.mark.parametrize("form", FORMS)
 def test_everything(form, how, chip, quantised, convert):
     method, more = FORMS[form]
-    if "awq" in form and (how.bits == 8 or how.mixed) or method == "auto-round" and how.mixed:
+    if ("awq" in form and (how.bits == 8 or how.mixed)) or (method == "auto-round" and how.mixed):
         pytest.skip("the format has no such layers")
-    right(convert(quantised(method, how, "qwen2", options=SIZES, **more), seq=SEQ, quantize="auto", chip=chip), f"w{how.bits}f16")
+    right(
+        convert(quantised(method, how, "qwen2", options=SIZES, **more), seq=SEQ, quantize="auto", chip=chip),
+        f"w{how.bits}f16",
+    )
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["phi3", "phi3_longrope", "chatglm", "glm", "gemma3", "granite", "minicpm", "olmo2", "smollm3", "mistral", "qwen2_moe", "qwen3", "llama", "ernie4_5", "seed_oss"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "phi3",
+        "phi3_longrope",
+        "chatglm",
+        "glm",
+        "gemma3",
+        "granite",
+        "minicpm",
+        "olmo2",
+        "smollm3",
+        "mistral",
+        "qwen2_moe",
+        "qwen3",
+        "llama",
+        "ernie4_5",
+        "seed_oss",
+    ],
+)
 def test_families(name, quantised, convert):
-    """q, k, v out of one tensor; other names; routed experts. The activations are float16, in which the chip is exact."""
+    """q, k, v out of one tensor; other names; routed experts. The activations are float16, in which the chip is
+    exact."""
 
     def pick(path):
         return None if path.endswith(("lm_head", "output_layer", "mlp.gate", "shared_expert_gate")) else How(4, 64)
@@ -137,7 +190,17 @@ def test_families(name, quantised, convert):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("options", [{"lora_max_rank": 8}, {"share_prompt": 1}, {"use_history_kv": 1}, {"batch": 2}, {"do_sample": 1, "dynamic": 1}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{"lora_max_rank": 8}, {"share_prompt": 1}, {"use_history_kv": 1}, {"batch": 2}, {"do_sample": 1, "dynamic": 1}],
+    ids=str,
+)
 def test_options(options, quantised, convert):
-    out = convert(quantised("gptq", How(4, 64, False, 3), "llama", options=SIZES), seq=64, quantize="auto", chip="bm1688", **options)
+    out = convert(
+        quantised("gptq", How(4, 64, False, 3), "llama", options=SIZES),
+        seq=64,
+        quantize="auto",
+        chip="bm1688",
+        **options,
+    )
     assert verify(out, full=True, tokens=4)

@@ -12,7 +12,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from report_helpers import HOSTILE  # noqa: E402
+from report_helpers import HOSTILE
 
 
 @pytest.fixture
@@ -23,7 +23,9 @@ def break_compiler(compiler, llmconv_env, tmp_path, monkeypatch) -> Callable[[],
     broken = root / "bin" / "tpuc-opt"
     real = broken.resolve()
     broken.unlink()
-    broken.write_text(f"#!/bin/sh\n[ \"$1\" = --version ] && exec '{real}' --version\ncat <<'END'\nloc(\"x\"): error: 'tpu.MatMul' op failed: {HOSTILE}\nEND\nexit 1\n")
+    broken.write_text(
+        f"#!/bin/sh\n[ \"$1\" = --version ] && exec '{real}' --version\ncat <<'END'\nloc(\"x\"): error: 'tpu.MatMul' op failed: {HOSTILE}\nEND\nexit 1\n"
+    )
     broken.chmod(0o755)
     return lambda: monkeypatch.setenv("TPUC_ROOT", str(root))
 

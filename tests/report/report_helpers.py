@@ -20,7 +20,8 @@ HOSTILE = '<img src=x onerror="document.title=1">&amp;</script><script>document.
 
 @dataclass
 class Page(HTMLParser):
-    """tags: every element's name; ids; text: of everything but scripts and styles; links: href of <a>; scripts: (attributes, content)."""
+    """tags: every element's name; ids; text: of everything but scripts and styles; links: href of <a>; scripts:
+    (attributes, content)."""
 
     source: str
     tags: list[str] = field(default_factory=list)
@@ -75,17 +76,36 @@ class Page(HTMLParser):
 
 
 def verified(out: Path, errors: dict[str, float], tokens: list[tuple[int, int, bool]] = ()) -> None:
-    """Write a verify.json about the build in `out`: the relative L2 of nets' output_states, "all blocks" among them, and tokens of a
-    generation as (chip's, model's, right)."""
+    """Write a verify.json about the build in `out`: the relative L2 of nets' output_states, "all blocks" among them,
+    and tokens of a generation as (chip's, model's, right)."""
     manifest = json.loads((out / "manifest.json").read_text())
 
     def off(error: float) -> Difference:
         return Difference(error=error**2, expected=1.0, found=1.0, dot=1.0 - error**2 / 2, rows=1, row_error=error**2)
 
     compared = [
-        Compared(net, "output_states", CHIP, CHAIN if net == "all blocks" else BLOCK, off(error), None if net == "all blocks" else off(0.004))
+        Compared(
+            net,
+            "output_states",
+            CHIP,
+            CHAIN if net == "all blocks" else BLOCK,
+            off(error),
+            None if net == "all blocks" else off(0.004),
+        )
         for net, error in errors.items()
     ]
-    picked = [Picked("generation", f"token {n}", mine, theirs, 0.0 if mine == theirs else 0.1, 1.0, 0.2 if right else 0.05) for n, (mine, theirs, right) in enumerate(tokens, 1)]
-    made = result.Report("build", tuple(compared), (), Generation((1, 2, 3), tuple(picked)) if picked else None, (), (), {net: 1 for net in errors if net != "all blocks"}, dict.fromkeys(errors, 1.0))
+    picked = [
+        Picked("generation", f"token {n}", mine, theirs, 0.0 if mine == theirs else 0.1, 1.0, 0.2 if right else 0.05)
+        for n, (mine, theirs, right) in enumerate(tokens, 1)
+    ]
+    made = result.Report(
+        "build",
+        tuple(compared),
+        (),
+        Generation((1, 2, 3), tuple(picked)) if picked else None,
+        (),
+        (),
+        {net: 1 for net in errors if net != "all blocks"},
+        dict.fromkeys(errors, 1.0),
+    )
     result.write(made, out / "verify.json", {"sha256": manifest["sha256"], "bmodel": manifest["bmodel"], "seed": 0})

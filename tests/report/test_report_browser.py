@@ -1,8 +1,8 @@
 """The page in a real browser: plots are drawn, nothing is complained of, a phone can show it.
 
-Needs Chromium (Debian's package `chromium`; LLMCONV_BROWSER names another one). `.ci/run` installs it where it can. Where there is none
-these tests are skipped, and pytest's summary says so; with LLMCONV_BROWSER set they fail instead. All else of the page is tested without.
-"""
+Needs Chromium (Debian's package `chromium`; LLMCONV_BROWSER names another one). `.ci/run` installs it where it can.
+Where there is none these tests are skipped, and pytest's summary says so; with LLMCONV_BROWSER set they fail instead.
+All else of the page is tested without."""
 
 from __future__ import annotations
 
@@ -83,7 +83,9 @@ def build(checkpoint, convert) -> Path:
     out = convert(checkpoint("qwen2", num_hidden_layers=5), seq=64)
     (out / "mlir" / "block_1.mlir").unlink()
     assert main(["convert", "-m", str(checkpoint("qwen2", num_hidden_layers=5)), "-s", "64", "-o", str(out)]) == 0
-    verified(out, {f"block_{n}": 0.002 * (n + 1) for n in range(5)} | {"all blocks": 0.01}, [(5, 5, True), (7, 8, True)])
+    verified(
+        out, {f"block_{n}": 0.002 * (n + 1) for n in range(5)} | {"all blocks": 0.01}, [(5, 5, True), (7, 8, True)]
+    )
     report.write(out)
     return out / "report.html"
 
@@ -93,7 +95,10 @@ def test_every_plot_is_drawn_and_the_console_is_silent(show, build):
     for dark in (False, True):
         shown = show(build, dark=dark)
         assert shown.console == []
-        assert plots(shown) == dict.fromkeys(("gantt", "memory", "prefill", "decode", "errors"), 1) and shown.attribute("ready") == "5"
+        assert (
+            plots(shown) == dict.fromkeys(("gantt", "memory", "prefill", "decode", "errors"), 1)
+            and shown.attribute("ready") == "5"
+        )
 
 
 @pytest.mark.compiler
@@ -101,7 +106,9 @@ def test_every_plot_is_drawn_and_the_console_is_silent(show, build):
 def test_it_fits_any_width(show, build, width):
     script = "document.documentElement.dataset.over = document.documentElement.scrollWidth - innerWidth; document.documentElement.dataset.inner = innerWidth"
     shown = show(build, width, script)
-    assert shown.console == [] and int(shown.attribute("over")) <= 0 and int(shown.attribute("inner")) <= max(width, 500)
+    assert (
+        shown.console == [] and int(shown.attribute("over")) <= 0 and int(shown.attribute("inner")) <= max(width, 500)
+    )
 
 
 @pytest.mark.compiler
@@ -124,12 +131,19 @@ def test_filter_and_choice_of_run_work(show, build):
 def test_a_failed_build_with_a_hostile_log(show, failed_build):
     out = failed_build()
     shown = show(out / "report.html")
-    assert shown.console == [] and set(plots(shown)) == {"gantt", "memory"} and "<title>1</title>" not in shown.dom and "<title>2</title>" not in shown.dom
+    assert (
+        shown.console == []
+        and set(plots(shown)) == {"gantt", "memory"}
+        and "<title>1</title>" not in shown.dom
+        and "<title>2</title>" not in shown.dom
+    )
 
 
 def test_this_would_notice_errors(show, tmp_path):
     file = tmp_path / "bad.html"
     file.write_text("<!doctype html><html><body><script>nothing.like.it()</script></body></html>")
     assert "nothing is not defined" in show(file).console[0]
-    file.write_text("<!doctype html><html><head><meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\"></head><body><script>1</script></body></html>")
+    file.write_text(
+        "<!doctype html><html><head><meta http-equiv='Content-Security-Policy' content=\"default-src 'none'\"></head><body><script>1</script></body></html>"
+    )
     assert "Content Security Policy" in show(file).console[0]

@@ -11,7 +11,9 @@ from llmconv.report.html import Html, data, join, tag
 
 
 def test_text_and_attributes_are_escaped():
-    made = tag("p", HOSTILE, [tag("b", HOSTILE), None, 3], title=HOSTILE, class_="x", hidden=True, open=False, data_run=0)
+    made = tag(
+        "p", HOSTILE, [tag("b", HOSTILE), None, 3], title=HOSTILE, class_="x", hidden=True, open=False, data_run=0
+    )
     page = Page(made)
     assert page.tags == ["p", "b"] and page.text == f"{HOSTILE} {HOSTILE} 3"
     assert page.attributes == [("title", HOSTILE), ("class", "x"), ("hidden", None), ("data-run", "0")]

@@ -8,7 +8,9 @@ from llmconv.engine.history import Run, Span
 from llmconv.report import timeline
 
 
-def span(name: str, begin: float, end: float, slot: int = 1, how: str = "built", reserved: int = 0, peak: int = 0) -> Span:
+def span(
+    name: str, begin: float, end: float, slot: int = 1, how: str = "built", reserved: int = 0, peak: int = 0
+) -> Span:
     return Span(name, 100 + begin, "not built yet", slot, reserved, 100 + end, how, peak=peak)
 
 
@@ -36,7 +38,14 @@ def test_what_was_up_to_date_is_not_on_the_path():
 
 
 def test_rows_are_workers_and_as_many_of_the_main_process_as_overlap():
-    spans = [span("x", 0, 2, 0), span("y", 1, 3, 0), span("z", 2, 4, 0), span("a", 0, 1, 1), span("b", 0.999, 2, 1), span("c", 0, 1, 2)]
+    spans = [
+        span("x", 0, 2, 0),
+        span("y", 1, 3, 0),
+        span("z", 2, 4, 0),
+        span("a", 0, 1, 1),
+        span("b", 0.999, 2, 1),
+        span("c", 0, 1, 2),
+    ]
     rows, labels = timeline.lanes(spans)
     assert labels == ["llmconv", "llmconv", "worker 1", "worker 2"]
     assert [rows[id(s)] for s in spans] == [0, 1, 0, 2, 2, 3]
@@ -45,7 +54,10 @@ def test_rows_are_workers_and_as_many_of_the_main_process_as_overlap():
 def test_memory_is_what_was_sampled_else_the_sum_of_peaks():
     made = run(span("a", 0, 2, reserved=10, peak=7), span("b", 1, 3, 2, reserved=20, peak=30))
     told = timeline.memory(made)
-    assert told["reserved"] == [[0.0, 1.0, 2.0, 3.0], [10, 30, 20, 0]] and told["peaks"] == [[0.0, 1.0, 2.0, 3.0], [7, 37, 30, 0]]
+    assert told["reserved"] == [[0.0, 1.0, 2.0, 3.0], [10, 30, 20, 0]] and told["peaks"] == [
+        [0.0, 1.0, 2.0, 3.0],
+        [7, 37, 30, 0],
+    ]
     made.memory = [(101.0, 5), (102.0, 6)]
     told = timeline.memory(made)
     assert told["measured"] == [[1.0, 2.0], [5, 6]] and "peaks" not in told and told["budget"] == 1000

@@ -96,10 +96,16 @@ def test_memory_counts_shared_coefficients_once(compiled: Compile):
         ({}, "net embedding takes input_ids: given were no tensors"),
         ({"input_ids": IDS, "more": IDS}, "net embedding takes input_ids: given were input_ids, more"),
         ({"ids": IDS}, "net embedding takes input_ids: given were ids"),
-        ({"input_ids": IDS[:, 1:]}, r"input input_ids of net embedding has the shape \[1, 15\]: the net takes \[1, 16\]"),
+        (
+            {"input_ids": IDS[:, 1:]},
+            r"input input_ids of net embedding has the shape \[1, 15\]: the net takes \[1, 16\]",
+        ),
         ({"input_ids": IDS[0]}, r"input input_ids of net embedding has the shape \[16\]: the net takes \[1, 16\]"),
         ({"input_ids": IDS.astype(np.float32)}, "input input_ids of net embedding was given as float32: it is i32"),
-        ({"input_ids": IDS + np.int64(2**40)}, "input input_ids of net embedding has values from 1099511627776 .*: it is i32"),
+        (
+            {"input_ids": IDS + np.int64(2**40)},
+            "input input_ids of net embedding has values from 1099511627776 .*: it is i32",
+        ),
     ],
 )
 def test_wrong_inputs(start, compiled: Compile, inputs: dict, message: str):
@@ -125,7 +131,9 @@ def test_death(start, compiled: Compile, how: signal.Signals):
     with start(compiled(embedding())) as simulator:
         os.kill(simulator._process.pid, how)
         for _ in range(2):
-            with pytest.raises(ToolError, match=f"failed while running net embedding of embedding.bmodel: it died of {how.name}"):
+            with pytest.raises(
+                ToolError, match=f"failed while running net embedding of embedding.bmodel: it died of {how.name}"
+            ):
                 simulator.run("embedding", {"input_ids": IDS})
 
 

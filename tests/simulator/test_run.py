@@ -67,7 +67,9 @@ def test_rounding_of_inputs(compiler: toolchain.Toolchain, compiled: Compile):
         assert found[0, 0, :4].tolist() == [1, 1 + 2**-6, -1, 0]
         np.testing.assert_array_equal(simulator.run("linear", {"x": to_bf16(x)})["y"], found)
         np.testing.assert_array_equal(simulator.run("linear", {"x": x.astype(np.float64)})["y"], found)
-        np.testing.assert_array_equal(simulator.run("linear", {"x": x.transpose(0, 2, 1).copy().transpose(0, 2, 1)})["y"], found)
+        np.testing.assert_array_equal(
+            simulator.run("linear", {"x": x.transpose(0, 2, 1).copy().transpose(0, 2, 1)})["y"], found
+        )
 
 
 def test_modes_stages_and_true_shapes(compiler: toolchain.Toolchain, compiled: Compile, tmp_path: Path):

@@ -27,7 +27,12 @@ def fake(tmp_path: Path) -> Callable[..., Toolchain]:
 
     def make(script: str = "exit 0", name: str = "fake") -> Toolchain:
         root = tmp_path / name
-        for part in ("bin/tpuc-opt", "bin/model_tool", "cross_toolchains/ppl_compile/bin/ppl-compile", "lib/libppl_host.so"):
+        for part in (
+            "bin/tpuc-opt",
+            "bin/model_tool",
+            "cross_toolchains/ppl_compile/bin/ppl-compile",
+            "lib/libppl_host.so",
+        ):
             path = root / part
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("#!/bin/sh\n" + (script if part == "bin/tpuc-opt" else "exit 0") + "\n")

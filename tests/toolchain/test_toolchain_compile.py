@@ -11,7 +11,16 @@ import pytest
 import toolchain_nets as nets
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import CompileFlags, CompileResult, Toolchain, compile_mlir, environment, model_tool, passes, tpuc_opt
+from llmconv.toolchain import (
+    CompileFlags,
+    CompileResult,
+    Toolchain,
+    compile_mlir,
+    environment,
+    model_tool,
+    passes,
+    tpuc_opt,
+)
 
 pytestmark = pytest.mark.compiler
 CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}
@@ -21,7 +30,9 @@ CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}
 def build(compiler: Toolchain, tmp_path: Path):
     """build(mlir, flags, place) -> (.bmodel, result); `place` names a folder of its own."""
 
-    def run(mlir: Path, flags: CompileFlags, place: str = "one", tc: Toolchain = compiler) -> tuple[Path, CompileResult]:
+    def run(
+        mlir: Path, flags: CompileFlags, place: str = "one", tc: Toolchain = compiler
+    ) -> tuple[Path, CompileResult]:
         base = tmp_path / place
         out = base / f"{mlir.stem}.bmodel"
         return out, compile_mlir(tc, mlir, flags, out, base / "scratch", base / "log.txt", tmp_path / "kernels")
@@ -39,20 +50,52 @@ def _vendor(tc: Toolchain, mlir: Path, flags: CompileFlags, folder: Path) -> Pat
     shutil.copy(mlir.with_suffix(".npz"), folder)
     group = flags.q_group_size
     lowering = [
-        str(mlir), "--init",
+        str(mlir),
+        "--init",
         f"--processor-assign=chip={flags.chip} mode={flags.mode} num_device=1 num_core={flags.num_core} addr_mode=basic high_precision=True",
-        "--processor-top-optimize", f"--convert-top-to-tpu=weightFileName=n_tpu_weights.npz asymmetric=False doWinograd=False q_group_size={group} "
+        "--processor-top-optimize",
+        f"--convert-top-to-tpu=weightFileName=n_tpu_weights.npz asymmetric=False doWinograd=False q_group_size={group} "
         "q_symmetric=False matmul_perchannel=False gelu_mode=normal",
-        "--canonicalize", "--weight-fold", "--deinit", "--mlir-print-debuginfo", "-o", "n_tpu.mlir"]
+        "--canonicalize",
+        "--weight-fold",
+        "--deinit",
+        "--mlir-print-debuginfo",
+        "-o",
+        "n_tpu.mlir",
+    ]
     optimise = [
-        "n_tpu.mlir", "--init", "--mlir-disable-threading", "--strip-io-quant=quant_input=True quant_output=True quant_input_list= quant_output_list= "
-        "quant_output_bf16=False quant_input_int8=False quant_output_int8=False ", "--processor-tpu-optimize", "--dev-parallel", "--weight-reorder",
-        "--subnet-divide=dynamic=False", "--op-reorder", "--topo-sort", "--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger=0 "
-        "disable_group_overlap=false lgcache=true config_filename= enable_lghash=False lghash_dir=", "--affine-opt", "--core-parallel",
-        "--after-layergroup-weight-reorder", "--address-assign", "--deinit", "--mlir-print-debuginfo", "-o", "n_final.mlir", "--debug_cmd="]
-    codegen = ["n_final.mlir", "--init",
-               "--codegen=model_file=n.bmodel embed_debug_info=False model_version=latest bmodel_only=False gdma_check=False rvti=False",
-               "--deinit", "--mlir-print-debuginfo", "-o", "/dev/null"]
+        "n_tpu.mlir",
+        "--init",
+        "--mlir-disable-threading",
+        "--strip-io-quant=quant_input=True quant_output=True quant_input_list= quant_output_list= "
+        "quant_output_bf16=False quant_input_int8=False quant_output_int8=False ",
+        "--processor-tpu-optimize",
+        "--dev-parallel",
+        "--weight-reorder",
+        "--subnet-divide=dynamic=False",
+        "--op-reorder",
+        "--topo-sort",
+        "--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger=0 "
+        "disable_group_overlap=false lgcache=true config_filename= enable_lghash=False lghash_dir=",
+        "--affine-opt",
+        "--core-parallel",
+        "--after-layergroup-weight-reorder",
+        "--address-assign",
+        "--deinit",
+        "--mlir-print-debuginfo",
+        "-o",
+        "n_final.mlir",
+        "--debug_cmd=",
+    ]
+    codegen = [
+        "n_final.mlir",
+        "--init",
+        "--codegen=model_file=n.bmodel embed_debug_info=False model_version=latest bmodel_only=False gdma_check=False rvti=False",
+        "--deinit",
+        "--mlir-print-debuginfo",
+        "-o",
+        "/dev/null",
+    ]
     env = environment(tc, folder / "kernels", 1) | {"PWD": str(folder)}
     for call in (lowering, optimise, codegen):
         subprocess.run([tc.root / "bin/tpuc-opt", *call], cwd=folder, env=env, check=True, capture_output=True)
@@ -60,23 +103,34 @@ def _vendor(tc: Toolchain, mlir: Path, flags: CompileFlags, folder: Path) -> Pat
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-@pytest.mark.parametrize("net, mode, group", [(nets.embedding, "BF16", 0), (nets.linear, "BF16", 0), (nets.linear, "W4BF16", 64), (nets.linear, "F16", 0)])
-def test_the_bytes_are_the_vendors(compiler: Toolchain, build, tmp_path: Path, chip: str, net, mode: str, group: int) -> None:
+@pytest.mark.parametrize(
+    "net, mode, group",
+    [(nets.embedding, "BF16", 0), (nets.linear, "BF16", 0), (nets.linear, "W4BF16", 64), (nets.linear, "F16", 0)],
+)
+def test_the_bytes_are_the_vendors(
+    compiler: Toolchain, build, tmp_path: Path, chip: str, net, mode: str, group: int
+) -> None:
     mlir, flags = net(tmp_path / "nets"), _flags(chip, mode, q_group_size=group)
     out, result = build(mlir, flags)
     assert nets.without_time(out) == nets.without_time(_vendor(compiler, mlir, flags, tmp_path / "vendor"))
-    assert result.cycles and 0 < result.cpu_seconds and result.peak_rss > 10 << 20
+    assert result.cycles and result.cpu_seconds > 0 and result.peak_rss > 10 << 20
     assert not list((tmp_path / "one/scratch").glob("*_weight*.npz")), "no copies of weights are left"
 
 
 @pytest.mark.parametrize("chip", CHIPS)
 def test_one_process_gives_the_same_bytes_as_two(compiler: Toolchain, build, tmp_path: Path, chip: str) -> None:
-    """`passes` in one process, against codegen apart (which bm1688 and cv186x need for their estimate, and debug for its MLIR)."""
+    """`passes` in one process, against codegen apart (which bm1688 and cv186x need for their estimate, and debug for
+    its MLIR)."""
     mlir, flags, folder = nets.linear(tmp_path / "nets"), _flags(chip), tmp_path / "single"
     folder.mkdir()
     shutil.copy(mlir.with_suffix(".npz"), folder)
-    subprocess.run([compiler.root / "bin/tpuc-opt", mlir, *passes(flags, "n.bmodel")], cwd=folder, env=environment(compiler, folder / "k", 1),
-                   check=True, capture_output=True)
+    subprocess.run(
+        [compiler.root / "bin/tpuc-opt", mlir, *passes(flags, "n.bmodel")],
+        cwd=folder,
+        env=environment(compiler, folder / "k", 1),
+        check=True,
+        capture_output=True,
+    )
     assert nets.without_time(folder / "n.bmodel") == nets.without_time(build(mlir, flags)[0])
 
 
@@ -132,7 +186,9 @@ def test_a_broken_machine_is_told_and_not_remembered(build, tmp_path: Path, monk
         (tools / name).symlink_to(shutil.which(name))
     with monkeypatch.context() as broken:
         broken.setenv("PATH", str(tools))
-        with pytest.raises(ToolError, match="net attention: .*the kernel JIT did not find cmake or make.*llmconv doctor"):
+        with pytest.raises(
+            ToolError, match="net attention: .*the kernel JIT did not find cmake or make.*llmconv doctor"
+        ):
             build(mlir, _flags("bm1684x"))
     build(mlir, _flags("bm1684x"))
 
@@ -165,12 +221,16 @@ def test_model_tool(compiler: Toolchain, build, tmp_path: Path) -> None:
 def test_a_missing_tensor(build, tmp_path: Path) -> None:
     mlir = nets.embedding(tmp_path / "nets")
     mlir.write_text(mlir.read_text().replace('loc("emb.weight")', 'loc("other.weight")'))
-    with pytest.raises(ToolError, match="net embedding: the compiler died of SIGABRT: the weight file lacks the tensor other.weight"):
+    with pytest.raises(
+        ToolError, match="net embedding: the compiler died of SIGABRT: the weight file lacks the tensor other.weight"
+    ):
         build(mlir, _flags("bm1684x"))
 
 
 def test_text_that_is_no_mlir(build, tmp_path: Path) -> None:
     mlir = nets.embedding(tmp_path / "nets")
     mlir.write_text(mlir.read_text().replace('"top.Gather"', '"top.Gater"'))
-    with pytest.raises(ToolError, match="net embedding: the compiler ended with exit code 1: .*unregistered operation 'top.Gater'"):
+    with pytest.raises(
+        ToolError, match="net embedding: the compiler ended with exit code 1: .*unregistered operation 'top.Gater'"
+    ):
         build(mlir, _flags("bm1684x"))

@@ -42,8 +42,14 @@ def test_all_missing_tools_at_once(bare, tmp_path: Path) -> None:
     assert "apt-get install cmake make build-essential" in text and "\n" not in text
 
 
-@pytest.mark.parametrize("manager, command", [("dnf", "dnf install cmake make gcc-c++"), ("pacman", "pacman -S cmake make base-devel"),
-                                              (None, "Install cmake make c++ with your system's package manager")])
+@pytest.mark.parametrize(
+    "manager, command",
+    [
+        ("dnf", "dnf install cmake make gcc-c++"),
+        ("pacman", "pacman -S cmake make base-devel"),
+        (None, "Install cmake make c++ with your system's package manager"),
+    ],
+)
 def test_other_systems(bare, tmp_path: Path, manager: str | None, command: str) -> None:
     if manager:
         _add(bare, manager)
@@ -95,10 +101,16 @@ def test_little_memory_is_told_and_does_not_refuse(monkeypatch: pytest.MonkeyPat
 
 
 def test_report() -> None:
-    good, bad = Check("make", True, "GNU Make 4.3"), Check("cmake", False, "not found", "kernels", "Run apt-get install cmake")
+    good, bad = (
+        Check("make", True, "GNU Make 4.3"),
+        Check("cmake", False, "not found", "kernels", "Run apt-get install cmake"),
+    )
     assert report([good]) == "ok       make  GNU Make 4.3\n\nAll is there." and status([good]) == 0
     text = report([good, bad])
-    assert "MISSING  cmake  not found\n                needed: kernels\n                mend:   Run apt-get install cmake" in text
+    assert (
+        "MISSING  cmake  not found\n                needed: kernels\n                mend:   Run apt-get install cmake"
+        in text
+    )
     assert status([good, bad]) == 1
 
 

@@ -20,8 +20,21 @@ def test_what_is_set() -> None:
 
 
 def test_what_is_dropped() -> None:
-    harmful = ("LD_LIBRARY_PATH", "LD_PRELOAD", "LD_BIND_NOW", "MAKEFLAGS", "DESTDIR", "CMAKE_GENERATOR", "CFLAGS", "PPL_WORK_PATH",
-               "TPU_RT_CORE_NUM", "OMP_PLACES", "LC_NUMERIC", "LANG", "CMODEL_GLOBAL_MEM_SIZE")
+    harmful = (
+        "LD_LIBRARY_PATH",
+        "LD_PRELOAD",
+        "LD_BIND_NOW",
+        "MAKEFLAGS",
+        "DESTDIR",
+        "CMAKE_GENERATOR",
+        "CFLAGS",
+        "PPL_WORK_PATH",
+        "TPU_RT_CORE_NUM",
+        "OMP_PLACES",
+        "LC_NUMERIC",
+        "LANG",
+        "CMODEL_GLOBAL_MEM_SIZE",
+    )
     assert not set(harmful) & set(environment(TC, Path("/k"), 1, dict.fromkeys(harmful, "1")))
 
 

@@ -18,7 +18,9 @@ from llmconv.toolchain import CompileFlags, CompileResult, compile_mlir
 FLAGS = CompileFlags("bm1684x", "BF16")
 MLIR = 'module @block_0 attributes {module.chip = "ALL", module.weight_file = "../weights/w.npz"} {\n}\n'
 # A whole .bmodel, by its header: 64 bytes, 16 of flatbuffer, 8 of data.
-WHOLE = r"printf '\356\252\125\377\100\0\0\0\020\0\0\0\010\0\0\0\0\0\0\0' > net.bmodel; head -c 68 /dev/zero >> net.bmodel"
+WHOLE = (
+    r"printf '\356\252\125\377\100\0\0\0\020\0\0\0\010\0\0\0\0\0\0\0' > net.bmodel; head -c 68 /dev/zero >> net.bmodel"
+)
 
 
 @pytest.fixture
@@ -30,37 +32,53 @@ def compile_with(fake, tmp_path: Path):
     (tmp_path / "nets/block_0.mlir").write_text(MLIR)
 
     def run(script: str, flags: CompileFlags = FLAGS) -> CompileResult:
-        return compile_mlir(fake(script.replace("WHOLE", WHOLE)), tmp_path / "nets/block_0.mlir", flags, tmp_path / "out/block_0.bmodel",
-                            tmp_path / "scratch", tmp_path / "logs/block_0.log", tmp_path / "kernels")
+        return compile_mlir(
+            fake(script.replace("WHOLE", WHOLE)),
+            tmp_path / "nets/block_0.mlir",
+            flags,
+            tmp_path / "out/block_0.bmodel",
+            tmp_path / "scratch",
+            tmp_path / "logs/block_0.log",
+            tmp_path / "kernels",
+        )
 
     return run
 
 
 def test_whole(compile_with, tmp_path: Path) -> None:
-    result = compile_with('WHOLE; cat "$1" > seen.mlir; cat weights.npz > seen.npz; pwd > seen.pwd; env > seen.env; '
-                          'echo "API_END total_cycle:7|b:1" > compiler_profile_0.txt; echo "API_END total_cycle:5|b" >> compiler_profile_0.txt')
+    result = compile_with(
+        'WHOLE; cat "$1" > seen.mlir; cat weights.npz > seen.npz; pwd > seen.pwd; env > seen.env; '
+        'echo "API_END total_cycle:7|b:1" > compiler_profile_0.txt; echo "API_END total_cycle:5|b" >> compiler_profile_0.txt'
+    )
     assert (tmp_path / "out/block_0.bmodel").stat().st_size == 88
     assert result.cycles == 12 and result.seconds > 0
     scratch = tmp_path / "scratch"
-    assert (scratch / "seen.npz").read_bytes() == b"npz" and 'weight_file = "weights.npz"' in (scratch / "seen.mlir").read_text()
+    assert (scratch / "seen.npz").read_bytes() == b"npz" and 'weight_file = "weights.npz"' in (
+        scratch / "seen.mlir"
+    ).read_text()
     assert (scratch / "seen.pwd").read_text().strip() == str(scratch)
     assert f"PWD={scratch}\n" in (scratch / "seen.env").read_text()
     assert not list(scratch.glob("ppl.*")), "the compile's own kernels folder goes"
 
 
-@pytest.mark.parametrize("script, words", [
-    ("echo 'failed to find tensor model.norm.weight to read'; kill -ABRT $$",
-     "net block_0: the compiler died of SIGABRT: the weight file lacks the tensor model.norm.weight"),
-    ("kill -KILL $$", "died of SIGKILL: probably out of memory. Run fewer jobs at once"),
-    ("echo '[Running]: x'; echo 'something broke'; exit 255", "ended with exit code 255: something broke"),
-    ("exit 0", "ended well but wrote no .bmodel"),
-    ("WHOLE; truncate -s 80 net.bmodel", "wrote 80 of 88 bytes"),
-    ("WHOLE; truncate -s 10 net.bmodel", "wrote only 10 bytes"),
-    ("head -c 200 /dev/zero > net.bmodel", "not a .bmodel"),
-    ("WHOLE; exit 3", "ended with exit code 3"),
-    ("WHOLE; echo '123 32512' >> $PPL_CACHE_PATH/flag.txt", "the kernel JIT returned 127"),
-    ("echo 'LLVM ERROR: IO failure on output stream: No space left on device'; exit 1", "the disk is full"),
-])
+@pytest.mark.parametrize(
+    "script, words",
+    [
+        (
+            "echo 'failed to find tensor model.norm.weight to read'; kill -ABRT $$",
+            "net block_0: the compiler died of SIGABRT: the weight file lacks the tensor model.norm.weight",
+        ),
+        ("kill -KILL $$", "died of SIGKILL: probably out of memory. Run fewer jobs at once"),
+        ("echo '[Running]: x'; echo 'something broke'; exit 255", "ended with exit code 255: something broke"),
+        ("exit 0", "ended well but wrote no .bmodel"),
+        ("WHOLE; truncate -s 80 net.bmodel", "wrote 80 of 88 bytes"),
+        ("WHOLE; truncate -s 10 net.bmodel", "wrote only 10 bytes"),
+        ("head -c 200 /dev/zero > net.bmodel", "not a .bmodel"),
+        ("WHOLE; exit 3", "ended with exit code 3"),
+        ("WHOLE; echo '123 32512' >> $PPL_CACHE_PATH/flag.txt", "the kernel JIT returned 127"),
+        ("echo 'LLVM ERROR: IO failure on output stream: No space left on device'; exit 1", "the disk is full"),
+    ],
+)
 def test_failure(compile_with, tmp_path: Path, script: str, words: str) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out/block_0.bmodel").write_text("of an earlier build")
@@ -88,14 +106,24 @@ def test_missing_weight_file(compile_with, tmp_path: Path) -> None:
 
 def test_missing_program(compile_with, fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ToolError, match="cannot be started"):
-        compile_mlir(fake().__class__(tmp_path / "nowhere", "1.30.2", ""), tmp_path / "nets/block_0.mlir", FLAGS, tmp_path / "o", tmp_path / "scratch",
-                     tmp_path / "log", tmp_path / "kernels")
+        compile_mlir(
+            fake().__class__(tmp_path / "nowhere", "1.30.2", ""),
+            tmp_path / "nets/block_0.mlir",
+            FLAGS,
+            tmp_path / "o",
+            tmp_path / "scratch",
+            tmp_path / "log",
+            tmp_path / "kernels",
+        )
 
 
 def test_second_process_fails(compile_with, tmp_path: Path) -> None:
     """On bm1688 codegen is a process of its own; its failure is the net's, and the log has both."""
     with pytest.raises(ToolError, match="the compiler ended with exit code 9: codegen broke"):
-        compile_with('case "$*" in *--codegen*) echo codegen broke; exit 9;; *) echo front went well;; esac', CompileFlags("bm1688", "BF16", 2))
+        compile_with(
+            'case "$*" in *--codegen*) echo codegen broke; exit 9;; *) echo front went well;; esac',
+            CompileFlags("bm1688", "BF16", 2),
+        )
     assert (tmp_path / "logs/block_0.log").read_text() == "front went well\ncodegen broke\n"
 
 
@@ -103,10 +131,14 @@ def test_a_hanging_compiler_dies_with_its_group(fake, tmp_path: Path) -> None:
     """A caller that kills its process group takes the compiler along, and nothing is left at the output."""
     tc = fake("echo $$ > pid; exec sleep 600")
     (tmp_path / "n.mlir").write_text('module @n attributes {module.weight_file = "None"} {}')
-    code = ("import sys; from pathlib import Path; from llmconv.toolchain import *\n"
-            "root, d = map(Path, sys.argv[1:])\n"
-            "compile_mlir(Toolchain(root, '', ''), d / 'n.mlir', CompileFlags('bm1684x', 'BF16'), d / 'o', d / 's', d / 'l', d / 'k')")
-    caller = subprocess.Popen([sys.executable, "-c", code, str(tc.root), str(tmp_path)], cwd=Path(__file__).parents[2], start_new_session=True)
+    code = (
+        "import sys; from pathlib import Path; from llmconv.toolchain import *\n"
+        "root, d = map(Path, sys.argv[1:])\n"
+        "compile_mlir(Toolchain(root, '', ''), d / 'n.mlir', CompileFlags('bm1684x', 'BF16'), d / 'o', d / 's', d / 'l', d / 'k')"
+    )
+    caller = subprocess.Popen(
+        [sys.executable, "-c", code, str(tc.root), str(tmp_path)], cwd=Path(__file__).parents[2], start_new_session=True
+    )
     wait_for(lambda: numbers(tmp_path / "s/pid"))
     os.killpg(caller.pid, signal.SIGKILL)
     caller.wait()

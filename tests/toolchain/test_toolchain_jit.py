@@ -25,10 +25,18 @@ def test_publish_and_seed(tmp_path: Path) -> None:
     _made(one, "11")
     (one / "flag.txt").write_text("11 0\n12 17\n13 32512\n")
     assert jit.publish(one, shared) == {"13": 32512}
-    assert sorted(p.relative_to(shared).as_posix() for p in shared.rglob("*")) == ["11", "11/compiled", "11/lib", "11/lib/libx.so", "12.unfit"]
+    assert sorted(p.relative_to(shared).as_posix() for p in shared.rglob("*")) == [
+        "11",
+        "11/compiled",
+        "11/lib",
+        "11/lib/libx.so",
+        "12.unfit",
+    ]
     jit.seed(shared, two)
     assert (two / "11" / "lib" / "libx.so").read_text() == "11"
-    assert sorted((two / "flag.txt").read_text().splitlines()) == ["11 0", "12 17"], "a broken machine's 32512 is not remembered"
+    assert sorted((two / "flag.txt").read_text().splitlines()) == ["11 0", "12 17"], (
+        "a broken machine's 32512 is not remembered"
+    )
     assert jit.publish(two, shared) == {}
 
 
@@ -68,9 +76,18 @@ def test_many_publish_the_same_kernel(tmp_path: Path) -> None:
     assert (tmp_path / "shared/41/lib/libx.so").read_text() == "41"
 
 
-@pytest.mark.parametrize("path, plain", [
-    ("/a/b-c_d.e+f@1", True), ("/a b", False), ("/a'b", False), ("/a:b", False), ("/a$b", False), ("/ä", False), ("/a;b", False),
-])
+@pytest.mark.parametrize(
+    "path, plain",
+    [
+        ("/a/b-c_d.e+f@1", True),
+        ("/a b", False),
+        ("/a'b", False),
+        ("/a:b", False),
+        ("/a$b", False),
+        ("/ä", False),
+        ("/a;b", False),
+    ],
+)
 def test_plain(path: str, plain: bool) -> None:
     assert jit.plain(Path(path)) is plain
 

@@ -11,11 +11,21 @@ from llmconv.toolchain import log
 LOGS = Path(__file__).parent / "logs"
 
 
-@pytest.mark.parametrize("name, last", [
-    ("success", []),
-    ("missing_tensor", ["WARNING, embedding.npz doesn't exist, please check", "failed to find tensor emb.weight to read", "readTensor failed"]),
-    ("no_cmake", ["run ppl_jit failed with ret 0x7f00!", "ppl jit call failed!", "Error: block split failed!!!"]),
-])
+@pytest.mark.parametrize(
+    "name, last",
+    [
+        ("success", []),
+        (
+            "missing_tensor",
+            [
+                "WARNING, embedding.npz doesn't exist, please check",
+                "failed to find tensor emb.weight to read",
+                "readTensor failed",
+            ],
+        ),
+        ("no_cmake", ["run ppl_jit failed with ret 0x7f00!", "ppl jit call failed!", "Error: block split failed!!!"]),
+    ],
+)
 def test_tail(name: str, last: list[str]) -> None:
     found = log.tail(LOGS / f"{name}.txt")
     if not last:
@@ -29,13 +39,16 @@ def test_no_log() -> None:
     assert log.cause([]) == ("", "")
 
 
-@pytest.mark.parametrize("name, why, cure", [
-    ("missing_tensor", "the weight file lacks the tensor emb.weight", ""),
-    ("no_cmake", "the kernel JIT did not find cmake or make", "Install cmake"),
-    ("lock", "the kernel JIT cannot open /tmp/ppl_11856662619681341955.lock", "another user"),
-    ("bad_op", "unregistered operation 'top.Gater'", ""),
-    ("bad_chip", "its assertion `chip.has_value()' failed (ProcessorAssign.cpp:26)", ""),
-])
+@pytest.mark.parametrize(
+    "name, why, cure",
+    [
+        ("missing_tensor", "the weight file lacks the tensor emb.weight", ""),
+        ("no_cmake", "the kernel JIT did not find cmake or make", "Install cmake"),
+        ("lock", "the kernel JIT cannot open /tmp/ppl_11856662619681341955.lock", "another user"),
+        ("bad_op", "unregistered operation 'top.Gater'", ""),
+        ("bad_chip", "its assertion `chip.has_value()' failed (ProcessorAssign.cpp:26)", ""),
+    ],
+)
 def test_cause(name: str, why: str, cure: str) -> None:
     found = log.cause(log.tail(LOGS / f"{name}.txt"))
     assert why in found[0] and cure in found[1]

@@ -40,7 +40,13 @@ def test_missing_program(tmp_path: Path) -> None:
 
 
 def test_time_and_memory(tmp_path: Path) -> None:
-    ended = _run(tmp_path, sys.executable, "-S", "-c", "import time; x = b'1' * (150 << 20); sum(range(3_000_000)); time.sleep(0.4)")
+    ended = _run(
+        tmp_path,
+        sys.executable,
+        "-S",
+        "-c",
+        "import time; x = b'1' * (150 << 20); sum(range(3_000_000)); time.sleep(0.4)",
+    )
     assert 0.4 <= ended.seconds < 20
     assert 0.02 < ended.cpu_seconds < ended.seconds + 1
     assert 150 << 20 < ended.peak_rss < 400 << 20
@@ -55,8 +61,10 @@ def test_our_own_memory_is_not_the_childs(tmp_path: Path) -> None:
 
 def test_child_dies_with_its_caller(tmp_path: Path) -> None:
     """kill -9 of the caller alone leaves no compiler behind."""
-    code = ("import sys, os; from pathlib import Path; from llmconv.toolchain import process\n"
-            "process.run(['sh', '-c', 'echo $$ > pid; exec sleep 600'], cwd=Path(sys.argv[1]), env=os.environ, log=Path(sys.argv[1], 'log'))")
+    code = (
+        "import sys, os; from pathlib import Path; from llmconv.toolchain import process\n"
+        "process.run(['sh', '-c', 'echo $$ > pid; exec sleep 600'], cwd=Path(sys.argv[1]), env=os.environ, log=Path(sys.argv[1], 'log'))"
+    )
     caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
     wait_for(lambda: numbers(tmp_path / "pid"))
     os.kill(caller.pid, signal.SIGKILL)

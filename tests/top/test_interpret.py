@@ -10,30 +10,41 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "verify"))
 
-from verify_helpers import plan_of, relative  # noqa: E402
+from verify_helpers import plan_of, relative
 
-from llmconv.checkpoint import recipe  # noqa: E402
-from llmconv.numeric import from_bf16  # noqa: E402
-from llmconv.top.interpret import interpret  # noqa: E402
-from llmconv.verify import launches  # noqa: E402
-from llmconv.verify.launches import EXPECTED  # noqa: E402
-from llmconv.verify.reference import Reference  # noqa: E402
-from llmconv.verify.weights import Precision  # noqa: E402
+from llmconv.checkpoint import recipe
+from llmconv.numeric import from_bf16
+from llmconv.top.interpret import interpret
+from llmconv.verify import launches
+from llmconv.verify.launches import EXPECTED
+from llmconv.verify.reference import Reference
+from llmconv.verify.weights import Precision
 
 YARN = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 1024}
-LONG = {"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.0 + 0.1 * i for i in range(32)], "original_max_position_embeddings": 16}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 32,
+    "long_factor": [1.0 + 0.1 * i for i in range(32)],
+    "original_max_position_embeddings": 16,
+}
 CASES = {
     "qwen2": ("qwen2", {}),
     "qwen2_tied": ("qwen2_tied", {}),
     "qwen3": ("qwen3", {}),
     "llama": ("llama", {}),
     "llama biases": ("llama", {"attention_bias": True, "mlp_bias": True}),
-    "one kv head": ("qwen2", {"hidden_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 3}),
+    "one kv head": (
+        "qwen2",
+        {"hidden_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 3},
+    ),
     "no groups": ("llama", {"num_key_value_heads": 4}),
     "head_dim": ("qwen3", {"num_attention_heads": 6, "num_key_value_heads": 3, "head_dim": 32}),
     "yarn": ("qwen2", {"rope_scaling": YARN}),
     "longrope": ("llama", {"rope_scaling": LONG, "max_position_embeddings": 64}),
-    "linear": ("qwen2", {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}, "rope_theta": None}),
+    "linear": (
+        "qwen2",
+        {"rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1000.0}, "rope_theta": None},
+    ),
     "gelu": ("llama", {"hidden_act": "gelu"}),
     "gelu tanh": ("llama", {"hidden_act": "gelu_pytorch_tanh"}),
     "f32 checkpoint": ("qwen3", {"dtype": "float32"}),
@@ -65,7 +76,9 @@ def test_blocks(case, checkpoint):
         found = interpret(net.graph, exact(launch), weights_of(net, made.checkpoint))
         for io, values in zip(net.outputs, found, strict=True):
             assert values.shape == io.shape
-            assert relative(values[:, :count], EXPECTED[net.kind](reference, launch)[io.name]) < 5e-6, f"{net.name}: {io.name}"
+            assert relative(values[:, :count], EXPECTED[net.kind](reference, launch)[io.name]) < 5e-6, (
+                f"{net.name}: {io.name}"
+            )
         checked += 1
     assert checked == 2 * made.spec.layers
 
@@ -80,6 +93,8 @@ def test_embedding_and_head(name, checkpoint):
         (found,) = interpret(net.graph, launch.inputs, weights_of(net, made.checkpoint))
         np.testing.assert_array_equal(found, reference.embed(launch.inputs["input_ids"]))
     net = by_name["lm_head"]
-    hidden = from_bf16(rng.integers(0x3F00, 0x4000, (1, made.spec.hidden)).astype(np.uint16)) * rng.choice([-1, 1], (1, made.spec.hidden))
+    hidden = from_bf16(rng.integers(0x3F00, 0x4000, (1, made.spec.hidden)).astype(np.uint16)) * rng.choice(
+        [-1, 1], (1, made.spec.hidden)
+    )
     (found,) = interpret(net.graph, launches.head(net, hidden).inputs, weights_of(net, made.checkpoint))
     assert found.shape == (1, 1) and int(found[0, 0]) == int(reference.logits(hidden)[0].argmax())

@@ -8,13 +8,56 @@ from verify_helpers import verified
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 SEQ, TOKENS = 64, 8
 
-LONG = {"rope_type": "longrope", "short_factor": [1.0] * 16, "long_factor": [1.0 + 0.1 * i for i in range(16)], "original_max_position_embeddings": 32}
+LONG = {
+    "rope_type": "longrope",
+    "short_factor": [1.0] * 16,
+    "long_factor": [1.0 + 0.1 * i for i in range(16)],
+    "original_max_position_embeddings": 32,
+}
 ODD = {
-    "three heads, one kv head, shards": ("qwen2", {"hidden_size": 192, "num_attention_heads": 3, "num_key_value_heads": 1, "num_hidden_layers": 3, "shards": 2, "seed": 7}),
-    "head_dim apart, five layers": ("qwen3", {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 64, "num_hidden_layers": 5, "seed": 1}),
-    "biases, longrope": ("llama", {"attention_bias": True, "mlp_bias": True, "num_attention_heads": 8, "num_key_value_heads": 2, "rope_scaling": LONG, "max_position_embeddings": 64}),
-    "yarn": ("qwen2", {"rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32}, "num_hidden_layers": 1, "vocab_size": 1001}),
-    "linear in rope_parameters": ("qwen3", {"rope_theta": None, "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4}, "num_hidden_layers": 1, "head_dim": 96}),
+    "three heads, one kv head, shards": (
+        "qwen2",
+        {
+            "hidden_size": 192,
+            "num_attention_heads": 3,
+            "num_key_value_heads": 1,
+            "num_hidden_layers": 3,
+            "shards": 2,
+            "seed": 7,
+        },
+    ),
+    "head_dim apart, five layers": (
+        "qwen3",
+        {"num_attention_heads": 5, "num_key_value_heads": 5, "head_dim": 64, "num_hidden_layers": 5, "seed": 1},
+    ),
+    "biases, longrope": (
+        "llama",
+        {
+            "attention_bias": True,
+            "mlp_bias": True,
+            "num_attention_heads": 8,
+            "num_key_value_heads": 2,
+            "rope_scaling": LONG,
+            "max_position_embeddings": 64,
+        },
+    ),
+    "yarn": (
+        "qwen2",
+        {
+            "rope_scaling": {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 32},
+            "num_hidden_layers": 1,
+            "vocab_size": 1001,
+        },
+    ),
+    "linear in rope_parameters": (
+        "qwen3",
+        {
+            "rope_theta": None,
+            "rope_parameters": {"rope_type": "linear", "factor": 2.0, "rope_theta": 1e4},
+            "num_hidden_layers": 1,
+            "head_dim": 96,
+        },
+    ),
 }
 
 
@@ -24,7 +67,9 @@ def check(convert, model, **options) -> dict:
     assert ok, printed
     layers = sum(net["name"].startswith("block_cache_") for net in found["nets"])
     names = {net["name"] for net in found["nets"]}
-    assert names == {"embedding", "embedding_cache", "lm_head", "all blocks"} | {f"block{c}_{i}" for c in ("", "_cache") for i in range(layers)}
+    assert names == {"embedding", "embedding_cache", "lm_head", "all blocks"} | {
+        f"block{c}_{i}" for c in ("", "_cache") for i in range(layers)
+    }
     assert len(found["generation"]["tokens"]) == TOKENS and found["generation"]["ok"]
     return found
 

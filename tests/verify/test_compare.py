@@ -17,8 +17,14 @@ def states(seed: int = 0, rows: int = 20) -> np.ndarray:
 
 
 def test_tolerances_are_those_that_were_measured():
-    assert (BLOCK.relative_l2, BLOCK.cosine, BLOCK.factor, BLOCK.most, BLOCK.below) == (0.01, 0.9999, 1.25, 0.03, 0.00005)
-    assert LINEAR == Tolerance(0.01, 0.9999)
+    assert (BLOCK.relative_l2, BLOCK.cosine, BLOCK.factor, BLOCK.most, BLOCK.below) == (
+        0.01,
+        0.9999,
+        1.25,
+        0.03,
+        0.00005,
+    )
+    assert Tolerance(0.01, 0.9999) == LINEAR
     assert (CHAIN.relative_l2, CHAIN.factor) == (0.03, 1.5)
     assert ORIGINAL.cosine == 0.95
     assert EXACT["bf16"].relative_l2 == 2**-8 and EXACT["f16"].relative_l2 == 2**-11
@@ -39,7 +45,9 @@ def test_launches_add_up():
     found = (x + 0.02 * states(3), y)
     d = measure(found[0], x) + measure(found[1], y)
     whole = measure(np.concatenate(found, 1), np.concatenate([x, y], 1))
-    assert d.relative_l2 == pytest.approx(whole.relative_l2) and d.cosine == pytest.approx(whole.cosine) and d.rows == 40
+    assert (
+        d.relative_l2 == pytest.approx(whole.relative_l2) and d.cosine == pytest.approx(whole.cosine) and d.rows == 40
+    )
     assert d.max_abs == whole.max_abs
 
 
@@ -79,10 +87,19 @@ def test_shapes_must_agree():
 
 
 def off(error: float, by_token: float | None = None, cosine: float = 1.0) -> Difference:
-    return Difference(error=error**2, expected=1.0, found=1.0, dot=cosine, rows=1, row_error=(error if by_token is None else by_token) ** 2)
+    return Difference(
+        error=error**2,
+        expected=1.0,
+        found=1.0,
+        dot=cosine,
+        rows=1,
+        row_error=(error if by_token is None else by_token) ** 2,
+    )
 
 
-@pytest.mark.parametrize("own, limit", [(0.005, 0.01), (0.008, 0.01), (0.012, 0.015), (0.02, 0.025), (0.024, 0.03), (0.05, 0.03)])
+@pytest.mark.parametrize(
+    "own, limit", [(0.005, 0.01), (0.008, 0.01), (0.012, 0.015), (0.02, 0.025), (0.024, 0.03), (0.05, 0.03)]
+)
 def test_a_block_may_lose_a_quarter_more_than_torch(own, limit):
     assert BLOCK.limit(off(own)) == pytest.approx(limit)
     assert BLOCK.allows(off(0.999 * limit), off(own)) and not BLOCK.allows(off(1.001 * limit), off(own))
@@ -90,7 +107,11 @@ def test_a_block_may_lose_a_quarter_more_than_torch(own, limit):
 
 def test_what_is_not_known_of_torch_excuses_nothing():
     assert BLOCK.limit(None) == BLOCK.limit(Difference(not_finite=1)) == 0.01
-    assert BLOCK.allows(off(0.0099)) and not BLOCK.allows(off(0.0101)) and not BLOCK.allows(off(0.0101), Difference(not_finite=1))
+    assert (
+        BLOCK.allows(off(0.0099))
+        and not BLOCK.allows(off(0.0101))
+        and not BLOCK.allows(off(0.0101), Difference(not_finite=1))
+    )
     assert BLOCK.cosine_limit(None) == BLOCK.cosine_limit(Difference(not_finite=1)) == 0.9999
     assert not LINEAR.allows(off(0.0101), off(0.0101))
 
@@ -107,17 +128,26 @@ def test_the_error_by_token_may_be_that_of_torch():
     own = off(0.012, by_token=0.02)
     assert BLOCK.allows(off(0.0099, by_token=0.02), own) and not BLOCK.allows(off(0.0099, by_token=0.02))
     assert not BLOCK.allows(off(0.0099, by_token=0.031), own)
-    assert not BLOCK.allows(off(0.0099, by_token=0.02), Difference(not_finite=1)), "torch overflowed: that excuses nothing"
+    assert not BLOCK.allows(off(0.0099, by_token=0.02), Difference(not_finite=1)), (
+        "torch overflowed: that excuses nothing"
+    )
 
 
 def test_tokens():
     logits = np.array([0.0, 3.0, 2.9, -1.0], np.float32)
     assert pick("n", "", 1, logits, 0.01).ok
     missed = pick("n", "", 2, logits, 0.01)
-    assert not missed.ok and missed.expected == 1 and missed.gap == pytest.approx(0.1) and missed.margin == pytest.approx(0.1)
+    assert (
+        not missed.ok
+        and missed.expected == 1
+        and missed.gap == pytest.approx(0.1)
+        and missed.margin == pytest.approx(0.1)
+    )
     assert pick("n", "", 2, logits, 0.2).ok, "closer than the noise"
     assert not pick("n", "", 3, logits, 0.2).ok
-    assert not pick("n", "", 4, logits, 100.0).ok and not pick("n", "", -1, logits, 100.0).ok, "no token of the vocabulary"
+    assert not pick("n", "", 4, logits, 100.0).ok and not pick("n", "", -1, logits, 100.0).ok, (
+        "no token of the vocabulary"
+    )
 
 
 def test_chain_is_looser_than_a_block():

@@ -58,9 +58,7 @@ def test_one_layer():
 
 def test_what_is_not_finite_is_the_worst():
     made = told(net("block_0", 0.5), net("block_1", 0.1, None))
-    assert record.losses(made)["block_1"] == math.inf and "worst layers 1 (not finite), 0 (0.5)" in record.cost(
-        made
-    )
+    assert record.losses(made)["block_1"] == math.inf and "worst layers 1 (not finite), 0 (0.5)" in record.cost(made)
 
 
 @pytest.mark.parametrize(

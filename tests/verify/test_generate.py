@@ -1,4 +1,5 @@
-"""Sessions and generations against a chip made of the NumPy interpreter: what is launched, and that every fault is seen."""
+"""Sessions and generations against a chip made of the NumPy interpreter: what is launched, and that every fault is
+seen."""
 
 from __future__ import annotations
 
@@ -16,11 +17,15 @@ SEQ, TOKENS = 24, 6
 
 
 class Interpreted:
-    """A chip that runs the nets' graphs in float32 and rounds what goes out. spoil(net, outputs) may change the outputs."""
+    """A chip that runs the nets' graphs in float32 and rounds what goes out. spoil(net, outputs) may change the
+    outputs."""
 
     def __init__(self, plan, spoil=lambda net, outputs: outputs):
         self.nets, self.spoil, self.runs = {net.name: net for net in plan.nets}, spoil, []
-        self.weights = {n.name: {w.name: recipe.evaluate(w.recipe, plan.checkpoint) for w in n.graph.weights.values()} for n in plan.nets}
+        self.weights = {
+            n.name: {w.name: recipe.evaluate(w.recipe, plan.checkpoint) for w in n.graph.weights.values()}
+            for n in plan.nets
+        }
 
     def run(self, name, inputs):
         net = self.nets[name]
@@ -30,7 +35,9 @@ class Interpreted:
                 np.testing.assert_array_equal(half(inputs[io.name], io.dtype), inputs[io.name])
         self.runs.append(name)
         found = interpret(net.graph, inputs, self.weights[name])
-        rounded = {io.name: x.astype(np.int32) if io.dtype == "i32" else half(x, io.dtype) for io, x in zip(net.outputs, found)}
+        rounded = {
+            io.name: x.astype(np.int32) if io.dtype == "i32" else half(x, io.dtype) for io, x in zip(net.outputs, found)
+        }
         return self.spoil(net, rounded)
 
 
@@ -47,7 +54,9 @@ def right(session: Session, generation=None) -> bool:
     return all(j.ok for j in judged)
 
 
-@pytest.mark.parametrize("name, options", [("qwen2", {}), ("qwen2_tied", {"max_input_length": 8}), ("qwen3", {"quantize": "f16"})])
+@pytest.mark.parametrize(
+    "name, options", [("qwen2", {}), ("qwen2_tied", {"max_input_length": 8}), ("qwen3", {"quantize": "f16"})]
+)
 def test_a_generation_is_what_transformers_generates(name, options, checkpoint):
     import torch
     from verify_helpers import transformers_model
@@ -58,7 +67,9 @@ def test_a_generation_is_what_transformers_generates(name, options, checkpoint):
     assert right(session, generation)
     with torch.inference_mode():
         ids = torch.tensor([generation.prompt])
-        whole = transformers_model(model).generate(ids, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0)
+        whole = transformers_model(model).generate(
+            ids, max_new_tokens=TOKENS, do_sample=False, eos_token_id=None, pad_token_id=0
+        )
     assert [t.found for t in generation.tokens] == whole[0, ids.shape[1] :].tolist()
     layers = range(plan.spec.layers)
     decode = ["lm_head", "embedding_cache", *(f"block_cache_{i}" for i in layers)]
@@ -96,7 +107,14 @@ def spoil_states(net, outputs):
     return outputs | {"output_states": outputs["output_states"] * 1.05} if net.name == "block_1" else outputs
 
 
-@pytest.mark.parametrize("spoil, wrong", [(spoil_cache, {"block_cache_0", CHAIN}), (spoil_token, {"lm_head", "generation"}), (spoil_states, {"block_1", CHAIN})])
+@pytest.mark.parametrize(
+    "spoil, wrong",
+    [
+        (spoil_cache, {"block_cache_0", CHAIN}),
+        (spoil_token, {"lm_head", "generation"}),
+        (spoil_states, {"block_1", CHAIN}),
+    ],
+)
 def test_faults_are_seen_where_they_are(spoil, wrong, checkpoint):
     session, generation, _ = generated(plan_of(checkpoint("qwen2"), seq=SEQ), spoil=spoil)
     found = {j.net for j in (*session.compared, *session.picked, *generation.tokens) if not j.ok}

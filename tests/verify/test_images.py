@@ -1,5 +1,5 @@
-"""A prompt with an image against a chip made of the NumPy interpreter: what is launched, that it is what transformers generates, and
-that every fault is seen."""
+"""A prompt with an image against a chip made of the NumPy interpreter: what is launched, that it is what transformers
+generates, and that every fault is seen."""
 
 from __future__ import annotations
 
@@ -25,13 +25,18 @@ def planned(vision_checkpoint, name: str, **options):
 
 
 def chosen(model, ids: np.ndarray, shown: images.Images | None, tokens: list[int]) -> list[int]:
-    """What transformers' whole model would choose behind a prompt, and behind that and each of `tokens` but the last."""
+    """What transformers' whole model would choose behind a prompt, and behind that and each of `tokens` but the
+    last."""
     import torch
 
     given = torch.tensor([[*ids.tolist(), *tokens[:-1]]])
     more = {}
     if shown is not None:
-        more = {"pixel_values": torch.from_numpy(shown.patches), "image_grid_thw": torch.tensor(shown.grids), "mm_token_type_ids": (given == 1000).int()}
+        more = {
+            "pixel_values": torch.from_numpy(shown.patches),
+            "image_grid_thw": torch.tensor(shown.grids),
+            "mm_token_type_ids": (given == 1000).int(),
+        }
     with torch.inference_mode():
         return whole(model)(given, **more).logits[0, len(ids) - 1 :].argmax(-1).tolist()
 
@@ -49,7 +54,7 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_chec
     session, (turn,), found = conversation(plan, chip)
     assert right(session, found)
     (where,) = np.nonzero(turn.ids == 1000)
-    assert len(where) == turn.images.tokens(2) == plan.tower.tokens and 0 < where[0] and where[-1] < len(turn.ids) - 1
+    assert len(where) == turn.images.tokens(2) == plan.tower.tokens and where[0] > 0 and where[-1] < len(turn.ids) - 1
     tokens = [t.found for t in found.tokens]
     assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, turn.ids, turn.images, tokens)
     layers = range(plan.spec.layers)
@@ -59,7 +64,9 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_chec
     assert {c.net for c in session.compared} == {*chip.runs, CHAIN} - {"lm_head"}
 
 
-@pytest.mark.parametrize("options", [{"use_block_with_kv": 1}, {"share_prompt": 1, "max_prefill_kv_length": 28}], ids=str)
+@pytest.mark.parametrize(
+    "options", [{"use_block_with_kv": 1}, {"share_prompt": 1, "max_prefill_kv_length": 28}], ids=str
+)
 @pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
 def test_an_image_in_a_conversation(name, options, vision_checkpoint):
     """In chunks, and shared by two questions: every answer is what transformers gives behind all that was read."""
@@ -71,7 +78,9 @@ def test_an_image_in_a_conversation(name, options, vision_checkpoint):
         read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
         answer, judged = judged[: turn.tokens], judged[turn.tokens :]
         tokens = [t.found for t in answer]
-        assert [t.expected for t in answer] == (chosen(plan.job.model_path, read, said[0].images, tokens) if tokens else [])
+        assert [t.expected for t in answer] == (
+            chosen(plan.job.model_path, read, said[0].images, tokens) if tokens else []
+        )
         read = np.concatenate([read, tokens]).astype(int)
 
 
@@ -98,7 +107,9 @@ def test_several_images_in_a_prompt(name, vision_checkpoint):
     session = Session(plan, Interpreted(plan))
     found = converse(session, Runtime.of(plan), [Turn(ids, TOKENS, images=shown)])
     assert right(session, found)
-    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, ids, shown, [t.found for t in found.tokens])
+    assert [t.expected for t in found.tokens] == chosen(
+        plan.job.model_path, ids, shown, [t.found for t in found.tokens]
+    )
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -109,7 +120,9 @@ def test_text_alone(name, vision_checkpoint):
     session = Session(plan, chip)
     found = converse(session, Runtime.of(plan), [Turn(np.arange(3, 20), TOKENS)])
     assert right(session, found) and not {"vit", "add"} & set(chip.runs)
-    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, np.arange(3, 20), None, [t.found for t in found.tokens])
+    assert [t.expected for t in found.tokens] == chosen(
+        plan.job.model_path, np.arange(3, 20), None, [t.found for t in found.tokens]
+    )
 
 
 @pytest.mark.parametrize(
@@ -117,7 +130,12 @@ def test_text_alone(name, vision_checkpoint):
     [
         ("qwen2_vl", "vit", lambda out: {k: v[::-1] for k, v in out.items()}, {"vit", CHAIN}),
         ("qwen2_5_vl", "vit", lambda out: {k: np.roll(v, 1, 0) for k, v in out.items()}, {"vit", CHAIN}),
-        ("qwen3_vl", "vit", lambda out: dict(zip(out, [next(iter(out.values())), *list(out.values())[:0:-1]])), {"vit", CHAIN}),
+        (
+            "qwen3_vl",
+            "vit",
+            lambda out: dict(zip(out, [next(iter(out.values())), *list(out.values())[:0:-1]])),
+            {"vit", CHAIN},
+        ),
         ("qwen3_vl", "add", lambda out: {k: 0.5 * v for k, v in out.items()}, {"add", CHAIN}),
     ],
     ids=["qwen2_vl-backwards", "qwen2_5_vl-rolled", "qwen3_vl-deepstack", "qwen3_vl-sum"],
@@ -127,14 +145,18 @@ def test_faults_of_the_chip_are_seen(name, net, spoil, wrong, vision_checkpoint)
     chip = Interpreted(plan, spoil=lambda *_: None)
     sound = chip.run
     chip.run = lambda run, inputs, read=(): spoil(sound(run, inputs, read)) if run == net else sound(run, inputs, read)
-    session, _, found = conversation(plan, chip)
+    session, _, _found = conversation(plan, chip)
     assert {c.net for c in session.compared if not c.ok} == wrong
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_positions_of_text_for_an_image_are_seen(name, vision_checkpoint, monkeypatch):
-    monkeypatch.setattr(grid, "token_positions", lambda tower, ids, grids, first=0: (first + np.tile(np.arange(len(ids)), (3, 1)), first + len(ids)))
-    session, _, found = conversation(planned(vision_checkpoint, name), Interpreted(planned(vision_checkpoint, name)))
+    monkeypatch.setattr(
+        grid,
+        "token_positions",
+        lambda tower, ids, grids, first=0: (first + np.tile(np.arange(len(ids)), (3, 1)), first + len(ids)),
+    )
+    session, _, _found = conversation(planned(vision_checkpoint, name), Interpreted(planned(vision_checkpoint, name)))
     assert {c.net for c in session.compared if not c.ok} == {CHAIN}
 
 
@@ -156,7 +178,9 @@ def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
     plan = planned(vision_checkpoint, "qwen2_5_vl", dynamic=1)
     net, tower = next(n for n in plan.nets if n.name == "vit"), plan.tower
     shown = images.random(tower, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
-    launch = launches.vit(net, shown, plan.family.vision.preprocess(tower, shown.patches, shown.grids, True), tower.merge)
+    launch = launches.vit(
+        net, shown, plan.family.vision.preprocess(tower, shown.patches, shown.grids, True), tower.merge
+    )
     assert {name: values.shape for name, values in launch.inputs.items()} == {
         "input_states": (16, 1176),
         "position_ids": (16, 2),

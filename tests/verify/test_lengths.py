@@ -20,7 +20,8 @@ def planned(checkpoint, **options):
     return plan, {net.name: net for net in plan.nets}
 
 
-# ------------------------------------------------------------------------------------------------------------ those that tell
+# ------------------------------------------------------------------------------------------------------------ those
+# that tell
 
 
 @pytest.mark.parametrize(
@@ -60,7 +61,11 @@ def test_no_launch_goes_beyond_the_nets(options, checkpoint):
         if net.layer is not None:
             for asked in ((), (1,), (3, 15, 16), range(1, SEQ + 1)):
                 for count, past in lengths.places(net, plan.job, True, asked):
-                    assert 1 <= count <= launches.length(net) and 0 <= past <= launches.capacity(net) and count + past <= SEQ
+                    assert (
+                        1 <= count <= launches.length(net)
+                        and 0 <= past <= launches.capacity(net)
+                        and count + past <= SEQ
+                    )
 
 
 def test_a_generation_fills_the_cache(checkpoint):
@@ -72,7 +77,8 @@ def test_a_generation_fills_the_cache(checkpoint):
     )
 
 
-# ------------------------------------------------------------------------------------------------------------ those asked for
+# ------------------------------------------------------------------------------------------------------------ those
+# asked for
 
 
 def test_lengths_are_read():
@@ -159,14 +165,20 @@ def test_the_estimate_has_every_launch(checkpoint, monkeypatch):
     )
 
 
-@pytest.mark.parametrize("each, thorough, count", [(2.0, True, 2), (50.0, True, 2), (70.0, False, 2), (400.0, False, 1)])
+@pytest.mark.parametrize(
+    "each, thorough, count", [(2.0, True, 2), (50.0, True, 2), (70.0, False, 2), (400.0, False, 1)]
+)
 def test_a_model_is_tried_thoroughly_while_that_takes_minutes(each, thorough, count, checkpoint, monkeypatch):
     """Also where one launch takes long: what counts is the whole."""
     plan, _ = planned(checkpoint)
     monkeypatch.setattr(selection, "seconds", lambda net: each if net.kind == "block" else 0.0)
     chosen = selection.choose(plan, None, False, 4)
     blocks = [net for net in chosen.nets if net.kind == "block"]
-    assert chosen.thorough == thorough and len(blocks) == (2 if count == 2 else 0) and chosen.seconds <= selection.FULL_SECONDS
+    assert (
+        chosen.thorough == thorough
+        and len(blocks) == (2 if count == 2 else 0)
+        and chosen.seconds <= selection.FULL_SECONDS
+    )
     assert all(selection.launches(net, plan, chosen) == (4 if thorough else 1) for net in blocks)
 
 
@@ -175,7 +187,8 @@ def test_wrong_lengths_on_the_command_line(tmp_path, capsys):
     assert "many is no number of tokens" in capsys.readouterr().err
 
 
-# ---------------------------------------------------------------------------------------------------------------- on the chip
+# ---------------------------------------------------------------------------------------------------------------- on
+# the chip
 
 
 @pytest.mark.compiler

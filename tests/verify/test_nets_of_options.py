@@ -1,4 +1,5 @@
-"""What the options' nets mean: conversations, batches, heads, adapters and the table on disk, on a chip made of the NumPy interpreter."""
+"""What the options' nets mean: conversations, batches, heads, adapters and the table on disk, on a chip made of the
+NumPy interpreter."""
 
 from __future__ import annotations
 
@@ -20,7 +21,13 @@ from llmconv.verify.sampling import TRIED, Settings
 from llmconv.verify.session import Session, alone
 
 SEQ, TOKENS = 32, 6
-SMALL = {"hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 2, "num_key_value_heads": 1, "vocab_size": 256}
+SMALL = {
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "vocab_size": 256,
+}
 
 
 class Interpreted(test_generate.Interpreted):
@@ -35,10 +42,14 @@ class Interpreted(test_generate.Interpreted):
     @staticmethod
     def takes(net, shape, given) -> bool:
         """Whether an input of this shape may be given so; the heads alone are dynamic and computed at any length."""
-        return shape == given or (net.kind == "sample_head" and net.flags.dynamic and all(map(lambda most, n: n <= most, shape, given)))
+        return shape == given or (
+            net.kind == "sample_head" and net.flags.dynamic and all(map(lambda most, n: n <= most, shape, given))
+        )
 
     def run(self, name, inputs, read=()):
-        net = next(n for n in self.stages[name] if all(self.takes(n, io.shape, inputs[io.name].shape) for io in n.inputs))
+        net = next(
+            n for n in self.stages[name] if all(self.takes(n, io.shape, inputs[io.name].shape) for io in n.inputs)
+        )
         self.runs.append(net.name)
         graph, outputs = net.graph, net.graph.outputs
         graph.outputs = (*outputs, *(op.results[0] for op in graph.ops if op.kind == "Insert"))
@@ -58,7 +69,12 @@ def whole(model, ids: list[int], tokens: list[int]) -> list[int]:
     return logits[len(ids) - 1 :].argmax(-1).tolist()
 
 
-SCHEMES = [{"use_block_with_kv": 1}, {"use_block_with_kv": 1, "max_prefill_kv_length": 20}, {"share_prompt": 1, "max_prefill_kv_length": 16}, {"chunk_length": 8}]
+SCHEMES = [
+    {"use_block_with_kv": 1},
+    {"use_block_with_kv": 1, "max_prefill_kv_length": 20},
+    {"share_prompt": 1, "max_prefill_kv_length": 16},
+    {"chunk_length": 8},
+]
 
 
 @pytest.mark.parametrize("options", SCHEMES, ids=str)
@@ -94,7 +110,9 @@ def test_a_batch_decodes_each_sequence_as_transformers_does(checkpoint):
     found = generate_batch(session, Runtime.of(plan), prompts, [None] * 3, TOKENS)
     assert right(session, found)
     tokens = [[t.found for t in found.tokens[first : first + TOKENS]] for first in range(0, 3 * TOKENS, TOKENS)]
-    assert [t.expected for t in found.tokens] == [token for prompt, own in zip(prompts, tokens) for token in whole(model, prompt.tolist(), own)]
+    assert [t.expected for t in found.tokens] == [
+        token for prompt, own in zip(prompts, tokens) for token in whole(model, prompt.tolist(), own)
+    ]
 
 
 def test_a_batch_that_touches_another_row_is_seen(checkpoint):
@@ -123,7 +141,11 @@ def test_sample_head_is_what_the_settings_mean(settings, checkpoint):
     ids[0, :20] = rng.integers(0, spec.vocab, 20)
     given = {"m_logits": logits, "input_ids": ids, "top_k": np.array([settings.top_k])}
     given |= {name: np.array([getattr(settings, name)]) for name in ("penalty", "temperature", "top_p")}
-    weights = {"Constant0": np.ones(1), "Constant1": np.array([[[0, i] for i in range(5)]]), "Constant2": np.ones((1, 5))}
+    weights = {
+        "Constant0": np.ones(1),
+        "Constant1": np.array([[[0, i] for i in range(5)]]),
+        "Constant2": np.ones((1, 5)),
+    }
     odds, tokens = interpret(graphs.sample_head(spec, SEQ), given, weights)
     right_odds, right_tokens = settings.candidates(logits[0], ids)
     assert tokens[0].tolist() == right_tokens.tolist()
@@ -144,14 +166,21 @@ def test_heads_by_themselves_and_their_faults(checkpoint):
         return {j.net for j in (*session.compared, *session.picked) if not j.ok}
 
     assert judged(lambda name, out: out) == set()
-    assert judged(lambda name, out: out | {"token_id": out["token_id"] ^ 1} if name == "greedy_head" else out) == {"greedy_head"}
-    assert judged(lambda name, out: out | {"token_idx": np.roll(out["token_idx"], 1)} if name == "sample_head" else out) == {"sample_head"}
-    assert judged(lambda name, out: out | {"Softmax1": out["Softmax1"] * 1.001} if name == "sample_head" else out) == {"sample_head"}
+    assert judged(lambda name, out: out | {"token_id": out["token_id"] ^ 1} if name == "greedy_head" else out) == {
+        "greedy_head"
+    }
+    assert judged(
+        lambda name, out: out | {"token_idx": np.roll(out["token_idx"], 1)} if name == "sample_head" else out
+    ) == {"sample_head"}
+    assert judged(lambda name, out: out | {"Softmax1": out["Softmax1"] * 1.001} if name == "sample_head" else out) == {
+        "sample_head"
+    }
 
 
 @pytest.mark.parametrize("model", ["qwen2", "llama"])
 def test_adapters(model, checkpoint):
-    """With an adapter in their weights the nets are the adapted model; a chip that has another one is seen, in every net."""
+    """With an adapter in their weights the nets are the adapted model; a chip that has another one is seen, in every
+    net."""
     plan = plan_of(checkpoint(model, **SMALL), seq=SEQ, lora_max_rank=4)
     roomy = [net for net in plan.nets if net.places]
     assert {net.kind for net in roomy} == {"block", "block_cache", "lora"}
@@ -175,7 +204,10 @@ def test_a_table_on_disk(checkpoint, tmp_path):
     session = Session(plan, Interpreted(plan))
     found = converse(session, runtime, turns(plan, runtime, np.random.default_rng(0), TOKENS))
     runtime.table.check(session)
-    assert right(session, found) and {c.output for c in session.compared if c.net == "embedding.bin"} == {"hidden states", "table"}
+    assert right(session, found) and {c.output for c in session.compared if c.net == "embedding.bin"} == {
+        "hidden states",
+        "table",
+    }
     file = tmp_path / "config" / "embedding.bin"
     data = bytearray(file.read_bytes())
     data[1001] ^= 1

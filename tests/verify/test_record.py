@@ -1,5 +1,5 @@
-"""One verification, two ways in: what `llmconv verify` has found doit knows, and the other way round. Nothing is simulated twice, and
-what failed or was interrupted is never done."""
+"""One verification, two ways in: what `llmconv verify` has found doit knows, and the other way round. Nothing is
+simulated twice, and what failed or was interrupted is never done."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Layers split over devices: each device's coefficients are its share of the model's weights, and a wrong one is named."""
+"""Layers split over devices: each device's coefficients are its share of the model's weights, and a wrong one is
+named."""
 
 from __future__ import annotations
 
@@ -23,7 +24,11 @@ def test_devices_hold_their_shares(quantize, devices, checkpoint, convert, tmp_p
     assert unlike(built.plan, file) == []
 
     model = BModel.read(file)
-    at, cascade = next((net, tree["cascade"]) for tree, net in zip(model.tree["net"], model.nets) if tree.get("cascade", {}).get("device_id") == 1 and net.stages[0].coeff.size)
+    at, cascade = next(
+        (net, tree["cascade"])
+        for tree, net in zip(model.tree["net"], model.nets)
+        if tree.get("cascade", {}).get("device_id") == 1 and net.stages[0].coeff.size
+    )
     changed = tmp_path / file.name
     shutil.copyfile(file, changed)
     with changed.open("r+b") as f:  # one bit of the second device's first large tensor

@@ -1,6 +1,7 @@
 """What a runtime prepares for a vision tower of the Qwen-VL line, and for the tokens that come of it, in NumPy.
 
-A grid (frames, rows, columns) counts the patches of one image or video; images follow one another. Patches are in the processor's
+A grid (frames, rows, columns) counts the patches of one image or video; images follow one another. Patches are in the
+processor's
 order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
 """
 
@@ -21,12 +22,21 @@ HIDDEN = -10000.0  # in masks: -1e30 breaks the chip's softmax
 
 
 def size(tower: TowerSpec, patches: np.ndarray, grids: Grids, dynamic: bool) -> int:
-    """Rows of a launch's inputs: those of the net, or of a dynamic launch those of the patches. InputError when they do not fit."""
+    """Rows of a launch's inputs: those of the net, or of a dynamic launch those of the patches. InputError when they do
+    not fit."""
     count, given = sum(map(prod, grids)), f"grids {[list(map(int, g)) for g in grids]}"
     if patches.shape != (count, tower.row):
-        raise InputError(f"patches of shape {list(patches.shape)}", f"{given} take {[int(count), tower.row]}", "Give what the model's own processor gives.")
+        raise InputError(
+            f"patches of shape {list(patches.shape)}",
+            f"{given} take {[int(count), tower.row]}",
+            "Give what the model's own processor gives.",
+        )
     if any(side % tower.merge for _, *sides in grids for side in sides):
-        raise InputError(given, f"rows and columns are multiples of {tower.merge}", f"Resize images to multiples of {tower.unit} pixels.")
+        raise InputError(
+            given,
+            f"rows and columns are multiples of {tower.merge}",
+            f"Resize images to multiples of {tower.unit} pixels.",
+        )
     if count > tower.patches:
         most = f"the net takes {tower.patches}: {tower.pixels[0]} x {tower.pixels[1]} pixels in all"
         raise InputError(f"{count} patches", most, "Resize the images, or convert with larger max_pixels.")
@@ -73,12 +83,14 @@ def alone(grids: Grids) -> None:
     """Raise InputError unless the grids are one frame, where no mask keeps several apart."""
     if len(frames(grids)) != 1:
         what = f"grids {[list(map(int, g)) for g in grids]} in a dynamic launch"
-        raise InputError(what, "without a mask input all patches see each other", "Launch the net for one frame at a time.")
+        raise InputError(
+            what, "without a mask input all patches see each other", "Launch the net for one frame at a time."
+        )
 
 
 def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
-    """(the tokens' numbers in window order [k / merge^2], how many tokens each window has). Windows begin at a frame's upper left corner;
-    those at its right and lower edge may be smaller."""
+    """(the tokens' numbers in window order [k / merge^2], how many tokens each window has). Windows begin at a frame's
+    upper left corner; those at its right and lower edge may be smaller."""
     import numpy as np
 
     side = tower.window // tower.unit
@@ -86,7 +98,11 @@ def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
     for count, rows, columns in grids:
         tokens = np.arange(rows * columns // tower.merge**2).reshape(rows // tower.merge, columns // tower.merge)
         for _ in range(count):
-            parts = [first + tokens[y : y + side, x : x + side].ravel() for y in range(0, tokens.shape[0], side) for x in range(0, tokens.shape[1], side)]
+            parts = [
+                first + tokens[y : y + side, x : x + side].ravel()
+                for y in range(0, tokens.shape[0], side)
+                for x in range(0, tokens.shape[1], side)
+            ]
             order += parts
             counts += map(len, parts)
             first += tokens.size
@@ -96,8 +112,8 @@ def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
 def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
     """(int32 [k, 4], float32 [k, 4]): rows of the learned position table and their weights, for every patch.
 
-    The table is a square grid that is stretched over the image, corners on corners (bilinear interpolation, align_corners).
-    """
+    The table is a square grid that is stretched over the image, corners on corners (bilinear interpolation,
+    align_corners)."""
     import numpy as np
 
     side = int(tower.positions**0.5)
@@ -112,22 +128,31 @@ def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
     index, weight = [], []
     for count, *sides in grids:
         place = places(tower, [(count, *sides)])
-        (y, of_y), (x, of_x) = ((lines[place[:, axis]], shares[place[:, axis]]) for axis, (lines, shares) in enumerate(map(along, sides)))
+        (y, of_y), (x, of_x) = (
+            (lines[place[:, axis]], shares[place[:, axis]]) for axis, (lines, shares) in enumerate(map(along, sides))
+        )
         index.append((y[:, :, None] * side + x[:, None, :]).reshape(-1, 4))
         weight.append((of_y[:, :, None] * of_x[:, None, :]).reshape(-1, 4))
     return np.concatenate(index).astype(np.int32), np.concatenate(weight).astype(np.float32)
 
 
 def token_positions(
-    tower: TowerSpec, ids: np.ndarray, grids: Grids, first: int = 0, tokens: Sequence[int] = (), seconds: Sequence[float] = ()
+    tower: TowerSpec,
+    ids: np.ndarray,
+    grids: Grids,
+    first: int = 0,
+    tokens: Sequence[int] = (),
+    seconds: Sequence[float] = (),
 ) -> tuple[np.ndarray, int]:
-    """(int32 [3, n], the position of the token that is generated next): time, height and width of every token [n] of a prompt.
+    """(int32 [3, n], the position of the token that is generated next): time, height and width of every token [n] of a
+    prompt.
 
-    A text token has one number in all three rows. The tokens of an image, which stand for its merged patches, have the number behind
-    the text plus their frame, row and column; the text behind it goes on after the longer side of the image.
-    first: position of the first token; tokens: ids that stand for images or videos (default: the image token); seconds: of a video,
-    between two of its frames, for families whose frames have positions by time (one for each grid; 0 for images).
-    """
+    A text token has one number in all three rows. The tokens of an image, which stand for its merged patches, have the
+    number behind the text plus their frame, row and column; the text behind it goes on after the longer side of the
+    image.
+    first: position of the first token; tokens: ids that stand for images or videos (default: the image token); seconds:
+    of a video, between two of its frames, for families whose frames have positions by time (one for each grid; 0 for
+    images)."""
     import numpy as np
 
     marks = np.isin(ids, tokens or [tower.token])
@@ -138,11 +163,19 @@ def token_positions(
             at, first = at + 1, first + 1
             continue
         if not left:
-            raise InputError(f"image token {at} of the prompt", f"{len(grids)} grids are given, none for it", "Give image_grid_thw of every image.")
+            raise InputError(
+                f"image token {at} of the prompt",
+                f"{len(grids)} grids are given, none for it",
+                "Give image_grid_thw of every image.",
+            )
         number, (count, rows, columns) = left.pop(0)
         sides = (count, rows // tower.merge, columns // tower.merge)
         if not marks[at : at + prod(sides)].all() or at + prod(sides) > len(ids):
-            raise InputError(f"image {number} of the prompt", f"its grid takes {prod(sides)} image tokens in a row", "Repeat the image token as often.")
+            raise InputError(
+                f"image {number} of the prompt",
+                f"its grid takes {prod(sides)} image tokens in a row",
+                "Repeat the image token as often.",
+            )
         found = np.indices(sides).reshape(3, -1).astype(np.float64)
         if number < len(seconds) and seconds[number]:
             found[0] = np.floor(found[0] * (tower.interval * seconds[number]))

@@ -1,9 +1,10 @@
-"""The vision tower of the Qwen-VL line: a ViT over rows of patches with two-dimensional rope, and a merger of merge x merge patches.
+"""The vision tower of the Qwen-VL line: a ViT over rows of patches with two-dimensional rope, and a merger of merge x
+merge patches.
 
-Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the masks and indices
-(llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025), DeepStack (Meng et al. 2024),
-conventions as in transformers' modeling_qwen2_vl, modeling_qwen2_5_vl and modeling_qwen3_vl.
-"""
+Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
+masks and indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025),
+DeepStack (Meng et al. 2024), conventions as in transformers' modeling_qwen2_vl, modeling_qwen2_5_vl and
+modeling_qwen3_vl."""
 
 from __future__ import annotations
 
@@ -22,7 +23,8 @@ THETA = 10000.0  # of rope, likewise
 
 @dataclass(frozen=True)
 class Sight:
-    """What every block needs beside the hidden states: cos and sin [1, n, 1, head_dim], and the masks (None: everything is seen)."""
+    """What every block needs beside the hidden states: cos and sin [1, n, 1, head_dim], and the masks (None: everything
+    is seen)."""
 
     cos: Value
     sin: Value
@@ -33,9 +35,10 @@ class Sight:
 def vit(spec: TowerSpec, masked: bool = True) -> Graph:
     """The tower as a net. n: most patches, N = n / merge^2: most tokens.
 
-    Inputs, in their public order: input_states [n, row] f32, position_ids [n, 2] (row and column of a patch); with a learned table
-    pos_idx [n, 4] and pos_weight [n, 4, 1] f32, four of its rows to mix for each patch; full_attn_mask or attention_mask [1, 1, n, n]
-    f32, unless not `masked`; with windows window_attn_mask [1, 1, n, n] f32 and reverse_index [N], which puts tokens back in order.
+    Inputs, in their public order: input_states [n, row] f32, position_ids [n, 2] (row and column of a patch); with a
+    learned table pos_idx [n, 4] and pos_weight [n, 4, 1] f32, four of its rows to mix for each patch; full_attn_mask or
+    attention_mask [1, 1, n, n] f32, unless not `masked`; with windows window_attn_mask [1, 1, n, n] f32 and
+    reverse_index [N], which puts tokens back in order.
     Outputs: the tokens [N, out], and as many for every deepstack block.
     """
     g = Graph("vit")
@@ -61,14 +64,16 @@ def vit(spec: TowerSpec, masked: bool = True) -> Graph:
 
 
 def add(length: int, hidden: int) -> Graph:
-    """input0, input1 [length * hidden] -> their sum: a runtime adds deepstack states to the output of a block with it."""
+    """input0, input1 [length * hidden] -> their sum: a runtime adds deepstack states to the output of a block with
+    it."""
     g = Graph("add")
     shape = (length * hidden,)
     return g.output(g.Add(g.input("input0", shape), g.input("input1", shape), name="add"))
 
 
 def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None) -> Value:
-    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix; and the mixed learned positions."""
+    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix; and the mixed
+    learned positions."""
     x = _linear(g, spec, "patch", None, x, spec.width, bias=bool(taps))
     if taps is None:
         return x
@@ -80,17 +85,26 @@ def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None
 
 
 def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
-    """cos and sin [1, n, 1, head_dim]: a quarter of a head turns by the patch's row, a quarter by its column, and both halves alike.
+    """cos and sin [1, n, 1, head_dim]: a quarter of a head turns by the patch's row, a quarter by its column, and both
+    halves alike.
 
     Of both parts there is one table [n, head_dim / 2], and one gather.
     """
     quarter, n, name = spec.head_dim // 4, spec.patches, f"{spec.prefix}rotary"
     params = {"rope_type": "default", "rope_theta": THETA, "dim": 2 * quarter}
     table = g.weight(f"{name}.weight", (n, 2 * quarter), ("rope", BOTH, params, n))
-    found = g.Reshape(g.Gather(table, places, name=name), to=(1, n, 1, 4 * quarter), shape=(1, -1, 1, 4 * quarter), name=f"{name}.reshape")
+    found = g.Reshape(
+        g.Gather(table, places, name=name),
+        to=(1, n, 1, 4 * quarter),
+        shape=(1, -1, 1, 4 * quarter),
+        name=f"{name}.reshape",
+    )
     turns = {}
     for part, first in (("cos", 0), ("sin", quarter)):
-        row, column = (cut(g, found, at, at + quarter, f"{name}.{part}.{axis}") for axis, at in (("row", first), ("column", 2 * quarter + first)))
+        row, column = (
+            cut(g, found, at, at + quarter, f"{name}.{part}.{axis}")
+            for axis, at in (("row", first), ("column", 2 * quarter + first))
+        )
         turns[part] = g.Concat(row, column, row, column, axis=3, name=f"{name}.{part}")
     return turns
 
@@ -103,19 +117,31 @@ def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Val
 
 
 def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
-    """Queries and keys are one product and turned together: their rows are neighbours in the tensor that holds q, k and v."""
+    """Queries and keys are one product and turned together: their rows are neighbours in the tensor that holds q, k and
+    v."""
     n, heads, dim, width = spec.patches, spec.heads, spec.head_dim, spec.width
     fused = spec.path("qkv", layer)
 
     def project(role: str, first: int, last: int) -> Value:
         path = fused.removesuffix("qkv") + role
-        y = _matmul(g, path, x, last - first, lambda part: ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width))
+        y = _matmul(
+            g, path, x, last - first, lambda part: ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width)
+        )
         count = (last - first) // dim
         return g.Reshape(y, to=(1, n, count, dim), shape=(1, -1, count, dim), name=f"{path}.reshape")
 
     turned = g.Rope(project("qk", 0, 2 * width), sight.sin, sight.cos, force_f32=True, name=f"{fused}.rotary")
     q, k = (
-        g.Slice(turned, g.none, g.none, g.none, offset=(0, 0, first, 0), steps=(1,) * 4, ends=(1, n, first + heads, dim), name=f"{fused}.{role}")
+        g.Slice(
+            turned,
+            g.none,
+            g.none,
+            g.none,
+            offset=(0, 0, first, 0),
+            steps=(1,) * 4,
+            ends=(1, n, first + heads, dim),
+            name=f"{fused}.{role}",
+        )
         for role, first in (("queries", 0), ("keys", heads))
     )
     name = f"{spec.path('block', layer)}fattention"

@@ -16,13 +16,14 @@ class TowerSpec:
     """Sizes of one tower that takes rows of patches.
 
     prefix: what its tensors' names begin with; names: role -> name behind it, as in `Tower`.
-    width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is merge x merge of them).
+    width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is
+    merge x merge of them).
     temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms"; gated: the MLP has a gate.
     window: side in pixels of the windows that attention keeps to in all blocks but `full` ones; 0: none.
-    positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the language model too.
-    token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a video, 0: one per
-    frame; pixels: width and height of the largest image.
-    """
+    positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the
+    language model too.
+    token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a
+    video, 0: one per frame; pixels: width and height of the largest image."""
 
     prefix: str
     names: Mapping[str, str]
@@ -81,16 +82,36 @@ class TowerSpec:
             why = "a head's elements are turned in pairs by row and by column, so its size is a multiple of 4"
             raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
         if self.activation not in ACTIVATIONS:
-            raise InputError(f"hidden_act {self.activation!r} {where}", f"llmconv knows {', '.join(ACTIVATIONS)}", "Convert a model with one of these.")
+            raise InputError(
+                f"hidden_act {self.activation!r} {where}",
+                f"llmconv knows {', '.join(ACTIVATIONS)}",
+                "Convert a model with one of these.",
+            )
         if self.out != hidden:
-            raise InputError(f"output size {self.out} {where}", f"the language model's hidden size is {hidden}", "Repair config.json.")
+            raise InputError(
+                f"output size {self.out} {where}",
+                f"the language model's hidden size is {hidden}",
+                "Repair config.json.",
+            )
         if self.window and self.window < self.unit:
-            raise InputError(f"window_size {self.window} {where}", f"a window holds at least one token of {self.unit} pixels", "Repair config.json.")
+            raise InputError(
+                f"window_size {self.window} {where}",
+                f"a window holds at least one token of {self.unit} pixels",
+                "Repair config.json.",
+            )
         if int(self.positions**0.5) ** 2 != self.positions:
-            raise InputError(f"num_position_embeddings {self.positions} {where}", "the table is of a square grid", "Repair config.json.")
+            raise InputError(
+                f"num_position_embeddings {self.positions} {where}",
+                "the table is of a square grid",
+                "Repair config.json.",
+            )
         for name, blocks in (("fullatt_block_indexes", self.full), ("deepstack_visual_indexes", self.deepstack)):
             if len(set(blocks)) < len(blocks) or any(not 0 <= b < self.depth for b in blocks):
-                raise InputError(f"{name} {list(blocks)} {where}", f"the tower has blocks 0 to {self.depth - 1}", "Repair config.json.")
+                raise InputError(
+                    f"{name} {list(blocks)} {where}",
+                    f"the tower has blocks 0 to {self.depth - 1}",
+                    "Repair config.json.",
+                )
         if len(self.deepstack) >= layers:
             why = f"what they give is added between the language model's {layers} layers"
             raise InputError(f"deepstack_visual_indexes {list(self.deepstack)} {where}", why, "Repair config.json.")
@@ -98,10 +119,11 @@ class TowerSpec:
 
 @dataclass(frozen=True)
 class Tower:
-    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may begin with.
+    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may
+    begin with.
 
-    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. norm, gated: see TowerSpec.
-    """
+    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. norm, gated: see
+    TowerSpec."""
 
     names: Mapping[str, str]
     prefixes: tuple[str, ...]
@@ -111,14 +133,18 @@ class Tower:
     gated: bool = False
 
     def spec(self, config: Config, tensors: Container[str] = (), pixels: tuple[int, int] | None = None) -> TowerSpec:
-        """The sizes of a tower for images of `pixels` (width, height; None: the default). Raises InputError for a missing or senseless
-        field, and for sides that are no multiples of a token's.
+        """The sizes of a tower for images of `pixels` (width, height; None: the default). Raises InputError for a
+        missing or senseless field, and for sides that are no multiples of a token's.
 
         tensors: names in the checkpoint, which tell the prefix that it uses.
         """
         part = config.sub("vision_config")
         if part is config:
-            raise InputError(f"vision_config in {config.file} is missing", "the vision tower cannot be built without it", "Download it again.")
+            raise InputError(
+                f"vision_config in {config.file} is missing",
+                "the vision tower cannot be built without it",
+                "Download it again.",
+            )
         found = [p for p in self.prefixes if f"{p}{self.names['patch']}.weight" in tensors]
         values = {name: _read(part, key, default) for name, (key, default) in self.fields.items()}
         values["intermediate"] = values.get("intermediate") or int(values["width"] * part.float("mlp_ratio", 4.0))
@@ -158,6 +184,7 @@ def _check_pixels(spec: TowerSpec) -> None:
         near = ",".join(str(max(1, round(side / spec.unit)) * spec.unit) for side in sides)
         raise InputError(
             f"max_pixels {','.join(map(str, sides))}",
-            f"both sides must be multiples of {spec.unit}: {spec.merge} x {spec.merge} patches of {spec.patch} pixels are one token",
+            f"both sides must be multiples of {spec.unit}: {spec.merge} x {spec.merge} patches of {spec.patch} "
+            "pixels are one token",
             f"Use {near}.",
         )
