@@ -110,7 +110,7 @@ def made(checkpoint, model: str = "qwen2", seq: int = SEQ, **options) -> Plan:
 
 def identity(net: Net) -> tuple:
     """All that a compile is made from."""
-    return net.mlir, json.dumps(net.weights), json.dumps(net.flags.to_dict())
+    return net.mlir, json.dumps([weight.to_dict() for weight in net.weights]), json.dumps(net.flags.to_dict())
 
 
 @pytest.mark.parametrize("option", EFFECTS)
