@@ -169,7 +169,7 @@ def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out:
     from rich.console import Console
 
     from llmconv.errors import NotRight
-    from llmconv.verify import verify
+    from llmconv.verify.verification import verify
 
     (target,) = out
     Path(log).parent.mkdir(parents=True, exist_ok=True)

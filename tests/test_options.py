@@ -284,7 +284,7 @@ def verified(out: Path, tokens: int) -> None:
     """Verify a conversion on the simulator: everything is right, and nothing was left out."""
     from rich.console import Console
 
-    from llmconv.verify import verify
+    from llmconv.verify.verification import verify
 
     printed = io.StringIO()
     ok = verify(out, full=True, tokens=tokens, console=Console(file=printed, force_terminal=False, width=200))

@@ -1,5 +1,1 @@
-"""Verification: the nets of a .bmodel on the chip simulator, compared with the model's own maths."""
-
-from llmconv.verify.verification import verify
-
-__all__ = ["verify"]
+"""Verification: the nets of a .bmodel on the chip simulator, compared with the model's own maths (see verification)."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -58,8 +57,10 @@ def code() -> str:
 
 def versions() -> dict[str, str]:
     """Of the libraries that the model's own maths comes from; those that are installed."""
+    from importlib.metadata import PackageNotFoundError, version
+
     found = {}
     for name in LIBRARIES:
-        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
-            found[name] = importlib.metadata.version(name)
+        with contextlib.suppress(PackageNotFoundError):
+            found[name] = version(name)
     return found

@@ -10,7 +10,7 @@ import pytest
 from checkpoints import SPLIT
 from family_checkpoints import CONFIGS, SEQ
 
-from llmconv.verify import verify
+from llmconv.verify.verification import verify
 
 QUICK = ("phi3_longrope", "chatglm", "gemma3", "qwen2_moe")
 BUILDS = {

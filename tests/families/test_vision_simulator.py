@@ -10,7 +10,7 @@ import json
 import pytest
 from vision_checkpoints import CONFIGS
 
-from llmconv.verify import verify
+from llmconv.verify.verification import verify
 
 SEQ = 48
 # towers of other dimensions than the golden ones: head sizes 64, 48 and 72, another merge, windows of four tokens

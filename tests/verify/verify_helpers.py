@@ -31,7 +31,7 @@ def verified(out: Path, **options) -> tuple[bool, dict, str]:
 
     from rich.console import Console
 
-    from llmconv.verify import verify
+    from llmconv.verify.verification import verify
 
     printed = io.StringIO()
     ok = verify(out, console=Console(file=printed, force_terminal=False), **options)
