@@ -38,9 +38,9 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 
 def plain(net: Net) -> str:
     """JSON of the net's weights and how it uses them."""
-    return json.dumps(exported(net, stamp=False).to_json(), indent=0)
+    return json.dumps(exported(net, stamp=False).to_json())
 
 
 def with_form(net: Net) -> str:
     """The same, and the form in which the compiler gets the net, if that is not its own."""
-    return json.dumps(exported(net, stamp=True).to_json(), indent=0)
+    return json.dumps(exported(net, stamp=True).to_json())
