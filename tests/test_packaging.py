@@ -109,8 +109,8 @@ def locked(name: str, minor: int) -> dict[str, Version]:
     lines = (ROOT / name).read_text().splitlines()
     machine = {"python_version": f"3.{minor}", "python_full_version": f"3.{minor}.9"}
     machine |= {"sys_platform": "linux", "platform_machine": "x86_64"}
-    wanted = list(map(Requirement, filter(lambda line: line[:1] not in ("", "#"), lines)))
-    wanted = [r for r in wanted if r.marker is None or r.marker.evaluate(machine)]
+    pins = [Requirement(line) for line in lines if line and line[0] != "#"]
+    wanted = [pin for pin in pins if pin.marker is None or pin.marker.evaluate(machine)]
     found = {r.name: Version(str(r.specifier).removeprefix("==")) for r in wanted}
     assert len(found) == len(wanted)
     return found
