@@ -27,7 +27,7 @@ def head(net: Net) -> str:
     flags = {f.name: getattr(net.flags, f.name) for f in fields(net.flags)}
     told = [flags.pop("mode")] + [f"{f.name}={flags[f.name]}" for f in fields(net.flags) if f.name in flags]
     usual = {f"{f.name}={f.default}" for f in fields(net.flags)} | {"chip=bm1684x"}
-    more = [f"stage of {net.stage_of}"] * bool(net.stage_of) + [f"window {net.window}"] * bool(net.window)
+    more = [f"stage of {net.stage_of}"] * bool(net.stage_of)
     extra = [f"lora_rank={net.graph.lora_rank}"] * bool(net.graph.lora_rank) + [net.graph.platform]
     return f"{net.kind} {' '.join([*(word for word in told if word not in usual), *more, *extra])}"
 
