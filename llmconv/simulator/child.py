@@ -6,8 +6,9 @@ then the bytes that its "sizes" announces:
 
     child -> client, when loaded    {"nets": [...]}                                 see library.Runtime.nets
     client -> child                 {"net": name, "shapes": [...], "read": [...], "sizes": [...]}  + the inputs
-    child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs of
-    "read" as they are now child -> client, on a refusal   {"error": text}
+    child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs
+                                                                                    of "read" as they are now
+    child -> client, on a refusal   {"error": text}
 
 The end of the client's pipe ends this process, and so does the client's death during a run.
 """
@@ -75,8 +76,7 @@ def main(arguments: list[str]) -> None:
     while request := receive(requests):
         message, inputs = request
         try:
-            outputs, shapes = runtime.launch(message["net"], inputs, message["shapes"])
-            outputs += [runtime.memory(message["net"], n, message["shapes"], len(inputs[n])) for n in message["read"]]
+            outputs, shapes = runtime.launch(message["net"], inputs, message["shapes"], message["read"])
         except RuntimeError as error:
             send(replies, {"error": str(error)})
         else:
