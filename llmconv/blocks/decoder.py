@@ -15,7 +15,6 @@ from llmconv.blocks.window import windowed
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
 
-
 MASK_WEIGHT = "attention_mask.weight"
 
 

@@ -137,7 +137,9 @@ class Mixer(ABC):
         """(K, N) of its linears by their roles, which no other mixer of the model has with other sizes."""
 
     @abstractmethod
-    def mix(self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given) -> tuple[Value, Mapping[str, Value]]:
+    def mix(
+        self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
+    ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
     def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:

@@ -54,9 +54,10 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Layer:
-    """What may differ from layer to layer. mixer: what mixes its tokens. rope: Config.rope's dict. window: tokens that a query sees, itself included
+    """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
     (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a
-    token's three positions (time, height, width) it turns by; empty where a token has one position."""
+    token's three positions (time, height, width) it turns by; empty where a token has one position. mixer: what mixes
+    its tokens."""
 
     rope: Mapping[str, Any]
     window: int | None = None

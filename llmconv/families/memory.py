@@ -15,8 +15,8 @@ class Memory(ABC):
 
     @abstractmethod
     def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
-        """A cache for a model of that one layer, with the states in it; config: the decoder's. A state that grows has no
-        rows where there is no past; another one has zeros."""
+        """A cache for a model of that one layer, with the states in it; config: the decoder's. A state that grows has
+        no rows where there is no past; another one has zeros."""
 
     @abstractmethod
     def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:

@@ -19,6 +19,7 @@ from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
+NO_PORTS = Ports()
 _encode = json.JSONEncoder(check_circular=False).encode
 
 
@@ -51,7 +52,7 @@ class Net:
     stage_of: str | None = None
     scope: str = ""
     states: tuple[State, ...] = ()
-    ports: Ports = Ports()
+    ports: Ports = NO_PORTS
     pattern: Net | None = field(default=None, repr=False, compare=False)
 
     @cached_property

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmconv.plan.plan import Plan
-from llmconv.verify import compare, launches
+from llmconv.verify import compare
 from llmconv.verify import prompt as images
 from llmconv.verify.reference import Reference
 from llmconv.verify.runtime import Runtime
@@ -52,8 +52,8 @@ class Turn:
 
 
 class Own:
-    """The model run by itself, layer by layer, with states of its own behind `past` tokens. routing: the router's logits [n, experts] of
-    each layer with routed experts, of the tokens that were read last."""
+    """The model run by itself, layer by layer, with states of its own behind `past` tokens. routing: the router's
+    logits [n, experts] of each layer with routed experts, of the tokens that were read last."""
 
     def __init__(self, reference: Reference):
         self.reference = reference

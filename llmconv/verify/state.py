@@ -1,5 +1,5 @@
-"""What a layer keeps of one sequence between launches: on the chip's side what a runtime keeps, stale rows included, and
-on the model's side what the model keeps."""
+"""What a layer keeps of one sequence between launches: on the chip's side what a runtime keeps, stale rows included,
+and on the model's side what the model keeps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ Values = dict[str, "np.ndarray"]  # by the state's name
 
 
 class LayerState:
-    """The states of one layer and one sequence, by name in `values`: rows [1, S, ...] of those that grow, else [1, ...].
+    """The states of one layer and one sequence, by name in `values`: rows [1, S, ...] of those that grow, else [1,
+    ...].
 
     room: rows that there is room for (S), which a runtime never clears; None for as many as there are tokens.
     """
@@ -63,8 +64,8 @@ class LayerState:
         self._marks[past] = {s.name: self.values[s.name] for s in self.states if not s.grows}
 
     def forget(self, past: int) -> None:
-        """Go back to `past` tokens, which were marked if there is a state that does not grow. Rows beyond stay, and must
-        not count. ValueError where no mark is."""
+        """Go back to `past` tokens, which were marked if there is a state that does not grow. Rows beyond stay, and
+        must not count. ValueError where no mark is."""
         if all(state.grows for state in self.states):
             return
         if past not in self._marks:
