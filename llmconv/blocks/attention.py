@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llmconv.blocks.linear import linear, rms_norm
 from llmconv.blocks.mixer import Given, Mixer, Ports, State, Step
@@ -67,6 +68,7 @@ def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str
         mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, width), ("values", ((((*own, *own),),),)))
         rows = g.Mul(rows, mask, name=f"rotary_{letter}.mul")
         total = rows if total is None else g.Add(total, rows, name=f"rotary_{letter}.add")
+    assert total
     parts = {
         part: cut(g, total, first, first + width // 2, f"rotary_{part}.half")
         for part, first in (("cos", 0), ("sin", width // 2))
@@ -125,7 +127,7 @@ class Attention(Mixer):
     ) -> tuple[Value, Mapping[str, Value]]:
         """The new states are [B, L, KV, D] each."""
         q, k, v = _heads(g, spec, layer, step, x)
-        assert given.positions
+        assert given.positions and given.mask
         q, k = rotate(g, spec, layer, step, given.positions, q, k)
         keys, values = (
             remember(g, step, given.states[role], rows, spec.path(role, layer)) if role in given.states else rows
@@ -163,7 +165,7 @@ def _heads(g: Graph, spec: Spec, layer: int, step: Step, x: Value) -> tuple[Valu
     for role in "qkv":
         heads = spec.heads if role == "q" else spec.kv_heads
         # -1 lets a dynamic launch set the length
-        free = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
         name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
         projected[role] = g.Reshape(
             projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name

@@ -183,7 +183,7 @@ class Spec:
         if not all(kind.sparse for kind in self.kinds):
             roles += ["gate", "up", "down"]
         sizes = {role: self.linear(role)[0] for role in roles}
-        if any(kind.sparse for kind in self.kinds):
+        if self.experts and any(kind.sparse for kind in self.kinds):
             sizes |= {"expert_gate": self.hidden, "expert_down": self.experts.width, "shared_down": self.experts.shared}
         return sizes
 
@@ -200,6 +200,7 @@ class Spec:
         """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the
         other)."""
         if "{e}" in (path := self.names.get(role, "")):
+            assert self.experts
             each = (
                 ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")
                 for e in range(self.experts.count)

@@ -66,6 +66,7 @@ def _too_far(g: Graph, step: Step, window: int, mask: Value) -> Value:
         new = _seen(g, cut(g, mask, past + window, keys, "window_ahead"))
         new = _pad(g, new, 0, window, "window_new" if past else "window_far")
     if not past:
+        assert new  # there is no window where it has no more columns than tokens
         return new
     old = _too_far_in_history(g, step, window, mask)
     return _pad(g, old, 0, step.length, "window_far") if new is None else g.Concat(old, new, axis=3, name="window_far")

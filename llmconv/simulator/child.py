@@ -20,6 +20,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -29,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _UNBUFFERED = 2  # _IONBF of glibc
 
 
-def send(pipe: BinaryIO, message: dict, parts: list = ()) -> None:
+def send(pipe: BinaryIO, message: dict, parts: Sequence = ()) -> None:
     """Write a message and its parts (anything with a buffer)."""
     views = [memoryview(part).cast("B") if len(part) else b"" for part in parts]
     pipe.write(json.dumps({**message, "sizes": [len(view) for view in views]}).encode() + b"\n")
@@ -38,7 +40,7 @@ def send(pipe: BinaryIO, message: dict, parts: list = ()) -> None:
     pipe.flush()
 
 
-def receive(pipe: BinaryIO) -> tuple[dict, list[bytearray]] | None:
+def receive(pipe: BufferedReader) -> tuple[dict, list[bytearray]] | None:
     """Read a message and its parts; None if the other side has gone."""
     line = pipe.readline()
     if not line.endswith(b"\n"):

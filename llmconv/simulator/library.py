@@ -221,7 +221,7 @@ def _load(path: Path, prototypes: dict) -> ctypes.CDLL:
 def _addresses(buffers: list[bytearray]):
     """A C array of the buffers' addresses (an empty buffer still needs one byte to have an address)."""
     held = [(ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else ctypes.c_char() for buffer in buffers]
-    array = (c_void_p * len(held))(*map(ctypes.addressof, held))
+    array: Any = (c_void_p * len(held))(*map(ctypes.addressof, held))
     array.held = held  # keeps the buffers where they are
     return array
 

@@ -149,13 +149,14 @@ class Speaker:
             }
             self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
         self.past += len(ids)
-        self._state = tuple(states[:, -1] for states in (rows, right, half))
+        self._state = rows[:, -1], right[:, -1], half[:, -1]
 
     def _clearly_routed(self, tokens: int) -> np.ndarray:
         """[tokens]: those that every router sends clearly to its experts."""
         import numpy as np
 
-        chosen = self.session.plan.spec.experts.chosen if self.own.routing else 0
+        experts = self.session.plan.spec.experts
+        chosen = experts.chosen if experts else 0
         rows = [
             compare.clearly_routed(logits, half, chosen)
             for logits, half in zip(self.own.routing, self.blurred.routing, strict=True)
@@ -164,6 +165,7 @@ class Speaker:
 
     def pick(self) -> int:
         """The chip's next token, judged by the model's logits."""
+        assert self._state, "nothing was read"
         rows, right, half = self._state
         label = f"{self.name}token {len(self.judged) + 1}"
         token = self.runtime.choose(self.session, rows, label)
@@ -190,6 +192,7 @@ def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
 
     first = sequences[0]
     session, runtime = first.session, first.runtime
+    found: list[int] = []
     for number in range(1, tokens + 1):
         found = [sequence.pick() for sequence in sequences]
         full = any(sequence.past >= runtime.capacity for sequence in sequences)

@@ -220,7 +220,7 @@ def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.nda
     inputs, [1, tokens, ...], one token of each sequence in a batch; [1, sequences, ...] of states that do not grow."""
     net, made = launch.net, {}
     new = {state.told(net)[name]: values for name, values in state.made(net, found).items()}
-    for name, values in (found | new).items():
+    for name, values in (dict(found) | new).items():
         if name in whole(net):
             made[name] = values[None]
         elif name in new or name in (io.name for io in net.outputs):
@@ -253,6 +253,7 @@ def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 
     net, n, made, routing = launch.net, launch.count, [], []
     axes, told = reference.plan.spec.positions, state.told(net)
+    assert net.layer is not None
     for sequence, past in enumerate(launch.past):
         positions = (
             np.tile(past + np.arange(n), (axes, 1))

@@ -122,9 +122,17 @@ class Session:
         self.record(name, output, CHIP, tolerance=tolerance, difference=measure(found, right))
 
     def record(
-        self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None
+        self,
+        net: str,
+        output: str,
+        against: str,
+        *,
+        tolerance: Tolerance,
+        difference: Difference,
+        torch_half: Difference | None = None,
     ) -> None:
         """Add a launch's difference to that of (net, output, against)."""
+        what = net, output, against
         old = self._compared.get(what)
         if old:
             difference, torch_half = (
