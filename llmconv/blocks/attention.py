@@ -2,52 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llmconv.blocks.linear import linear, rms_norm
+from llmconv.blocks.mixer import Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import NEIGHBOURS, Layer, Spec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
-
-MASK_WEIGHT = "attention_mask.weight"
-
-
-@dataclass(frozen=True)
-class Step:
-    """How a block net is run.
-
-    length: new tokens; history: rows of KV cache before them; capacity: positions in the rotary tables.
-    decode: one token behind the cache, for good (else `length` is the most that a launch may bring).
-    dynamic: a launch may bring fewer tokens, and fewer rows of history.
-    split: for several devices: rope is written in elementary operations (the compiler splits no other form), and the
-    last block leaves the final norm to the head.
-    batch: sequences decoded at once; more than one writes the new rows into the cache instead of returning them.
-    mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
-    """
-
-    length: int
-    capacity: int
-    history: int = 0
-    decode: bool = False
-    batch: int = 1
-    mask_tile: int = 0
-    dynamic: bool = False
-    split: bool = False
-
-    @property
-    def keys(self) -> int:
-        """Rows of K and V that the new tokens attend to."""
-        return self.history if self.batch > 1 else self.history + self.length
-
-
-@dataclass(frozen=True)
-class Tokens:
-    """What attention needs beside the hidden states: positions, the mask (None as long as none is made), and history_k
-    and history_v if there are any."""
-
-    positions: Value
-    mask: Value | None
-    cache: tuple[Value, Value] | None = None
 
 
 def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
@@ -105,6 +68,7 @@ def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str
         mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, width), ("values", ((((*own, *own),),),)))
         rows = g.Mul(rows, mask, name=f"rotary_{letter}.mul")
         total = rows if total is None else g.Add(total, rows, name=f"rotary_{letter}.add")
+    assert total
     parts = {
         part: cut(g, total, first, first + width // 2, f"rotary_{part}.half")
         for part, first in (("cos", 0), ("sin", width // 2))
@@ -135,11 +99,64 @@ def cut(g: Graph, x: Value, first: int, last: int, name: str) -> Value:
     )
 
 
-def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: Tokens) -> tuple[Value, Value, Value]:
-    """Attention of x [B, L, H] over the cache and itself.
+@dataclass(frozen=True)
+class Attention(Mixer):
+    """Attention over the tokens before and the token itself. Its states are the keys, after rope, and the values [KV,
+    D] of every token."""
 
-    Returns its output [B, L, H] and the new rows of k and v, [B, L, KV, D] each, k after rope.
-    """
+    kind = "attention"
+    last = "o"
+    takes = frozenset(("positions", "mask"))
+    splits = True
+
+    def states(self, spec: Spec) -> tuple[State, ...]:
+        shape = (spec.kv_heads, spec.head_dim)
+        return State("k", shape, "append"), State("v", shape, "append")
+
+    def ports(self, spec: Spec, layer: int, step: Step) -> Ports:
+        past = (("k", "history_k"), ("v", "history_v")) if step.history else ()
+        new = (("k", "k_cache"), ("v", "v_cache"))
+        return Ports(past, written=new) if step.batch > 1 else Ports(past, new)
+
+    def linears(self, spec: Spec) -> Mapping[str, tuple[int, int]]:
+        hidden, q, kv = spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
+        return {"q": (hidden, q), "k": (hidden, kv), "v": (hidden, kv), "o": (q, hidden)}
+
+    def mix(
+        self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
+    ) -> tuple[Value, Mapping[str, Value]]:
+        """The new states are [B, L, KV, D] each."""
+        q, k, v = _heads(g, spec, layer, step, x)
+        assert given.positions and given.mask
+        q, k = rotate(g, spec, layer, step, given.positions, q, k)
+        keys, values = (
+            remember(g, step, given.states[role], rows, spec.path(role, layer)) if role in given.states else rows
+            for role, rows in (("k", k), ("v", v))
+        )
+        out = g.FAttention(
+            q,
+            keys,
+            values,
+            given.mask,
+            g.none,
+            name=spec.names["layer"].format(i=layer) + "fattention",
+            scale=spec.attention_scale,
+            batch=step.batch,
+            q_head=spec.heads,
+            kv_head=spec.kv_heads,
+            dim=spec.head_dim,
+            mq=step.length,
+            mk=step.keys,
+            mask_size=0 if step.decode else step.mask_tile,
+        )
+        return linear(g, spec, "o", layer, out), {"k": k, "v": v}
+
+
+ATTENTION = Attention()
+
+
+def _heads(g: Graph, spec: Spec, layer: int, step: Step, x: Value) -> tuple[Value, Value, Value]:
+    """Queries [B, L, heads, D], keys and values [B, L, KV, D] of x [B, L, H], before rope."""
     projected = {}
     for role in "qkv":
         projected[role] = linear(g, spec, role, layer, x)
@@ -148,7 +165,7 @@ def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: To
     for role in "qkv":
         heads = spec.heads if role == "q" else spec.kv_heads
         # -1 lets a dynamic launch set the length
-        free = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
         name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
         projected[role] = g.Reshape(
             projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name
@@ -157,28 +174,7 @@ def attention(g: Graph, spec: Spec, layer: int, step: Step, x: Value, tokens: To
     if spec.qk_norm == "head":
         q = rms_norm(g, spec, "q_norm", layer, q)
         k = rms_norm(g, spec, "k_norm", layer, k)
-    q, k = rotate(g, spec, layer, step, tokens.positions, q, k)
-    keys, values = k, v
-    if tokens.cache is not None:
-        keys = remember(g, step, tokens.cache[0], k, spec.path("k", layer))
-        values = remember(g, step, tokens.cache[1], v, spec.path("v", layer))
-    out = g.FAttention(
-        q,
-        keys,
-        values,
-        tokens.mask,
-        g.none,
-        name=spec.names["layer"].format(i=layer) + "fattention",
-        scale=spec.attention_scale,
-        batch=step.batch,
-        q_head=spec.heads,
-        kv_head=spec.kv_heads,
-        dim=spec.head_dim,
-        mq=step.length,
-        mk=step.keys,
-        mask_size=0 if step.decode else step.mask_tile,
-    )
-    return linear(g, spec, "o", layer, out), k, v
+    return q, k, v
 
 
 def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Value:

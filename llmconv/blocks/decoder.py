@@ -6,14 +6,16 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from llmconv.blocks.attention import MASK_WEIGHT, Step, Tokens, attention
 from llmconv.blocks.layers import Rule, alike
 from llmconv.blocks.linear import linear, rms_norm, scale
+from llmconv.blocks.mixer import Given, Step
 from llmconv.blocks.moe import experts
 from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Experts, Spec, bias_roles
 from llmconv.blocks.window import windowed
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
+
+MASK_WEIGHT = "attention_mask.weight"
 
 
 def _no_fields(config: Config) -> Mapping[str, Any]:
@@ -126,45 +128,58 @@ def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Val
     return g.Add(x, y, name=name or f"{path}.add")
 
 
-def inputs(g: Graph, spec: Spec, step: Step, window: int | None) -> tuple[Value, Tokens]:
-    """The inputs of a block net, in their public order: input_states [B, L, H], position_ids [B, L] (with three
-    positions for every token [3, L], or [B, 3, L] of several sequences), attention_mask [B, 1, L, keys] (not where
-    prefill has a constant tile; the mask is None then in a layer with a window), and history_k and history_v [B,
-    history, KV, D]."""
+def inputs(g: Graph, spec: Spec, layer: int, step: Step, window: int | None) -> tuple[Value, Given]:
+    """The inputs of a block net, in their public order: input_states [B, L, H]; for a mixer that takes positions
+    position_ids [B, L] (with three positions for every token [3, L], or [B, 3, L] of several sequences); for one that
+    takes a mask attention_mask [B, 1, L, keys] (not where prefill has a constant tile; the mask is None then in a layer
+    with a window); and the states."""
+    mixer = spec.kinds[layer].mixer
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
-    many, axes = step.batch > 1, spec.positions
-    shape = (step.batch, step.length) if axes == 1 else (step.batch, axes, step.length) if many else (axes, step.length)
-    positions = g.input("position_ids", shape, "si32")
-    tile = {"name": MASK_WEIGHT, "shape": (step.mask_tile, step.mask_tile), "recipe": ("causal", step.mask_tile)}
-    constant = step.mask_tile and not step.decode
-    mask = None if constant else g.input("attention_mask", (step.batch, 1, step.length, step.keys))
-    cache = None
-    if step.history:
-        shape = (step.batch, step.history, spec.kv_heads, spec.head_dim)
-        cache = (g.input("history_k", shape), g.input("history_v", shape))
-    if constant and window is None:
-        mask = g.weight(**tile)
-    elif step.mask_tile:
-        # never used: it keeps the coefficients laid out as those of a prefill with a tile, so that they are shared
-        g.weight(**tile, placeholder="F32")
-    return x, Tokens(positions, mask, cache)
+    positions = g.input("position_ids", _positions(spec, step), "si32") if "positions" in mixer.takes else None
+    constant = bool(step.mask_tile) and not step.decode
+    masked = "mask" in mixer.takes
+    mask = g.input("attention_mask", (step.batch, 1, step.length, step.keys)) if masked and not constant else None
+    states, by_name = {}, {state.name: state for state in mixer.states(spec)}
+    for name, tensor in mixer.ports(spec, layer, step).inputs:
+        states[name] = g.input(tensor, by_name[name].shaped(step.batch, step.history))
+    if masked and step.mask_tile:
+        mask = _tile(g, step, mask, used=constant and window is None)
+    history = next((value for name, value in states.items() if by_name[name].grows), None)
+    return x, Given(positions, mask, states, history)
+
+
+def _positions(spec: Spec, step: Step) -> tuple[int, ...]:
+    """The shape of position_ids."""
+    if spec.positions == 1:
+        return step.batch, step.length
+    return (step.batch, spec.positions, step.length) if step.batch > 1 else (spec.positions, step.length)
+
+
+def _tile(g: Graph, step: Step, mask: Value | None, used: bool) -> Value | None:
+    """The constant causal tile as the mask, or where it is not used, the mask as it is: the tile then keeps the
+    coefficients laid out as those of a prefill that uses it, so that they are shared."""
+    shape, recipe = (step.mask_tile, step.mask_tile), ("causal", step.mask_tile)
+    if used:
+        return g.weight(MASK_WEIGHT, shape, recipe)
+    g.weight(MASK_WEIGHT, shape, recipe, placeholder="F32")
+    return mask
 
 
 def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> Graph:
-    """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new rows k_cache and
-    v_cache [B, L, KV, D] (not with batch > 1: they are in the cache then). The last block ends with the final norm,
-    unless it is for several devices."""
+    """One transformer block as a net, see `inputs`. Outputs: output_states [B, L, H] and the new states. The last block
+    ends with the final norm, unless it is for several devices."""
     g = Graph(name, lora_rank=lora_rank, platform=spec.platform)
-    window = spec.window(layer, min(step.keys, step.capacity))
-    x, tokens = inputs(g, spec, step, window)
-    if window is not None:
-        tokens, step = replace(tokens, mask=windowed(g, step, window, x, tokens)), replace(step, mask_tile=0)
+    mixer, window = spec.kinds[layer].mixer, spec.window(layer, min(step.keys, step.capacity))
+    ports = mixer.ports(spec, layer, step)
+    x, given = inputs(g, spec, layer, step, window)
+    if window is not None and "mask" in mixer.takes:
+        given, step = replace(given, mask=windowed(g, step, window, x, given)), replace(step, mask_tile=0)
     y = rms_norm(g, spec, "input_norm", layer, x)
-    y, k, v = attention(g, spec, layer, step, y, tokens)
-    x = add(g, spec, layer, "attention_norm", "o", x, y)
+    y, states = mixer.mix(g, spec, layer, step, y, given)
+    x = add(g, spec, layer, "attention_norm", mixer.last, x, y)
     y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x))
     last = layer == spec.layers - 1 and not step.split
     x = add(g, spec, layer, "mlp_out_norm", "down", x, y, None if last else "output_states")
     if last:
         x = rms_norm(g, spec, "norm", None, x, "output_states")
-    return g.output(x) if step.batch > 1 else g.output(x, k, v)
+    return g.output(x, *(states[name] for name, _ in ports.outputs))

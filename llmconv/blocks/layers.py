@@ -1,10 +1,11 @@
-"""What differs from layer to layer: rope and sliding window, by the rules that families share."""
+"""What differs from layer to layer: mixer, rope and sliding window, by the rules that families share."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from llmconv.blocks.attention import ATTENTION
 from llmconv.blocks.spec import Layer
 from llmconv.checkpoint.config import Config
 
@@ -13,12 +14,13 @@ Rule = Callable[[Config, int], "tuple[Layer, ...]"]  # (config.json, head_dim) -
 
 def alike(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """All layers see everything before them."""
-    return (Layer(config.rope(head_dim)),) * config.int("num_hidden_layers")
+    return (Layer(config.rope(head_dim), mixer=ATTENTION),) * config.int("num_hidden_layers")
 
 
 def windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """All layers have the window that sliding_window says, if it says one."""
-    return (Layer(config.rope(head_dim), config.int("sliding_window", None)),) * config.int("num_hidden_layers")
+    layer = Layer(config.rope(head_dim), config.int("sliding_window", None), mixer=ATTENTION)
+    return (layer,) * config.int("num_hidden_layers")
 
 
 def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
@@ -30,7 +32,8 @@ def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
     sliding = config.get("layer_types") or [
         "sliding_attention" if i >= first else "full_attention" for i in range(count)
     ]
-    return tuple(Layer(rope, window if kind == "sliding_attention" else None) for kind in sliding[:count])
+    full, near = Layer(rope, mixer=ATTENTION), Layer(rope, window, mixer=ATTENTION)
+    return tuple(near if kind == "sliding_attention" else full for kind in sliding[:count])
 
 
 def three_axes(

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
+from llmconv.blocks.mixer import Mixer
 from llmconv.checkpoint import rope
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.quantised.base import Packed
@@ -55,12 +56,14 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 class Layer:
     """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
     (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a
-    token's three positions (time, height, width) it turns by; empty where a token has one position."""
+    token's three positions (time, height, width) it turns by; empty where a token has one position. mixer: what mixes
+    its tokens."""
 
     rope: Mapping[str, Any]
     window: int | None = None
     sparse: bool = False
     axes: tuple[int, ...] = ()
+    mixer: Mixer = field(kw_only=True)
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,22 @@ class Spec:
         return len(self.kinds)
 
     @cached_property
+    def mixers(self) -> tuple[Mixer, ...]:
+        """What mixes the tokens of the layers, each once."""
+        return tuple(dict.fromkeys(kind.mixer for kind in self.kinds))
+
+    @cached_property
     def positions(self) -> int:
         """How many positions a token has: 1, or 3 (time, height, width)."""
         return 3 if any(kind.axes for kind in self.kinds) else 1
 
     def linear(self, role: str) -> tuple[int, int]:
         """(K, N) of a block's linear layer."""
-        q, kv = self.heads * self.head_dim, self.kv_heads * self.head_dim
-        sizes = {"q": (self.hidden, q), "k": (self.hidden, kv), "v": (self.hidden, kv), "o": (q, self.hidden)}
+        return self._linears[role]
+
+    @cached_property
+    def _linears(self) -> dict[str, tuple[int, int]]:
+        sizes = {role: size for mixer in self.mixers for role, size in mixer.linears(self).items()}
         if self.experts:
             wide, shared = self.experts.count * self.experts.width, self.experts.shared
             sizes |= {
@@ -143,7 +154,12 @@ class Spec:
             "up": (self.hidden, self.intermediate),
             "down": (self.intermediate, self.hidden),
         }
-        return sizes[role]
+        return sizes
+
+    @property
+    def mixing(self) -> list[str]:
+        """The roles of the mixers' linears."""
+        return [role for mixer in self.mixers for role in mixer.linears(self)]
 
     @property
     def packed(self) -> bool:
@@ -163,11 +179,11 @@ class Spec:
     def grouped(self) -> dict[str, int]:
         """Role -> inputs of every linear that w4 and w8 modes quantise in groups; an expert's groups may not reach into
         the next one's."""
-        roles = ["q", "k", "v", "o"]
+        roles = self.mixing
         if not all(kind.sparse for kind in self.kinds):
             roles += ["gate", "up", "down"]
         sizes = {role: self.linear(role)[0] for role in roles}
-        if any(kind.sparse for kind in self.kinds):
+        if self.experts and any(kind.sparse for kind in self.kinds):
             sizes |= {"expert_gate": self.hidden, "expert_down": self.experts.width, "shared_down": self.experts.shared}
         return sizes
 
@@ -184,6 +200,7 @@ class Spec:
         """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the
         other)."""
         if "{e}" in (path := self.names.get(role, "")):
+            assert self.experts
             each = (
                 ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")
                 for e in range(self.experts.count)

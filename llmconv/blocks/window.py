@@ -7,27 +7,28 @@ no positions, which half precision holds up to 256 alone, and needs no coefficie
 
 from __future__ import annotations
 
-from llmconv.blocks.attention import Step, Tokens, cut
+from llmconv.blocks.attention import cut
+from llmconv.blocks.mixer import Given, Step
 from llmconv.top.graph import Graph, Value
 
 HIDDEN = -10000.0  # as in the masks of runtimes
 SEEN = 8192.0  # a power of two that is nearer to 0 than HIDDEN: the sum of both is negative, and nothing is rounded
 
 
-def windowed(g: Graph, step: Step, window: int, x: Value, tokens: Tokens) -> Value:
+def windowed(g: Graph, step: Step, window: int, x: Value, given: Given) -> Value:
     """The mask [B, 1, L, keys] of a layer whose queries see `window` keys, themselves included: 0 where one may look.
 
     x: the net's input_states [B, L, H]. A mask that is an input has 0 and about -10000; a dynamic launch that brings
     none gets the causal one.
     """
-    if tokens.mask is not None:
-        return g.Sub(tokens.mask, _too_far(g, step, window, tokens.mask), name="attention_window")
-    mask = causal(g, x, tokens)
+    if given.mask is not None:
+        return g.Sub(given.mask, _too_far(g, step, window, given.mask), name="attention_window")
+    mask = causal(g, x, given)
     plane = g.Sub(mask, _too_far(g, step, window, mask), name="attention_window.plane")
     return g.Unsqueeze(plane, axes=(0, 1), name="attention_window")
 
 
-def causal(g: Graph, x: Value, tokens: Tokens) -> Value:
+def causal(g: Graph, x: Value, given: Given) -> Value:
     """The causal mask [L, history + L] in the lengths of a dynamic launch.
 
     Of two dimensions: of four the compiler makes groups with Trilu in or behind them, which dynamic nets cannot
@@ -38,9 +39,9 @@ def causal(g: Graph, x: Value, tokens: Tokens) -> Value:
     hidden = g.MulConst(one, const_val=HIDDEN, name="causal_hidden")
     square = g.MatMul(one, hidden, g.none, right_transpose=True, name="causal_square")
     mask = g.Trilu(square, upper=1, diagonal=1, name="causal_mask")
-    if tokens.cache is None:
+    if given.history is None:
         return mask
-    past = _zeros(g, tokens.cache[0], "causal_past")
+    past = _zeros(g, given.history, "causal_past")
     past = g.MatMul(new, past, g.none, right_transpose=True, name="causal_history")
     return g.Concat(past, mask, axis=1, name="causal_whole")
 
@@ -65,6 +66,7 @@ def _too_far(g: Graph, step: Step, window: int, mask: Value) -> Value:
         new = _seen(g, cut(g, mask, past + window, keys, "window_ahead"))
         new = _pad(g, new, 0, window, "window_new" if past else "window_far")
     if not past:
+        assert new  # there is no window where it has no more columns than tokens
         return new
     old = _too_far_in_history(g, step, window, mask)
     return _pad(g, old, 0, step.length, "window_far") if new is None else g.Concat(old, new, axis=3, name="window_far")

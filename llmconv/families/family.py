@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.vision.spec import Tower, TowerSpec
@@ -35,6 +35,7 @@ class Family:
     equal_lengths: its public demo sizes mask and KV cache by the embedding net, and so needs max_input_length ==
     seq_length.
     name: that of its module, filled in when it is registered.
+    forces: options, by their fields of Job, that its nets need whatever was asked for; a note says so.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
     """
 
@@ -45,4 +46,5 @@ class Family:
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
     left_out: tuple[str, ...] = ()
     equal_lengths: bool = False
+    forces: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""

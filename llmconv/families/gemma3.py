@@ -2,6 +2,7 @@
 and one on every query and key head, scaled embeddings, GELU, and sliding layers with a rope of their own before every
 full one."""
 
+from llmconv.blocks.attention import ATTENTION
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Layer, Spec, renamed
 from llmconv.checkpoint.config import Config
@@ -40,8 +41,10 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     alone."""
     local = config.under({"rope_scaling": None, "rope_theta": config.float("rope_local_base_freq", 10000.0)})
     table = {
-        "full_attention": Layer(config.rope(head_dim, "full_attention")),
-        "sliding_attention": Layer(local.rope(head_dim, "sliding_attention"), config.int("sliding_window")),
+        "full_attention": Layer(config.rope(head_dim, "full_attention"), mixer=ATTENTION),
+        "sliding_attention": Layer(
+            local.rope(head_dim, "sliding_attention"), config.int("sliding_window"), mixer=ATTENTION
+        ),
     }
     pattern = config.int("sliding_window_pattern")
     types = config.get("layer_types") or [

@@ -4,11 +4,12 @@ what."""
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from llmconv.blocks.spec import Spec
 from llmconv.checkpoint.config import Config
+from llmconv.families.memory import KeysAndValues, Memory
 
 
 def _same_config(config: Config) -> dict[str, Any]:
@@ -36,9 +37,11 @@ class Oracle:
     layer: (the class's config of the decoder with every field filled in, number of a layer) -> the fields with which
     the only layer of a model of one layer is that layer (default: its layer_types).
     auto: name of the auto class of transformers that knows the model_type.
+    memories: by the kind of a layer's mixer, how the class keeps its states.
     """
 
     config: Callable[[Config], dict[str, Any]] = _same_config
     tensor: Callable[[str, Spec], tuple] = _same_tensor
     layer: Callable[[Mapping[str, Any], int], dict[str, Any]] = by_type
     auto: str = "AutoModelForCausalLM"
+    memories: Mapping[str, Memory] = field(default_factory=lambda: {"attention": KeysAndValues()})

@@ -82,7 +82,8 @@ def check_devices(job: Job, spec: Spec) -> None:
             f"Use seq_length {window} or less, or distribute_strategy pp.",
         )
     plain = (
-        spec.rope_mode == HALVES
+        all(mixer.splits for mixer in spec.mixers)
+        and spec.rope_mode == HALVES
         and spec.kinds[0].rope["dim"] == spec.head_dim
         and spec.residual_scale == 1
         and not spec.experts
@@ -107,7 +108,7 @@ def check_devices(job: Job, spec: Spec) -> None:
 def _check_packed(what: str, job: Job, spec: Spec) -> None:
     """Layers that the checkpoint has quantised are split only when all are, alike, with their inputs in order."""
     paths = (
-        [spec.path(role, layer) for layer in range(spec.layers) for role in ("q", "k", "v", "o", "gate", "up", "down")]
+        [spec.path(role, layer) for layer in range(spec.layers) for role in (*spec.mixing, "gate", "up", "down")]
         if spec.packed
         else []
     )

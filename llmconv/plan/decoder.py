@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmconv.blocks import decoder, heads
-from llmconv.blocks.attention import Step
+from llmconv.blocks.mixer import Step
 from llmconv.blocks.spec import Spec
 from llmconv.chips import CHIPS
 from llmconv.plan.net import Net, flags_for, ios
@@ -42,7 +42,7 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
             job, heads.sample_head(spec, job.seq_length), [("Softmax1", "f32"), ("token_idx", "i32")], dynamic=True
         )
     for layer in layers:
-        yield _decode(job, spec, layer, 0, job.seq_length, bool(stages))
+        yield _decode(job, spec, layer, 0, job.seq_length, bool(stages) and _grows(spec, layer))
     if not job.embedding_disk:
         yield _embedding(job, spec, "embedding_cache", 1)
     if job.lora_max_rank:
@@ -51,7 +51,7 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
         yield head
     for layer in layers:
         yield from _prefill(job, spec, layer)
-    for layer in layers:
+    for layer in filter(lambda layer: _grows(spec, layer), layers):
         for stage, length in enumerate(stages, 1):
             yield _decode(job, spec, layer, stage, length, True)
 
@@ -74,6 +74,11 @@ def decode_lengths(job: Job) -> list[int]:
         lengths.append(length)
         length *= 2
     return lengths[::-1]
+
+
+def _grows(spec: Spec, layer: int) -> bool:
+    """Whether the layer keeps a row for every token, so that decode has stages by their number."""
+    return any(state.grows for state in spec.kinds[layer].mixer.states(spec))
 
 
 def _table_dtype(job: Job) -> str:
@@ -120,8 +125,12 @@ def _sampling(job: Job, graph: Graph, outputs: list[tuple[str, str]], dynamic: b
 
 
 def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
-    graph = decoder.block(name, spec, layer, replace(step, split=job.splits), job.lora_max_rank)
-    outputs = [(v.name, job.half) for v in graph.outputs]
+    step = replace(step, split=job.splits)
+    graph, mixer = decoder.block(name, spec, layer, step, job.lora_max_rank), spec.kinds[layer].mixer
+    states, ports = mixer.states(spec), mixer.ports(spec, layer, step)
+    own = {state.name: state.dtype for state in states}
+    types = {tensor: own[state] or job.half for state, tensor in (*ports.inputs, *ports.outputs)}
+    outputs = [(v.name, types.get(v.name, job.half)) for v in graph.outputs]
     flags["num_device"] = job.num_device if job.splits else 1
     mode = job.quantize
     if not spec.packed:
@@ -130,15 +139,17 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
         flags |= {"q_group_size": spec.group}
     else:  # what is quantised already says so itself
         mode = job.half
-    settings = flags_for(job, mode, **flags)
+    settings = flags_for(job, mode, **flags, **vars(mixer.compiling(spec, step, mode.upper())))
     return Net(
         name,
         kind,
         layer,
         settings,
-        *ios(graph, job.half, outputs),
+        *ios(graph, job.half, outputs, types),
         graph,
         scope=spec.names["layer"].format(i=layer),
+        states=states,
+        ports=ports,
     )
 
 

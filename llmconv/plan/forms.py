@@ -56,7 +56,7 @@ def form_of(net: Net) -> str:
 
 def alone(flags: CompileFlags) -> CompileFlags:
     """Those of a net for linears compiled by themselves, on one device."""
-    return replace(flags, num_device=1)
+    return replace(flags, num_device=1, same_addr="", precision=())
 
 
 def codes_apart(flags: CompileFlags) -> bool:

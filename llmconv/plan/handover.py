@@ -108,13 +108,7 @@ class Handover:
 
 
 def _kv_cache(plan: Plan) -> KVCache:
-    found = [
-        (net.layer, io.shape)
-        for net in plan.nets
-        if net.kind == "block_cache"
-        for io in net.inputs
-        if io.name == "history_k"
-    ]
+    found = [(net.layer, net.history[0].shape) for net in plan.nets if net.kind == "block_cache" and net.history]
     # the whole length, then those of the further stages
     shapes = [shape for layer, shape in found if layer == found[0][0]]
     return KVCache(len({layer for layer, _ in found}), *shapes[0][1:], stages=tuple(shape[1] for shape in shapes[1:]))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any
 
+from llmconv.blocks.mixer import Ports, State
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.roles import Role, roles
 from llmconv.coefficients.structure import structure
@@ -17,6 +19,7 @@ from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
+NO_PORTS = Ports()
 _encode = json.JSONEncoder(check_circular=False).encode
 
 
@@ -36,6 +39,7 @@ class Net:
     stage_of: the net of the .bmodel that this one becomes a further stage of.
     pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
     names of the layer's tensors begin with, with that number; "" in a net of no layer.
+    states, ports: what its layer keeps between launches, and the tensors that carry it.
     """
 
     name: str
@@ -47,6 +51,8 @@ class Net:
     graph: Graph
     stage_of: str | None = None
     scope: str = ""
+    states: tuple[State, ...] = ()
+    ports: Ports = NO_PORTS
     pattern: Net | None = field(default=None, repr=False, compare=False)
 
     @cached_property
@@ -73,6 +79,13 @@ class Net:
         if self.pattern:
             return self.pattern.structure
         return structure(self.mlir, self.weights, self.flags.to_dict()).key
+
+    @cached_property
+    def history(self) -> tuple[IO, ...]:
+        """The inputs that have a row for every earlier token [B, rows, ...]."""
+        growing = {state.name for state in self.states if state.grows}
+        named = {tensor for state, tensor in self.ports.inputs if state in growing}
+        return tuple(io for io in self.inputs if io.name in named)
 
     @property
     def places(self) -> list[str]:
@@ -129,7 +142,12 @@ def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
     )
 
 
-def ios(graph: Graph, float_type: str, outputs: Sequence[tuple[str, str]]) -> tuple[tuple[IO, ...], tuple[IO, ...]]:
-    """The public tensors: float inputs are of `float_type`, ids i32; `outputs` gives (name, dtype) in order."""
-    ins = tuple(IO(v.name, v.shape, "i32" if v.dtype == "si32" else float_type) for v in graph.inputs)
+def ios(
+    graph: Graph, float_type: str, outputs: Sequence[tuple[str, str]], types: Mapping[str, str] = MappingProxyType({})
+) -> tuple[tuple[IO, ...], tuple[IO, ...]]:
+    """The public tensors: float inputs are of `float_type` unless `types` says otherwise, ids i32; `outputs` gives
+    (name, dtype) in order."""
+    ins = tuple(
+        IO(v.name, v.shape, "i32" if v.dtype == "si32" else types.get(v.name, float_type)) for v in graph.inputs
+    )
     return ins, tuple(IO(name, v.shape, dtype) for v, (name, dtype) in zip(graph.outputs, outputs, strict=True))

@@ -28,7 +28,18 @@ def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, li
     config = Config.read(job.model_path)
     family = family_of(config["model_type"])
     quantisation = quantised.read(config)
-    return config, family, quantisation, *resolve(job, config, quantisation)
+    job, forced = _forced(job, family)
+    job, notes = resolve(job, config, quantisation)
+    return config, family, quantisation, job, forced + notes
+
+
+def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
+    """The job with the options that the family's nets need, and notes on those that were not asked for."""
+    new = {name: value for name, value in family.forces.items() if getattr(job, name) != value}
+    if not new:
+        return job, []
+    told = {name: "on" if value is True else "off" if value is False else value for name, value in new.items()}
+    return job.forced(new), [f"{name} is {value}: the nets of {family.name} need it" for name, value in told.items()]
 
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:

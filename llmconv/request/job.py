@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,12 @@ class Job:
             )
         values["out_dir"] = Path(os.path.abspath(os.path.expanduser(values["out_dir"])))
         job = cls(**{f.name: values[f.name] for f in fields(cls)})
+        job._check()
+        return job
+
+    def forced(self, values: Mapping[str, Any]) -> Job:
+        """With other values of its fields. Raises InputError where they do not go with the rest."""
+        job = replace(self, **values)
         job._check()
         return job
 

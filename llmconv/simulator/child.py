@@ -6,8 +6,9 @@ then the bytes that its "sizes" announces:
 
     child -> client, when loaded    {"nets": [...]}                                 see library.Runtime.nets
     client -> child                 {"net": name, "shapes": [...], "read": [...], "sizes": [...]}  + the inputs
-    child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs of
-    "read" as they are now child -> client, on a refusal   {"error": text}
+    child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs
+                                                                                    of "read" as they are now
+    child -> client, on a refusal   {"error": text}
 
 The end of the client's pipe ends this process, and so does the client's death during a run.
 """
@@ -19,6 +20,8 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
@@ -28,7 +31,7 @@ _PR_SET_PDEATHSIG = 1
 _UNBUFFERED = 2  # _IONBF of glibc
 
 
-def send(pipe: BinaryIO, message: dict, parts: list = ()) -> None:
+def send(pipe: BinaryIO, message: dict, parts: Sequence = ()) -> None:
     """Write a message and its parts (anything with a buffer)."""
     views = [memoryview(part).cast("B") if len(part) else b"" for part in parts]
     pipe.write(json.dumps({**message, "sizes": [len(view) for view in views]}).encode() + b"\n")
@@ -37,7 +40,7 @@ def send(pipe: BinaryIO, message: dict, parts: list = ()) -> None:
     pipe.flush()
 
 
-def receive(pipe: BinaryIO) -> tuple[dict, list[bytearray]] | None:
+def receive(pipe: BufferedReader) -> tuple[dict, list[bytearray]] | None:
     """Read a message and its parts; None if the other side has gone."""
     line = pipe.readline()
     if not line.endswith(b"\n"):
@@ -75,8 +78,7 @@ def main(arguments: list[str]) -> None:
     while request := receive(requests):
         message, inputs = request
         try:
-            outputs, shapes = runtime.launch(message["net"], inputs, message["shapes"])
-            outputs += [runtime.memory(message["net"], n, message["shapes"], len(inputs[n])) for n in message["read"]]
+            outputs, shapes = runtime.launch(message["net"], inputs, message["shapes"], message["read"])
         except RuntimeError as error:
             send(replies, {"error": str(error)})
         else:

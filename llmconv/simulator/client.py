@@ -73,7 +73,7 @@ class Simulator:
         child_read, write = os.pipe()
         read, child_write = os.pipe()
         self._requests, self._replies = os.fdopen(write, "wb"), os.fdopen(read, "rb")
-        command = [sys.executable, "-m", __package__ + ".child"]
+        command = [sys.executable, "-m", f"{__package__}.child"]
         command += [str(child_read), str(child_write), str(os.getpid()), str(self._folder), str(self.bmodel)]
         try:
             with self.log.open("ab") as log:
@@ -90,8 +90,7 @@ class Simulator:
         """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer
         type.
 
-        read: inputs (of a net with io_alone addresses) that the net writes to: they are returned too, as the launch
-        left them.
+        read: inputs that the net writes to: they are returned too, as the launch left them.
 
         inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a
         uint16 array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a

@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import ctypes
 import os
+from collections.abc import Iterable
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from llmconv.bmodel.schema import ADDR_MODES, DTYPES
 from llmconv.chips import Chip
 from llmconv.errors import ToolError
+
+if TYPE_CHECKING:
+    from ctypes import Array
 
 MAX_DIMS = 8
 
@@ -43,6 +48,12 @@ class Memory(ctypes.Structure):
         ("flags", c_uint32),
         ("size", c_uint32),
     ]
+
+
+class Tensor(ctypes.Structure):
+    """bm_tensor_t."""
+
+    _fields_ = [("dtype", c_int), ("shape", Shape), ("memory", Memory), ("store_mode", c_int)]
 
 
 class StageInfo(ctypes.Structure):
@@ -89,19 +100,9 @@ _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
     "bmrt_get_network_number": (c_int, (c_void_p,)),
     "bmrt_get_network_name": (c_char_p, (c_void_p, c_int)),
     "bmrt_get_network_info": (POINTER(NetInfo), (c_void_p, c_char_p)),
-    "bmrt_launch_data": (
+    "bmrt_launch_tensor_ex": (
         c_bool,
-        (
-            c_void_p,
-            c_char_p,
-            POINTER(c_void_p),
-            POINTER(Shape),
-            c_int,
-            POINTER(c_void_p),
-            POINTER(Shape),
-            c_int,
-            c_bool,
-        ),
+        (c_void_p, c_char_p, POINTER(Tensor), c_int, POINTER(Tensor), c_int, c_bool, c_bool),
     ),
 }
 
@@ -127,7 +128,9 @@ def link(root: Path, chip: Chip, folder: Path) -> None:
 
 _DRIVER_PROTOTYPES = {  # of libbmlib
     "bm_dev_request": (c_int, (POINTER(c_void_p), c_int)),
+    "bm_memcpy_s2d_partial": (c_int, (c_void_p, Memory, c_void_p, c_uint32)),
     "bm_memcpy_d2s_partial": (c_int, (c_void_p, c_void_p, Memory, c_uint32)),
+    "bm_thread_sync": (c_int, (c_void_p,)),
 }
 
 
@@ -161,38 +164,50 @@ class Runtime:
         return self._library.bmrt_get_network_info(self._runtime, name).contents
 
     def launch(
-        self, net: str, inputs: list[bytearray], shapes: list[list[int]]
+        self, net: str, inputs: list[bytearray], shapes: list[list[int]], read: list[int]
     ) -> tuple[list[bytearray], list[list[int]]]:
-        """Run a net on raw inputs in its own order and dtypes; returns the outputs' bytes and their true shapes.
+        """Run a net on raw inputs in its own order and dtypes; returns the outputs' bytes and their true shapes, and
+        behind the outputs the bytes of the inputs numbered in `read`, as the launch left them.
 
-        The output buffers are as large as the largest stage's outputs: a dynamic net fills only their beginnings.
+        Tensors lie in the memory that the runtime has for the net's stage, as those of programs on a device do: a net
+        may write to its inputs. A dynamic net fills only the beginnings of its outputs, whose buffers are as large as
+        the largest stage's. RuntimeError when the chip or the runtime refuses.
         """
         info = self._info(net.encode())
-        outputs = [bytearray(info.max_output_bytes[number]) for number in range(info.output_count)]
-        out_shapes = (Shape * len(outputs))()
-        in_shapes = (Shape * len(inputs))(*map(Shape.of, shapes))
-        done = self._library.bmrt_launch_data(
-            self._runtime, net.encode(), _addresses(inputs), in_shapes, len(inputs), _addresses(outputs), out_shapes,
-            len(outputs), True,
-        )  # fmt: skip
-        if not done:
-            raise RuntimeError(f"the runtime could not run net {net}")
-        return outputs, [shape.list() for shape in out_shapes]
-
-    def memory(self, net: str, number: int, shapes: list[list[int]], size: int) -> bytearray:
-        """The first `size` bytes of the device memory that a net of its own io addresses has for input `number`, as the
-        last launch left them; `shapes`, of all inputs, tell the stage."""
-        info = self._info(net.encode())
-        stages = [info.stages[n] for n in range(info.stage_count)]
-        stage = next(
-            (s for s in stages if [s.input_shapes[n].list() for n in range(info.input_count)] == shapes), stages[0]
+        stage = _stage(info, shapes)
+        for number, buffer in enumerate(inputs):
+            memory, source = stage.input_memories[number], _addresses([buffer])
+            if self._driver.bm_memcpy_s2d_partial(self._device, memory, source[0], len(buffer)):
+                raise RuntimeError(f"input {number} of net {net} cannot be written")
+        given = _tensors(info.input_dtypes, map(Shape.of, shapes), stage.input_memories)
+        made = _tensors(info.output_dtypes, stage.output_shapes[: info.output_count], stage.output_memories)
+        done = self._library.bmrt_launch_tensor_ex(
+            self._runtime, net.encode(), given, len(given), made, len(made), True, False
         )
-        buffer = bytearray(size)
-        if self._driver.bm_memcpy_d2s_partial(
-            self._device, _addresses([buffer])[0], stage.input_memories[number], size
-        ):
-            raise RuntimeError(f"input {number} of net {net} cannot be read back")
+        if not done or self._driver.bm_thread_sync(self._device):
+            raise RuntimeError(f"the runtime could not run net {net}")
+        outputs = [self._bytes(net, tensor.memory, info.max_output_bytes[n]) for n, tensor in enumerate(made)]
+        outputs += [self._bytes(net, stage.input_memories[n], len(inputs[n])) for n in read]
+        return outputs, [tensor.shape.list() for tensor in made]
+
+    def _bytes(self, net: str, memory: Memory, size: int) -> bytearray:
+        """The first `size` bytes of a tensor of a net, or all that there are."""
+        buffer = bytearray(min(size, memory.size))
+        if self._driver.bm_memcpy_d2s_partial(self._device, _addresses([buffer])[0], memory, len(buffer)):
+            raise RuntimeError(f"a tensor of net {net} cannot be read back")
         return buffer
+
+
+def _stage(info: NetInfo, shapes: list[list[int]]) -> StageInfo:
+    """The stage with inputs of these shapes; of a dynamic net, whose shapes may be smaller, the first."""
+    stages = [info.stages[n] for n in range(info.stage_count)]
+    return next((s for s in stages if [s.input_shapes[n].list() for n in range(info.input_count)] == shapes), stages[0])
+
+
+def _tensors(dtypes: Any, shapes: Iterable[Shape], memories: Any) -> Array[Tensor]:
+    """A C array of tensors."""
+    made = [Tensor(dtypes[number], shape, memories[number]) for number, shape in enumerate(shapes)]
+    return (Tensor * len(made))(*made)
 
 
 def _load(path: Path, prototypes: dict) -> ctypes.CDLL:
@@ -206,7 +221,7 @@ def _load(path: Path, prototypes: dict) -> ctypes.CDLL:
 def _addresses(buffers: list[bytearray]):
     """A C array of the buffers' addresses (an empty buffer still needs one byte to have an address)."""
     held = [(ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else ctypes.c_char() for buffer in buffers]
-    array = (c_void_p * len(held))(*map(ctypes.addressof, held))
+    array: Any = (c_void_p * len(held))(*map(ctypes.addressof, held))
     array.held = held  # keeps the buffers where they are
     return array
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 TPU_WEIGHTS = "tpu_weights.npz"  # the weights after lowering; pass options cannot hold spaces
+QTABLE = "qtable"  # the table of operations in other modes, beside the net
+_LATER = ("same_addr", "precision")  # no part of a key where they say nothing, as before there were any
 
 
 @dataclass(frozen=True)
@@ -27,10 +29,20 @@ class CompileFlags:
     layer_group: bool = True
     address_assign: str = ""  # options of --address-assign, such as save_io_alone_config=io_alone_config.json
     debug: bool = False  # the .bmodel keeps names and profiles
+    same_addr: str = ""  # pairs of an input and an output with the same memory, such as 0:0,1:1
+    precision: tuple[tuple[str, str], ...] = ()  # operations that are computed in another mode: (name, mode)
+
+    def __post_init__(self):
+        object.__setattr__(self, "precision", tuple((name, mode) for name, mode in self.precision))  # JSON has lists
 
     def to_dict(self) -> dict[str, Any]:
         """Every field, JSON-able: the part of a task's key that these flags are."""
-        return dict(vars(self))
+        return {name: value for name, value in vars(self).items() if value or name not in _LATER}
+
+    @property
+    def qtable(self) -> str:
+        """The compiler's table of operations in other modes; "" for none."""
+        return "".join(f"{name} {mode}\n" for name, mode in self.precision)
 
 
 def passes(flags: CompileFlags, model_file: str) -> list[str]:
@@ -55,8 +67,9 @@ def lowering(flags: CompileFlags) -> list[str]:
         f"--processor-assign=chip={flags.chip} mode={flags.mode} num_device={flags.num_device} "
         f"num_core={flags.num_core} addr_mode={flags.addr_mode} high_precision={flags.high_precision}"
     )
+    table = f"qtable={QTABLE} " if flags.precision else ""
     convert = (
-        f"--convert-top-to-tpu=weightFileName={TPU_WEIGHTS} asymmetric=False doWinograd=False "
+        f"--convert-top-to-tpu={table}weightFileName={TPU_WEIGHTS} asymmetric=False doWinograd=False "
         f"q_group_size={group} q_symmetric={flags.q_symmetric} matmul_perchannel=False gelu_mode=normal"
     )
     return [assign, "--processor-top-optimize", convert, "--canonicalize", "--weight-fold"]
@@ -69,6 +82,8 @@ def arranging(flags: CompileFlags) -> list[str]:
         f"quant_output_list= quant_output_bf16={flags.quant_output_bf16} quant_input_int8=False "
         "quant_output_int8=False "
     )
+    same = f"same_addr={flags.same_addr}" if flags.same_addr else ""
+    assign = " ".join(filter(None, (flags.address_assign, same)))
     group = (
         f"--layer-group=opt=2 group_by_cores=auto compress_mode=none debugger={int(flags.debug)} "
         "disable_group_overlap=false lgcache=true config_filename= enable_lghash=False lghash_dir="
@@ -86,7 +101,7 @@ def arranging(flags: CompileFlags) -> list[str]:
         "--affine-opt",
         "--core-parallel",
         "--after-layergroup-weight-reorder",
-        f"--address-assign={flags.address_assign}" if flags.address_assign else "--address-assign",
+        f"--address-assign={assign}" if assign else "--address-assign",
     ]
 
 

@@ -27,7 +27,7 @@ from llmconv.toolchain import jit, mend, process
 from llmconv.toolchain import log as logs
 from llmconv.toolchain.environment import environment
 from llmconv.toolchain.find import Toolchain
-from llmconv.toolchain.flags import TPU_WEIGHTS, CompileFlags, arranging, generating, lowering, options, passes
+from llmconv.toolchain.flags import QTABLE, TPU_WEIGHTS, CompileFlags, arranging, generating, lowering, options, passes
 
 _MODULE = re.compile(r"module @(\S+) attributes")
 _WEIGHT_FILE = re.compile(r'(module\.weight_file = )"((?:[^"\\]|\\.)*)"')
@@ -114,6 +114,7 @@ def opened(
 
 def lower(bench: Bench, source: Path, flags: CompileFlags) -> Path:
     """Lower the net of `source` to the chip's dialect; returns the MLIR, which names a new weight file."""
+    _put_table(bench, flags)
     return _to(bench, source, lowering(flags), _LOWERED)
 
 
@@ -130,6 +131,7 @@ def codegen(bench: Bench, arranged: Path, flags: CompileFlags, out: Path) -> Com
 
 def lower_and_arrange(bench: Bench, source: Path, flags: CompileFlags) -> Path:
     """`lower` and `arrange` in one process, which spares the weights between them on disk."""
+    _put_table(bench, flags)
     return _to(bench, source, [*lowering(flags), *arranging(flags)], _FINAL)
 
 
@@ -142,6 +144,7 @@ def all_steps(bench: Bench, source: Path, flags: CompileFlags, out: Path) -> Com
     """
     if flags.debug or not (flags.dynamic or flags.chip == "bm1684x"):
         return codegen(bench, lower_and_arrange(bench, source, flags), flags, out)
+    _put_table(bench, flags)
     bench.run(source, passes(flags, _MODEL))
     return bench.finish(flags, out)
 
@@ -161,6 +164,12 @@ def weight_file(mlir: Path) -> Path:
     """The weight file of a net between two steps: that of an arranged net has a name after the net."""
     named = _WEIGHT_FILE.search(mlir.read_text(encoding="utf-8"))
     return mlir.parent / (named.group(2) if named else TPU_WEIGHTS)
+
+
+def _put_table(bench: Bench, flags: CompileFlags) -> None:
+    """Put the table of operations in other modes where lowering reads it."""
+    if flags.precision:
+        bench.path(QTABLE).write_text(flags.qtable, encoding="utf-8")
 
 
 def _to(bench: Bench, source: Path, wanted: list[str], name: str) -> Path:

@@ -77,12 +77,11 @@ class Fleet:
         import numpy as np
 
         devices = self.plan.job.num_device
+        ports = next(one for one in self.plan.nets if one.name == net).ports
         known = dict(inputs)
-        for name in ("history_k", "history_v"):
-            if name in inputs:
-                known |= {
-                    f"{name}_{device}": heads for device, heads in enumerate(np.split(inputs[name], devices, axis=2))
-                }
+        for _, name in ports.inputs:
+            heads = enumerate(np.split(inputs[name], devices, axis=2))
+            known |= {f"{name}_{device}": part for device, part in heads}
         for part in self.parts[net]:
             chip = self._chips[part.name]
             known |= chip.run(part.name, {io.name: known[io.name] for io in chip.nets[part.name].inputs})
@@ -91,7 +90,7 @@ class Fleet:
             raise ToolError(f"the devices of net {net} come to different states", "each should have the sum of all")
         rows = {
             name: np.concatenate([known[f"{name}{END}_{device}"] for device in range(devices)], axis=2)
-            for name in ("k_cache", "v_cache")
+            for _, name in ports.outputs
         }
         return {"output_states": states[0]} | rows
 

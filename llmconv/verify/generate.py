@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmconv.plan.plan import Plan
-from llmconv.verify import compare, launches
+from llmconv.verify import compare
 from llmconv.verify import prompt as images
 from llmconv.verify.reference import Reference
 from llmconv.verify.runtime import Runtime
 from llmconv.verify.session import CHIP, Picked, Session, pick
+from llmconv.verify.state import LayerState
 from llmconv.verify.vision import Course, Images
 
 if TYPE_CHECKING:
@@ -51,13 +52,14 @@ class Turn:
 
 
 class Own:
-    """The model run by itself, layer by layer, with a cache of its own. routing: the router's logits [n, experts] of
-    each layer with routed experts, of the tokens that were read last."""
+    """The model run by itself, layer by layer, with states of its own behind `past` tokens. routing: the router's
+    logits [n, experts] of each layer with routed experts, of the tokens that were read last."""
 
     def __init__(self, reference: Reference):
         self.reference = reference
-        self.caches: list[tuple[np.ndarray, np.ndarray] | None] = [None] * reference.layers
-        self.course = Course(reference.plan.spec.positions)
+        spec, self.past = reference.plan.spec, 0
+        self.states = [LayerState(kind.mixer.states(spec)) for kind in spec.kinds]
+        self.course = Course(spec.positions)
         self.routing: list[np.ndarray] = []
 
     def look(self, ids: np.ndarray, images: Images) -> None:
@@ -73,29 +75,37 @@ class Own:
         hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
         hidden = seen.enter(hidden) if seen else hidden
         self.routing = []
-        for layer, cache in enumerate(self.caches):
-            hidden, k, v = self.reference.block(layer, hidden, positions, cache)
+        for layer, kept in enumerate(self.states):
+            hidden, new = self.reference.block(layer, hidden, positions, kept.at(self.past))
+            kept.take(new, self.past)
             if self.reference.routing is not None:
                 self.routing.append(self.reference.routing)
             more = seen.after(layer, n) if seen else None
             hidden = hidden if more is None else hidden + more
-            self.caches[layer] = tuple(np.concatenate(pair, 1) for pair in zip(cache, (k, v))) if cache else (k, v)
+        self.past += n
         return hidden
+
+    def mark(self) -> None:
+        """Note where the sequence is, to come back to."""
+        for kept in self.states:
+            kept.mark(self.past)
 
     def forget(self, kept: int) -> None:
         """Go back to the first `kept` tokens."""
-        self.caches = [tuple(part[:, :kept] for part in cache) for cache in self.caches]
+        self.past = kept
+        for one in self.states:
+            one.forget(kept)
         self.course.forget(kept)
 
 
 class Speaker:
-    """One sequence on both sides: the chip's cache by layer and how far it is filled, the model by itself, exactly and
-    blurred."""
+    """One sequence on both sides: the chip's states by layer and how many tokens they are behind, the model by itself,
+    exactly and blurred."""
 
     def __init__(self, session: Session, runtime: Runtime, name: str = ""):
         spec = session.plan.spec
         self.session, self.runtime, self.name, self.past = session, runtime, name, 0
-        self.caches = runtime.history(spec)
+        self.states = runtime.states(spec)
         self.course = Course(spec.positions)
         self.own, self.blurred = Own(session.reference), Own(session.half)
         self.judged: list[Picked] = []
@@ -116,9 +126,17 @@ class Speaker:
             label = f"{start}{len(chunk)}" + (f" behind {self.past}" if self.past else "")
             places, seen = self.course.go(len(chunk))
             rows = self.runtime.prefill(
-                self.session, chunk, self.past, self.caches, label, places if len(places) > 1 else None, seen
+                self.session, chunk, self.past, self.states, label, places if len(places) > 1 else None, seen
             )
             self.follow(chunk, rows)
+        self.mark()
+
+    def mark(self) -> None:
+        """Note where the sequence is, to come back to."""
+        for one in self.states:
+            one.mark(self.past)
+        for model in (self.own, self.blurred):
+            model.mark()
 
     def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
         """The chip has read tokens [n], to hidden states `rows` [1, n, H]: compare the chain with the model's."""
@@ -131,13 +149,14 @@ class Speaker:
             }
             self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
         self.past += len(ids)
-        self._state = tuple(states[:, -1] for states in (rows, right, half))
+        self._state = rows[:, -1], right[:, -1], half[:, -1]
 
     def _clearly_routed(self, tokens: int) -> np.ndarray:
         """[tokens]: those that every router sends clearly to its experts."""
         import numpy as np
 
-        chosen = self.session.plan.spec.experts.chosen if self.own.routing else 0
+        experts = self.session.plan.spec.experts
+        chosen = experts.chosen if experts else 0
         rows = [
             compare.clearly_routed(logits, half, chosen)
             for logits, half in zip(self.own.routing, self.blurred.routing, strict=True)
@@ -146,6 +165,7 @@ class Speaker:
 
     def pick(self) -> int:
         """The chip's next token, judged by the model's logits."""
+        assert self._state, "nothing was read"
         rows, right, half = self._state
         label = f"{self.name}token {len(self.judged) + 1}"
         token = self.runtime.choose(self.session, rows, label)
@@ -158,6 +178,8 @@ class Speaker:
     def forget(self, kept: int) -> None:
         """Go back to the first `kept` tokens. The chip's rows beyond them stay, as in a runtime, and must not count."""
         self.past = kept
+        for one in self.states:
+            one.forget(kept)
         self.course.forget(kept)
         self.own.forget(kept)
         self.blurred.forget(kept)
@@ -170,6 +192,7 @@ def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
 
     first = sequences[0]
     session, runtime = first.session, first.runtime
+    found: list[int] = []
     for number in range(1, tokens + 1):
         found = [sequence.pick() for sequence in sequences]
         full = any(sequence.past >= runtime.capacity for sequence in sequences)
@@ -177,7 +200,7 @@ def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
             break
         places = [s.course.go(1)[0] for s in sequences] if session.plan.spec.positions > 1 else None
         states = runtime.decode(
-            session, found, [s.past for s in sequences], [s.caches for s in sequences], f"token {number}", places
+            session, found, [s.past for s in sequences], [s.states for s in sequences], f"token {number}", places
         )
         for sequence, token, rows in zip(sequences, found, states):
             sequence.follow(np.array([token]), rows)
@@ -238,7 +261,7 @@ def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -
             Turn(ids(ask), tokens - tokens // 2, back=max(1, prompt)),
         ]
     if job.use_block_with_kv or job.use_history_kv:
-        reach = min(room, launches.capacity(runtime.blocks(1)[0]))  # prefill takes no more history
+        reach = min(room, runtime.reach())  # prefill takes no more history
         first = max(1, min(runtime.chunk(0) * 3 // 2, (reach - tokens // 2) * 2 // 3))
         second = min(runtime.chunk(1) * 3 // 4, room - first)
         if second > 0 and first + tokens // 2 <= reach:

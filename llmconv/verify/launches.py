@@ -30,6 +30,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from llmconv.plan.net import Net
+from llmconv.verify import state
 from llmconv.verify.reference import Reference
 from llmconv.verify.vision import Images
 from llmconv.verify.weights import half
@@ -69,12 +70,15 @@ def length(net: Net) -> int:
 
 def capacity(net: Net) -> int:
     """Rows of the history that the net takes, 0 if it takes none."""
-    return next((io.shape[1] for io in net.inputs if io.name == "history_k"), 0)
+    return net.history[0].shape[1] if net.history else 0
 
 
-def writes(net: Net) -> tuple[str, ...]:
-    """The inputs that the net writes its new keys and values to: those of a decode net of several sequences."""
-    return ("history_k", "history_v") if net.kind == "block_cache" and net.inputs[0].shape[0] > 1 else ()
+def follows(net: Net, past: int) -> bool:
+    """Whether a block net can take tokens behind `past` others: it gets all that its layer keeps of them."""
+    if not past:
+        return True
+    kept = {one.name for one in net.states} <= dict(net.ports.inputs).keys()
+    return kept and (not net.history or past <= capacity(net))
 
 
 def tokens(net: Net, ids: np.ndarray, label: str = "") -> Launch:
@@ -135,32 +139,30 @@ def step(
     hidden: np.ndarray,
     count: int,
     past: int = 0,
-    history: tuple[np.ndarray, np.ndarray] | None = None,
+    history: Mapping[str, np.ndarray] | None = None,
     label: str = "",
     places: np.ndarray | None = None,
 ) -> Launch:
     """A launch of a block: `count` tokens behind `past` ones. places: their positions [3, count], if not those of text.
 
-    hidden [1, L, H] with L >= count, whatever in the padding; history: keys and values [1, rows, KV, D], whatever
-    beyond `past` (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text
-    has the same number in each."""
+    hidden [1, L, H] with L >= count, whatever in the padding; history: the layer's states by name, rows whatever beyond
+    `past` (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text has the
+    same number in each."""
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
     rows = count if net.flags.dynamic else length(net)
     # a dynamic launch cannot have an empty history: it gets one row, and hides it
     keys = max(1, past) if net.flags.dynamic and capacity(net) else capacity(net)
-    positions = np.zeros((*ios["position_ids"].shape[:-1], rows), np.int32)
-    positions[..., :count] = past + np.arange(count) if places is None else places
     states = np.zeros((1, rows, hidden.shape[-1]), np.float32)
     states[:, : hidden.shape[1]] = hidden[:, :rows]
-    made = {"input_states": half(states, ios["input_states"].dtype), "position_ids": positions}
+    made = {"input_states": states} | state.fed(net, history, keys)
     if "attention_mask" in ios:
-        made["attention_mask"] = half(mask(rows, keys, count, past, HIDDEN), ios["attention_mask"].dtype)
-    for number, name in enumerate(("history_k", "history_v")):
-        if name in ios:
-            given = history[number] if history else np.zeros(ios[name].shape, np.float32)
-            made[name] = half(given[:, :keys], ios[name].dtype)
+        made["attention_mask"] = mask(rows, keys, count, past, HIDDEN)
+    made = {name: half(values, ios[name].dtype) for name, values in made.items()}
+    if "position_ids" in ios:
+        made["position_ids"] = np.zeros((*ios["position_ids"].shape[:-1], rows), np.int32)
+        made["position_ids"][..., :count] = past + np.arange(count) if places is None else places
     return Launch(net, {name: made[name] for name in ios}, count, (past,), label or f"{count} at {past}", places)
 
 
@@ -168,26 +170,26 @@ def steps(
     net: Net,
     hidden: np.ndarray,
     pasts: Sequence[int],
-    history: tuple[np.ndarray, np.ndarray],
+    history: Mapping[str, np.ndarray],
     label: str = "",
     places: np.ndarray | None = None,
 ) -> Launch:
     """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B,
     3, 1], their positions, if not those of text.
 
-    hidden [B, 1, H]; history: keys and values [B, S, KV, D], whatever beyond the pasts. The net writes each new row
-    into the last place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself."""
+    hidden [B, 1, H]; history: the layer's states by name [B, ...], rows whatever beyond the pasts. The net writes each
+    new row into the last place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself."""
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
-    keys = capacity(net) - 1
-    masks = np.concatenate([mask(1, keys, 1, past, HIDDEN) for past in pasts])
-    made = {"input_states": hidden, "attention_mask": masks, "history_k": history[0], "history_v": history[1]}
+    made = {"input_states": hidden} | state.fed(net, history, capacity(net))
+    if "attention_mask" in ios:
+        made["attention_mask"] = np.concatenate([mask(1, capacity(net) - 1, 1, past, HIDDEN) for past in pasts])
     made = {name: half(values, ios[name].dtype) for name, values in made.items()}
-    text = np.array(pasts).reshape(-1, *[1] * (len(ios["position_ids"].shape) - 1))
-    made["position_ids"] = np.broadcast_to(text if places is None else places, ios["position_ids"].shape).astype(
-        np.int32
-    )
+    if "position_ids" in ios:
+        shape = ios["position_ids"].shape
+        text = np.array(pasts).reshape(-1, *[1] * (len(shape) - 1))
+        made["position_ids"] = np.broadcast_to(text if places is None else places, shape).astype(np.int32)
     return Launch(
         net,
         {name: made[name] for name in ios},
@@ -214,19 +216,29 @@ def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarr
 
 
 def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a launch gave, as `EXPECTED` gives it: [1, tokens, ...] of every output, one token of each sequence in a
-    batch."""
-    if not writes(launch.net):
-        rows = [found[io.name] for io in launch.net.outputs]
-        return {
-            io.name: r[:, : launch.count] if len(r.shape) > 2 else r[None, : launch.count]
-            for io, r in zip(launch.net.outputs, rows)
-        }
-    made = {io.name: found[io.name] for io in launch.net.outputs} | {
-        "k_cache": found["history_k"][:, -1:],
-        "v_cache": found["history_v"][:, -1:],
-    }
-    return {name: values.swapaxes(0, 1) for name, values in made.items()}
+    """What a launch gave, as `EXPECTED` gives it: of every output, and of every state that the net writes to its
+    inputs, [1, tokens, ...], one token of each sequence in a batch; [1, sequences, ...] of states that do not grow."""
+    net, made = launch.net, {}
+    new = {state.told(net)[name]: values for name, values in state.made(net, found).items()}
+    for name, values in (dict(found) | new).items():
+        if name in whole(net):
+            made[name] = values[None]
+        elif name in new or name in (io.name for io in net.outputs):
+            made[name] = _by_token(values, launch)
+    return made
+
+
+def _by_token(values: np.ndarray, launch: Launch) -> np.ndarray:
+    """[1, tokens, ...] of an output of one."""
+    if len(launch.past) > 1:
+        return values.swapaxes(0, 1)
+    return values[:, : launch.count] if len(values.shape) > 2 else values[None, : launch.count]
+
+
+def whole(net: Net) -> frozenset[str]:
+    """The outputs that are no rows of tokens, by their names in reports: states that do not grow."""
+    told = state.told(net)
+    return frozenset(told[one.name] for one in net.states if one.name in told and not one.grows)
 
 
 def _embedding(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
@@ -235,25 +247,29 @@ def _embedding(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 
 
 def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
-    """What the layer makes of the same hidden states and history. Mask and positions are the model's, not the
+    """What the layer makes of the same hidden states and states. Mask and positions are the model's, not the
     launch's."""
     import numpy as np
 
-    n, given, made, routing = launch.count, launch.inputs, [], []
-    axes = reference.plan.spec.positions
+    net, n, made, routing = launch.net, launch.count, [], []
+    axes, told = reference.plan.spec.positions, state.told(net)
+    assert net.layer is not None
     for sequence, past in enumerate(launch.past):
-        one = slice(sequence, sequence + 1)
         positions = (
             np.tile(past + np.arange(n), (axes, 1))
             if launch.positions is None
             else launch.positions.reshape(-1, axes, n)[sequence]
         )
         positions = positions[:, None] if axes > 1 else positions
-        history = tuple(given[name][one, :past] for name in ("history_k", "history_v")) if past else None
-        made.append(reference.block(launch.net.layer, given["input_states"][one, :n], positions, history))
+        kept = state.given(net, launch.inputs, sequence, past)
+        states = launch.inputs["input_states"][sequence : sequence + 1, :n]
+        hidden, new = reference.block(net.layer, states, positions, kept)
+        made.append({"output_states": hidden} | {told[name]: values for name, values in new.items() if name in told})
         routing.append(reference.routing)
     reference.routing = None if routing[0] is None else np.concatenate(routing)
-    return {name: np.concatenate(parts, 1) for name, parts in zip(("output_states", "k_cache", "v_cache"), zip(*made))}
+    whole_ones = whole(net)
+    parts = {name: [one[name][None] if name in whole_ones else one[name] for one in made] for name in made[0]}
+    return {name: np.concatenate(part, 1) for name, part in parts.items()}
 
 
 def _lora(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:

@@ -40,7 +40,7 @@ def check(plan: Plan, lengths: Sequence[int]) -> None:
 
 def _longest(plan: Plan) -> int:
     """Tokens of the longest prompt: of one prefill, or of one behind all the history that prefill takes."""
-    job, prefills = plan.job, [net for net in plan.nets if net.layer == 0 and net.kind != "block_cache"]
+    job, prefills = plan.job, [net for net in plan.nets if net.layer is not None and net.kind != "block_cache"]
     return max(min(length(net) + (0 if job.share_prompt else capacity(net)), job.seq_length) for net in prefills)
 
 

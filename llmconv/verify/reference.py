@@ -3,14 +3,13 @@
 Nothing of our graph is used here, only config.json, the tensors and the class's own forward, mask, cache and rotary
 tables included. A layer is run in a model of the class that has this layer alone, embedding and head in one that has
 none; a part's weights are read when the part runs, so that memory does not grow with the number of layers.
-Hidden states and caches go in and out as NumPy float32, keys and values in the runtime's layout [1, L, KV, D], keys
-after rope.
+Hidden states and the layers' states go in and out as NumPy float32, in the runtime's layout.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -95,29 +94,28 @@ class Reference:
         return found[0].numpy()
 
     def block(
-        self, layer: int, hidden: np.ndarray, positions: np.ndarray, past: tuple[np.ndarray, np.ndarray] | None = None
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, layer: int, hidden: np.ndarray, positions: np.ndarray, past: Mapping[str, np.ndarray] | None = None
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         """One decoder layer; the last one ends with the final norm, as the nets have it (but those that are split over
         devices).
 
         hidden [1, L, H]: tokens of which each attends to itself, to those before it and to the history, as far as the
-        layer's window goes; positions [1, L] (or [3, 1, L]); past: keys and values [1, history, KV, D]. Returns hidden
-        [1, L, H] and the new keys and values [1, L, KV, D].
+        layer's window goes; positions [1, L] (or [3, 1, L]); past: the layer's states by name, [1, history, ...] of
+        those that grow, else [1, ...] (those that are missing: nothing, or zeros). Returns hidden [1, L, H] and the new
+        states, [1, L, ...] of those that grow.
         """
         import torch
-        from transformers import DynamicCache
 
-        model = self._kind(layer)
-        decoder, count, start = model.get_decoder(), hidden.shape[1], past[0].shape[1] if past else 0
-        # a last token, which nobody attends to, stands at the last position of the whole capacity: longrope picks its
-        # table by the longest position that it is shown, and a compiled net has one table for all of its positions
-        x = self._tensor(hidden)
-        x = torch.cat([x, x[:, -1:]], 1)
-        places = torch.from_numpy(positions).long()
-        places = torch.cat([places, torch.full_like(places[..., :1], self.plan.job.seq_length - 1)], -1)
-        cache = DynamicCache()
-        if past:
-            cache.update(*(self._tensor(part).transpose(1, 2) for part in past), 0)
+        model, mixer = self._kind(layer), self.plan.spec.kinds[layer].mixer
+        decoder, count, memory = model.get_decoder(), hidden.shape[1], self.oracle.memories[mixer.kind]
+        x, places = self._tensor(hidden), torch.from_numpy(positions).long()
+        if "positions" in mixer.takes:
+            # a last token, which nobody attends to, stands at the last position of the whole capacity: longrope picks
+            # its table by the longest position that it is shown, and a compiled net has one table for all positions
+            x = torch.cat([x, x[:, -1:]], 1)
+            places = torch.cat([places, torch.full_like(places[..., :1], self.plan.job.seq_length - 1)], -1)
+        kept = self._past(layer, past or {})
+        cache = memory.fill(decoder.config, kept)
         inputs = {"inputs_embeds": x, "position_ids": places, classes.cache_argument(decoder): cache, "use_cache": True}
         routed = hasattr(decoder.config, "output_router_logits")
         inputs |= {"output_router_logits": True} if routed else {}
@@ -129,9 +127,8 @@ class Reference:
         logits = out.router_logits if routed else None
         self.routing = logits[0][:count].float().numpy() if logits else None
         final = layer == self.layers - 1 and not self.plan.job.splits
-        (held,) = cache.layers
-        new = (part[:, :, start : start + count].transpose(1, 2) for part in (held.keys, held.values))
-        return tuple(t.float().numpy() for t in ((out.last_hidden_state if final else made[0])[:, :count], *new))
+        new = {name: values.float().numpy() for name, values in memory.read(cache, kept, count).items()}
+        return (out.last_hidden_state if final else made[0])[:, :count].float().numpy(), new
 
     def logits(self, hidden: np.ndarray, adapted: bool = False) -> np.ndarray:
         """Hidden states [N, H] (after the final norm, unless the nets have it in the head) -> logits [N, V], by the
@@ -166,6 +163,14 @@ class Reference:
         linear = set(linear)
         found = ((name, recipe.evaluate(self.source(name), self.tensors)) for name in names)
         return {name: self._tensor(self._rounded(values, name in linear)) for name, values in found}
+
+    def _past(self, layer: int, past: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
+        """The states of a layer; those that are missing are as at the beginning."""
+        import numpy as np
+
+        states = self.plan.spec.kinds[layer].mixer.states(self.plan.spec)
+        first = {state.name: np.zeros(state.shaped(1, 0), np.float32) for state in states}
+        return {name: self._tensor(values) for name, values in (first | dict(past)).items()}
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         import numpy as np

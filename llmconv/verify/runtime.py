@@ -22,15 +22,14 @@ from typing import TYPE_CHECKING
 from llmconv.blocks.spec import Spec
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.verify import launches
+from llmconv.verify import launches, state
 from llmconv.verify.embedding_file import Table
 from llmconv.verify.session import Session, checkable, choice
+from llmconv.verify.state import LayerState
 from llmconv.verify.vision import Seen
 
 if TYPE_CHECKING:
     import numpy as np
-
-Cache = tuple["np.ndarray", "np.ndarray"]  # keys and values [1, S, KV, D] of a layer
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,8 @@ class Runtime:
         ]
         if not all(name in by_name for name in names) or not all(map(checkable, plan.nets)):
             return None
-        return cls(by_name, len(layers), launches.capacity(by_name["block_cache_0"]), table)
+        capacity = max(launches.capacity(by_name[f"block_cache_{i}"]) for i in layers)
+        return cls(by_name, len(layers), capacity, table)
 
     @property
     def batch(self) -> int:
@@ -70,8 +70,12 @@ class Runtime:
 
     def chunk(self, past: int) -> int:
         """How many tokens one prefill takes behind `past` others; 0 where none can."""
-        net = self.blocks(past)[0]
-        return launches.length(net) if past <= launches.capacity(net) else 0
+        nets = self.blocks(past)
+        return launches.length(nets[0]) if all(launches.follows(net, past) for net in nets) else 0
+
+    def reach(self) -> int:
+        """Tokens behind which a prefill reads on at most."""
+        return max(map(launches.capacity, self.blocks(1)))
 
     def caches(self, past: int) -> list[Net]:
         """The decode nets, by layer, for a token behind `past` others: of several stages the shortest that has a row
@@ -80,17 +84,16 @@ class Runtime:
         def stages(layer: int) -> list[Net]:
             name = f"block_cache_{layer}"
             named = [net for net in self.by_name.values() if name in (net.name, net.stage_of)]
-            return [net for net in named if launches.capacity(net) > past]
+            return [net for net in named if not net.history or launches.capacity(net) > past]
 
         return [min(stages(layer), key=launches.capacity) for layer in range(self.layers)]
 
-    def history(self, spec: Spec) -> list[Cache]:
-        """Keys and values by layer [1, S, KV, D] as an earlier conversation left them: full of rows that must not
-        count."""
+    def states(self, spec: Spec) -> list[LayerState]:
+        """The states by layer as an earlier conversation left them: full of rows that must not count."""
         import numpy as np
 
-        rng, shape = np.random.default_rng(0), (1, self.capacity, spec.kv_heads, spec.head_dim)
-        return [tuple(rng.standard_normal(shape, np.float32) for _ in "kv") for _ in range(self.layers)]
+        rng = np.random.default_rng(0)
+        return [LayerState.used(kind.mixer.states(spec), self.capacity, rng) for kind in spec.kinds]
 
     def prompt(self, tokens: int) -> int:
         """A prompt's length that leaves padding in the prefill and lets a generation of `tokens` fill the cache to its
@@ -129,26 +132,25 @@ class Runtime:
         session: Session,
         ids: np.ndarray,
         past: int,
-        caches: Sequence[Cache],
+        layers: Sequence[LayerState],
         label: str,
         places: np.ndarray | None = None,
         seen: Seen | None = None,
     ) -> np.ndarray:
         """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go
-        into the caches, and those of the padding behind them, as in a runtime's copy. places: the tokens' positions [3,
-        n], where they have three."""
+        into the layers' states, and those of the padding behind them, as in a runtime's copy. places: the tokens'
+        positions [3, n], where they have three."""
         hidden = self.embed(session, ids, label)
         blocks = self.blocks(past)
         hidden = _in_a_used_buffer(seen.enter(hidden) if seen else hidden, len(ids), launches.length(blocks[0]))
-        for layer, (net, cache) in enumerate(zip(blocks, caches)):
-            found = session.launch(launches.step(net, hidden, len(ids), past, cache, label, places))
+        for layer, (net, kept) in enumerate(zip(blocks, layers)):
+            found = session.launch(launches.step(net, hidden, len(ids), past, kept.values, label, places))
             hidden = found["output_states"]
             more = seen.after(layer, hidden.shape[1]) if seen else None
             if more is not None:
                 (sums,) = session.launch(launches.add(self.by_name["add"], hidden, more)).values()
                 hidden = sums[: hidden.size].reshape(hidden.shape)
-            for rows, new in zip(cache, (found["k_cache"], found["v_cache"])):
-                rows[:, past : past + new.shape[1]] = new[:, : rows.shape[1] - past]
+            kept.take(state.made(net, found), past)
         return hidden[:, : len(ids)]
 
     def decode(
@@ -156,32 +158,28 @@ class Runtime:
         session: Session,
         tokens: Sequence[int],
         pasts: Sequence[int],
-        caches: Sequence[Sequence[Cache]],
+        sequences: Sequence[Sequence[LayerState]],
         label: str,
         places: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New rows go
-        into the caches.
+        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New states go
+        into those of the sequences.
         places: each token's positions [3, 1], where it has three."""
         import numpy as np
 
         states = [self.embed(session, np.array([token]), label, decode=True)[:, :1] for token in tokens]
         hidden = np.concatenate(states)
         for layer, net in enumerate(self.caches(max(pasts))):
+            kept = [layers[layer] for layers in sequences]
             if self.batch > 1:
-                history = tuple(np.concatenate([cache[layer][part] for cache in caches]) for part in (0, 1))
-                found = session.launch(
-                    launches.steps(net, hidden, pasts, history, label, np.stack(places) if places else None)
-                )
-                found = {name: values.swapaxes(0, 1) for name, values in found.items()}
+                stacked = np.stack(places) if places else None
+                launch = launches.steps(net, hidden, pasts, state.batch(kept), label, stacked)
             else:
-                found = session.launch(
-                    launches.step(net, hidden, 1, pasts[0], caches[0][layer], label, places[0] if places else None)
-                )
-            hidden = found["output_states"]
-            for sequence, (past, cache) in enumerate(zip(pasts, caches)):
-                for rows, new in zip(cache[layer], (found["k_cache"], found["v_cache"])):
-                    rows[:, past] = new[sequence, 0]
+                launch = launches.step(net, hidden, 1, pasts[0], kept[0].values, label, places[0] if places else None)
+            found = session.launch(launch)
+            hidden, new = found["output_states"], state.made(net, found)
+            for sequence, (past, one) in enumerate(zip(pasts, kept)):
+                one.take({name: values[sequence : sequence + 1] for name, values in new.items()}, past)
         return [hidden[b : b + 1] for b in range(len(tokens))]
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.verify import compare, heads, launches, sampling
+from llmconv.verify import compare, heads, launches, sampling, state
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.compare import Difference, Tolerance, measure
 from llmconv.verify.heads import CHIP, JUDGES, Picked, choice, pick
@@ -98,9 +98,9 @@ class Session:
         return f"{net.name} + adapter" if self.adapter else net.name
 
     def launch(self, launch: Launch) -> dict[str, np.ndarray]:
-        """Run a launch and judge it; returns the chip's outputs, as `launches.results` has them. ToolError when the
-        simulator fails."""
-        net, name, written = launch.net, self.name(launch.net), launches.writes(launch.net)
+        """Run a launch and judge it; returns the chip's outputs, and the inputs that the net has written to. ToolError
+        when the simulator fails."""
+        net, name, written = launch.net, self.name(launch.net), state.written(launch.net)
         self.say(f"{name}: {launch.label}")
         start = time.monotonic()
         found = self.simulator.run(net.stage_of or net.name, launch.inputs, *([written] if written else []))
@@ -110,12 +110,11 @@ class Session:
         if net.kind in JUDGES:
             JUDGES[net.kind](self, launch, found)
             return found
-        for tensor in written:  # all but the row that the net has to write
+        for tensor in (io.name for io in net.history if io.name in written):  # all but the row that it has to write
             kept = measure(found[tensor][:, :-1], launch.inputs[tensor][:, :-1])
             self.record(name, f"{tensor}, other rows", CHIP, tolerance=compare.SAME, difference=kept)
-        given = launches.results(launch, found)
-        self._judge(launch, given, first)
-        return given if written else found
+        self._judge(launch, launches.results(launch, found), first)
+        return found
 
     def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
         """Compare what is no net's output, under a name of its own."""
@@ -123,9 +122,17 @@ class Session:
         self.record(name, output, CHIP, tolerance=tolerance, difference=measure(found, right))
 
     def record(
-        self, *what: str, tolerance: Tolerance, difference: Difference, torch_half: Difference | None = None
+        self,
+        net: str,
+        output: str,
+        against: str,
+        *,
+        tolerance: Tolerance,
+        difference: Difference,
+        torch_half: Difference | None = None,
     ) -> None:
         """Add a launch's difference to that of (net, output, against)."""
+        what = net, output, against
         old = self._compared.get(what)
         if old:
             difference, torch_half = (
@@ -144,19 +151,21 @@ class Session:
         original = (
             EXPECTED[net.kind](self.original, launch) if net.layer is not None and first and self.original else {}
         )
-        same = self._routed_alike(clear) if original else clear
+        same, whole = self._routed_alike(clear) if original else clear, launches.whole(net)
         for output, right in expected.items():
-            if right[:, clear].size:
-                own = measure(half[output][:, clear], right[:, clear]) if block else None
-                difference = measure(found[output][:, clear], right[:, clear])
+            rows = slice(None) if output in whole else clear
+            if right[:, rows].size:
+                own = measure(half[output][:, rows], right[:, rows]) if block else None
+                difference = measure(found[output][:, rows], right[:, rows])
                 self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=difference, torch_half=own)
-            if original and original[output][:, same].size:
+            rows = slice(None) if output in whole else same
+            if original and original[output][:, rows].size:
                 self.record(
                     name,
                     output,
                     ORIGINAL,
                     tolerance=compare.ORIGINAL,
-                    difference=measure(found[output][:, same], original[output][:, same]),
+                    difference=measure(found[output][:, rows], original[output][:, rows]),
                 )
 
     def _tolerance(self, net: Net) -> Tolerance:
@@ -230,10 +239,10 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
     shapes = {io.name: io.shape for io in net.inputs}
     hidden = np.zeros(shapes["input_states"], np.float32)
     # rows beyond `past` are as random: what an earlier conversation left there must not count
-    history = tuple(rng.standard_normal(shapes[name]) for name in ("history_k", "history_v") if name in shapes)
+    history = state.random(net, rng)
     batch = len(hidden)
     hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
-    if launches.writes(net):
+    if batch > 1:
         session.launch(
             launches.steps(net, hidden, [(past + 7 * b) % launches.capacity(net) for b in range(batch)], history)
         )

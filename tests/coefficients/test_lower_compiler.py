@@ -8,8 +8,8 @@ from checkpoints import make
 from lower_samples import checkpoint_of, linears, ours, packed
 
 from llmconv.blocks import heads
-from llmconv.blocks.attention import Step
 from llmconv.blocks.decoder import block
+from llmconv.blocks.mixer import Step
 from llmconv.checkpoint.config import Config
 from llmconv.families import family_of
 from llmconv.top.graph import Graph

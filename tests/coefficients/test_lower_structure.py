@@ -6,8 +6,8 @@ import pytest
 from checkpoints import make
 from lower_samples import listed
 
-from llmconv.blocks.attention import Step
 from llmconv.blocks.decoder import block
+from llmconv.blocks.mixer import Step
 from llmconv.checkpoint.config import Config
 from llmconv.coefficients.roles import roles
 from llmconv.coefficients.structure import structure

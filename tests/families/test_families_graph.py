@@ -14,6 +14,7 @@ from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches as nets
+from llmconv.verify import state
 from llmconv.verify.adapters import Adapter
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -50,9 +51,7 @@ def launches(made: Plan, net):
     shapes = {io.name: io.shape for io in net.inputs}
     length, capacity = nets.length(net), nets.capacity(net)
     for past in sorted({capacity // 4, capacity - length, 0}) if capacity else [0]:
-        history = tuple(
-            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
-        )
+        history = state.random(net, rng)
         yield nets.step(
             net, rng.standard_normal(shapes["input_states"]).astype(np.float32), max(1, length * 3 // 4), past, history
         )

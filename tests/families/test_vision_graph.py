@@ -16,6 +16,7 @@ from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches as nets
+from llmconv.verify import state
 from llmconv.verify.prompt import random
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -194,9 +195,7 @@ def _blocks_of(made) -> None:
     for net in (n for n in made.nets if n.name in ("block_0", "block_cache_0")):
         rng = np.random.default_rng(2)
         shapes = {io.name: io.shape for io in net.inputs}
-        history = tuple(
-            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
-        )
+        history = state.random(net, rng)
         count = nets.length(net)
         hidden = rng.standard_normal(shapes["input_states"]).astype(np.float32)
         launch = nets.step(net, hidden, count, 9 if history else 0, history, places=rng.integers(0, 64, (3, count)))

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from test_families_graph import EXACT, far, planned, run
 
-from llmconv.blocks.attention import Step, Tokens
+from llmconv.blocks.mixer import Given, Step
 from llmconv.blocks.window import windowed
 from llmconv.errors import InputError
 from llmconv.top.graph import Graph
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches as nets
+from llmconv.verify import state
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -39,9 +40,7 @@ def launches(net, rng):
     length, capacity = nets.length(net), nets.capacity(net)
     for count in sorted({min(n, length) for n in (WINDOW + 1, 2 * WINDOW + 3)}):
         for past in sorted({min(n, capacity, SEQ - count) for n in (net.kind == "block_kv", WINDOW, 2 * WINDOW + 3)}):
-            history = tuple(
-                rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
-            )
+            history = state.random(net, rng)
             hidden = rng.standard_normal((1, count, shapes["input_states"][2])).astype(np.float32)
             yield nets.step(net, hidden, count, past, history or None)
 
@@ -100,8 +99,8 @@ def test_prefill_hides_by_definition(kind, sizes):
     g = Graph("net")
     x = g.input("input_states", (1, length, 8))
     mask = None if kind == "mask-free" else g.input("attention_mask", (1, 1, length, past + length))
-    cache = (g.input("history_k", (1, past, 2, 4)),) * 2 if past else None
-    g.output(windowed(g, Step(length, past + length, past, dynamic=dynamic), window, x, Tokens(x, mask, cache)))
+    cache = g.input("history_k", (1, past, 2, 4)) if past else None
+    g.output(windowed(g, Step(length, past + length, past, dynamic=dynamic), window, x, Given(x, mask, history=cache)))
     for before in range(1 if past and dynamic else 0, past + 1, 3):
         for count in (1, length // 2, length):
             rows, columns = (count, before) if dynamic else (length, past)
@@ -120,7 +119,7 @@ def test_decode_hides_by_definition(batch, window):
     step = Step(1, 32, 32, decode=True, batch=batch)
     g = Graph("net")
     mask = g.input("attention_mask", (batch, 1, 1, step.keys))
-    g.output(windowed(g, step, window, mask, Tokens(mask, mask)))
+    g.output(windowed(g, step, window, mask, Given(mask, mask)))
     for past in range(step.keys - 1):
         pasts = [past, step.keys - 2 - past][:batch]
         (found,) = interpret(
@@ -182,10 +181,8 @@ def test_tokens_with_three_positions(kind, vision_checkpoint):
     made = planned(model, SEQ, **KINDS[kind])
     reference, rng = Reference(made, Precision()), np.random.default_rng(0)
     for net in (net for net in made.nets if net.layer == 0):
-        shapes, count, past = {io.name: io.shape for io in net.inputs}, nets.length(net), min(37, nets.capacity(net))
-        history = tuple(
-            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
-        )
+        count, past = nets.length(net), min(37, nets.capacity(net))
+        history = state.random(net, rng)
         places = np.stack([7 + np.arange(count) // 9, 3 + np.arange(count) % 9, 5 + np.arange(count) % 5])
         launch = nets.step(
             net,

@@ -14,6 +14,7 @@ from test_families_graph import planned
 
 from llmconv.simulator.client import Simulator
 from llmconv.verify import launches as nets
+from llmconv.verify import state
 from llmconv.verify.session import Session
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
@@ -48,10 +49,8 @@ def launches(net, rng: np.random.Generator):
     """As runtimes drive the net: prompts, alone and behind others, or the next token."""
     shapes = {io.name: io.shape for io in net.inputs}
     length, capacity, hidden = nets.length(net), nets.capacity(net), shapes["input_states"][2]
-    history = tuple(
-        rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
-    )
-    if batch := nets.writes(net) and shapes["input_states"][0]:
+    history = state.random(net, rng)
+    if batch := state.written(net) and shapes["input_states"][0]:
         for first in (*ABOUT, SEQ - 2):
             yield nets.steps(
                 net, rng.standard_normal((batch, 1, hidden)).astype(np.float32), [first, 3, WINDOW + 5][:batch], history

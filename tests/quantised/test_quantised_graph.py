@@ -20,7 +20,7 @@ from llmconv.checkpoint.quantised import gptq
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches
+from llmconv.verify import launches, state
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -49,9 +49,7 @@ def far(made: Plan, net) -> float:
         (found,), right = interpret(net.graph, {"hidden_states": hidden}, weights), reference.logits(hidden)
     else:
         past = launches.capacity(net) // 2
-        history = tuple(
-            rng.standard_normal(shapes[n]).astype(np.float32) for n in ("history_k", "history_v") if n in shapes
-        )
+        history = state.random(net, rng)
         launch = launches.step(
             net,
             rng.standard_normal(shapes["input_states"]).astype(np.float32),

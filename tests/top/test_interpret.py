@@ -15,7 +15,7 @@ from verify_helpers import plan_of, relative
 from llmconv.checkpoint import recipe
 from llmconv.numeric import from_bf16
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches
+from llmconv.verify import launches, state
 from llmconv.verify.launches import EXPECTED
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -70,7 +70,7 @@ def test_blocks(case, checkpoint):
         if net.kind not in ("block", "block_cache"):
             continue
         shapes = {io.name: io.shape for io in net.inputs}
-        history = tuple(rng.standard_normal(shapes[n]) for n in ("history_k", "history_v") if n in shapes)
+        history = state.random(net, rng)
         count, past = (1, 19) if history else (11, 0)
         launch = launches.step(net, rng.standard_normal(shapes["input_states"]), count, past, history)
         found = interpret(net.graph, exact(launch), weights_of(net, made.checkpoint))

@@ -45,7 +45,7 @@ def tried(plan: Plan) -> dict[str, launches.Launch]:
     made = {
         "block_0": launches.step(by_name["block_0"], hidden, COUNT),
         "block_cache_0": launches.step(
-            by_name["block_cache_0"], hidden, 1, PAST, (rng.standard_normal(shape), rng.standard_normal(shape))
+            by_name["block_cache_0"], hidden, 1, PAST, {name: rng.standard_normal(shape) for name in ("k", "v")}
         ),
     }
     for name, launch in list(made.items()):

@@ -83,7 +83,7 @@ def test_the_mask_of_decode(position, checkpoint):
     plan = plan_of(checkpoint("qwen2", **SMALL), seq=SEQ)
     shape = (1, SEQ, 1, 64)
     launch = launches.step(
-        by_name(plan)["block_cache_0"], np.ones((1, 1, 128)), 1, position, (np.ones(shape), np.ones(shape))
+        by_name(plan)["block_cache_0"], np.ones((1, 1, 128)), 1, position, {"k": np.ones(shape), "v": np.ones(shape)}
     )
     length, mask = position + 1, [0.0] * (SEQ + 1)
     for i in range(length - 1, SEQ):
@@ -146,7 +146,9 @@ def test_a_dynamic_prefill_has_the_real_length(vision_checkpoint):
 def test_a_dynamic_prefill_with_history_has_the_real_lengths(checkpoint):
     plan = plan_of(checkpoint("qwen2", **SMALL), seq=SEQ, use_block_with_kv=1, dynamic=1)
     rows = np.ones((1, SEQ, 1, 64), np.float32)
-    fed = launches.step(by_name(plan)["block_0"], np.ones((1, 16, 128), np.float32), 5, 9, (rows, rows)).inputs
+    fed = launches.step(
+        by_name(plan)["block_0"], np.ones((1, 16, 128), np.float32), 5, 9, {"k": rows, "v": rows}
+    ).inputs
     assert fed["history_k"].shape == fed["history_v"].shape == (1, 9, 1, 64)
     np.testing.assert_array_equal(fed["attention_mask"][0, 0], half(static_mask(5, 9, 5, 9).astype(np.float32), "bf16"))
 

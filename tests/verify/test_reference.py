@@ -54,7 +54,8 @@ def test_reference_is_transformers(case, checkpoint):
     first = own.reference.logits(own.forward(ids[:30])[0])
     second = own.reference.logits(own.forward(ids[30:])[0])  # behind a cache of 30
     assert relative(np.concatenate([first, second]), right.logits[0].numpy()) < 2e-6
-    for layer, (k, v) in enumerate(own.caches):
+    for layer, kept in enumerate(own.states):
+        k, v = (kept.values[name] for name in ("k", "v"))
         there = right.past_key_values.layers[layer]
         assert relative(k, there.keys.transpose(1, 2).numpy()) < 2e-6
         assert relative(v, there.values.transpose(1, 2).numpy()) < 2e-6
@@ -121,13 +122,13 @@ def test_longrope_takes_the_factors_of_the_whole_capacity(checkpoint):
     model = checkpoint("llama", rope_scaling=scaling, max_position_embeddings=4096)
     short, long = (Reference(plan_of(model, seq=seq)) for seq in (48, 64))
     hidden, positions = short.embed(np.arange(20)[None]), np.arange(20)[None]
-    k_short, k_long = (r.block(0, hidden, positions)[1] for r in (short, long))
+    k_short, k_long = (r.block(0, hidden, positions)[1]["k"] for r in (short, long))
     assert relative(k_long, k_short) > 0.05
     assert (short.longrope, long.longrope) == ("short", "long")
     # twice the factors of one table alone: only who uses that table is moved
     scaling |= {"long_factor": [2 * factor for factor in LONG["long_factor"]]}
     changed = checkpoint("llama", rope_scaling=scaling, max_position_embeddings=4096)
-    short, long = (Reference(plan_of(changed, seq=seq)).block(0, hidden, positions)[1] for seq in (48, 64))
+    short, long = (Reference(plan_of(changed, seq=seq)).block(0, hidden, positions)[1]["k"] for seq in (48, 64))
     assert relative(short, k_short) == 0 and relative(long, k_long) > 0.05
     assert Reference(plan_of(checkpoint("llama"))).longrope is None
 
@@ -149,7 +150,7 @@ def test_longrope_is_turned_as_in_a_sequence_that_fills_the_nets(seq, table, che
     ] == [True]
     ids = np.random.default_rng(2).integers(0, made.spec.vocab, seq)
     reference = Reference(made, Precision())
-    found = reference.block(0, reference.embed(ids[None, :20]), np.arange(20)[None])[1]
+    found = reference.block(0, reference.embed(ids[None, :20]), np.arange(20)[None])[1]["k"]
     with torch.inference_mode():
         whole = transformers_model(model)(torch.from_numpy(ids)[None], use_cache=True).past_key_values.layers[0].keys
     assert relative(found, whole[:, :, :20].transpose(1, 2).numpy()) < 2e-6
@@ -213,8 +214,8 @@ def test_nothing_of_transformers_own_is_said(checkpoint, capfd):
         rope = LONG | {"original_max_position_embeddings": 48, "surplus": 1}
         reference = Reference(plan_of(checkpoint("llama", rope_scaling=rope, max_position_embeddings=4096)))
         hidden = reference.embed(np.arange(5)[None])
-        hidden, *past = reference.block(0, hidden, np.arange(5)[None])
-        reference.block(0, hidden[:, :1], np.array([[5]]), tuple(past))
+        hidden, past = reference.block(0, hidden, np.arange(5)[None])
+        reference.block(0, hidden[:, :1], np.array([[5]]), past)
         reference.logits(hidden[0])
     assert capfd.readouterr() == ("", "")
     assert logging.get_verbosity() == before

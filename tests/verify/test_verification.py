@@ -94,7 +94,7 @@ def test_launches_follow_the_net(checkpoint):
     assert prefill.inputs["attention_mask"].shape == (1, 1, 16, 16)
     assert float(prefill.inputs["attention_mask"].min()) == -9984.0, "as bf16 has it"
     rows = np.full((1, 64, 2, 64), 1 / 3, np.float32)
-    decode = step(by_name["block_cache_1"], np.ones((1, 1, 256)), 1, 40, (rows, rows))
+    decode = step(by_name["block_cache_1"], np.ones((1, 1, 256)), 1, 40, {"k": rows, "v": rows})
     assert decode.inputs["position_ids"].tolist() == [[40]] and decode.inputs["attention_mask"].shape == (1, 1, 1, 65)
     assert decode.inputs["history_k"][0, 0, 0, 0] == np.float32(0.333984375), "what bf16 holds of a third"
     assert tokens(by_name["embedding"], np.array([3, 4])).inputs["input_ids"].tolist() == [[3, 4] + [0] * 14]

@@ -1,0 +1,147 @@
+"""What mixes the tokens of a layer, as data: the states that it keeps between launches, the tensors that carry them in
+and out of a net, its linears, and its graph. Attention is one (llmconv.blocks.attention)."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from llmconv.blocks.spec import Spec
+    from llmconv.top.graph import Graph, Value
+
+Phase = Literal["prefill", "history", "decode"]  # a prompt; a prompt behind history; one token
+
+
+@dataclass(frozen=True)
+class Step:
+    """How a block net is run.
+
+    length: new tokens; history: rows of history before them; capacity: positions in the rotary tables.
+    decode: one token behind the history, for good (else `length` is the most that a launch may bring).
+    dynamic: a launch may bring fewer tokens, and fewer rows of history.
+    split: for several devices: rope is written in elementary operations (the compiler splits no other form), and the
+    last block leaves the final norm to the head.
+    batch: sequences decoded at once; more than one writes the new rows into the history instead of returning them.
+    mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
+    """
+
+    length: int
+    capacity: int
+    history: int = 0
+    decode: bool = False
+    batch: int = 1
+    mask_tile: int = 0
+    dynamic: bool = False
+    split: bool = False
+
+    @property
+    def phase(self) -> Phase:
+        return "decode" if self.decode else "history" if self.history else "prefill"
+
+    @property
+    def keys(self) -> int:
+        """Rows that the new tokens attend to, their own included."""
+        return self.history if self.batch > 1 else self.history + self.length
+
+
+@dataclass(frozen=True)
+class State:
+    """What a layer keeps between launches.
+
+    name: unique in its layer. shape: of one token where `update` is append, else of one sequence.
+    update: append, a row for every token (a runtime copies new rows behind the old ones, and never clears them);
+    replace, a new value from every launch; in_place, the net writes the new value over its input; once, made by the
+    prompt and only read after. A conversation begins with zeros in all but the first.
+    dtype: of the nets' tensors; None for the model's half precision.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    update: Literal["append", "replace", "in_place", "once"]
+    dtype: str | None = None
+
+    @property
+    def grows(self) -> bool:
+        """Whether it has a row for every token."""
+        return self.update == "append"
+
+    def shaped(self, sequences: int, rows: int) -> tuple[int, ...]:
+        """Of a tensor with the state of so many sequences, each of so many rows if it grows."""
+        return (sequences, *((rows,) if self.grows else ()), *self.shape)
+
+
+@dataclass(frozen=True)
+class Ports:
+    """The tensors of a block net that carry states, in their public order: (name of the state, name of the tensor).
+
+    written: states that the net writes over its inputs (one that grows: into the last row), and what reports call the
+    new value. A state that is neither there nor among the outputs is only read.
+    """
+
+    inputs: tuple[tuple[str, str], ...] = ()
+    outputs: tuple[tuple[str, str], ...] = ()
+    written: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a mixer gets beside the hidden states: positions and the mask, where it takes them (the mask is None as long
+    as none is made), and by name the states that are inputs. history: a state that grows, if one is an input; its
+    second axis has the past tokens."""
+
+    positions: Value | None = None
+    mask: Value | None = None
+    states: Mapping[str, Value] = field(default_factory=dict)
+    history: Value | None = None
+
+
+@dataclass(frozen=True)
+class Compiling:
+    """What a mixer needs the compiler to be told of its nets.
+
+    same_addr: pairs of an input and an output that share their memory, such as 0:0,1:1.
+    precision: (operation, mode) where an operation is computed in another mode than the net. Operations are named
+    without their layer's number, so that layers stay one program.
+    """
+
+    same_addr: str = ""
+    precision: tuple[tuple[str, str], ...] = ()
+
+
+class Mixer(ABC):
+    """What mixes the tokens of a layer. Its instances are frozen dataclasses, equal where they mean the same.
+
+    kind: what verification knows it by (llmconv.families.oracle). last: the role of the linear that gives its output.
+    takes: of positions and mask those that its nets have as inputs.
+    splits: whether the compiler can split it over devices.
+    """
+
+    kind: str
+    last: str
+    takes: frozenset[str] = frozenset()
+    splits: bool = False
+
+    @abstractmethod
+    def states(self, spec: Spec) -> tuple[State, ...]:
+        """What a layer keeps."""
+
+    @abstractmethod
+    def ports(self, spec: Spec, layer: int, step: Step) -> Ports:
+        """The tensors of a net that carry the states."""
+
+    @abstractmethod
+    def linears(self, spec: Spec) -> Mapping[str, tuple[int, int]]:
+        """(K, N) of its linears by their roles, which no other mixer of the model has with other sizes."""
+
+    @abstractmethod
+    def mix(
+        self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
+    ) -> tuple[Value, Mapping[str, Value]]:
+        """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
+
+    def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
+        """What the compiler is told of a net that is compiled in `mode` (BF16, W4F16, ...)."""
+        return Compiling()

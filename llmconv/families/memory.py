@@ -1,0 +1,41 @@
+"""How the states of a layer lie in the cache of transformers' class: one for each kind of mixer."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+class Memory(ABC):
+    """Puts a layer's states, by name and in the layout of the nets, into a cache of the class's, and takes them out."""
+
+    @abstractmethod
+    def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
+        """A cache for a model of that one layer, with the states in it; config: the decoder's. A state that grows has
+        no rows where there is no past; another one has zeros."""
+
+    @abstractmethod
+    def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        """The new states after `count` tokens: their rows of states that grow, else the new values."""
+
+
+class KeysAndValues(Memory):
+    """Keys, after rope, and values: [1, L, KV, D] in the nets, [1, KV, L, D] in the class."""
+
+    def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if past["k"].shape[1]:
+            cache.update(past["k"].transpose(1, 2), past["v"].transpose(1, 2), 0)
+        return cache
+
+    def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        start = past["k"].shape[1]
+        (held,) = cache.layers
+        parts = {"k": held.keys, "v": held.values}
+        return {name: part[:, :, start : start + count].transpose(1, 2) for name, part in parts.items()}

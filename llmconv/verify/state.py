@@ -1,0 +1,126 @@
+"""What a layer keeps of one sequence between launches: on the chip's side what a runtime keeps, stale rows included,
+and on the model's side what the model keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from llmconv.blocks.mixer import State
+from llmconv.plan.net import Net
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Values = dict[str, "np.ndarray"]  # by the state's name
+
+
+class LayerState:
+    """The states of one layer and one sequence, by name in `values`: rows [1, S, ...] of those that grow, else [1,
+    ...].
+
+    room: rows that there is room for (S), which a runtime never clears; None for as many as there are tokens.
+    """
+
+    def __init__(self, states: Sequence[State], room: int | None = None):
+        import numpy as np
+
+        self.states, self.room = tuple(states), room
+        self.values: Values = {state.name: np.zeros(state.shaped(1, room or 0), np.float32) for state in states}
+        self._marks: dict[int, Values] = {}
+        self.mark(0)
+
+    @classmethod
+    def used(cls, states: Sequence[State], room: int, rng: np.random.Generator) -> LayerState:
+        """As a runtime begins a conversation behind an earlier one: rows that must not count are still there, and what
+        does not grow is cleared."""
+        import numpy as np
+
+        made = cls(states, room)
+        made.values |= {s.name: rng.standard_normal(s.shaped(1, room), np.float32) for s in states if s.grows}
+        return made
+
+    def at(self, past: int) -> Values:
+        """The states behind `past` tokens, without any other rows."""
+        return {s.name: self.values[s.name][:, :past] if s.grows else self.values[s.name] for s in self.states}
+
+    def take(self, new: Mapping[str, np.ndarray], past: int) -> None:
+        """New rows [1, n, ...] behind `past` others, as far as there is room, and new values of what does not grow."""
+        import numpy as np
+
+        for state in self.states:
+            if state.name not in new:
+                continue
+            old, values = self.values[state.name], new[state.name]
+            if not state.grows:
+                self.values[state.name] = values
+            elif self.room is None:
+                self.values[state.name] = np.concatenate([old[:, :past], values], 1)
+            else:
+                old[:, past : past + values.shape[1]] = values[:, : self.room - past]
+
+    def mark(self, past: int) -> None:
+        """Note the states behind `past` tokens, to come back to. Rows need no note: they stay where they are."""
+        self._marks[past] = {s.name: self.values[s.name] for s in self.states if not s.grows}
+
+    def forget(self, past: int) -> None:
+        """Go back to `past` tokens, which were marked if there is a state that does not grow. Rows beyond stay, and
+        must not count. ValueError where no mark is."""
+        if all(state.grows for state in self.states):
+            return
+        if past not in self._marks:
+            raise ValueError(f"nobody noted the states behind {past} tokens")
+        self.values |= self._marks[past]
+
+
+def batch(sequences: Sequence[LayerState]) -> Values:
+    """The states of several sequences side by side [B, ...]."""
+    import numpy as np
+
+    return {name: np.concatenate([one.values[name] for one in sequences]) for name in sequences[0].values}
+
+
+def fed(net: Net, values: Mapping[str, np.ndarray] | None, rows: int) -> Values:
+    """What a net gets of the states [B, ...], by the names of its inputs: the first `rows` of those that grow. None for
+    zeros."""
+    import numpy as np
+
+    ios, growing = {io.name: io for io in net.inputs}, {state.name for state in net.states if state.grows}
+    made = {}
+    for name, tensor in net.ports.inputs:
+        given = np.zeros(ios[tensor].shape, np.float32) if values is None else values[name]
+        made[tensor] = given[:, :rows] if name in growing else given
+    return made
+
+
+def given(net: Net, inputs: Mapping[str, np.ndarray], sequence: int, past: int) -> Values:
+    """The inverse of `fed`: the states of one sequence behind `past` tokens."""
+    one, growing = slice(sequence, sequence + 1), {state.name for state in net.states if state.grows}
+    return {n: inputs[tensor][one, :past] if n in growing else inputs[tensor][one] for n, tensor in net.ports.inputs}
+
+
+def made(net: Net, found: Mapping[str, np.ndarray]) -> Values:
+    """The new states [B, ...] that a launch gave: outputs, and what the net has written to its inputs (of rows the last
+    one)."""
+    inputs, growing = dict(net.ports.inputs), {state.name for state in net.states if state.grows}
+    new = {name: found[tensor] for name, tensor in net.ports.outputs}
+    for name, _ in net.ports.written:
+        new[name] = found[inputs[name]][:, -1:] if name in growing else found[inputs[name]]
+    return new
+
+
+def told(net: Net) -> dict[str, str]:
+    """What reports call a new state, by its name."""
+    return dict((*net.ports.outputs, *net.ports.written))
+
+
+def written(net: Net) -> tuple[str, ...]:
+    """The inputs that the net writes to."""
+    inputs = dict(net.ports.inputs)
+    return tuple(inputs[name] for name, _ in net.ports.written)
+
+
+def random(net: Net, rng: np.random.Generator) -> Values:
+    """States of the net's inputs that no conversation left, beyond the past tokens too."""
+    shapes = {io.name: io.shape for io in net.inputs}
+    return {name: rng.standard_normal(shapes[tensor]) for name, tensor in net.ports.inputs}
