@@ -9,8 +9,9 @@ from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import chunked, three_axes, upper_windowed
 from llmconv.blocks.spec import Spec
 from llmconv.blocks.vision import grid
-from llmconv.blocks.vision.spec import Tower, TowerSpec
-from llmconv.families.family import Family, Vision
+from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.blocks.vision.tower import PatchTower
+from llmconv.families.family import Family
 from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -85,6 +86,6 @@ def decoder(**knobs: Mapping) -> Decoder:
 family = Family(
     model_types=("qwen2_vl",),
     decoder=decoder(),
-    vision=Vision(Tower(NAMES, VISUAL, FIELDS, pixels=(756, 756)), preprocess),
+    towers=(PatchTower(NAMES, VISUAL, FIELDS, pixels=(756, 756), preprocess=preprocess),),
     reference=Oracle(auto="AutoModelForImageTextToText", tensor=tensor),
 )

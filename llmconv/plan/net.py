@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from llmconv.blocks.tower import Fitted
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.roles import Role, roles
 from llmconv.coefficients.structure import structure
@@ -35,7 +36,7 @@ class Net:
 
     stage_of: the net of the .bmodel that this one becomes a further stage of.
     pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
-    names of the layer's tensors begin with, with that number; "" in a net of no layer.
+    names of the layer's tensors begin with, with that number; "" in a net of no layer. tower: that this is the net of.
     """
 
     name: str
@@ -48,6 +49,7 @@ class Net:
     stage_of: str | None = None
     scope: str = ""
     pattern: Net | None = field(default=None, repr=False, compare=False)
+    tower: Fitted | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def mlir(self) -> str:
