@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import chunked, three_axes, upper_windowed
@@ -69,7 +69,7 @@ def tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name)
 
 
-def decoder(**knobs: Mapping) -> Decoder:
+def decoder(**knobs: Any) -> Decoder:
     """Qwen2's, with three positions for every token. knobs: what a family has otherwise."""
     return Decoder(
         **{

@@ -83,10 +83,9 @@ def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
     if manifest:
         times = latencies(manifest)
         for item in towers():
-            if times[item]:
-                found.append(
-                    (f"{item}, estimate", f"{1000 * times[item]:.2f} ms", handover.largest(manifest["device"][item])[0])
-                )
+            if time := times[item]:
+                extent, *_ = handover.largest(manifest["device"][item])
+                found.append((f"{item}, estimate", f"{1000 * time:.2f} ms", extent))
         if times["prefill"]:
             found.append(
                 (

@@ -1,5 +1,5 @@
-"""The vision tower of the Qwen-VL line: a ViT over rows of patches with two-dimensional rope, and a merger of merge x
-merge patches.
+"""The graph of a tower that takes rows of patches, that of the Qwen-VL line: a ViT with two-dimensional rope, and a
+merger of merge x merge patches.
 
 Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
 masks and indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025),
@@ -146,8 +146,21 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
     )
     name = f"{spec.path('block', layer)}fattention"
     mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
-    sizes = {"batch": 1, "q_head": heads, "kv_head": heads, "dim": dim, "mq": n, "mk": n}
-    y = g.FAttention(q, k, project("v", 2 * width, 3 * width), mask, g.none, scale=dim**-0.5, **sizes, name=name)
+    y = g.FAttention(
+        q,
+        k,
+        project("v", 2 * width, 3 * width),
+        mask,
+        g.none,
+        scale=dim**-0.5,
+        batch=1,
+        q_head=heads,
+        kv_head=heads,
+        dim=dim,
+        mq=n,
+        mk=n,
+        name=name,
+    )
     y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
     return _linear(g, spec, "proj", layer, y, width)
 
