@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from llmconv.cli.main import main
-from llmconv.plan.handover import HIDDEN, Handover, KVCache, LargestImage
+from llmconv.plan.handover import HIDDEN, Handover, KVCache
 from llmconv.plan.plan import plan
 from llmconv.request.job import Job
 
@@ -39,7 +39,7 @@ def test_lengths_and_kv_cache(checkpoint):
     assert found.kv_cache.stages == (32, 16) and (found.seq_length, found.max_input_length) == (64, 16)
     assert (found.chip, found.cores, found.half) == ("bm1688", 2, "f16") and not found.equal_lengths
     assert [(m.input, m.dtype, m.bits) for m in found.masks] == [("attention_mask", "f16", "0xF0E2")]
-    assert (found.tokens.bos, found.tokens.eos, found.tokens.pad, found.tokens.seen, found.image) == (
+    assert (found.tokens.bos, found.tokens.eos, found.tokens.pad, found.tokens.seen, found.to_dict()["image"]) == (
         1,
         (2,),
         0,
@@ -50,7 +50,7 @@ def test_lengths_and_kv_cache(checkpoint):
 
 def test_a_model_that_sees(vision_checkpoint):
     found = of(vision_checkpoint("qwen2_vl"), max_pixels="112,56")
-    assert found.image == LargestImage(width=112, height=56, patches=32, tokens=8)
+    assert found.to_dict()["image"] == {"width": 112, "height": 56, "patches": 32, "tokens": 8}
     assert {(m.input, m.dtype, m.bits) for m in found.masks} == {
         ("attention_mask", "bf16", "0xC61C"),
         ("vit full_attn_mask", "f32", "0xC61C4000"),

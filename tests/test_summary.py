@@ -85,6 +85,7 @@ def test_the_end_estimates_an_image(layout, capsys):
     blocks = [net | {"cycles": None} for net in MANIFEST["nets"]]
     made = MANIFEST | {
         "job": MANIFEST["job"] | {"max_pixels": "672,448"},
+        "device": {"image": {"width": 672, "height": 448, "patches": 1536, "tokens": 384}},
         "nets": [NET | {"name": "vit", "cycles": 1_800_000}, *blocks],
     }
     layout.manifest.write_text(json.dumps(made))

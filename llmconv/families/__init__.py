@@ -10,7 +10,9 @@ import importlib
 import pkgutil
 from dataclasses import replace
 from functools import lru_cache
+from typing import Any
 
+from llmconv.blocks.tower import Tower
 from llmconv.errors import InputError
 from llmconv.families.family import Family
 
@@ -39,3 +41,12 @@ def family_of(model_type: str) -> Family:
         f"llmconv {'knows'} {', '.join(sorted(table))}",
         f"Convert a model of one of these families.{hint}",
     )
+
+
+def towers() -> dict[str, tuple[Tower[Any, Any], ...]]:
+    """Every kind of tower that a family has, by what it looks at: of each net of another name one."""
+    found: dict[str, dict[str, Tower[Any, Any]]] = {}
+    for family in families().values():
+        for tower in family.towers:
+            found.setdefault(tower.item, {}).setdefault(tower.net, tower)
+    return {item: tuple(nets.values()) for item, nets in found.items()}

@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from llmconv.blocks.decoder import Decoder
-from llmconv.blocks.vision.spec import Tower, TowerSpec
+from llmconv.blocks.tower import Tower
 from llmconv.families.oracle import Oracle
-
-if TYPE_CHECKING:
-    import numpy as np
-
-# (tower, patches [k, row], grids, dynamic) -> inputs of the vit net by name
-Preprocess = Callable[[TowerSpec, "np.ndarray", Sequence[Sequence[int]], bool], "dict[str, np.ndarray]"]
-
-
-@dataclass(frozen=True)
-class Vision:
-    """A family's vision tower, and what a runtime prepares for it."""
-
-    tower: Tower
-    preprocess: Preprocess
 
 
 @dataclass(frozen=True)
 class Family:
     """A model family: the model_types of config.json that it serves, its decoder's knobs, and tensors to leave alone.
 
-    vision: its vision tower, if it has one that is converted.
+    towers: those of its towers, for images or sound, that are converted.
     reference: the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
     left_out: name patterns of tensors of parts that are not converted, such as a vision tower; a note says so.
     equal_lengths: its public demo sizes mask and KV cache by the embedding net, and so needs max_input_length ==
@@ -41,7 +27,7 @@ class Family:
 
     model_types: tuple[str, ...]
     decoder: Decoder
-    vision: Vision | None = None
+    towers: tuple[Tower[Any, Any], ...] = ()
     reference: Oracle | None = None
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
     left_out: tuple[str, ...] = ()

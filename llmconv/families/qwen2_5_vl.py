@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from llmconv.blocks.vision import grid
-from llmconv.blocks.vision.spec import Tower, TowerSpec
+from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.blocks.vision.tower import PatchTower
 from llmconv.families import qwen2_vl
-from llmconv.families.family import Family, Vision
+from llmconv.families.family import Family
 from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -62,6 +63,8 @@ def preprocess(
 family = Family(
     model_types=("qwen2_5_vl",),
     decoder=qwen2_vl.decoder(),
-    vision=Vision(Tower(NAMES, qwen2_vl.VISUAL, FIELDS, pixels=(672, 896), norm="rms", gated=True), preprocess),
+    towers=(
+        PatchTower(NAMES, qwen2_vl.VISUAL, FIELDS, pixels=(672, 896), norm="rms", gated=True, preprocess=preprocess),
+    ),
     reference=Oracle(auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
 )

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import chunked, three_axes, upper_windowed
 from llmconv.blocks.spec import Spec
 from llmconv.blocks.vision import grid
-from llmconv.blocks.vision.spec import Tower, TowerSpec
-from llmconv.families.family import Family, Vision
+from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.blocks.vision.tower import PatchTower
+from llmconv.families.family import Family
 from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -68,7 +69,7 @@ def tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name)
 
 
-def decoder(**knobs: Mapping) -> Decoder:
+def decoder(**knobs: Any) -> Decoder:
     """Qwen2's, with three positions for every token. knobs: what a family has otherwise."""
     return Decoder(
         **{
@@ -85,6 +86,6 @@ def decoder(**knobs: Mapping) -> Decoder:
 family = Family(
     model_types=("qwen2_vl",),
     decoder=decoder(),
-    vision=Vision(Tower(NAMES, VISUAL, FIELDS, pixels=(756, 756)), preprocess),
+    towers=(PatchTower(NAMES, VISUAL, FIELDS, pixels=(756, 756), preprocess=preprocess),),
     reference=Oracle(auto="AutoModelForImageTextToText", tensor=tensor),
 )

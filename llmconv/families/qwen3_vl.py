@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import alike, interleaved, three_axes
 from llmconv.blocks.vision import grid
-from llmconv.blocks.vision.spec import Tower, TowerSpec
+from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.blocks.vision.tower import PatchTower
 from llmconv.families import qwen2_vl
-from llmconv.families.family import Family, Vision
+from llmconv.families.family import Family
 from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -79,6 +80,6 @@ family = Family(
         output_bias="attention_bias",
         qk_norm="head",
     ),
-    vision=Vision(Tower(NAMES, qwen2_vl.VISUAL[::-1], FIELDS, pixels=(768, 768)), preprocess),
+    towers=(PatchTower(NAMES, qwen2_vl.VISUAL[::-1], FIELDS, pixels=(768, 768), preprocess=preprocess),),
     reference=Oracle(auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
 )

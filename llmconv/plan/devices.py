@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from llmconv.plan.plan import Plan
 
 _LAYER = re.compile(r"block(?:_[a-z]+)*_(\d+)")
-_FIRST = re.compile(r"embedding|vit")
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,8 @@ class Group:
 
 
 def groups(plan: Plan) -> list[Group]:
-    """The devices of a pipeline, [] where there is none: embeddings first, then the layers in equal runs, then heads
-    and the rest."""
+    """The devices of a pipeline, [] where there is none: towers and embeddings first, then the layers in equal runs,
+    then heads and the rest."""
     job = plan.job
     if job.num_device == 1 or job.distribute_strategy != "pp":
         return []
@@ -32,9 +31,9 @@ def groups(plan: Plan) -> list[Group]:
     members: list[list[str]] = [[] for _ in range(job.num_device)]
     for net in plan.nets:
         layer = _LAYER.match(net.name)
-        if _FIRST.match(net.name):
+        if net.tower or net.name.startswith("embedding"):
             place = 0
-        elif layer or net.name == "add":
+        elif layer or net.kind == "add":
             place = 1 + (int(layer[1]) // run if layer else 0)
         else:
             place = -1

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from llmconv.checkpoint import rope, tokens
 from llmconv.checkpoint.tokens import SpecialTokens
+from llmconv.families import towers
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.toolchain import VERSION
@@ -48,20 +49,10 @@ class KVCache:
 
 
 @dataclass(frozen=True)
-class LargestImage:
-    """Of one launch of vit. width, height: pixels; patches: rows of input_states; tokens: rows of the output."""
-
-    width: int
-    height: int
-    patches: int
-    tokens: int
-
-
-@dataclass(frozen=True)
 class Handover:
     """half: dtype of hidden states, KV cache and masks. equal_lengths: the family's public demo needs
-    max_input_length == seq_length. rope: which of longrope's tables the nets have, "" for other models. image: None
-    for a model that does not see."""
+    max_input_length == seq_length. rope: which of longrope's tables the nets have, "" for other models. largest: of
+    each tower the largest item of one launch, in numbers, by what the tower looks at ("image")."""
 
     chip: str
     devices: int
@@ -75,7 +66,7 @@ class Handover:
     kv_cache: KVCache
     masks: tuple[Mask, ...]
     tokens: SpecialTokens
-    image: LargestImage | None = None
+    largest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     rope: str = ""
     compiler: str = VERSION
     requires: Requirement = field(default_factory=Requirement)
@@ -83,8 +74,9 @@ class Handover:
     @classmethod
     def of(cls, plan: Plan) -> Handover:
         """Of a plan. Raises InputError for a generation_config.json or tokenizer_config.json that cannot be read."""
-        job, tower = plan.job, plan.tower
+        job = plan.job
         special = tokens.read(plan.config, job.model_path)
+        marks = {tower.token[0]: spec.token for tower, spec in plan.towers}
         return cls(
             chip=job.chip,
             devices=job.num_device,
@@ -97,14 +89,17 @@ class Handover:
             equal_lengths=plan.family.equal_lengths,
             kv_cache=_kv_cache(plan),
             masks=tuple(_masks(plan.nets)),
-            tokens=replace(special, seen={**special.seen, "image_token_id": tower.token} if tower else {}),
-            image=LargestImage(*tower.pixels, tower.patches, tower.tokens) if tower else None,
+            tokens=replace(special, seen={**special.seen, **marks} if marks else {}),
+            largest={tower.item: tower.largest(spec) for tower, spec in plan.towers},
             rope=next(filter(None, (rope.longrope_table(kind.rope, job.seq_length) for kind in plan.spec.kinds)), ""),
         )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return asdict(self)
+        """For JSON. The largest items have keys of their own, null for what the model has no tower for."""
+        made: dict[str, Any] = {}
+        for name, value in asdict(self).items():
+            made |= dict.fromkeys(towers(), None) | value if name == "largest" else {name: value}
+        return made
 
 
 def _kv_cache(plan: Plan) -> KVCache:
@@ -117,7 +112,7 @@ def _kv_cache(plan: Plan) -> KVCache:
 def _masks(nets: tuple[Net, ...]) -> Iterator[Mask]:
     """The mask inputs of the nets, each once."""
     found = dict.fromkeys(
-        (f"vit {io.name}" if net.kind == "vit" else io.name, io.dtype)
+        (f"{net.name} {io.name}" if net.tower else io.name, io.dtype)
         for net in nets
         for io in net.inputs
         if io.name.endswith("_mask")
@@ -128,7 +123,7 @@ def _masks(nets: tuple[Net, ...]) -> Iterator[Mask]:
 
 def rows(device: Mapping[str, Any]) -> list[tuple[str, str]]:
     """What a manifest has under "device", for people: (what, text)."""
-    needs, cache, special, image = (device[key] for key in ("requires", "kv_cache", "tokens", "image"))
+    needs, cache, special = (device[key] for key in ("requires", "kv_cache", "tokens"))
     lengths = f"{device['seq_length']} tokens, prompts up to {device['max_input_length']}" + (
         f", {device['batch']} sequences at once" if device["batch"] > 1 else ""
     )
@@ -160,13 +155,16 @@ def rows(device: Mapping[str, Any]) -> list[tuple[str, str]]:
         ),
         ("tokens", ", ".join(ids)),
     ]
-    if image:
-        found.append(
-            (
-                "largest image",
-                f"{image['width']} x {image['height']} pixels, {image['patches']} patches, {image['tokens']} tokens",
-            )
-        )
+    known = {field.name for field in fields(Handover)}
+    found += [
+        (f"largest {name}", ", ".join(largest(given))) for name, given in device.items() if name not in known and given
+    ]
     if device["rope"]:
         found.append(("longrope", f"the table of the {device['rope']} factors"))
     return [(what, text) for what, text in found if text]
+
+
+def largest(item: Mapping[str, float]) -> list[str]:
+    """The largest item of a tower's launch for people: how large it is, and how many it has of what."""
+    counts = [f"{number} {what}" for what, number in item.items() if what not in ("width", "height")]
+    return ([f"{item['width']} x {item['height']} pixels"] if "width" in item else []) + counts

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Any
 
 from llmconv.blocks.mixer import Ports, State
+from llmconv.blocks.tower import Fitted
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.roles import Role, roles
 from llmconv.coefficients.structure import structure
@@ -40,6 +41,7 @@ class Net:
     pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
     names of the layer's tensors begin with, with that number; "" in a net of no layer.
     states, ports: what its layer keeps between launches, and the tensors that carry it.
+    tower: that this is the net of.
     """
 
     name: str
@@ -54,6 +56,7 @@ class Net:
     states: tuple[State, ...] = ()
     ports: Ports = NO_PORTS
     pattern: Net | None = field(default=None, repr=False, compare=False)
+    tower: Fitted | None = field(default=None, repr=False, compare=False)
 
     @cached_property
     def mlir(self) -> str:

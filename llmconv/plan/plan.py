@@ -5,11 +5,11 @@ from __future__ import annotations
 
 import math
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 from llmconv.blocks.spec import Spec
-from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.blocks.tower import Fitted
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.families.family import Family
@@ -27,7 +27,7 @@ from llmconv.request.job import Job
 class Plan:
     """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were
     settled.
-    `tower`: the sizes of the vision tower, if there is one."""
+    `towers`: those for images or sound, with their sizes."""
 
     job: Job
     config: Config
@@ -36,7 +36,7 @@ class Plan:
     spec: Spec
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
-    tower: TowerSpec | None = None
+    towers: tuple[Fitted, ...] = ()
 
     @cached_property
     def origins(self) -> dict[str, Origin]:
@@ -79,15 +79,14 @@ def plan(job: Job) -> Plan:
     check_groups(job, spec)
     check_devices(job, spec)
     nets = tuple(with_patterns(decoder_nets(job, spec)))
-    tower = towers.tower_of(job, family, config, checkpoint, spec)
-    if tower:
-        notes += towers.notes(job, tower)
-        nets = (*towers.tower_nets(job, spec, tower), *nets)
-        job = replace(job, max_pixels=",".join(map(str, tower.pixels)))
+    fitted = towers.towers_of(job, family, config, checkpoint, spec)
+    notes += towers.notes(job, fitted)
+    nets = (*(net for one in fitted for net in towers.tower_nets(job, spec, one)), *nets)
+    job = towers.settled(job, fitted)
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:
         notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
-    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), tower)
+    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted)
     check_tensors(checkpoint, family, spec, nets, made.disk_tensors)
     return made
 

@@ -1,12 +1,12 @@
-"""The nets of a model that sees: its vision tower, and the sum that brings deepstack states into the language model."""
+"""The nets of a model that sees or hears: its towers, and what brings their hidden states into the language model."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 
 from llmconv.blocks.spec import Spec
-from llmconv.blocks.vision import qwen
-from llmconv.blocks.vision.spec import TowerSpec
+from llmconv.blocks.tower import Fitted
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
@@ -14,53 +14,54 @@ from llmconv.families.family import Family
 from llmconv.plan.decoder import embedding_length
 from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
+from llmconv.request.options import OPTIONS
+
+GROUPS = ("vision",)  # of the options that size towers
 
 
-def tower_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, spec: Spec) -> TowerSpec | None:
-    """The sizes of the family's vision tower, if it has one. Raises InputError for max_pixels that do not fit it."""
-    if family.vision is None:
-        if job.max_pixels:
-            what = f"max_pixels {job.max_pixels} with a {config['model_type']} model"
-            raise InputError(what, "it is converted without a vision tower", "Leave max_pixels out.")
-        return None
-    tower = family.vision.tower.spec(config, checkpoint.tensors, job.pixels)
-    tower.check(spec.layers, spec.hidden)
-    return tower
+def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, spec: Spec) -> tuple[Fitted, ...]:
+    """The family's towers with their sizes, those that the model has. Raises InputError for options that do not fit
+    them, or that no tower is there for."""
+    found = []
+    for tower in family.towers:
+        sizes = tower.spec(config, checkpoint.tensors, {name: getattr(job, name) for name in tower.reads})
+        if sizes is not None:
+            sizes.check(spec.layers, spec.hidden)
+            found.append(Fitted(tower, sizes))
+    read = {name for tower, _ in found for name in tower.reads}
+    for option in OPTIONS:
+        if option.group in GROUPS and option.name not in read and (value := getattr(job, option.name)):
+            what = f"{option.name} {value} with a {config['model_type']} model"
+            why = f"it is converted without a {option.group} tower"
+            raise InputError(what, why, f"Leave {option.name} out.")
+    return tuple(found)
 
 
-def notes(job: Job, tower: TowerSpec) -> list[str]:
-    """How max_pixels was settled, and where an image would not fit."""
-    width, height = tower.pixels
-    found = [] if job.max_pixels else [f"max_pixels is not set, {width},{height} is used"]
-    if tower.tokens > (length := embedding_length(job)):
-        found.append(
-            f"an image of {width} x {height} pixels is {tower.tokens} tokens, more than the {length} of one prefill"
-        )
-    return found
+def notes(job: Job, towers: Iterable[Fitted]) -> list[str]:
+    """How the towers' options were settled."""
+    length = embedding_length(job)
+    return [
+        note
+        for tower, spec in towers
+        for note in tower.notes(spec, {name: getattr(job, name) for name in tower.reads}, length)
+    ]
 
 
-def tower_nets(job: Job, spec: Spec, tower: TowerSpec) -> Iterator[Net]:
-    """The tower, which stays in half precision whatever the blocks' weights become, behind the sum that deepstack
-    needs."""
-    if tower.deepstack:
-        graph = qwen.add(embedding_length(job), spec.hidden)
-        yield Net(
-            "add",
-            "add",
-            None,
-            flags_for(job, job.half, addr_mode="io_alone"),
-            *ios(graph, job.half, [("add", job.half)]),
-            graph,
-        )
-    # a dynamic launch is one image, so that a tower with learned positions needs no mask; the others' public inputs
-    # have one in any case
-    graph = qwen.vit(tower, masked=not (job.dynamic and tower.positions))
+def settled(job: Job, towers: Iterable[Fitted]) -> Job:
+    """The job with the towers' options as they came to be."""
+    return replace(job, **{name: value for tower, spec in towers for name, value in tower.settled(spec).items()})
+
+
+def tower_nets(job: Job, spec: Spec, fitted: Fitted) -> Iterator[Net]:
+    """A tower, which stays in half precision whatever the blocks' weights become, behind the nets that stand beside
+    it."""
+    tower, sizes = fitted
+    for graph in tower.extra(sizes, embedding_length(job), spec.hidden):
+        outputs = [(value.name, job.half) for value in graph.outputs]
+        flags = flags_for(job, job.half, addr_mode="io_alone")
+        yield Net(graph.name, graph.name, None, flags, *ios(graph, job.half, outputs), graph)
+    dynamic = job.dynamic and tower.dynamic
+    graph = tower.graph(sizes, dynamic)
     outputs = [(value.name, job.half) for value in graph.outputs]
-    yield Net(
-        "vit",
-        "vit",
-        None,
-        flags_for(job, job.half, quant_input=False, dynamic=job.dynamic),
-        *ios(graph, "f32", outputs),
-        graph,
-    )
+    flags = flags_for(job, job.half, quant_input=False, dynamic=dynamic)
+    yield Net(tower.net, tower.net, None, flags, *ios(graph, "f32", outputs), graph, tower=fitted)

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from llmconv.chips import CHIPS
 from llmconv.engine.history import Run
+from llmconv.families import towers
 from llmconv.plan import handover
 from llmconv.report import status, timeline
 from llmconv.report.facts import Facts
@@ -81,14 +82,10 @@ def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
     found += _times(run)
     if manifest:
         times = latencies(manifest)
-        if times["image"]:
-            found.append(
-                (
-                    "image, estimate",
-                    f"{1000 * times['image']:.2f} ms",
-                    f"{manifest['job']['max_pixels'].replace(',', ' x ')} pixels",
-                )
-            )
+        for item in towers():
+            if time := times[item]:
+                extent, *_ = handover.largest(manifest["device"][item])
+                found.append((f"{item}, estimate", f"{1000 * time:.2f} ms", extent))
         if times["prefill"]:
             found.append(
                 (

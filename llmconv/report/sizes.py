@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from llmconv.families import towers
 from llmconv.request.output import Layout
 
 # The first that fits a weight's name says which part of a layer it belongs to; every family publishes names of this
@@ -20,7 +21,7 @@ PARTS = (
     ("Attention", re.compile(r"attn|attention|[qkvo]_proj")),
     ("MLP", re.compile(r"mlp|feed_forward|ffn|expert|moe|gate|(up|down)_proj")),
 )
-KINDS = {"embedding": "Token table", "lm_head": "Output head", "vit": "Vision tower", "lora": "LoRA adapters"}
+KINDS = {"embedding": "Token table", "lm_head": "Output head", "lora": "LoRA adapters"}
 BYTES = {"f32": 4, "i32": 4, "u32": 4, "f16": 2, "bf16": 2, "i16": 2, "u16": 2}
 
 
@@ -152,7 +153,8 @@ def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[s
 
 
 def _part(kind: str, name: str) -> str:
-    for known, part in KINDS.items():
+    titles = {tower.net: tower.title for kinds in towers().values() for tower in kinds}
+    for known, part in (KINDS | titles).items():
         if kind.startswith(known):
             return part
     if not kind.startswith("block"):

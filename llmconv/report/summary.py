@@ -16,14 +16,16 @@ from typing import Any
 
 from llmconv.chips import CHIPS
 from llmconv.engine import events
+from llmconv.families import towers
+from llmconv.plan.handover import largest
 from llmconv.request.output import Layout
 from llmconv.verify.record import closeness, record, worst_output
 from llmconv.words import count, duration, size
 
 
 def latencies(manifest: Mapping[str, Any]) -> dict[str, float | None]:
-    """Compiler estimates in seconds: `image` of the largest size, `prefill` of the longest prompt, `decode` of one
-    token at full KV length.
+    """Compiler estimates in seconds: what towers look at, such as `image`, of the largest size, `prefill` of the
+    longest prompt, `decode` of one token at full KV length.
 
     None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in
     none.
@@ -38,7 +40,7 @@ def latencies(manifest: Mapping[str, Any]) -> dict[str, float | None]:
         return sum(known) / clock if known and None not in known else None
 
     return {
-        "image": total("vit"),
+        **{item: total(*(tower.net for tower in kinds)) for item, kinds in towers().items()},
         "prefill": total("embedding", "block", "lm_head"),
         "decode": total("embedding_cache", "block_cache", "lm_head"),
     }
@@ -91,7 +93,7 @@ class Summary:
 
     def facts(self, event: events.RunFinished) -> dict[str, Any]:
         """What is known at the end of a run, JSON-able; bytes and seconds."""
-        manifest = json.loads(self.layout.manifest.read_text(encoding="utf-8"))
+        manifest = self._manifest()
         held = coefficient_bytes(manifest)
         return {
             "bmodel": str(self.layout.out / manifest["bmodel"]),
@@ -106,10 +108,13 @@ class Summary:
             "peak_disk": event.peak_disk,
             "chip": manifest["job"]["chip"],
             "max_input_length": manifest["job"]["max_input_length"],
-            "max_pixels": manifest["job"]["max_pixels"],
+            **{name: manifest["job"][name] for kinds in towers().values() for tower in kinds for name in tower.reads},
             "estimated_seconds": latencies(manifest),
             "verified": self._verified(),
         }
+
+    def _manifest(self) -> dict[str, Any]:
+        return json.loads(self.layout.manifest.read_text(encoding="utf-8"))
 
     def _verified(self) -> dict[str, Any] | None:
         """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being
@@ -145,7 +150,7 @@ class Summary:
             ),
             ("nets", f"{sum(f['nets'].values())}: {', '.join(f'{n} {how}' for how, n in sorted(f['nets'].items()))}"),
             ("took", f"{duration(f['seconds'])}, {duration(f['cpu_seconds'])} of CPU" + self._peaks(f)),
-            *zip_longest(("estimate",), estimates(f), fillvalue=""),
+            *zip_longest(("estimate",), estimates(f, self._manifest().get("device", {})), fillvalue=""),
             ("verified", _verdict(f["verified"])),
             *([("report", str(self.layout.report))] if self.layout.report.exists() else []),
             ("next", self._next(f)),
@@ -166,22 +171,22 @@ class Summary:
         return f"{program('llmconv')} verify {self.layout.out} --full"
 
 
-def estimates(f: dict[str, Any]) -> list[str]:
-    """Lines on the latencies that the compiler estimates, and that nobody has measured."""
+def estimates(f: dict[str, Any], device: Mapping[str, Any]) -> list[str]:
+    """Lines on the latencies that the compiler estimates, and that nobody has measured. device: as in the manifest."""
     time, parts = f["estimated_seconds"], []
     if time["prefill"]:
         parts.append(f"prefill of {f['max_input_length']} tokens in {1000 * time['prefill']:.2f} ms")
     if time["decode"]:
         parts.append(f"then {1 / time['decode']:.0f} tokens/s ({1000 * time['decode']:.2f} ms each)")
-    image = (
-        [f"an image of {' x '.join(f['max_pixels'].split(','))} pixels in {1000 * time['image']:.2f} ms"]
-        if time["image"]
-        else []
-    )
-    if not parts and not image:
+    looks = [
+        f"{kinds[0].one} of {largest(device[item])[0]} in {1000 * seconds:.2f} ms"
+        for item, kinds in towers().items()
+        if (seconds := time[item])
+    ]
+    if not parts and not looks:
         return [f"none: the compiler gives none for dynamic nets on {f['chip']}"]
     return [
-        *image,
+        *looks,
         *([", ".join(parts)] if parts else []),
         f"by the compiler's count of cycles for {f['chip']}; not measured",
     ]

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 
 from llmconv.plan.plan import Plan
 from llmconv.verify import compare
-from llmconv.verify import prompt as images
+from llmconv.verify import prompt as towers
 from llmconv.verify.reference import Reference
 from llmconv.verify.runtime import Runtime
 from llmconv.verify.session import CHIP, Picked, Session, pick
 from llmconv.verify.state import LayerState
-from llmconv.verify.vision import Course, Images
+from llmconv.verify.vision import Course, Shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,12 +43,12 @@ class Generation:
 @dataclass(frozen=True)
 class Turn:
     """Tokens [n] to read, and how many to generate behind them (0: read on). back: first forget all but so many tokens.
-    images: those that its image tokens stand for."""
+    shown: what its placeholders stand for."""
 
     ids: np.ndarray
     tokens: int
     back: int | None = None
-    images: Images | None = None
+    shown: Sequence[Shown] = ()
 
 
 class Own:
@@ -62,9 +62,9 @@ class Own:
         self.course = Course(spec.positions)
         self.routing: list[np.ndarray] = []
 
-    def look(self, ids: np.ndarray, images: Images) -> None:
-        """See the images of a prompt [n], which is read next."""
-        self.course.show(*self.reference.sight.look(ids, images, self.course.next))
+    def look(self, ids: np.ndarray, shown: Sequence[Shown]) -> None:
+        """See what a prompt [n], which is read next, shows."""
+        self.course.show(*self.reference.sight.look(ids, shown, self.course.next))
 
     def forward(self, ids: np.ndarray) -> np.ndarray:
         """Final hidden states [1, n, H] of the next tokens [n]."""
@@ -111,10 +111,10 @@ class Speaker:
         self.judged: list[Picked] = []
         self._state: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def read(self, ids: np.ndarray, shown: Images | None = None) -> None:
-        """Prefill tokens [n], in as many chunks as it takes. shown: the images that its image tokens stand for."""
-        if shown is not None:
-            self.course.show(*images.look(self.session, self.runtime.by_name["vit"], ids, shown, self.course.next))
+    def read(self, ids: np.ndarray, shown: Sequence[Shown] = ()) -> None:
+        """Prefill tokens [n], in as many chunks as it takes. shown: what its placeholders stand for."""
+        if shown:
+            self.course.show(*towers.look(self.session, self.runtime.by_name, ids, shown, self.course.next))
             for model in (self.own, self.blurred):
                 model.look(ids, shown)
         while len(ids):
@@ -222,17 +222,17 @@ def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Genera
             sequence.forget(turn.back)
             last = []
         sequence.name = f"turn {number}, " if len(said) > 1 else ""
-        sequence.read(np.concatenate([np.array(last, int), turn.ids]), turn.images)
+        sequence.read(np.concatenate([np.array(last, int), turn.ids]), turn.shown)
         last = write([sequence], turn.tokens) if turn.tokens else []
     return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
 def generate_batch(
-    session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Images | None], tokens: int
+    session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Sequence[Shown]], tokens: int
 ) -> Generation:
     """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded
     together.
-    shown: what the image tokens of each stand for."""
+    shown: what the placeholders of each stand for."""
     sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
     for sequence, prompt, seen in zip(sequences, prompts, shown):
         sequence.read(prompt, seen)
@@ -242,11 +242,11 @@ def generate_batch(
 
 def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -> list[Turn]:
     """A conversation that a plan's nets are for: one prompt; with prefill history a long one and another; for a shared
-    prompt that and two questions, each behind the prompt alone. The first has an image in it, if the model sees."""
+    prompt that and two questions, each behind the prompt alone. The first shows something, if the model has towers."""
 
     def first_turn(count: int, answer: int) -> Turn:
-        read, shown = images.prompt(plan, rng, max(1, count))
-        return Turn(read, answer, images=shown)
+        read, shown = towers.prompt(plan, rng, max(1, count))
+        return Turn(read, answer, shown=shown)
 
     def ids(count: int) -> np.ndarray:
         return rng.integers(0, plan.spec.vocab, max(1, count))

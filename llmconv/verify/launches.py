@@ -20,19 +20,19 @@ The layout is that of the public demo programs:
   position p in the demos of GLM-4 and of several sequences at once; and those of shared prompts give the history of a
   dynamic launch the length of the question.
 
-`EXPECTED` has a function for every kind of net that gives tensors (heads are judged by heads.py); a family that brings
-nets of its own adds theirs."""
+`EXPECTED` has a function for every kind of net that gives tensors, but for towers (`expected` asks the tower itself)
+and heads (judged by heads.py)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmconv.plan.net import Net
 from llmconv.verify import state
 from llmconv.verify.reference import Reference
-from llmconv.verify.vision import Images
+from llmconv.verify.vision import Shown
 from llmconv.verify.weights import half
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ class Launch:
 
     count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each
     sequence;
-    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; images:
-    what a vit net looks at;
+    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; shown:
+    what a tower's net looks at;
     label: for people.
     """
 
@@ -60,7 +60,7 @@ class Launch:
     past: tuple[int, ...] = (0,)
     label: str = field(default="", compare=False)
     positions: np.ndarray | None = None
-    images: Images | None = None
+    shown: Shown | None = None
 
 
 def length(net: Net) -> int:
@@ -110,15 +110,18 @@ def lora(net: Net, values: Mapping[str, np.ndarray], count: int, label: str = ""
     return Launch(net, made, count, label=label)
 
 
-def vit(net: Net, images: Images, inputs: Mapping[str, np.ndarray], merge: int, label: str = "") -> Launch:
-    """A launch of a vision tower for images that the family has prepared `inputs` of."""
-    sizes = " and ".join("x".join(map(str, grid)) for grid in images.grids)
+def tower(net: Net, items: Any, label: str = "") -> Launch:
+    """A launch of a tower's net for items that fit into one. Inputs are as the tower prepares them: a runtime zeroes
+    them before it copies into them, so padding is zeros, and masks hide it, with -10000 in float32."""
+    assert net.tower
+    kind, spec = net.tower
+    inputs = kind.prepare(spec, items, net.flags.dynamic)
     return Launch(
         net,
         {io.name: inputs[io.name] for io in net.inputs},
-        images.tokens(merge),
-        label=label or f"patches {sizes}",
-        images=images,
+        kind.count(spec, items),
+        label=label or kind.label(items),
+        shown=Shown(net.tower, items),
     )
 
 
@@ -282,12 +285,11 @@ def _lora(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
     return {io.name: (logits + reference.logits(hidden, adapted=True) - reference.logits(hidden))[None]}
 
 
-def _vit(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
-    """The class's own tower on the same patches; masks, places and indices are its own."""
-    return {
-        io.name: states[None]
-        for io, states in zip(launch.net.outputs, reference.sight.features(launch.images), strict=True)
-    }
+def _tower(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
+    """The class's own tower on the same items; what it prepares of them is its own."""
+    assert launch.shown
+    found = reference.sight.features(launch.shown)
+    return {io.name: states[None] for io, states in zip(launch.net.outputs, found, strict=True)}
 
 
 def _add(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
@@ -298,10 +300,14 @@ def _add(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 EXPECTED: dict[str, Callable[[Reference, Launch], dict[str, np.ndarray]]] = {
     "embedding": _embedding,
     "lora": _lora,
-    "vit": _vit,
     "add": _add,
     "block": _block,
     "block_kv": _block,
     "block_prompt": _block,
     "block_cache": _block,
 }
+
+
+def expected(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
+    """What the model's own maths makes of a launch: [1, tokens, ...] of every output."""
+    return (_tower if launch.net.tower else EXPECTED[launch.net.kind])(reference, launch)

@@ -37,7 +37,7 @@ class Reference:
 
     routing: of the layer that ran last, if it has routed experts: the router's logits [L, experts].
     config: the class's own config.
-    frame: the class without layers; its parameters have no storage, unless they are of the vision module.
+    frame: the class without layers; its parameters have no storage, unless they are of its towers.
     precision: how the weights are rounded (default: as the chip has them; Precision() for the checkpoint's own values).
     dtype: torch type of the maths; a half type tells what half precision costs any implementation of this model.
     adapter: LoRA of the layers' linears (and where `adapted` is asked for, of the embedding and the head).
@@ -63,7 +63,7 @@ class Reference:
 
     @cached_property
     def sight(self) -> Sight:
-        """The vision module, of a model that has one."""
+        """The towers, of a model that has some."""
         return Sight(self)
 
     @property

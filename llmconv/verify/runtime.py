@@ -8,8 +8,8 @@ Where the public demo programs differ, this is the convention that asks most of 
 * Keys and values of a whole prefill output go into the history (Qwen2-VL, Qwen2.5-VL, Llama 3; others copy the real
   rows only), and behind them are the rows of an earlier conversation (none of those without clear_history zeroes the
   history between two).
-* The tower runs once for each image, over zeroed inputs; only an image's own tokens are copied to their places.
-* With deepstack the net `add` sums the whole [L * H] buffers, zeros where there is no image.
+* A tower runs once for each item, over zeroed inputs; only the item's own tokens are copied to their places.
+* Where a tower gives more, the net `add` sums the whole [L * H] buffers, zeros where nothing is seen.
 * Of several decode stages the shortest runs that has a row for the new token.
 """
 

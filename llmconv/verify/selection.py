@@ -75,7 +75,7 @@ def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, len
 
 def launches(net: Net, plan: Plan, choice: Choice) -> int:
     """How often a net is launched by itself."""
-    if net.kind == "vit":
+    if net.tower:
         return looks(net)
     if net.layer is not None:
         return len(places(net, plan.job, choice.several(net), choice.lengths))
@@ -85,7 +85,7 @@ def launches(net: Net, plan: Plan, choice: Choice) -> int:
 
 
 def looks(net: Net) -> int:
-    """How many images a vision tower is tried with: of several shapes, unless that takes minutes."""
+    """How many items a tower is tried with: of several kinds, unless that takes minutes."""
     return 5 if seconds(net) < THOROUGH_SECONDS else 3 if seconds(net) < 10 * THOROUGH_SECONDS else 1
 
 

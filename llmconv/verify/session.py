@@ -144,13 +144,11 @@ class Session:
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
         """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the
         original."""
-        net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None or launch.net.kind == "vit"
-        expected = EXPECTED[net.kind](self.reference, launch)
-        half = EXPECTED[net.kind](self.half, launch) if block else {}
+        net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None or bool(launch.net.tower)
+        expected = launches.expected(self.reference, launch)
+        half = launches.expected(self.half, launch) if block else {}
         clear = self._clearly_routed() if block else slice(None)
-        original = (
-            EXPECTED[net.kind](self.original, launch) if net.layer is not None and first and self.original else {}
-        )
+        original = launches.expected(self.original, launch) if net.layer is not None and first and self.original else {}
         same, whole = self._routed_alike(clear) if original else clear, launches.whole(net)
         for output, right in expected.items():
             rows = slice(None) if output in whole else clear
@@ -169,7 +167,7 @@ class Session:
                 )
 
     def _tolerance(self, net: Net) -> Tolerance:
-        if net.kind == "vit":  # its blocks are each fed by the one before
+        if net.tower:  # its blocks are each fed by the one before
             return compare.CHAIN
         if net.layer is not None:
             return compare.BLOCK
@@ -199,7 +197,7 @@ class Session:
 
 def checkable(net: Net) -> bool:
     """Whether there is a reference for the net."""
-    return net.kind in JUDGES or net.kind in EXPECTED
+    return net.kind in JUDGES or net.kind in EXPECTED or net.tower is not None
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:

@@ -104,7 +104,7 @@ def run(
     """Launch what was chosen and judge it."""
     import numpy as np
 
-    from llmconv.verify import prompt as images
+    from llmconv.verify import prompt as shown
     from llmconv.verify.device_shares import unlike
     from llmconv.verify.result import Report
     from llmconv.verify.runtime import Runtime
@@ -121,8 +121,8 @@ def run(
                 runtime.table.check(sessions[0])
         for net in choice.nets if not interface else ():
             if checkable(net):
-                if net.kind == "vit":
-                    images.alone(sessions[0], net, rng, looks(net))
+                if net.tower:
+                    shown.alone(sessions[0], net, rng, looks(net))
                 else:
                     alone(sessions[0], net, rng, choice.several(net), choice.lengths)
     roomy = [net for net in choice.nets if net.places]
@@ -135,13 +135,13 @@ def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, toke
     """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens
     altogether."""
     from llmconv.verify import generate
-    from llmconv.verify import prompt as images
+    from llmconv.verify.prompt import prompt
 
     if runtime.batch == 1:
         return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
     each = max(2, tokens // runtime.batch)
     longest = runtime.prompt(each)
-    prompts = [images.prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
+    prompts = [prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
     return generate.generate_batch(session, runtime, *zip(*prompts), each)
 
 

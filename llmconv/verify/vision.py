@@ -1,15 +1,14 @@
-"""The model's own sight: transformers' vision module and position ids for a checkpoint, in torch; and what a prompt's
-images come to.
+"""What a prompt's images or sounds come to: on the chip and by transformers' own towers, and where their tokens stand.
 
-Nothing of our preprocessing is used here: the class computes places, windows, masks and taps from the grids by itself.
-"""
+Nothing of our preparation is used in `Sight`: the class works all of it out by itself, from what a processor gives."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
 
+from llmconv.blocks.tower import Fitted
 from llmconv.verify import classes
 
 if TYPE_CHECKING:
@@ -19,34 +18,57 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Images:
-    """patches [k, row] float32 in the processor's order, and a grid (frames, rows, columns) for each image."""
+class Shown:
+    """What one tower looks at in a prompt."""
 
-    patches: np.ndarray
-    grids: tuple[tuple[int, int, int], ...]
+    fitted: Fitted
+    items: Any
 
-    def tokens(self, merge: int) -> int:
-        """How many tokens they come to."""
-        return len(self.patches) // merge**2
+
+def named(shown: Sequence[Shown]) -> dict[str, Any]:
+    """The items by the towers' nets, as towers take them to count positions."""
+    return {one.fitted.tower.net: one.items for one in shown}
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What images are to a language model. at [k]: their tokens' places in the prompt; tokens [k, H]: the hidden states
-    there;
-    deep: by layer, [k, H] to add to what it gives at these places."""
+    """What is seen, to a language model. at [k]: places in the prompt; tokens [k, H]: the hidden states there; deep: by
+    layer, [k, H] to add to what it gives at these places; cross [m, H]: what layers that look across get, None where
+    nothing is for them."""
 
     at: np.ndarray
     tokens: np.ndarray
     deep: tuple[np.ndarray, ...] = ()
+    cross: np.ndarray | None = None
+
+    @classmethod
+    def of(cls, ids: np.ndarray, found: Sequence[tuple[Fitted, Sequence[np.ndarray]]]) -> Seen:
+        """Of a prompt [n]: the towers with all outputs of their nets, [k, H] each."""
+        import numpy as np
+
+        placed = [(spec.token, states) for (tower, spec), states in found if tower.joins == "tokens"]
+        across = [states[0] for (tower, _), states in found if tower.joins == "cross"]
+        if not placed:
+            return cls(np.zeros(0, int), across[0][:0], (), np.concatenate(across))
+        layers = range(1, max(len(states) for _, states in placed))
+        return cls(
+            np.concatenate([np.flatnonzero(ids == token) for token, _ in placed]),
+            np.concatenate([states[0] for _, states in placed]),
+            tuple(
+                np.concatenate([s[layer] if layer < len(s) else np.zeros_like(s[0]) for _, s in placed])
+                for layer in layers
+            ),
+            np.concatenate(across) if across else None,
+        )
 
     def part(self, first: int, last: int) -> Seen:
         """Of tokens first to last of the prompt."""
         here = (self.at >= first) & (self.at < last)
-        return Seen(self.at[here] - first, self.tokens[here], tuple(states[here] for states in self.deep))
+        deep = tuple(states[here] for states in self.deep)
+        return Seen(self.at[here] - first, self.tokens[here], deep, self.cross)
 
     def enter(self, hidden: np.ndarray) -> np.ndarray:
-        """Hidden states [1, n, H] of a prompt with the images in place."""
+        """Hidden states [1, n, H] of a prompt with what is seen in place."""
         made = hidden.copy()
         made[0, self.at] = self.tokens
         return made
@@ -63,8 +85,8 @@ class Seen:
 
 
 class Course:
-    """The positions of a sequence's tokens, one or three of each: those so far, and those that a prompt with images has
-    set ahead."""
+    """The positions of a sequence's tokens, one or three of each: those so far, and those that a prompt with something
+    to see has set ahead."""
 
     def __init__(self, axes: int):
         import numpy as np
@@ -77,11 +99,11 @@ class Course:
         """The position of the next token of text."""
         return int(self.places.max(initial=-1)) + 1
 
-    def show(self, seen: Seen, ahead: np.ndarray) -> None:
-        """A prompt with images comes next; ahead [axes, n]: its tokens' positions; `seen` counts places from its first
-        token."""
-        self._seen = Seen(seen.at + self.places.shape[1], seen.tokens, seen.deep)
-        self._ahead = ahead
+    def show(self, seen: Seen, ahead: np.ndarray | None) -> None:
+        """A prompt with something to see comes next; ahead [axes, n]: its tokens' positions (None: those of text);
+        `seen` counts places from its first token."""
+        self._seen = replace(seen, at=seen.at + self.places.shape[1])
+        self._ahead = self._ahead[:, :0] if ahead is None else ahead
 
     def go(self, count: int) -> tuple[np.ndarray, Seen | None]:
         """The positions [axes, count] of the next tokens, which are read now, and what is seen among them."""
@@ -100,23 +122,21 @@ class Course:
 
 
 class Sight:
-    """The vision module of a reference's class. Its weights are read at the first image and kept."""
+    """The towers of a reference's class. Their weights are read when the first one looks, and kept."""
 
     def __init__(self, reference: Reference):
         self.reference, self.whole = reference, reference.frame.base_model
         self._loaded = False
 
-    def features(self, images: Images) -> tuple[np.ndarray, ...]:
-        """The images' tokens [k, H], then those of every deepstack merger, in float32."""
+    def features(self, shown: Shown) -> tuple[np.ndarray, ...]:
+        """What a tower makes of its items: [k, H] for every output of its net, in float32."""
         import torch
 
         if not self._loaded:
             self._load()
-        patches = torch.from_numpy(images.patches).to(self.reference.dtype)
         with classes.quiet(), torch.inference_mode():
-            out = self.whole.get_image_features(patches, torch.tensor(images.grids))
-        found = (out.pooler_output, *(getattr(out, "deepstack_features", None) or ()))  # of each image apart
-        return tuple(torch.cat(states).float().numpy() for states in found)
+            found = shown.fitted.tower.reference(self.whole, shown.items, self.reference.dtype)
+        return tuple(states.float().numpy() for states in found)
 
     def _load(self) -> None:
         """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
@@ -126,21 +146,17 @@ class Sight:
         frame.load_state_dict(self.reference.weights(names), strict=False, assign=True)
         self._loaded = True
 
-    def positions(self, ids: np.ndarray, grids: Sequence[Sequence[int]]) -> np.ndarray:
-        """[3, n] of a prompt [n] whose image tokens stand for the grids."""
-        import torch
-
-        given = torch.from_numpy(ids).long()[None]
-        marks = (given == self.reference.plan.tower.token).int()
+    def positions(self, ids: np.ndarray, shown: Sequence[Shown]) -> np.ndarray | None:
+        """[axes, n] of a prompt [n], counted from 0; None where they are those of text."""
         with classes.quiet():
-            found, _ = self.whole.get_rope_index(given, mm_token_type_ids=marks, image_grid_thw=torch.tensor(grids))
-        return found[:, 0].numpy()
+            for tower, spec in (one.fitted for one in shown):
+                found = tower.reference_positions(self.whole, spec, ids, named(shown))
+                if found is not None:
+                    return found
+        return None
 
-    def look(self, ids: np.ndarray, images: Images, first: int) -> tuple[Seen, np.ndarray]:
-        """What the images in a prompt [n] come to, and its tokens' positions [3, n], the first one's being `first`."""
-        import numpy as np
-
-        tokens, *deep = self.features(images)
-        return Seen(
-            np.flatnonzero(ids == self.reference.plan.tower.token), tokens, tuple(deep)
-        ), first + self.positions(ids, images.grids)
+    def look(self, ids: np.ndarray, shown: Sequence[Shown], first: int) -> tuple[Seen, np.ndarray | None]:
+        """What is seen in a prompt [n], and its tokens' positions [axes, n], the first one's being `first`."""
+        places = self.positions(ids, shown)
+        seen = Seen.of(ids, [(one.fitted, self.features(one)) for one in shown])
+        return seen, None if places is None else first + places

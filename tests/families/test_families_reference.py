@@ -8,10 +8,11 @@ import vision_checkpoints
 from family_checkpoints import CONFIGS
 from test_families_graph import EXACT, far, planned
 
+from llmconv.blocks.vision.images import random
 from llmconv.checkpoint import recipe
 from llmconv.verify.generate import Own
-from llmconv.verify.prompt import random
 from llmconv.verify.reference import Reference
+from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
 FIRST, ALL = 40, 60  # tokens before the cache, and in all: beyond every window
@@ -73,11 +74,11 @@ def test_a_prompt_with_images_is_the_class_in_one_piece(name, vision_checkpoint)
 
     model = vision_checkpoint(name)
     made = planned(model, max_pixels="112,112" if name != "qwen3_vl" else "128,128")
-    tower, rng = made.tower, np.random.default_rng(2)
+    tower, rng = made.towers[0].spec, np.random.default_rng(2)
     images = random(tower, ((1, 4, 4), (1, 2, 4)), rng)
     ids = np.array([3, 4, *[tower.token] * 4, 5, *[tower.token] * 2, 6, 7, 8])
     own = Own(Reference(made, Precision()))
-    own.look(ids[:-2], images)
+    own.look(ids[:-2], [Shown(made.towers[0], images)])
     found = np.concatenate([own.forward(ids[:-2]), own.forward(ids[-2:])], 1)
     given = torch.from_numpy(ids)[None]
     with torch.inference_mode():

@@ -12,13 +12,14 @@ from test_families_graph import EXACT, far, launches, planned, run
 from vision_checkpoints import CONFIGS, whole
 
 from llmconv.blocks.vision import grid
+from llmconv.blocks.vision.images import Images, random
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches as nets
 from llmconv.verify import state
-from llmconv.verify.prompt import random
 from llmconv.verify.reference import Reference
+from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
@@ -87,12 +88,9 @@ class Both:
 
     def see(self, grids):
         """(the net's outputs for random images of these grids, what the class gives for them)."""
-        tower = self.made.tower
-        images = random(tower, tuple(map(tuple, grids)), np.random.default_rng(0))
-        launch = nets.vit(
-            self.net, images, self.made.family.vision.preprocess(tower, images.patches, grids, False), tower.merge
-        )
-        return nets.results(launch, self.run(launch.inputs)), nets.EXPECTED["vit"](self.reference, launch)
+        images = random(self.made.towers[0].spec, tuple(map(tuple, grids)), np.random.default_rng(0))
+        launch = nets.tower(self.net, images)
+        return nets.results(launch, self.run(launch.inputs)), nets.expected(self.reference, launch)
 
     def run(self, inputs) -> dict[str, np.ndarray]:
         return dict(zip((io.name for io in self.net.outputs), interpret(self.net.graph, inputs, self.weights)))
@@ -117,11 +115,15 @@ def some(tower) -> list[list[tuple[int, int, int]]]:
 def test_towers_equal_the_class(name, vision, pixels, vision_checkpoint):
     made = planned(vision_checkpoint(name, vision=vision), max_pixels=pixels)
     both = Both(made)
-    for grids in some(made.tower):
+    for grids in some(made.towers[0].spec):
         found, right = both.see(grids)
-        assert list(found) == list(right) and len(found) == 1 + len(made.tower.deepstack)
+        assert list(found) == list(right) and len(found) == 1 + len(made.towers[0].spec.deepstack)
         for output in right:
-            assert found[output].shape == right[output].shape == (1, sum(map(prod, grids)) // made.tower.merge**2, 256)
+            assert (
+                found[output].shape
+                == right[output].shape
+                == (1, sum(map(prod, grids)) // made.towers[0].spec.merge ** 2, 256)
+            )
             assert far(found[output], right[output]) < EXACT, (grids, output)
 
 
@@ -241,7 +243,7 @@ def _language_model(model) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_positions_equal_the_class(name, vision_checkpoint):
     made = planned(vision_checkpoint(name), max_pixels=PIXELS[name])
-    sight, tower, rng = Reference(made, Precision()).sight, made.tower, np.random.default_rng(3)
+    sight, tower, rng = Reference(made, Precision()).sight, made.towers[0].spec, np.random.default_rng(3)
     for _ in range(30):
         grids, ids = [], []
         for _ in range(rng.integers(1, 4)):
@@ -253,7 +255,7 @@ def test_positions_equal_the_class(name, vision_checkpoint):
             ]
         ids = np.array(ids[: len(ids) - rng.integers(0, 2)])
         found, after = grid.token_positions(tower, ids, grids)
-        np.testing.assert_array_equal(found, sight.positions(ids, grids))
+        np.testing.assert_array_equal(found, sight.positions(ids, [Shown(made.towers[0], Images(np.zeros(0), grids))]))
         assert after == found.max() + 1
 
 
@@ -268,7 +270,7 @@ def test_positions_of_videos_equal_the_class(vision_checkpoint):
         given = torch.from_numpy(ids)[None]
         more |= {"mm_token_type_ids": 2 * (given == 1001).int(), "video_grid_thw": torch.tensor([[3, 4, 6]])}
         right, _ = Reference(made, Precision()).sight.whole.get_rope_index(given, **more)
-        found, after = grid.token_positions(made.tower, ids, [(3, 4, 6)], tokens=[1001], seconds=[seconds])
+        found, after = grid.token_positions(made.towers[0].spec, ids, [(3, 4, 6)], tokens=[1001], seconds=[seconds])
         np.testing.assert_array_equal(found, right[:, 0].numpy())
         assert after == found.max() + 1
 
@@ -308,9 +310,9 @@ def test_max_pixels(name, default, bad, near, vision_checkpoint):
     )
     vit = next(n for n in made.nets if n.name == "vit")
     width, height = map(int, default.split(","))
-    assert vit.inputs[0].shape == (width * height // made.tower.patch**2, made.tower.row)
+    assert vit.inputs[0].shape == (width * height // made.towers[0].spec.patch ** 2, made.towers[0].spec.row)
     with pytest.raises(
-        InputError, match=f"max_pixels {bad}: both sides must be multiples of {made.tower.unit}.* Use {near}"
+        InputError, match=f"max_pixels {bad}: both sides must be multiples of {made.towers[0].spec.unit}.* Use {near}"
     ):
         planned(model, max_pixels=bad)
     for text in ("672", "672,", "672x896", "1,2,3", "a,b", "-28,28"):
@@ -364,7 +366,8 @@ def test_sections_that_do_not_add_up_are_refused(vision_checkpoint):
 
 def test_images_that_do_not_fit_are_refused(vision_checkpoint):
     made = planned(vision_checkpoint("qwen3_vl"), max_pixels="128,128")
-    prepare, tower = made.family.vision.preprocess, made.tower
+    (kind, tower), *_ = made.towers
+    prepare = kind.preprocess
 
     def rows(count: int) -> np.ndarray:
         return np.zeros((count, tower.row), np.float32)

@@ -20,7 +20,8 @@ def test_a_picture_goes_through_the_processor(name, vision_checkpoint):
 
     model = vision_checkpoint(name)
     made = planned(model, max_pixels="160,96" if name == "qwen3_vl" else "140,112")
-    tower, prepare = made.tower, made.family.vision.preprocess
+    (kind, tower), *_ = made.towers
+    prepare = kind.preprocess
     sizes = {"patch_size": tower.patch, "temporal_patch_size": tower.temporal, "merge_size": tower.merge}
     (model / "preprocessor_config.json").write_text(
         json.dumps(sizes | {"image_processor_type": "Qwen2VLImageProcessor"})

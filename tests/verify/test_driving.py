@@ -10,11 +10,12 @@ from verify_helpers import plan_of
 
 from llmconv import numeric
 from llmconv.blocks.vision import grid
+from llmconv.blocks.vision.images import random
 from llmconv.verify import launches
-from llmconv.verify import prompt as images
 from llmconv.verify.generate import Turn, converse
 from llmconv.verify.runtime import Runtime
 from llmconv.verify.session import Session
+from llmconv.verify.vision import Shown
 from llmconv.verify.weights import half
 
 SEQ = 32
@@ -177,9 +178,9 @@ def test_padding_of_a_tower_is_hidden_even_from_itself(vision_checkpoint):
         ("qwen3_vl", ((1, 2, 4),), "128,128"),
     ):
         plan = plan_of(vision_checkpoint(name), seq=48, max_pixels=pixels)
-        tower, net = plan.tower, by_name(plan)["vit"]
-        shown = images.random(tower, grids, np.random.default_rng(0))
-        inputs = plan.family.vision.preprocess(tower, shown.patches, grids, net.flags.dynamic)
+        tower, net = plan.towers[0].spec, by_name(plan)["vit"]
+        shown = random(tower, grids, np.random.default_rng(0))
+        inputs = launches.tower(net, shown).inputs
         count = len(shown.patches)
         for key, values in inputs.items():
             if key.endswith("mask"):
@@ -196,9 +197,9 @@ def test_padding_of_a_tower_is_hidden_even_from_itself(vision_checkpoint):
 
 def test_the_tower_runs_once_for_each_image(vision_checkpoint):
     plan = plan_of(vision_checkpoint("qwen3_vl"), seq=48, max_pixels="64,96")
-    shown = images.random(plan.tower, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
+    shown = random(plan.towers[0].spec, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
     ids = np.array([5, 998, 1000, 1000, 999, 7, 998, 1000, 1000, 999, 9])
-    chip = watched(plan, [Turn(ids, 2, images=shown)])
+    chip = watched(plan, [Turn(ids, 2, shown=[Shown(plan.towers[0], shown)])])
     assert [np.flatnonzero(fed["input_states"].any(-1)).tolist() for fed in chip.of("vit")] == [list(range(8))] * 2
     size = plan.spec.hidden
     for number, fed in enumerate(chip.of("add")):

@@ -3,6 +3,8 @@ generates, and that every fault is seen."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import pytest
 from test_generate import right
@@ -11,10 +13,12 @@ from verify_helpers import plan_of
 from vision_checkpoints import CONFIGS, whole
 
 from llmconv.blocks.vision import grid
+from llmconv.blocks.vision.images import Images, random, shapes
 from llmconv.verify import launches
-from llmconv.verify import prompt as images
+from llmconv.verify import prompt as towers
 from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
 from llmconv.verify.session import Session, alone
+from llmconv.verify.vision import Shown
 
 SEQ, TOKENS = 48, 5
 PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96"}
@@ -24,7 +28,7 @@ def planned(vision_checkpoint, name: str, **options):
     return plan_of(vision_checkpoint(name), seq=SEQ, max_pixels=PIXELS[name], **options)
 
 
-def chosen(model, ids: np.ndarray, shown: images.Images | None, tokens: list[int]) -> list[int]:
+def chosen(model, ids: np.ndarray, shown: Images | None, tokens: list[int]) -> list[int]:
     """What transformers' whole model would choose behind a prompt, and behind that and each of `tokens` but the
     last."""
     import torch
@@ -41,6 +45,11 @@ def chosen(model, ids: np.ndarray, shown: images.Images | None, tokens: list[int
         return whole(model)(given, **more).logits[0, len(ids) - 1 :].argmax(-1).tolist()
 
 
+def image(shown: Sequence[Shown]) -> Images | None:
+    """What a prompt of one tower shows it."""
+    return shown[0].items if shown else None
+
+
 def conversation(plan, chip, seed: int = 2):
     session, runtime = Session(plan, chip), Runtime.of(plan)
     said = turns(plan, runtime, np.random.default_rng(seed), TOKENS)
@@ -54,13 +63,19 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_chec
     session, (turn,), found = conversation(plan, chip)
     assert right(session, found)
     (where,) = np.nonzero(turn.ids == 1000)
-    assert len(where) == turn.images.tokens(2) == plan.tower.tokens and where[0] > 0 and where[-1] < len(turn.ids) - 1
+    assert (
+        len(where) == image(turn.shown).tokens(2) == plan.towers[0].spec.tokens
+        and where[0] > 0
+        and where[-1] < len(turn.ids) - 1
+    )
     tokens = [t.found for t in found.tokens]
-    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, turn.ids, turn.images, tokens)
+    assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, turn.ids, image(turn.shown), tokens)
     layers = range(plan.spec.layers)
-    prefill = [run for i in layers for run in (f"block_{i}", *(["add"] if i < len(plan.tower.deepstack) else []))]
+    prefill = [
+        run for i in layers for run in (f"block_{i}", *(["add"] if i < len(plan.towers[0].spec.deepstack) else []))
+    ]
     assert chip.runs[: 2 + len(prefill)] == ["vit", "embedding", *prefill]
-    assert chip.runs.count("vit") == 1 and chip.runs.count("add") == len(plan.tower.deepstack)
+    assert chip.runs.count("vit") == 1 and chip.runs.count("add") == len(plan.towers[0].spec.deepstack)
     assert {c.net for c in session.compared} == {*chip.runs, CHAIN} - {"lm_head"}
 
 
@@ -72,14 +87,14 @@ def test_an_image_in_a_conversation(name, options, vision_checkpoint):
     """In chunks, and shared by two questions: every answer is what transformers gives behind all that was read."""
     plan = planned(vision_checkpoint, name, **options)
     session, said, found = conversation(plan, Interpreted(plan))
-    assert right(session, found) and len(found.tokens) == TOKENS and said[0].images is not None
+    assert right(session, found) and len(found.tokens) == TOKENS and said[0].shown
     read, judged = np.zeros(0, int), list(found.tokens)
     for turn in said:
         read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
         answer, judged = judged[: turn.tokens], judged[turn.tokens :]
         tokens = [t.found for t in answer]
         assert [t.expected for t in answer] == (
-            chosen(plan.job.model_path, read, said[0].images, tokens) if tokens else []
+            chosen(plan.job.model_path, read, image(said[0].shown), tokens) if tokens else []
         )
         read = np.concatenate([read, tokens]).astype(int)
 
@@ -89,23 +104,25 @@ def test_a_batch_with_images(name, vision_checkpoint):
     plan = planned(vision_checkpoint, name, batch=2)
     assert next(net for net in plan.nets if net.name == "block_cache_0").inputs[1].shape == (2, 3, 1)
     session = Session(plan, Interpreted(plan))
-    prompts = [images.prompt(plan, np.random.default_rng(n), n) for n in (13, 30)]
-    prompts.append((np.array([5, 6, 7]), None))
+    prompts = [towers.prompt(plan, np.random.default_rng(n), n) for n in (13, 30)]
+    prompts.append((np.array([5, 6, 7]), ()))
     for pair in ((0, 1), (1, 2)):
         found = generate_batch(session, Runtime.of(plan), *zip(*(prompts[n] for n in pair)), TOKENS)
         assert right(session, found)
         for n, first in zip(pair, (0, TOKENS)):
             judged = found.tokens[first : first + TOKENS]
-            assert [t.expected for t in judged] == chosen(plan.job.model_path, *prompts[n], [t.found for t in judged])
+            ids, shown = prompts[n]
+            tokens = [t.found for t in judged]
+            assert [t.expected for t in judged] == chosen(plan.job.model_path, ids, image(shown), tokens)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
 def test_several_images_in_a_prompt(name, vision_checkpoint):
     plan = planned(vision_checkpoint, name)
-    shown = images.random(plan.tower, ((1, 2, 4), (1, 4, 2), (1, 2, 2)), np.random.default_rng(0))
+    shown = random(plan.towers[0].spec, ((1, 2, 4), (1, 4, 2), (1, 2, 2)), np.random.default_rng(0))
     ids = np.array([5, 998, 1000, 1000, 999, 7, 8, 998, 1000, 1000, 999, 998, 1000, 999, 9])
     session = Session(plan, Interpreted(plan))
-    found = converse(session, Runtime.of(plan), [Turn(ids, TOKENS, images=shown)])
+    found = converse(session, Runtime.of(plan), [Turn(ids, TOKENS, shown=[Shown(plan.towers[0], shown)])])
     assert right(session, found)
     assert [t.expected for t in found.tokens] == chosen(
         plan.job.model_path, ids, shown, [t.found for t in found.tokens]
@@ -164,28 +181,27 @@ def test_a_tower_and_a_sum_by_themselves(vision_checkpoint):
     plan = planned(vision_checkpoint, "qwen3_vl")
     chip = Interpreted(plan)
     session, by_name = Session(plan, chip), {net.name: net for net in plan.nets}
-    images.alone(session, by_name["vit"], np.random.default_rng(0), 5)
+    towers.alone(session, by_name["vit"], np.random.default_rng(0), 5)
     alone(session, by_name["add"], np.random.default_rng(0), thorough=True)
     assert right(session) and session.launches == {"vit": 5, "add": 1}
     assert len([c for c in session.compared if c.net == "vit"]) == 4
-    grids = list(images.shapes(plan.tower, masked=True))
+    spec = plan.towers[0].spec
+    grids = list(shapes(spec, masked=True))
     assert grids[0] == ((1, 6, 4),) and len(grids[1]) == 2 and len(grids) == 5
-    assert all(sum(t * h * w for t, h, w in g) <= plan.tower.patches for g in grids)
-    assert all(len(g) == 1 for g in images.shapes(plan.tower, masked=False))
+    assert all(sum(t * h * w for t, h, w in g) <= spec.patches for g in grids)
+    assert all(len(g) == 1 for g in shapes(spec, masked=False))
 
 
 def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
     plan = planned(vision_checkpoint, "qwen2_5_vl", dynamic=1)
-    net, tower = next(n for n in plan.nets if n.name == "vit"), plan.tower
-    shown = images.random(tower, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
-    launch = launches.vit(
-        net, shown, plan.family.vision.preprocess(tower, shown.patches, shown.grids, True), tower.merge
-    )
+    net, tower = next(n for n in plan.nets if n.name == "vit"), plan.towers[0].spec
+    shown = random(tower, ((1, 2, 4), (1, 4, 2)), np.random.default_rng(0))
+    launch = launches.tower(net, shown)
     assert {name: values.shape for name, values in launch.inputs.items()} == {
         "input_states": (16, 1176),
         "position_ids": (16, 2),
         "full_attn_mask": (1, 1, 16, 16),
         "window_attn_mask": (1, 1, 16, 16),
-        "reverse_index": (plan.tower.tokens,),
+        "reverse_index": (tower.tokens,),
     }
     assert launch.count == 4 and launch.inputs["reverse_index"].dtype == np.int32

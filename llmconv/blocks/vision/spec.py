@@ -1,8 +1,9 @@
-"""A vision tower's sizes, resolved from vision_config: what its net is built with, and what images it takes."""
+"""The sizes of a tower that takes rows of patches, from vision_config: what its net is built with, what images it
+takes."""
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +16,7 @@ from llmconv.errors import InputError
 class TowerSpec:
     """Sizes of one tower that takes rows of patches.
 
-    prefix: what its tensors' names begin with; names: role -> name behind it, as in `Tower`.
+    prefix: what its tensors' names begin with; names: role -> name behind it, {i} a block or merger.
     width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is
     merge x merge of them).
     temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms"; gated: the MLP has a gate.
@@ -117,50 +118,23 @@ class TowerSpec:
             raise InputError(f"deepstack_visual_indexes {list(self.deepstack)} {where}", why, "Repair config.json.")
 
 
-@dataclass(frozen=True)
-class Tower:
-    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may
-    begin with.
-
-    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. norm, gated: see
-    TowerSpec."""
-
-    names: Mapping[str, str]
-    prefixes: tuple[str, ...]
-    fields: Mapping[str, tuple[str, Any]]
-    pixels: tuple[int, int]
-    norm: str = "layer"
-    gated: bool = False
-
-    def spec(self, config: Config, tensors: Container[str] = (), pixels: tuple[int, int] | None = None) -> TowerSpec:
-        """The sizes of a tower for images of `pixels` (width, height; None: the default). Raises InputError for a
-        missing or senseless field, and for sides that are no multiples of a token's.
-
-        tensors: names in the checkpoint, which tell the prefix that it uses.
-        """
-        part = config.sub("vision_config")
-        if part is config:
-            raise InputError(
-                f"vision_config in {config.file} is missing",
-                "the vision tower cannot be built without it",
-                "Download it again.",
-            )
-        found = [p for p in self.prefixes if f"{p}{self.names['patch']}.weight" in tensors]
-        values = {name: _read(part, key, default) for name, (key, default) in self.fields.items()}
-        values["intermediate"] = values.get("intermediate") or int(values["width"] * part.float("mlp_ratio", 4.0))
-        # the class calls it in_channels, published files in_chans
-        values["channels"] = part.int("in_channels", part.int("in_chans", 3))
-        made = TowerSpec(
-            prefix=(found or self.prefixes)[0],
-            names=self.names,
-            norm=self.norm,
-            gated=self.gated,
-            token=config.int("image_token_id", 151655, least=0),
-            pixels=pixels or self.pixels,
-            **values,
+def read(config: Config, fields: Mapping[str, tuple[str, Any]], **known: Any) -> TowerSpec:
+    """The sizes in vision_config. fields: TowerSpec's field -> (name there, default); known: the other fields. Raises
+    InputError for a missing or senseless field, and for sides of `pixels` that are no multiples of a token's."""
+    part = config.sub("vision_config")
+    if part is config:
+        raise InputError(
+            f"vision_config in {config.file} is missing",
+            "the vision tower cannot be built without it",
+            "Download it again.",
         )
-        _check_pixels(made)
-        return made
+    values = {name: _read(part, key, default) for name, (key, default) in fields.items()}
+    values["intermediate"] = values.get("intermediate") or int(values["width"] * part.float("mlp_ratio", 4.0))
+    # the class calls it in_channels, published files in_chans
+    values["channels"] = part.int("in_channels", part.int("in_chans", 3))
+    made = TowerSpec(**known, **values)
+    _check_pixels(made)
+    return made
 
 
 def _read(config: Config, key: str, default: Any) -> Any:

@@ -1,5 +1,5 @@
-"""The vision tower of the Qwen-VL line: a ViT over rows of patches with two-dimensional rope, and a merger of merge x
-merge patches.
+"""The graph of a tower that takes rows of patches, that of the Qwen-VL line: a ViT with two-dimensional rope, and a
+merger of merge x merge patches.
 
 Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
 masks and indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025),
@@ -32,8 +32,8 @@ class Sight:
     window: Value | None
 
 
-def vit(spec: TowerSpec, masked: bool = True) -> Graph:
-    """The tower as a net. n: most patches, N = n / merge^2: most tokens.
+def graph(name: str, spec: TowerSpec, masked: bool = True) -> Graph:
+    """The tower as a net of that name. n: most patches, N = n / merge^2: most tokens.
 
     Inputs, in their public order: input_states [n, row] f32, position_ids [n, 2] (row and column of a patch); with a
     learned table pos_idx [n, 4] and pos_weight [n, 4, 1] f32, four of its rows to mix for each patch; full_attn_mask or
@@ -41,13 +41,13 @@ def vit(spec: TowerSpec, masked: bool = True) -> Graph:
     reverse_index [N], which puts tokens back in order.
     Outputs: the tokens [N, out], and as many for every deepstack block.
     """
-    g = Graph("vit")
+    g = Graph(name)
     n = spec.patches
     x = g.input("input_states", (n, spec.row))
     places = g.input("position_ids", (n, 2), "si32")
     taps = (g.input("pos_idx", (n, 4), "si32"), g.input("pos_weight", (n, 4, 1))) if spec.positions else None
-    name = "attention_mask" if spec.positions else "full_attn_mask"
-    full = g.input(name, (1, 1, n, n)) if masked else g.none
+    seen = "attention_mask" if spec.positions else "full_attn_mask"
+    full = g.input(seen, (1, 1, n, n)) if masked else g.none
     window = g.input("window_attn_mask", (1, 1, n, n)) if spec.window else None
     order = g.input("reverse_index", (spec.tokens,), "si32") if spec.window else None
     x = _embed(g, spec, x, taps)
@@ -146,8 +146,21 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
     )
     name = f"{spec.path('block', layer)}fattention"
     mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
-    sizes = {"batch": 1, "q_head": heads, "kv_head": heads, "dim": dim, "mq": n, "mk": n}
-    y = g.FAttention(q, k, project("v", 2 * width, 3 * width), mask, g.none, scale=dim**-0.5, **sizes, name=name)
+    y = g.FAttention(
+        q,
+        k,
+        project("v", 2 * width, 3 * width),
+        mask,
+        g.none,
+        scale=dim**-0.5,
+        batch=1,
+        q_head=heads,
+        kv_head=heads,
+        dim=dim,
+        mq=n,
+        mk=n,
+        name=name,
+    )
     y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
     return _linear(g, spec, "proj", layer, y, width)
 

@@ -1,0 +1,128 @@
+"""The towers that take rows of patches, and images of any size: those of the Qwen-VL line."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from llmconv.blocks.tower import Tower
+from llmconv.blocks.vision import grid, patch_rows
+from llmconv.blocks.vision.images import Images, fitting, random, shapes
+from llmconv.blocks.vision.spec import TowerSpec, read
+from llmconv.checkpoint.config import Config
+from llmconv.top.graph import Graph
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+# (spec, patches [k, row], grids, dynamic) -> inputs of the net by name
+Preprocess = Callable[[TowerSpec, "np.ndarray", Sequence[Sequence[int]], bool], "dict[str, np.ndarray]"]
+
+
+@dataclass(frozen=True)
+class PatchTower(Tower[TowerSpec, Images]):
+    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may
+    begin with.
+
+    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. preprocess: what a
+    runtime prepares. norm, gated: see TowerSpec."""
+
+    names: Mapping[str, str]
+    prefixes: tuple[str, ...]
+    fields: Mapping[str, tuple[str, Any]]
+    pixels: tuple[int, int]
+    preprocess: Preprocess
+    norm: str = "layer"
+    gated: bool = False
+
+    net = "vit"
+    title = "Vision tower"
+    item = "image"
+    one = "an image"
+    token = ("image_token_id", 151655)
+    reads = ("max_pixels",)
+
+    def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> TowerSpec:
+        found = [p for p in self.prefixes if f"{p}{self.names['patch']}.weight" in tensors]
+        width, _, height = options["max_pixels"].partition(",")
+        return read(
+            config,
+            self.fields,
+            prefix=(found or self.prefixes)[0],
+            names=self.names,
+            norm=self.norm,
+            gated=self.gated,
+            token=config.int(*self.token, least=0),
+            pixels=(int(width), int(height)) if width else self.pixels,
+        )
+
+    def settled(self, spec: TowerSpec) -> dict[str, str]:
+        return {"max_pixels": ",".join(map(str, spec.pixels))}
+
+    def notes(self, spec: TowerSpec, options: Mapping[str, str], length: int) -> list[str]:
+        """How max_pixels was settled, and where an image would not fit."""
+        width, height = spec.pixels
+        found = [] if options["max_pixels"] else [f"max_pixels is not set, {width},{height} is used"]
+        if spec.tokens > length:
+            found.append(
+                f"an image of {width} x {height} pixels is {spec.tokens} tokens, more than the {length} of one prefill"
+            )
+        return found
+
+    def largest(self, spec: TowerSpec) -> dict[str, int]:
+        """width, height: pixels; patches: rows of input_states; tokens: rows of the output."""
+        width, height = spec.pixels
+        return {"width": width, "height": height, "patches": spec.patches, "tokens": spec.tokens}
+
+    def graph(self, spec: TowerSpec, dynamic: bool) -> Graph:
+        return patch_rows.graph(self.net, spec, _masked(spec, dynamic))
+
+    def extra(self, spec: TowerSpec, length: int, hidden: int) -> Sequence[Graph]:
+        return [patch_rows.add(length, hidden)] if spec.deepstack else []
+
+    def prepare(self, spec: TowerSpec, items: Images, dynamic: bool) -> dict[str, np.ndarray]:
+        return self.preprocess(spec, items.patches, items.grids, dynamic)
+
+    def each(self, items: Images) -> Iterator[Images]:
+        return items.each()
+
+    def count(self, spec: TowerSpec, items: Images) -> int:
+        return items.tokens(spec.merge)
+
+    def label(self, items: Images) -> str:
+        return f"patches {' and '.join('x'.join(map(str, sides)) for sides in items.grids)}"
+
+    def positions(self, spec: TowerSpec, ids: np.ndarray, shown: Mapping[str, Any], first: int) -> np.ndarray:
+        return grid.token_positions(spec, ids, shown[self.net].grids, first)[0]
+
+    def trials(self, spec: TowerSpec, dynamic: bool, rng: np.random.Generator) -> Iterator[Images]:
+        return (random(spec, grids, rng) for grids in shapes(spec, _masked(spec, dynamic)))
+
+    def sample(self, spec: TowerSpec, room: int, rng: np.random.Generator) -> Images | None:
+        return fitting(spec, room, rng)
+
+    def reference(self, model: Any, items: Images, dtype: torch.dtype) -> list[torch.Tensor]:
+        """Nothing of our preparation is used: the class computes places, windows, masks and taps from the grids."""
+        import torch
+
+        patches = torch.from_numpy(items.patches).to(dtype)
+        out = model.get_image_features(patches, torch.tensor(items.grids))
+        found = (out.pooler_output, *(getattr(out, "deepstack_features", None) or ()))  # of each image apart
+        return [torch.cat(list(states)) for states in found]
+
+    def reference_positions(self, model: Any, spec: TowerSpec, ids: np.ndarray, shown: Mapping[str, Any]) -> np.ndarray:
+        import torch
+
+        given = torch.from_numpy(ids).long()[None]
+        marks = (given == spec.token).int()
+        grids = torch.tensor(shown[self.net].grids)
+        found, _ = model.get_rope_index(given, mm_token_type_ids=marks, image_grid_thw=grids)
+        return found[:, 0].numpy()
+
+
+def _masked(spec: TowerSpec, dynamic: bool) -> bool:
+    """A dynamic launch is one image, so that a tower with learned positions needs no mask; the others' public inputs
+    have one in any case."""
+    return not (dynamic and spec.positions)
