@@ -170,13 +170,14 @@ def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out:
 
     from llmconv.errors import NotRight
     from llmconv.verify import verify
+    from llmconv.verify.settings import Settings
 
     (target,) = out
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         right = verify(
             Path(place),
-            **settings,
+            Settings.of_dict(settings),
             console=Console(file=file, width=200),
             to=Path(out[target]),
             say=Path(step).write_text,

@@ -3,11 +3,11 @@ simulator."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import pytest
+import verify_helpers
 from checkpoints import SPLIT
 
 from llmconv.cli.main import main
@@ -282,14 +282,8 @@ def test_only_mlir_writes_every_net_and_a_build_reuses_it(checkpoint, llmconv_en
 
 def verified(out: Path, tokens: int) -> None:
     """Verify a conversion on the simulator: everything is right, and nothing was left out."""
-    from rich.console import Console
-
-    from llmconv.verify import verify
-
-    printed = io.StringIO()
-    ok = verify(out, full=True, tokens=tokens, console=Console(file=printed, force_terminal=False, width=200))
-    assert ok, printed.getvalue()
-    found = json.loads((out / "verify.json").read_text())
+    ok, found, printed = verify_helpers.verified(out, full=True, tokens=tokens)
+    assert ok, printed
     names = {net["name"] for net in json.loads((out / "manifest.json").read_text())["nets"]}
     assert names <= {net["name"] for net in found["nets"] if net["ok"]} and found["generation"]["tokens"]
 

@@ -117,6 +117,13 @@ class Spec:
     def layers(self) -> int:
         return len(self.kinds)
 
+    @property
+    def routed(self) -> Experts:
+        """The experts of a model that has them."""
+        if self.experts is None:
+            raise ValueError("the model has no routed experts")
+        return self.experts
+
     @cached_property
     def positions(self) -> int:
         """How many positions a token has: 1, or 3 (time, height, width)."""
@@ -168,7 +175,7 @@ class Spec:
             roles += ["gate", "up", "down"]
         sizes = {role: self.linear(role)[0] for role in roles}
         if any(kind.sparse for kind in self.kinds):
-            sizes |= {"expert_gate": self.hidden, "expert_down": self.experts.width, "shared_down": self.experts.shared}
+            sizes |= {"expert_gate": self.hidden, "expert_down": self.routed.width, "shared_down": self.routed.shared}
         return sizes
 
     def path(self, role: str, layer: int | None = None) -> str:
@@ -186,7 +193,7 @@ class Spec:
         if "{e}" in (path := self.names.get(role, "")):
             each = (
                 ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")
-                for e in range(self.experts.count)
+                for e in range(self.routed.count)
             )
             return (
                 ("concat", *each)

@@ -19,16 +19,21 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Sequence
+from io import BufferedReader
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 from llmconv.simulator.library import Runtime
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _PR_SET_PDEATHSIG = 1
 _UNBUFFERED = 2  # _IONBF of glibc
 
 
-def send(pipe: BinaryIO, message: dict, parts: list = ()) -> None:
+def send(pipe: BinaryIO, message: dict, parts: Sequence[bytearray] | Sequence[np.ndarray] = ()) -> None:
     """Write a message and its parts (anything with a buffer)."""
     views = [memoryview(part).cast("B") if len(part) else b"" for part in parts]
     pipe.write(json.dumps({**message, "sizes": [len(view) for view in views]}).encode() + b"\n")
@@ -37,7 +42,7 @@ def send(pipe: BinaryIO, message: dict, parts: list = ()) -> None:
     pipe.flush()
 
 
-def receive(pipe: BinaryIO) -> tuple[dict, list[bytearray]] | None:
+def receive(pipe: BufferedReader) -> tuple[dict, list[bytearray]] | None:
     """Read a message and its parts; None if the other side has gone."""
     line = pipe.readline()
     if not line.endswith(b"\n"):

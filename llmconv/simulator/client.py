@@ -73,7 +73,7 @@ class Simulator:
         child_read, write = os.pipe()
         read, child_write = os.pipe()
         self._requests, self._replies = os.fdopen(write, "wb"), os.fdopen(read, "rb")
-        command = [sys.executable, "-m", __package__ + ".child"]
+        command = [sys.executable, "-m", "llmconv.simulator.child"]
         command += [str(child_read), str(child_write), str(os.getpid()), str(self._folder), str(self.bmodel)]
         try:
             with self.log.open("ab") as log:

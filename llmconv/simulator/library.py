@@ -205,10 +205,11 @@ def _load(path: Path, prototypes: dict) -> ctypes.CDLL:
 
 def _addresses(buffers: list[bytearray]):
     """A C array of the buffers' addresses (an empty buffer still needs one byte to have an address)."""
-    held = [(ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else ctypes.c_char() for buffer in buffers]
-    array = (c_void_p * len(held))(*map(ctypes.addressof, held))
-    array.held = held  # keeps the buffers where they are
-    return array
+    held = [
+        (ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else (ctypes.c_char * 1)() for buffer in buffers
+    ]
+    # what cast gives keeps what it points to, and an array its elements: the buffers stay where they are
+    return (c_void_p * len(held))(*(ctypes.cast(one, c_void_p) for one in held))
 
 
 def _describe(info: NetInfo) -> dict:

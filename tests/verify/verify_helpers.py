@@ -9,6 +9,8 @@ import numpy as np
 
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
+from llmconv.verify import verification
+from llmconv.verify.settings import Settings
 
 
 def plan_of(model: Path, seq: int = 64, quantize: str = "bf16", **options) -> Plan:
@@ -25,16 +27,19 @@ def transformers_model(model: Path):
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
 
 
-def verified(out: Path, **options) -> tuple[bool, dict, str]:
+def verify(out: Path, **settings) -> bool:
+    """The verdict on an output directory, with these fields of Settings."""
+    return verification.verify(out, Settings(**settings))
+
+
+def verified(out: Path, **settings) -> tuple[bool, dict, str]:
     """Verify an output directory: (verdict, verify.json, what was printed)."""
     import io
 
     from rich.console import Console
 
-    from llmconv.verify import verify
-
     printed = io.StringIO()
-    ok = verify(out, console=Console(file=printed, force_terminal=False), **options)
+    ok = verification.verify(out, Settings(**settings), Console(file=printed, force_terminal=False))
     return ok, json.loads((out / "verify.json").read_text()), printed.getvalue()
 
 
