@@ -172,6 +172,9 @@ def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out:
     from llmconv.verify import verify
     from llmconv.verify.settings import Settings
 
+    def say(what: str) -> None:
+        Path(step).write_text(what, encoding="utf-8")
+
     (target,) = out
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
@@ -180,7 +183,7 @@ def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out:
             Settings.of_dict(settings),
             console=Console(file=file, width=200),
             to=Path(out[target]),
-            say=Path(step).write_text,
+            say=say,
         )
     Path(step).unlink(missing_ok=True)
     text = Path(log).read_text(encoding="utf-8").rstrip()

@@ -22,19 +22,16 @@ import sys
 from collections.abc import Sequence
 from io import BufferedReader
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import BinaryIO
 
 from llmconv.simulator.library import Runtime
-
-if TYPE_CHECKING:
-    import numpy as np
 
 _PR_SET_PDEATHSIG = 1
 _UNBUFFERED = 2  # _IONBF of glibc
 
 
-def send(pipe: BinaryIO, message: dict, parts: Sequence[bytearray] | Sequence[np.ndarray] = ()) -> None:
-    """Write a message and its parts (anything with a buffer)."""
+def send(pipe: BinaryIO, message: dict, parts: Sequence[bytearray] | Sequence[memoryview] = ()) -> None:
+    """Write a message and its parts."""
     views = [memoryview(part).cast("B") if len(part) else b"" for part in parts]
     pipe.write(json.dumps({**message, "sizes": [len(view) for view in views]}).encode() + b"\n")
     for view in views:

@@ -105,7 +105,7 @@ class Simulator:
         self._log_start = self.log.stat().st_size
         numbers = [n for n, io in enumerate(info.inputs) if io.name in read]
         try:
-            send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, buffers)
+            send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, [buffer.data for buffer in buffers])
         except BrokenPipeError:
             pass  # it has died: the answer says of what
         reply, outputs = self._ask(f"running net {net}")

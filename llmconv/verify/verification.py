@@ -32,7 +32,7 @@ def verify(
     settings: Settings | None = None,
     console: Console | None = None,
     to: Path | None = None,
-    say: Callable[[str], object] | None = None,
+    say: Callable[[str], None] | None = None,
 ) -> bool:
     """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is
     right.
@@ -78,7 +78,7 @@ def run(
     choice: Choice,
     seed: int = 0,
     title: str = "",
-    say: Callable[[str], object] = lambda _: None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> Report:
     """Launch what was chosen and judge it."""
     import numpy as np
@@ -135,7 +135,7 @@ def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
 
 
 def _with_adapter(
-    plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], object]
+    plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]
 ) -> Session:
     """A session over the nets with room for LoRA, with an adapter of random numbers in copies of the files."""
     from llmconv.verify.adapters import Adapter, load
