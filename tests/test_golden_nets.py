@@ -18,10 +18,9 @@ import pytest
 import quantised_checkpoints
 import vision_checkpoints
 from net_texts import texts
+from plans import planned
 
 from llmconv.plan.net import Net
-from llmconv.plan.plan import Plan, plan
-from llmconv.request.job import Job
 from llmconv.tasks.export import with_form
 from llmconv.top.text import render
 
@@ -51,11 +50,6 @@ MORE = {
     "phi3_longrope": ("dynamic",),
 }
 MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(PIXELS, ("dynamic", "batch"))
-
-
-def planned(model: Path, **options) -> Plan:
-    given = {"model": str(model), "seq": "64", "out": "/out"} | {name: str(value) for name, value in options.items()}
-    return plan(Job.create(given))
 
 
 @pytest.fixture(scope="module")

@@ -6,17 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+from plans import planned
 
-from llmconv.plan.plan import Plan, plan
-from llmconv.request.job import Job
+from llmconv.plan.plan import Plan
 from llmconv.verify import verification
 from llmconv.verify.settings import Settings
 
 
 def plan_of(model: Path, seq: int = 64, quantize: str = "bf16", **options) -> Plan:
-    """The plan of a checkpoint; nothing is built."""
-    given = {"model": str(model), "seq": str(seq), "quantize": quantize, "out": str(model.parent / "out")}
-    return plan(Job.create(given | {k: str(v) for k, v in options.items()}))
+    """As `planned`, in bf16 whatever the checkpoint is."""
+    return planned(model, seq=seq, quantize=quantize, **options)
 
 
 def transformers_model(model: Path):
