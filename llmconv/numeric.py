@@ -28,7 +28,7 @@ def without_denormals(bits: np.ndarray, nan: int | None = None) -> np.ndarray:
     zero, which is the rule.
     """
     # magnitude - 0x80 wraps: numbers 0..0x7f00, NaNs above, zeros and denormals from 0xff80
-    magnitude = bits & np.uint16(0x7FFF)
+    magnitude = np.bitwise_and(bits, np.uint16(0x7FFF))
     magnitude -= np.uint16(0x80)
     odd = magnitude > np.uint16(0x7F00)
     if not odd.any():

@@ -169,17 +169,21 @@ def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out:
     from rich.console import Console
 
     from llmconv.errors import NotRight
+    from llmconv.verify.settings import Settings
     from llmconv.verify.verification import verify
+
+    def say(what: str) -> None:
+        Path(step).write_text(what, encoding="utf-8")
 
     (target,) = out
     Path(log).parent.mkdir(parents=True, exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
         right = verify(
             Path(place),
-            **settings,
+            Settings.of_dict(settings),
             console=Console(file=file, width=200),
             to=Path(out[target]),
-            say=Path(step).write_text,
+            say=say,
         )
     Path(step).unlink(missing_ok=True)
     text = Path(log).read_text(encoding="utf-8").rstrip()

@@ -63,7 +63,7 @@ def make(
     """Write checkpoint `name` (a key of CONFIGS) to a directory of that name in `place`, with fields of its config
     changed."""
     config, tensors = published(name, torch_dtype=dtype, **changes)
-    return write_checkpoint(place / name, config, tensors, name, seed, shards, dtype, gain)
+    return write_checkpoint(place / name, config, tensors, name, seed, shards, gain)
 
 
 def published(name: str, **changes: Any) -> tuple[dict[str, Any], list[tuple[str, tuple[int, ...], str]]]:

@@ -6,12 +6,11 @@ import json
 from pathlib import Path
 
 import pytest
+from plans import planned
 
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Took, Workplace
 from llmconv.plan import forms
 from llmconv.plan.exported import Exported, Text
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 from llmconv.toolchain import CompileFlags
 
 OPTIONS = (
@@ -33,7 +32,7 @@ def test_what_is_exported(kind, options, checkpoint, tmp_path, monkeypatch):
     sizes = {"vocab_size": options["vocab_size"]} if "vocab_size" in options else {}
     given = {name: str(value) for name, value in options.items() if name not in sizes}
     model = checkpoint("qwen2", **sizes)
-    made = plan(Job.create({"model": str(model), "seq": "64", "out": str(tmp_path / "out")} | given))
+    made = planned(model, **given)
     kinds = set()
     for net in made.nets:
         exported = forms.exported(net)

@@ -7,30 +7,24 @@ is shown elsewhere (test_families_graph, test_golden, and the simulator's tests)
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import checkpoints
+import family_checkpoints
 import pytest
+import quantised_checkpoints
+import vision_checkpoints
+from net_texts import texts
+from plans import planned
 
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE / "families"), str(HERE / "quantised")]
+from llmconv.plan.net import Net
+from llmconv.tasks.export import with_form
+from llmconv.top.text import render
 
-import checkpoints  # noqa: E402
-import family_checkpoints  # noqa: E402
-import quantised_checkpoints  # noqa: E402
-import vision_checkpoints  # noqa: E402
-from net_texts import texts  # noqa: E402
-
-from llmconv.plan.net import Net  # noqa: E402
-from llmconv.plan.plan import Plan, plan  # noqa: E402
-from llmconv.request.job import Job  # noqa: E402
-from llmconv.tasks.export import with_form  # noqa: E402
-from llmconv.top.text import render  # noqa: E402
-
-GOLDEN = HERE / "golden" / "nets"
+GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
 FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS]
 OPTIONS = {
@@ -56,11 +50,6 @@ MORE = {
     "phi3_longrope": ("dynamic",),
 }
 MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(PIXELS, ("dynamic", "batch"))
-
-
-def planned(model: Path, **options) -> Plan:
-    given = {"model": str(model), "seq": "64", "out": "/out"} | {name: str(value) for name, value in options.items()}
-    return plan(Job.create(given))
 
 
 @pytest.fixture(scope="module")

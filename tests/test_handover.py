@@ -8,16 +8,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from plans import planned
 
 from llmconv.cli.main import main
 from llmconv.plan.handover import HIDDEN, Handover, KVCache
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 
 
 def of(model: Path, **options) -> Handover:
-    given = {"model": str(model), "seq": "64", "out": str(model.parent / "out")}
-    return Handover.of(plan(Job.create(given | {k: str(v) for k, v in options.items()})))
+    return Handover.of(planned(model, **options))
 
 
 @pytest.mark.parametrize(
@@ -70,9 +68,7 @@ def test_dynamic_vision_without_a_mask(vision_checkpoint):
 
 
 def test_other_demos_take_any_length(checkpoint):
-    made = plan(
-        Job.create({"model": str(checkpoint("qwen2")), "seq": "64", "max_input_length": "32", "out": "/tmp/none"})
-    )
+    made = planned(checkpoint("qwen2"), max_input_length=32)
     assert not [note for note in made.notes if "demo" in note]
 
 

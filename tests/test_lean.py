@@ -6,6 +6,7 @@ from math import inf
 
 import pytest
 from checkpoints import SPLIT
+from plans import planned
 
 from llmconv.bmodel.split import keep, split
 from llmconv.compile import stand_ins
@@ -14,8 +15,6 @@ from llmconv.compile.records import Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan import forms
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 
 CASES = (
     ("qwen2", "block_0", {}),
@@ -49,12 +48,7 @@ def build(compiler, llmconv_env, checkpoint, vision_checkpoint, tmp_path, monkey
             if model == "split"
             else checkpoint(model)
         )
-        made = plan(
-            Job.create(
-                {"model": str(path), "seq": "64", "out": str(tmp_path / "out")}
-                | {k: str(v) for k, v in options.items()}
-            )
-        )
+        made = planned(path, **options)
         net = next(net for net in made.nets if net.name == name)
         made_by = Compiler(net.flags, made.checkpoint, Workplace(tmp_path / f"lean_{lean}", tmp_path / "log"))
         return made_by.run(name, net.mlir, net.weights), made_by.cycles
@@ -92,12 +86,7 @@ def test_codes_that_lowering_does_not_see_make_the_same_program(
     name, options, compiler, llmconv_env, checkpoint, tmp_path, monkeypatch
 ):
     monkeypatch.setattr(forms, "LARGE", 0)
-    made = plan(
-        Job.create(
-            {"model": str(checkpoint("qwen2")), "seq": "64", "out": str(tmp_path / "out")}
-            | {k: str(v) for k, v in options.items()}
-        )
-    )
+    made = planned(checkpoint("qwen2"), **options)
     net = next(net for net in made.nets if net.name == name)
     (form,), widened, programs, widen = forms.forms(net), [], [], Lean.widen
     assert form.kind == "packed"

@@ -3,17 +3,18 @@ simulator."""
 
 from __future__ import annotations
 
-import io
 import json
 from pathlib import Path
 
 import pytest
+import verify_helpers
 from checkpoints import SPLIT
+from plans import planned
 
 from llmconv.cli.main import main
 from llmconv.errors import InputError
 from llmconv.plan.net import Net
-from llmconv.plan.plan import Plan, plan
+from llmconv.plan.plan import Plan
 from llmconv.request.job import Job
 from llmconv.request.options import parse
 from llmconv.request.request import Request
@@ -104,8 +105,7 @@ PAIRS = [
 
 
 def made(checkpoint, model: str = "qwen2", seq: int = SEQ, **options) -> Plan:
-    path = checkpoint(model, **SMALL)
-    return plan(Job.create({"model": str(path), "seq": seq, "out": str(path.parent / "out")} | options))
+    return planned(checkpoint(model, **SMALL), seq=seq, **options)
 
 
 def identity(net: Net) -> tuple:
@@ -199,7 +199,7 @@ def test_what_is_refused_before_any_work(options, says, checkpoint):
 def test_tensor_parallel_needs_large_matrices(checkpoint):
     path = checkpoint("llama", **SMALL | {"num_key_value_heads": 2})
     with pytest.raises(InputError, match="more than 4194304 weights"):
-        plan(Job.create({"model": str(path), "seq": SEQ, "out": str(path.parent / "out"), "num_device": 2}))
+        planned(path, seq=SEQ, num_device=2)
 
 
 @pytest.mark.parametrize("layers, devices, runs", [(6, 3, [6]), (6, 4, [3, 3]), (5, 4, [3, 2]), (7, 5, [3, 3, 1])])
@@ -207,18 +207,7 @@ def test_a_pipeline_has_equal_runs_of_layers(layers, devices, runs, checkpoint):
     from llmconv.plan.devices import configuration, groups
 
     path = checkpoint("llama", **SMALL, num_hidden_layers=layers)
-    found = plan(
-        Job.create(
-            {
-                "model": str(path),
-                "seq": SEQ,
-                "out": str(path.parent / "out"),
-                "num_device": devices,
-                "distribute_strategy": "pp",
-                "do_sample": 1,
-            }
-        )
-    )
+    found = planned(path, seq=SEQ, num_device=devices, distribute_strategy="pp", do_sample=1)
     members = [set(group.nets) for group in groups(found)]
     assert members[0] == {"embedding", "embedding_cache"} and members[-1] == {"lm_head", "greedy_head", "sample_head"}
     assert [len(m) for m in members[1:-1]] == [2 * n for n in runs]
@@ -282,14 +271,8 @@ def test_only_mlir_writes_every_net_and_a_build_reuses_it(checkpoint, llmconv_en
 
 def verified(out: Path, tokens: int) -> None:
     """Verify a conversion on the simulator: everything is right, and nothing was left out."""
-    from rich.console import Console
-
-    from llmconv.verify.verification import verify
-
-    printed = io.StringIO()
-    ok = verify(out, full=True, tokens=tokens, console=Console(file=printed, force_terminal=False, width=200))
-    assert ok, printed.getvalue()
-    found = json.loads((out / "verify.json").read_text())
+    ok, found, printed = verify_helpers.verified(out, full=True, tokens=tokens)
+    assert ok, printed
     names = {net["name"] for net in json.loads((out / "manifest.json").read_text())["nets"]}
     assert names <= {net["name"] for net in found["nets"] if net["ok"]} and found["generation"]["tokens"]
 

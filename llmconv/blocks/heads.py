@@ -72,7 +72,7 @@ def lm_head_lora(spec: Spec, rank: int) -> Graph:
     logits = g.input("input_logits", (1, spec.vocab))
     x = scale(g, x, spec.logit_scale, f"{spec.path('head')}.scale")
     # A is 1 on disk: zeros would be the embedding adapter's blob too, and loading one adapter would change the other
-    g.output(lora(g, spec.path("head"), name, x, logits, spec.hidden, spec.vocab, first=1.0))
+    g.output(lora(g, spec.path("head"), name, x, logits, (spec.hidden, spec.vocab), first=1.0))
     g.lora_rank = 0  # only block modules carry module.lora_rank
     return g
 

@@ -24,16 +24,17 @@ def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool 
         source = floats(spec, source)
         source = source[1] if source[0] == "transpose" else ("transpose", source)
         out = g.MatMul(x, g.weight(f"{path}.weight", (k, n), source), bias, name=path)
-    return lora(g, path, path, x, out, k, n) if g.lora_rank and adapted else out
+    return lora(g, path, path, x, out, (k, n)) if g.lora_rank and adapted else out
 
 
-def lora(g: Graph, path: str, name: str, x: Value, base: Value, k: int, n: int, first: float = 0.0) -> Value:
-    """base + x A^T B: room for an adapter of rank r, A [r, K] and B [r, N], filled with `first` and zeros.
+def lora(g: Graph, path: str, name: str, x: Value, base: Value, shape: tuple[int, int], first: float = 0.0) -> Value:
+    """base + x A^T B, beside a linear of `shape` (K, N): room for an adapter of rank r, A [r, K] and B [r, N], filled
+    with `first` and zeros.
 
     The path attribute, lora.<rank>.<axis of the rank>.<weight>, is how the runtime finds the weights to load an adapter
     into. B is PEFT's transposed; scaling by alpha / r is the runtime's part.
     """
-    r = g.lora_rank
+    (k, n), r = shape, g.lora_rank
     a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
     down = g.weight(a, (r, k), ("fill", (r, k), first), path=f"lora.{r}.0.{a}")
     y = g.MatMul(x, down, g.none, right_transpose=True, is_lora=True, name=f"{name}.lora_A")

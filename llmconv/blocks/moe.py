@@ -19,7 +19,7 @@ LARGE = 32768.0  # exact in every type
 def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     """x [B, L, H] -> the sum of what the chosen experts of each token give, times their weights, plus the gated shared
     expert."""
-    e, (batch, length, _) = spec.experts, x.shape
+    e, (batch, length, _) = spec.routed, x.shape
     path = spec.path("expert_gate", layer)
     inner = g.SiLU(linear(g, spec, "expert_gate", layer, x, adapted=False), name=f"{path}.silu")
     inner = g.Mul(inner, linear(g, spec, "expert_up", layer, x, adapted=False), name=f"{path}.mul")
@@ -37,7 +37,7 @@ def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
 
 def routing(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     """[B, L, E, 1]: the weight of every expert for every token, 0 for those not chosen."""
-    e, (batch, length, _) = spec.experts, x.shape
+    e, (batch, length, _) = spec.routed, x.shape
     path = spec.path("router", layer)
     logits = scores(g, spec, "router", layer, x, e.count)
     odds = g.Softmax(logits, axis=1, name=f"{path}.softmax")

@@ -61,6 +61,7 @@ def matmul(
     """x [.., K] times the weight, of `shape` (K, N), plus the bias. shared: the path by which inputs in another order
     are named, so that layers that want the same input in the same order share it."""
     k, n = shape
+    assert weight.codes  # `packed` gives no others
     parts = (
         g.weight(f"{path}.qweight", (n, k * weight.bits // 8), weight.codes, "ui8"),
         g.weight(f"{path}.scales", (n, k // weight.group), weight.scales),

@@ -120,6 +120,13 @@ class Spec:
     def layers(self) -> int:
         return len(self.kinds)
 
+    @property
+    def routed(self) -> Experts:
+        """The experts of a model that has them."""
+        if self.experts is None:
+            raise ValueError("the model has no routed experts")
+        return self.experts
+
     @cached_property
     def mixers(self) -> tuple[Mixer, ...]:
         """What mixes the tokens of the layers, each once."""
@@ -183,8 +190,8 @@ class Spec:
         if not all(kind.sparse for kind in self.kinds):
             roles += ["gate", "up", "down"]
         sizes = {role: self.linear(role)[0] for role in roles}
-        if self.experts and any(kind.sparse for kind in self.kinds):
-            sizes |= {"expert_gate": self.hidden, "expert_down": self.experts.width, "shared_down": self.experts.shared}
+        if any(kind.sparse for kind in self.kinds):
+            sizes |= {"expert_gate": self.hidden, "expert_down": self.routed.width, "shared_down": self.routed.shared}
         return sizes
 
     def path(self, role: str, layer: int | None = None) -> str:
@@ -203,7 +210,7 @@ class Spec:
             assert self.experts
             each = (
                 ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")
-                for e in range(self.experts.count)
+                for e in range(self.routed.count)
             )
             return (
                 ("concat", *each)

@@ -97,16 +97,17 @@ def write_checkpoint(
     name: str,
     seed: int = 0,
     shards: int = 1,
-    dtype: str = "bfloat16",
     gain: float = GAIN,
 ) -> Path:
-    """Write config.json and safetensors files of random `tensors` ((name, shape, kind), ...) to `path`."""
+    """Write config.json and safetensors files of random `tensors` ((name, shape, kind), ...), of the
+    config's type, to `path`."""
     import torch
     from safetensors.torch import save_file
 
     path.mkdir(parents=True, exist_ok=True)
+    dtype = getattr(torch, config["torch_dtype"])
     made = {
-        t: torch.from_numpy(draw(f"{name}:{t}", shape, kind, seed, gain)).to(getattr(torch, dtype)).contiguous()
+        t: torch.from_numpy(draw(f"{name}:{t}", shape, kind, seed, gain)).to(dtype).contiguous()
         for t, shape, kind in tensors
     }
     (path / "config.json").write_text(json.dumps(config, indent=1))

@@ -18,10 +18,9 @@ from llmconv.errors import InputError, NotRight
 from llmconv.request.output import Layout
 from llmconv.verify import manifest, record
 from llmconv.verify.manifest import Told
-from llmconv.verify.selection import ANNOUNCE_SECONDS, choose
+from llmconv.verify.selection import announcement, choose
 from llmconv.verify.settings import Settings
 from llmconv.verify.table import Table
-from llmconv.words import roughly
 
 
 @dataclass(frozen=True)
@@ -45,7 +44,7 @@ def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
     Raises ConvertError when there is nothing that could be verified, InputError for an unknown net and for a `most`
     that cannot be known.
     """
-    from llmconv.tasks.verify import verification
+    from llmconv import tasks
 
     layout = Layout(out)
     told = manifest.told(out)
@@ -60,7 +59,7 @@ def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
         debug=wish.debug,
         listeners=[watcher, report.Writer(layout)],
     )
-    status = engine.run([verification(layout, told.sums, settings)], ["verify"], options)
+    status = engine.run([tasks.verify.verification(layout, [*told.sums], settings)], ["verify"], options)
     if watcher.shows:
         _show(layout, wish, console, new=watcher.ran)
         status = status or _too_much(layout, wish)
@@ -77,13 +76,8 @@ def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
             why,
             "Leave --max-loss out, or convert the float checkpoint.",
         )
-    choice, said = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths), []
-    if choice.seconds > ANNOUNCE_SECONDS:
-        said.append(f"verifying {told.bmodel.name} on {plan.job.chip}: {roughly(choice.seconds)} on the simulator")
-    if not settings.nets and not choice.tokens:
-        only = ", ".join(net.name for net in choice.nets)
-        said.append(f"only {only}; --nets NAME,... or --full for more")
-    return said
+    choice = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths)
+    return announcement(choice, settings, f"{told.bmodel.name} on {plan.job.chip}")
 
 
 class _Watcher:

@@ -48,7 +48,7 @@ class Build:
         self.retried: set[str] = set()
         self.settled: set[str] = set()  # done, failed or blocked
         self.total = sum(node.works for node in graph.nodes.values())
-        self.counts = dict.fromkeys(("built", "cached", "unchanged", "failed"), 0)
+        self.counts: dict[str, int] = dict.fromkeys(("built", "cached", "unchanged", "failed"), 0)
         self.status = 0
         self.cpu, self.peak = 0.0, 0  # seconds of the workers' processes; bytes of the largest
         self.stopping = False  # start nothing more

@@ -42,10 +42,10 @@ class Lines:
         try:
             stream.write(line + "\n")
             stream.flush()
-        except (BrokenPipeError, ValueError):
-            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (nobody reads any more; the build goes on)
         except UnicodeEncodeError:
             stream.write(line.encode("ascii", "backslashreplace").decode() + "\n")
+        except (BrokenPipeError, ValueError):
+            self._stream = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 (nobody reads any more; the build goes on)
 
 
 class Json:

@@ -44,7 +44,7 @@ class Decider:
         key = keys.key_of(text)
         row = self.state.rows.get(node.name)
         verdict = judge(action, row, key, text)
-        if not verdict.reason and not self._force:
+        if row is not None and not verdict.reason and not self._force:
             if verdict.stamps is not None:
                 row = self._restamp(row, verdict.stamps)
             self.produced(node, row.targets)
@@ -66,13 +66,13 @@ class Decider:
 
     def produced(self, node: Node, targets: list[dict]) -> None:
         """The task's targets are in place; targets: [{"stamp", "digest"}]."""
-        for path, target in zip(node.action.targets, targets):
+        for path, target in zip(node.work.targets, targets):
             self._inputs.produced(path, target["digest"], target["stamp"])
 
     def job(self, node: Node, decision: Decision, run_id: str) -> Job:
         """The work of a task, as it goes to a worker."""
-        action = node.action
-        use_cache = self._cache is not None and action.cacheable
+        action = node.work
+        cache = str(self._cache.root) if self._cache is not None and action.cacheable else ""
         return Job(
             name=node.name,
             call=action.call,
@@ -80,7 +80,7 @@ class Decider:
             pairs=pairs(node, run_id),
             inputs=self._inputs.witness(action),
             key=decision.key,
-            cache=str(self._cache.root) if use_cache else "",
+            cache=cache,
             fetch=decision.fetch,
             local=action.local,
         )
@@ -97,7 +97,7 @@ class Decider:
             seconds=answer["seconds"],
             cpu=answer["cpu"],
             peak_rss=answer["peak_rss"],
-            estimate=node.action.need.memory,
+            estimate=node.work.need.memory,
             finished=time.time(),
         )
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from llmconv.engine.failure import Failure
 
@@ -160,7 +160,7 @@ class Log:
         if path.exists() and path.stat().st_size > KEEP:
             path.replace(state_dir / "events.1.jsonl")
         self._events = open(path, "a", encoding="utf-8", buffering=1 << 16)  # noqa: SIM115 (closed by close)
-        self._trace = None
+        self._trace: TextIO | None = None
         self._started: dict[str, TaskStarted] = {}
         self._begin = self._beat = 0.0
 
@@ -193,6 +193,8 @@ class Log:
                 self._trace = open(self._dir / "trace.json", "w", encoding="utf-8")  # noqa: SIM115
                 self._trace.write("[\n")
             self._started[event.name] = event
+        elif self._trace is None:
+            return
         elif isinstance(event, (TaskFinished, TaskFailed, TaskRetried)) and event.name in self._started:
             start = self._started.pop(event.name)
             args: dict[str, Any] = {"reason": start.reason, "result": type(event).__name__}
@@ -209,7 +211,7 @@ class Log:
                 "args": args,
             }
             self._trace.write(json.dumps(block) + ",\n")
-        elif isinstance(event, Heartbeat) and self._trace is not None:
+        elif isinstance(event, Heartbeat):
             counter = {
                 "name": "memory",
                 "ph": "C",

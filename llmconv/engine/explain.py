@@ -13,7 +13,7 @@ from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import Graph, Node, load
 from llmconv.engine.options import RunOptions
 from llmconv.engine.state import Row, read_state
-from llmconv.engine.task import Need
+from llmconv.engine.task import Action, Need
 from llmconv.engine.up_to_date import describe, judge
 from llmconv.errors import InputError
 
@@ -97,50 +97,51 @@ class Explainer:
 
     def _explain(self, node: Node) -> Item:
         row = self.rows.get(node.name)
-        if node.action is None:
+        action = node.action
+        if action is None:
             unsure = any(dep in self._unsure for dep in node.deps)
             return self._item(node, "run" if unsure or node.plain else "unchanged", "", None, row)
-        feeding = self._feeding(node)
+        feeding = self._feeding(action)
         before = [dep for dep in node.deps if dep in self._unsure and dep in feeding]
         if before:
             self._unsure.add(node.name)
-            action, reason = self._undecided(node, row, before)
-            return self._item(node, action, reason, None, row)
-        text = keys.document(node.action, self._inputs)
+            expected, reason = self._undecided(action, row, before)
+            return self._item(node, expected, reason, None, row)
+        text = keys.document(action, self._inputs)
         key = keys.key_of(text)
-        verdict = judge(node.action, row, key, text)
-        if not verdict.reason and not self.options.force:
-            self._produced(node, [target["digest"] for target in row.targets])
+        verdict = judge(action, row, key, text)
+        if row is not None and not verdict.reason and not self.options.force:
+            self._produced(action, [target["digest"] for target in row.targets])
             return self._item(node, "unchanged", "", text, row)
         reason = verdict.reason or "forced"
-        entry = self._cache.find(key) if self._cache and node.action.cacheable and not self.options.force else None
+        entry = self._cache.find(key) if self._cache and action.cacheable and not self.options.force else None
         if entry is not None:
-            self._produced(node, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
+            self._produced(action, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
             return self._item(node, "cached", reason, text, row)
-        if node.action.foretold:
-            self._produced(node, list(node.action.foretold))
+        if action.foretold:
+            self._produced(action, list(action.foretold))
         else:
             self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)
 
-    def _feeding(self, node: Node) -> set[str]:
-        """The tasks with a target in the key of `node` (and not only an order between them)."""
-        inputs = (*node.action.file_dep, *(path for path, _ in node.action.picks))
+    def _feeding(self, action: Action) -> set[str]:
+        """The tasks with a target in the key of `action` (and not only an order between them)."""
+        inputs = (*action.file_dep, *(path for path, _ in action.picks))
         return {self.graph.producers[path][0] for path in inputs if path in self.graph.producers}
 
-    def _undecided(self, node: Node, row: Row | None, before: list[str]) -> tuple[str, str]:
+    def _undecided(self, action: Action, row: Row | None, before: list[str]) -> tuple[str, str]:
         first = before[0] if len(before) == 1 else f"{before[0]} and {len(before) - 1} more"
         if row is None:
             return "run", "not built yet"
-        known = {"call": node.action.call, "code": node.action.code, "key": node.action.key}
+        known = {"call": action.call, "code": action.code, "key": action.key}
         old = {name: row.fields.get(name) for name in known}
         changes = keys.differences(old, json.loads(keys.canonical(known)))
         if changes:
             return "run", describe(changes)
         return "maybe", f"depends on {first}"
 
-    def _produced(self, node: Node, digests: list[str], places: list[str] | None = None) -> None:
-        for position, (path, digest) in enumerate(zip(node.action.targets, digests)):
+    def _produced(self, action: Action, digests: list[str], places: list[str] | None = None) -> None:
+        for position, (path, digest) in enumerate(zip(action.targets, digests)):
             self._inputs.produced(path, digest, place=places[position] if places else None)
 
     def _item(self, node: Node, action: str, reason: str, text: str | None, row: Row | None) -> Item:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Collection, Mapping
 
 from llmconv.engine.graph import Graph, Node
 from llmconv.engine.state import Row
+from llmconv.engine.task import Action
 
 DEFAULT_SECONDS = 1.0  # for a task of which nothing is known
 TRUST = (0.1, 10.0)  # how far measured times may bend the estimates
@@ -24,20 +25,20 @@ class Forecast:
         self._phases: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
         for name, node in graph.nodes.items():
             if node.action and name in rows:
-                self._learn(node, rows[name].seconds)
+                self._learn(node.action, rows[name].seconds)
 
-    def _learn(self, node: Node, seconds: float) -> None:
-        if node.action.like:
-            known = self._siblings[node.action.like]
+    def _learn(self, action: Action, seconds: float) -> None:
+        if action.like:
+            known = self._siblings[action.like]
             known[0], known[1] = known[0] + seconds, known[1] + 1
-        if node.action.need.seconds:
-            phase = self._phases[node.action.phase]
-            phase[0], phase[1] = phase[0] + seconds, phase[1] + node.action.need.seconds
+        if action.need.seconds:
+            phase = self._phases[action.phase]
+            phase[0], phase[1] = phase[0] + seconds, phase[1] + action.need.seconds
 
     def finished(self, node: Node, seconds: float) -> None:
         """A task was built in this run."""
         if node.action:
-            self._learn(node, seconds)
+            self._learn(node.action, seconds)
 
     def seconds(self, node: Node) -> float:
         """From the last time; else what its like took; else its own estimate, bent as its phase's estimates were

@@ -32,6 +32,13 @@ class Node:
         return self.action is None and bool(self.task._actions)
 
     @property
+    def work(self) -> Action:
+        """The action of a node that has one; ValueError for the others."""
+        if self.action is None:
+            raise ValueError(f"{self.name} has no action of the engine")
+        return self.action
+
+    @property
     def works(self) -> bool:
         """Whether there is anything to run (a group has nothing)."""
         return self.action is not None or bool(self.task._actions)
@@ -110,9 +117,7 @@ def _node(task: Task, deps: list[str]) -> Node:
     if task.loader:
         raise InvalidTask(f"{task.name}: delayed creation of tasks does not work with llmconv's engine")
     action = (task.meta or {}).get("action")
-    if action is not None and action.call is None:
-        action = None
-    return Node(task.name, action, task, deps)
+    return Node(task.name, action if action and action.call else None, task, deps)
 
 
 def load(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str] | None) -> Graph:
@@ -120,11 +125,12 @@ def load(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str] | No
 
     InputError for a name that does not exist, ConvertError for tasks that cannot be (cycles, two with one target).
     """
+    made: list[Task] = []
     try:
         made = load_tasks(dict(tasks)) if isinstance(tasks, Mapping) else _from_dicts(tasks)
         control = TaskControl(made)
         control.process(list(selected) if selected else None)
-        return from_doit(control.tasks, control.selected_tasks)
+        return from_doit(control.tasks, control.selected_tasks or ())
     except InvalidCommand as error:
         wanted = error.not_found
         near = difflib.get_close_matches(str(wanted), [task.name for task in made], n=1)

@@ -58,6 +58,8 @@ class Worker:
                 # hash order must not find its way into outputs
                 env={**os.environ, "PYTHONHASHSEED": "0"},
             )
+        assert self.process.stdin and self.process.stdout  # pipes, as asked for
+        self._jobs, self._answers = self.process.stdin, self.process.stdout
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -65,8 +67,8 @@ class Worker:
         """Hands a job over; a worker that is already dead is noticed by the listener."""
         self.job = job.name
         try:
-            self.process.stdin.write(job.to_json().encode() + b"\n")
-            self.process.stdin.flush()
+            self._jobs.write(job.to_json().encode() + b"\n")
+            self._jobs.flush()
         except BrokenPipeError:
             pass
 
@@ -83,13 +85,13 @@ class Worker:
             pass  # half a line: it died while answering
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         self.kill()  # its compilers may live on; only after this may the process number be given back
-        self.process.stdout.close()
+        self._answers.close()
         self._results.put(Death(self, self.process.wait()))
 
     def close(self) -> None:
         """Takes no more jobs: an idle worker ends by itself."""
         try:
-            self.process.stdin.close()
+            self._jobs.close()
         except BrokenPipeError:
             pass  # a job that a dead worker has not read
 
@@ -100,7 +102,7 @@ class Worker:
 
     def _lines(self):
         """The answers, until the worker is dead: the pipe's end alone would not do, a forked child may hold it open."""
-        pipe = self.process.stdout.fileno()
+        pipe = self._answers.fileno()
         poll = select.poll()
         poll.register(pipe, select.POLLIN)
         death = _pidfd(self.process.pid)

@@ -37,13 +37,13 @@ def _check_disk(nodes: Sequence[Node], jobs: int) -> None:
     by_device: dict[int, list[Node]] = {}
     places: dict[int, str] = {}
     for node in nodes:
-        if node.action.targets and (node.action.need.disk or node.action.need.scratch):
-            place = _existing(os.path.dirname(node.action.targets[0]))
+        if node.work.targets and (node.work.need.disk or node.work.need.scratch):
+            place = _existing(os.path.dirname(node.work.targets[0]))
             device = os.stat(place).st_dev
             by_device.setdefault(device, []).append(node)
             places[device] = place
     for device, members in by_device.items():
-        scratch = sorted((node.action.need.scratch for node in members), reverse=True)[:jobs]
+        scratch = sorted((node.work.need.scratch for node in members), reverse=True)[:jobs]
         need, free = sum(map(_new_bytes, members)) + sum(scratch), shutil.disk_usage(places[device]).free
         if need > free:
             raise ConvertError(
@@ -60,5 +60,5 @@ def _existing(place: str) -> str:
 
 
 def _new_bytes(node: Node) -> int:
-    present = sum(files.size(path) for path in node.action.targets if os.path.exists(path))
-    return max(0, node.action.need.disk - present)
+    present = sum(files.size(path) for path in node.work.targets if os.path.exists(path))
+    return max(0, node.work.need.disk - present)

@@ -9,6 +9,7 @@ from typing import Any
 
 import doit.cmd_base
 import doit.cmd_run
+from doit.dependency import DependencyStatus
 from doit.exceptions import InvalidCommand
 from doit.reporter import ConsoleReporter
 from doit.runner import Runner
@@ -109,6 +110,12 @@ class _Runner(Runner):
             return error.exit_code
 
 
+class _Status(DependencyStatus):
+    """doit's own, with the type that doit gives to its text of an error."""
+
+    error_reason: str | None
+
+
 class _Dependency:
     """Stands for doit.dependency.Dependency: `doit list -s`, `info` and `forget` see the engine's state.
 
@@ -126,7 +133,7 @@ class _Dependency:
 
     def get_status(self, task, tasks_dict, get_log: bool = False):
         """doit's DependencyStatus for a task."""
-        status = doit.dependency.DependencyStatus(get_log)
+        status = _Status(get_log)
         try:
             if self._judge is None:
                 names = list(tasks_dict)

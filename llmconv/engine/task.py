@@ -51,9 +51,10 @@ class Need:
 
 @dataclass(frozen=True)
 class Action:
-    """The work of one task. All paths are absolute strings; see `task` and `Fields` for the meaning of the fields."""
+    """The work of one task. All paths are absolute strings; see `task` and `Fields` for the meaning of the fields.
+    call is "" for a group of tasks, which has no work."""
 
-    call: str | None
+    call: str
     args: Mapping[str, Any] = field(default_factory=dict)
     targets: tuple[str, ...] = ()
     file_dep: tuple[str, ...] = ()
@@ -152,7 +153,7 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
     if unknown:
         raise TypeError(f"task {called} has no field {', '.join(sorted(unknown))}")
     return Action(
-        call=call,
+        call=call or "",
         args=dict(args or {}),
         targets=_paths(fields.get("targets", ())),
         file_dep=_paths(fields.get("file_dep", ())),

@@ -47,8 +47,8 @@ def held_together(name: str, spec: Spec) -> tuple:
         return ("tensor", f"{path}.{expert}.{role}_proj.weight")
 
     if part == "down_proj":
-        return ("stack", *(one(e, "down") for e in range(spec.experts.count)))
-    return ("stack", *(("concat", one(e, "gate"), one(e, "up")) for e in range(spec.experts.count)))
+        return ("stack", *(one(e, "down") for e in range(spec.routed.count)))
+    return ("stack", *(("concat", one(e, "gate"), one(e, "up")) for e in range(spec.routed.count)))
 
 
 family = Family(

@@ -81,6 +81,11 @@ def check_devices(job: Job, spec: Spec) -> None:
             "the nets make the window's mask, and the compiler splits no attention whose mask is not an input",
             f"Use seq_length {window} or less, or distribute_strategy pp.",
         )
+    _check_form(what, spec)
+
+
+def _check_form(what: str, spec: Spec) -> None:
+    """Layers are split only in Llama's form, and not when they are small."""
     plain = (
         all(mixer.splits for mixer in spec.mixers)
         and spec.rope_mode == HALVES

@@ -53,7 +53,7 @@ def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
 
         cut = copy.deepcopy(config)
         text = cut.get_text_config()
-        fields = {"layer_types": []} if layer is None else oracle.layer(text.to_dict(), layer)
+        fields: dict[str, Any] = {"layer_types": []} if layer is None else oracle.layer(text.to_dict(), layer)
         fields["num_hidden_layers"] = 0 if layer is None else 1
         # a row of the whole embedding table, of which a call gets a few; it matters to training alone
         fields["pad_token_id"] = None
@@ -70,7 +70,7 @@ def _no_storage() -> Iterator[None]:
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
-    def bare(_: Any, __: str, value: torch.nn.Parameter) -> torch.nn.Parameter:
+    def bare(_: Any, __: str, value: torch.nn.Parameter) -> Any:  # torch declares None alone
         return torch.nn.Parameter(value.to("meta"), requires_grad=False)
 
     with register_module_parameter_registration_hook(bare):
@@ -97,10 +97,11 @@ def before(
     their place. It is a context manager, which takes the hook away."""
 
     def hook(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
-        name = None if args else next(iter(kwargs))
-        seen(args[0] if args else kwargs[name])
-        if given is None:
-            return None
-        return ((given, *args[1:]), kwargs) if args else (args, kwargs | {name: given})
+        if args:
+            seen(args[0])
+            return None if given is None else ((given, *args[1:]), kwargs)
+        name = next(iter(kwargs))
+        seen(kwargs[name])
+        return None if given is None else (args, kwargs | {name: given})
 
     return module.register_forward_pre_hook(hook, with_kwargs=True)

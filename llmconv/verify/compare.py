@@ -83,8 +83,15 @@ def measure(found: np.ndarray, expected: np.ndarray) -> Difference:
     error, size = ((x - y) ** 2).sum(1), (y**2).sum(1)
     with np.errstate(divide="ignore", invalid="ignore"):
         relative = np.where(size > 0, error / size, np.where(error > 0, np.inf, 0))
-    sums = (float(v) for v in (error.sum(), size.sum(), (x**2).sum(), (x * y).sum(), np.abs(x - y).max(initial=0)))
-    return Difference(*sums, rows=len(x), row_error=float(relative.sum()))
+    return Difference(
+        error=float(error.sum()),
+        expected=float(size.sum()),
+        found=float((x**2).sum()),
+        dot=float((x * y).sum()),
+        max_abs=float(np.abs(x - y).max(initial=0)),
+        rows=len(x),
+        row_error=float(relative.sum()),
+    )
 
 
 FACTOR = 1.5  # of torch's own error in half precision
@@ -111,8 +118,9 @@ class Tolerance:
 
     def cosine_limit(self, torch_half: Difference | None) -> float:
         """The smallest cosine that is right."""
-        known = self.below is not None and torch_half is not None and not torch_half.not_finite
-        return min(self.cosine, torch_half.cosine - self.below) if known else self.cosine
+        if self.below is None or torch_half is None or torch_half.not_finite:
+            return self.cosine
+        return min(self.cosine, torch_half.cosine - self.below)
 
     def allows(self, difference: Difference, torch_half: Difference | None = None) -> bool:
         if difference.not_finite or difference.relative_l2 > self.limit(torch_half):

@@ -30,7 +30,7 @@ class Dequantised:
     checkpoint: Checkpoint
     awq: bool
     zero_shift: int
-    block: tuple[int, int]
+    block: tuple[int, ...]
     scales: str = "f32"
     _kept: OrderedDict[str, np.ndarray] = field(default_factory=OrderedDict, repr=False)
 

@@ -104,8 +104,9 @@ def read(out_dir: Path) -> Built:
 
 def _job(given: dict[str, Any], out_dir: Path) -> Job:
     """The Job of a manifest; an output directory may have been moved since."""
-    values = {f.name: given[f.name] for f in fields(Job) if f.name in given}
-    return Job(**values | {"model_path": Path(given["model_path"]), "out_dir": out_dir})
+    values: dict[str, Any] = {f.name: given[f.name] for f in fields(Job) if f.name in given}
+    values |= {"model_path": Path(given["model_path"]), "out_dir": out_dir}
+    return Job(**values)
 
 
 def _sha256(path: Path) -> str:

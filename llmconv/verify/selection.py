@@ -15,6 +15,8 @@ from llmconv.verify.heads import JUDGES
 from llmconv.verify.lengths import check, places
 from llmconv.verify.sampling import TRIED
 from llmconv.verify.session import STATES
+from llmconv.verify.settings import Settings
+from llmconv.words import roughly
 
 FULL_SECONDS = 600.0  # models whose whole verification is estimated to take less are verified in full
 ANNOUNCE_SECONDS = 60.0  # what takes longer is announced first
@@ -114,6 +116,17 @@ def _find(plan: Plan, name: str) -> Net:
             f"there is no net {name!r}", f"the .bmodel has {_few(names)}", f"Did you mean {near[0]}?" if near else ""
         )
     return plan.nets[names.index(name)]
+
+
+def announcement(choice: Choice, settings: Settings, title: str) -> list[str]:
+    """What to say before it starts: how long it will take, and what is left out. title: of the file and its chip."""
+    said = []
+    if choice.seconds > ANNOUNCE_SECONDS:
+        said.append(f"verifying {title}: {roughly(choice.seconds)} on the simulator")
+    if not settings.nets and not choice.tokens:
+        only = ", ".join(net.name for net in choice.nets)
+        said.append(f"only {only}; --nets NAME,... or --full for more")
+    return said
 
 
 def _few(names: list[str]) -> str:

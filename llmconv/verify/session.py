@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llmconv.simulator.client import Simulator
+    from llmconv.verify.fleet import Fleet
 
 __all__ = ["CHIP", "ORIGINAL", "Compared", "Picked", "Session", "alone", "checkable", "choice", "pick"]
 
@@ -71,7 +72,7 @@ class Session:
     def __init__(
         self,
         plan: Plan,
-        simulator: Simulator,
+        simulator: Simulator | Fleet,
         say: Callable[[str], None] = lambda _: None,
         adapter: Adapter | None = None,
     ):

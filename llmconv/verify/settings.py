@@ -17,9 +17,10 @@ LIBRARIES = ("torch", "transformers", "numpy")  # and those of others
 
 @dataclass(frozen=True)
 class Settings:
-    """nets: only these, by themselves; full: everything however long it takes; tokens: how many to generate; seed: of
-    the random prompt and inputs; lengths: of the prompts that blocks are launched for. See `verify`, which takes them
-    by these names."""
+    """nets: only these, by themselves; full: everything however long it takes. By default a model whose verification
+    takes minutes is verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random
+    prompt and inputs. lengths: of the prompts that blocks are launched for by themselves, and decode blocks behind
+    (default: the shortest, the longest and others; of nets that take seconds one that tells the most)."""
 
     nets: tuple[str, ...] = ()
     full: bool = False
@@ -37,8 +38,13 @@ class Settings:
                 )
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, and as arguments of `verify`."""
+        """For JSON."""
         return asdict(self) | {"nets": list(self.nets), "lengths": list(self.lengths)}
+
+    @classmethod
+    def of_dict(cls, given: Mapping[str, Any]) -> Settings:
+        """What `to_dict` gave."""
+        return cls(**{**given, "nets": tuple(given["nets"]), "lengths": tuple(given["lengths"])})
 
     def kept(self, record: Mapping[str, Any] | None) -> Settings:
         """These, or in full where a record that is right is of just that: it is all that these ask for, and more."""

@@ -11,9 +11,8 @@ from llmconv import toolchain
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.verify import manifest
-from llmconv.verify.selection import ANNOUNCE_SECONDS, Choice, choose, looks
-from llmconv.verify.settings import TOKENS, Settings, code
-from llmconv.words import roughly
+from llmconv.verify.selection import Choice, announcement, choose, looks
+from llmconv.verify.settings import Settings, code
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,24 +29,15 @@ if TYPE_CHECKING:
 
 def verify(
     out_dir: Path,
-    nets: Sequence[str] | None = None,
-    full: bool = False,
-    tokens: int = TOKENS,
-    seed: int = 0,
+    settings: Settings | None = None,
     console: Console | None = None,
     to: Path | None = None,
-    lengths: Sequence[int] = (),
     say: Callable[[str], None] | None = None,
 ) -> bool:
     """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is
     right.
 
-    nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes
-    minutes is verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random
-    prompt and inputs.
-    to: where verify.json goes (default: into out_dir). lengths: of the prompts that blocks are launched for by
-    themselves, and decode blocks behind (default: the shortest, the longest and others; of nets that take seconds one
-    that tells the most). say: told what runs (default: a terminal shows it).
+    to: where verify.json goes (default: into out_dir). say: told what runs (default: a terminal shows it).
     Raises ConvertError when there is nothing that could be verified, InputError for an unknown net or a length that the
     nets do not take, ToolError when the simulator fails or cannot be fetched.
     """
@@ -55,39 +45,28 @@ def verify(
 
     from llmconv.verify import result
 
-    console = console or Console()
+    settings, console = settings or Settings(), console or Console()
     built = manifest.read(Path(out_dir))
     plan = built.plan
-    choice = choose(plan, nets, full, tokens, lengths)
+    choice = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths)
     # the simulator comes with it
     tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     title = f"{built.bmodel.name} on {plan.job.chip}"
-    if choice.seconds > ANNOUNCE_SECONDS:
-        console.print(
-            f"verifying {title}: {roughly(choice.seconds)} on the simulator",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
-        )
-    if not nets and not choice.tokens:
-        only = ", ".join(net.name for net in choice.nets)
-        console.print(f"only {only}; --nets NAME,... or --full for more", markup=False, highlight=False)
+    for line in announcement(choice, settings, title):
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
     with console.status("loading") as status:
-        made = run(
-            plan, built.files, choice, seed, title, say or (status.update if console.is_terminal else lambda _: None)
-        )
+        say = say or (status.update if console.is_terminal else lambda _: None)
+        made = run(plan, built.files, choice, settings.seed, title, say)
     result.show(made, console)
     about = {
         "bmodel": built.bmodel.name,
         "sha256": built.sha256,
         "chip": plan.job.chip,
         "quantize": plan.job.quantize,
-        "seed": seed,
-    }
-    about |= {
+        "seed": settings.seed,
         "toolchain": tools.version,
         "code": code(),
-        "settings": Settings(tuple(nets or ()), full, tokens, seed, tuple(lengths)).to_dict(),
+        "settings": settings.to_dict(),
     }
     result.write(made, to or Layout(Path(out_dir)).verified, about)
     return made.ok
@@ -141,8 +120,9 @@ def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, toke
         return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
     each = max(2, tokens // runtime.batch)
     longest = runtime.prompt(each)
-    prompts = [prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
-    return generate.generate_batch(session, runtime, *zip(*prompts), each)
+    made = [prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
+    prompts, shown = [ids for ids, _ in made], [seen for _, seen in made]
+    return generate.generate_batch(session, runtime, prompts, shown, each)
 
 
 def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:

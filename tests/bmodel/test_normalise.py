@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import pytest
+from plans import planned
 
 from llmconv import toolchain
 from llmconv.bmodel.normalise import EPOCH, normalise
 from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import npz
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 
 
 @pytest.mark.compiler
@@ -17,18 +16,7 @@ from llmconv.request.job import Job
 def test_what_memory_held_is_cleared(model, chip, compiler, llmconv_env, vision_checkpoint, tmp_path, monkeypatch):
     """A dynamic net of many groups of operations, compiled while fresh memory is filled with this number and with
     that."""
-    made = plan(
-        Job.create(
-            {
-                "model": str(vision_checkpoint(model)),
-                "chip": chip,
-                "seq": "64",
-                "max_pixels": "112,224",
-                "dynamic": "1",
-                "out": str(tmp_path / "out"),
-            }
-        )
-    )
+    made = planned(vision_checkpoint(model), chip=chip, max_pixels="112,224", dynamic=1)
     net = next(n for n in made.nets if n.name == "vit")
     mlir, files = tmp_path / "vit.mlir", []
     mlir.write_text(net.mlir)

@@ -7,12 +7,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from llmconv import engine
+from llmconv.errors import ConvertError, ToolError
+
 HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parents[1])]
-
-from llmconv import engine  # noqa: E402
-from llmconv.errors import ConvertError, ToolError  # noqa: E402
-
 NETS = 10
 TARGETS = ["digests", "merged", "config", *(f"net{i}" for i in range(NETS))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import subprocess
 import sys
@@ -148,3 +149,11 @@ def test_a_forecast_is_not_more_exact_than_it_is():
         8000: "about 2 h 10 min",
     }
     assert {s: words.roughly(s) for s in told} == told
+
+
+def test_a_stream_that_lacks_a_letter_gets_the_others_and_all_that_follows():
+    written = io.BytesIO()
+    lines = console.Lines(io.TextIOWrapper(written, encoding="ascii"))
+    lines.write("größer")
+    lines.write("as ever")
+    assert written.getvalue().splitlines() == [rb"gr\xf6\xdfer", b"as ever"]

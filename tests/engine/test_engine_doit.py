@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
-from pathlib import Path
 
 import doit.cmd_base
 import doit.cmd_run
 import pytest
+from engine_shop import environment
 
 from llmconv import engine
 from llmconv.engine import runner
 
 DODO = """
-import sys
-sys.path[:0] = {path!r}
 from pathlib import Path
 from doit import get_var
-from conftest import Shop
+from engine_shop import Shop
 from llmconv import engine
 shop = Shop(Path({root!r}))
 engine.install(lambda: engine.RunOptions(state_dir=shop.out / ".llmconv", jobs=1))
@@ -44,14 +41,13 @@ def task_bad():
 @pytest.fixture
 def dodo(shop):
     """Runs doit in an empty directory with a dodo.py; returns the finished process."""
-    here = Path(__file__).parent
     path = shop.root / "work"
     path.mkdir()
-    (path / "dodo.py").write_text(DODO.format(path=[str(here), str(here.parents[1])], root=str(shop.root)))
+    (path / "dodo.py").write_text(DODO.format(root=str(shop.root)))
 
     def run(*args: str) -> subprocess.CompletedProcess:
         command = [sys.executable, "-m", "doit", *args]
-        done = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=60)
+        done = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=60, env=environment())
         assert not list(path.glob(".doit.db*")), "doit's own database was made"
         assert "Traceback" not in done.stderr
         return done
@@ -168,7 +164,3 @@ def test_start_is_light():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
     )
     assert not {*heavy, "doit", "sqlite3"} & set(modules.stdout.split())
-
-
-def environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[2])}

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from engine_shop import environment
 from processes import SOON, living, numbers, wait_for
 
 from llmconv import engine
@@ -228,9 +229,8 @@ def test_preflight_refuses_with_the_figures(shop):
 
 SCRIPT = """
 import sys
-sys.path[:0] = {path!r}
 from pathlib import Path
-from conftest import Shop
+from engine_shop import Shop
 from llmconv.errors import ConvertError
 shop = Shop(Path({root!r}))
 try:
@@ -244,9 +244,8 @@ sys.exit(code)
 
 def start(shop) -> subprocess.Popen:
     """A process that builds a compiler that hangs; returns when that runs."""
-    here = Path(__file__).parent
-    script = SCRIPT.format(path=[str(here), str(here.parents[1])], root=str(shop.root))
-    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
+    script = SCRIPT.format(root=str(shop.root))
+    process = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True, env=environment())
     wait_for(lambda: len(alive(shop)) == 2 and "fine" in engine.read_state(shop.options.state_dir))
     return process
 

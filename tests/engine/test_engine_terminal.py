@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import re
 import sys
 from pathlib import Path
 
 import pytest
+from engine_shop import environment
 from terminals import Seen
 
-HERE = Path(__file__).parent
 SCRIPT = """
 import sys
-sys.path[:0] = {path!r}
 from pathlib import Path
-from conftest import Shop
+from engine_shop import Shop
 import llmconv.engine.build as build
 build.HEARTBEAT = 0.1
 shop = Shop(Path({root!r}))
@@ -30,10 +28,8 @@ sys.exit(code)
 
 
 def show(root: Path, sleep: float = 0.5, progress: str = "auto", columns: int = 80, rows: int = 24, **env: str) -> Seen:
-    script = SCRIPT.format(
-        path=[str(HERE), str(HERE.parent), str(HERE.parents[1])], root=str(root), sleep=sleep, progress=progress
-    )
-    inherited = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
+    script = SCRIPT.format(root=str(root), sleep=sleep, progress=progress)
+    inherited = {k: v for k, v in environment().items() if k not in ("NO_COLOR", "COLUMNS", "LINES", "FORCE_COLOR")}
     return Seen([sys.executable, "-c", script], {**inherited, "PYTHONIOENCODING": "utf-8", **env}, columns, rows)
 
 

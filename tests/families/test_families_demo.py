@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import pytest
 from family_checkpoints import make
+from plans import planned
 
 from llmconv.cli.main import main
 from llmconv.plan.handover import Handover, rows
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 
 
 @pytest.mark.parametrize("length, warned", [(64, False), (32, True)])
 def test_the_demo_that_needs_equal_lengths(length, warned, tmp_path, capsys):
     model = make(tmp_path / "model", "gemma3_text")
-    found = Handover.of(
-        plan(
-            Job.create(
-                {"model": str(model), "seq": "64", "max_input_length": str(length), "out": str(tmp_path / "out")}
-            )
-        )
-    )
+    found = Handover.of(planned(model, max_input_length=length))
     assert found.equal_lengths
     assert (
         main(["plan", "-m", str(model), "-s", "64", "--max_input_length", str(length), "-o", str(tmp_path / "out")])

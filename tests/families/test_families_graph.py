@@ -7,11 +7,11 @@ import json
 import numpy as np
 import pytest
 from family_checkpoints import CONFIGS, GEMMA3_TEXT
+from plans import planned
 
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
-from llmconv.plan.plan import Plan, plan
-from llmconv.request.job import Job
+from llmconv.plan.plan import Plan
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches as nets
 from llmconv.verify import state
@@ -27,15 +27,6 @@ EXACT = 5e-6  # relative L2 of two float32 computations
 def far(found: np.ndarray, right: np.ndarray) -> float:
     """Relative L2 distance."""
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
-
-
-def planned(model, seq: int = 64, **options) -> Plan:
-    return plan(
-        Job.create(
-            {"model": str(model), "seq": str(seq), "out": str(model.parent / "out")}
-            | {k: str(v) for k, v in options.items()}
-        )
-    )
 
 
 def run(made: Plan, net, inputs, adapter: Adapter | None = None) -> dict[str, np.ndarray]:

@@ -9,8 +9,7 @@ from __future__ import annotations
 import pytest
 from checkpoints import SPLIT
 from family_checkpoints import CONFIGS, SEQ
-
-from llmconv.verify.verification import verify
+from verify_helpers import verify
 
 QUICK = ("phi3_longrope", "chatglm", "gemma3", "qwen2_moe")
 BUILDS = {

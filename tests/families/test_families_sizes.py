@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from checkpoints import headers
 from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, tensors
+from plans import planned
 
 from llmconv.cli.demo import QWEN2
 from llmconv.coefficients.layout import Mode, pieces
@@ -17,8 +18,6 @@ from llmconv.engine.machine import MODEST
 from llmconv.plan.estimate import compile_memory, stamp_memory
 from llmconv.plan.forms import form_of
 from llmconv.plan.origins import origins
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 
 
 def size(config: dict, hidden: int, intermediate: int, heads: int, kv_heads: int, vocab: int, **more) -> dict:
@@ -69,7 +68,7 @@ def hollow(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("quantize", ["w4bf16", "w8f16", "bf16", "f16"])
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_is_too_large(name, quantize, hollow, tmp_path):
-    found = plan(Job.create({"model": str(hollow(name)), "seq": "512", "quantize": quantize, "out": str(tmp_path)}))
+    found = planned(hollow(name), seq=512, quantize=quantize)
     compiled = {net_name for net_name, origin in origins(found.nets).items() if origin.template is None}
     for net in found.nets:
         weights = {weight.name: weight for weight in net.weights}

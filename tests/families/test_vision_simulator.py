@@ -8,9 +8,8 @@ from __future__ import annotations
 import json
 
 import pytest
+from verify_helpers import verify
 from vision_checkpoints import CONFIGS
-
-from llmconv.verify.verification import verify
 
 SEQ = 48
 # towers of other dimensions than the golden ones: head sizes 64, 48 and 72, another merge, windows of four tokens

@@ -11,12 +11,7 @@ from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 
 import pytest
-
-HERE = Path(__file__).resolve().parent
-if str(HERE) not in sys.path:
-    sys.path.insert(0, str(HERE))
-
-from hub_server import Hub, folder  # noqa: E402
+from hub_server import Hub, folder
 
 
 class User:

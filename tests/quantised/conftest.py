@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import family_checkpoints
 import pytest
-
-HERE = Path(__file__).resolve().parent
-sys.path[:0] = [str(HERE), str(HERE.parent / "families")]
-
-import family_checkpoints  # noqa: E402
-import quantised_checkpoints  # noqa: E402
-import vision_checkpoints  # noqa: E402
-from checkpoints import CONFIGS, make, once  # noqa: E402
+import quantised_checkpoints
+import vision_checkpoints
+from checkpoints import CONFIGS, make, once
 
 
 @pytest.fixture(scope="session")

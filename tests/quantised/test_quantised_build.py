@@ -135,9 +135,6 @@ def test_the_layout_of_every_group(compile_layer):
 
 @pytest.fixture
 def compile_layer(compiler, tmp_path):
-    import sys
-
-    sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "coefficients"))
     from lower_samples import Compiler, ours
     from quantised_checkpoints import gptq, quantise
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plans import planned
 from quantised_checkpoints import How, Linear, awq, compressed, config_of, gptq
 from safetensors.numpy import load_file, save_file
 
@@ -188,11 +189,8 @@ def test_fp8_is_transformers(shape, block, tmp_path):
 def test_autorounds_checkpoints(name, base):
     """Whole checkpoints by AutoRound 0.16.1 (4 bits, group 64, one layer of 8 bits, one left in float) stay near what
     they were made of."""
-    from llmconv.plan.plan import plan
-    from llmconv.request.job import Job
-
     model = FIXTURES / "autoround" / name
-    made = plan(Job.create({"model": str(model), "seq": "32", "out": "/nowhere"}))
+    made = planned(model, seq=32)
     original = Checkpoint.open(base("qwen2", **AUTOROUND))
     bits = {path: (one.bits, one.group) for path, one in made.spec.stored.items()}
     assert len(bits) == 13 and "model.layers.1.self_attn.o_proj" not in bits and made.job.quantize == "w4f16"

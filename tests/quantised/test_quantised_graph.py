@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from plans import planned
 from quantised_checkpoints import How, fp8
 from safetensors.numpy import load_file, save_file
 
@@ -18,7 +19,6 @@ from llmconv.checkpoint import recipe
 from llmconv.checkpoint.quantised import base as shared
 from llmconv.checkpoint.quantised import gptq
 from llmconv.plan.plan import Plan, plan
-from llmconv.request.job import Job
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches, state
 from llmconv.verify.reference import Reference
@@ -27,15 +27,6 @@ from llmconv.verify.weights import Precision
 EXACT = 5e-6  # relative L2 of two float32 computations
 SEQ = 64
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-
-
-def planned(model: Path, **options) -> Plan:
-    return plan(
-        Job.create(
-            {"model": str(model), "seq": str(SEQ), "out": str(model.parent / "out")}
-            | {k: str(v) for k, v in options.items()}
-        )
-    )
 
 
 def far(made: Plan, net) -> float:

@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import plans
 import pytest
 from quantised_checkpoints import How, fp8
 from safetensors.numpy import load_file, save_file
 
 from llmconv.errors import InputError
-from llmconv.plan.plan import plan
-from llmconv.request.job import Job
 from llmconv.request.request import Request
 
 TINY = {"num_hidden_layers": 1, "dtype": "float16"}
 
 
-def planned(model: Path, **options):
-    return plan(Job.create({"model": str(model), "seq": "32", "out": "/nowhere"} | options))
+planned = partial(plans.planned, seq=32)
 
 
 def refused(model: Path, *words: str, **options) -> None:

@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 from quantised_checkpoints import How, fp8
-
-from llmconv.verify.verification import verify
+from verify_helpers import verify
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"

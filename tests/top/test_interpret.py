@@ -2,14 +2,8 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-
 import numpy as np
 import pytest
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "verify"))
-
 from verify_helpers import plan_of, relative
 
 from llmconv.checkpoint import recipe

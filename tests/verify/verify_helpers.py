@@ -6,15 +6,16 @@ import json
 from pathlib import Path
 
 import numpy as np
+from plans import planned
 
-from llmconv.plan.plan import Plan, plan
-from llmconv.request.job import Job
+from llmconv.plan.plan import Plan
+from llmconv.verify import verification
+from llmconv.verify.settings import Settings
 
 
 def plan_of(model: Path, seq: int = 64, quantize: str = "bf16", **options) -> Plan:
-    """The plan of a checkpoint; nothing is built."""
-    given = {"model": str(model), "seq": str(seq), "quantize": quantize, "out": str(model.parent / "out")}
-    return plan(Job.create(given | {k: str(v) for k, v in options.items()}))
+    """As `planned`, in bf16 whatever the checkpoint is."""
+    return planned(model, seq=seq, quantize=quantize, **options)
 
 
 def transformers_model(model: Path):
@@ -25,16 +26,19 @@ def transformers_model(model: Path):
     return AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
 
 
-def verified(out: Path, **options) -> tuple[bool, dict, str]:
+def verify(out: Path, **settings) -> bool:
+    """The verdict on an output directory, with these fields of Settings."""
+    return verification.verify(out, Settings(**settings))
+
+
+def verified(out: Path, **settings) -> tuple[bool, dict, str]:
     """Verify an output directory: (verdict, verify.json, what was printed)."""
     import io
 
     from rich.console import Console
 
-    from llmconv.verify.verification import verify
-
     printed = io.StringIO()
-    ok = verify(out, console=Console(file=printed, force_terminal=False), **options)
+    ok = verification.verify(out, Settings(**settings), Console(file=printed, force_terminal=False))
     return ok, json.loads((out / "verify.json").read_text()), printed.getvalue()
 
 

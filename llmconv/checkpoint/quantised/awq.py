@@ -72,4 +72,4 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
         return ("transpose", ("interleave", ("unpack", ("bytes", ("raw", f"{path}.{part}")), BITS)))
 
     codes, scales = ("pack", columns("qweight"), BITS), ("transpose", ("tensor", f"{path}.scales"))
-    return assemble(BITS, k, count, codes, scales, columns("qzeros"))
+    return assemble(BITS, k // count, codes, scales, columns("qzeros"))

@@ -174,15 +174,15 @@ def _plain(typecode: str, inputs: int, group: int) -> array:
 
 def assemble(
     bits: int,
-    inputs: int,
-    count: int,
+    size: int,
     codes: tuple,
     scales: tuple,
     zeros: tuple,
     mixed: Order | None = None,
     beside: tuple[str, ...] = (),
 ) -> Packed:
-    """A layer of `inputs` inputs out of its codes (packed, [N, K * bits / 8]) and scales and zero points [N, count].
+    """A layer out of its codes (packed, [N, K * bits / 8]), and scales and zero points [N, K / size], each of `size`
+    inputs.
 
     A scale of many inputs, or of all, becomes several equal ones in the net.
     """
@@ -194,7 +194,6 @@ def assemble(
     values: tuple = ("dequantise", taken, scales, zeros)
     if by:
         values = ("take", values, ("places", by))
-    size = inputs // count
     group = next((group for group in GROUPS if size % group == 0), 0)
     if not group:
         return Packed(values, bits, size, beside=beside)

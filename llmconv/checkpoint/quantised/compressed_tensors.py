@@ -115,7 +115,7 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
     beside += (indices,) if mixed else ()
     codes, scales = ("bytes", ("raw", info.name)), ("tensor", f"{path}.weight_scale")
-    return assemble(bits, k, count, codes, scales, zeros, mixed, beside)
+    return assemble(bits, k // count, codes, scales, zeros, mixed, beside)
 
 
 def _shape(checkpoint: Checkpoint, path: str, n: int, k: int) -> tuple[str, ...]:

@@ -83,4 +83,4 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme, less: bool) -> Pac
     zeros = ("bytes", ("plus", zeros, ONES[bits]) if less else zeros)
     scales, zeros = ("transpose", ("tensor", f"{path}.scales")), ("transpose", ("unpack", zeros, bits))
     codes = ("bytes", ("transpose", ("raw", info.name)))
-    return assemble(bits, k, count, codes, scales, zeros, mixed, (indices,) if mixed else ())
+    return assemble(bits, k // count, codes, scales, zeros, mixed, (indices,) if mixed else ())
