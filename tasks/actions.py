@@ -15,7 +15,7 @@ from typing import Any
 
 Out = Mapping[str, str]
 
-# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
+# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not.
 NOT_CONFIG = (
     "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
     "*.gguf", "*.onnx",

@@ -1,6 +1,6 @@
 """Model families: every module of this package declares one, and its `model_types` register it.
 
-To add a family, add a file; see "Adding a family" in the README.
+To add a family, add a file; see docs/add-a-family.md.
 """
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Several devices: a pipeline of them, one .bmodel each and the configuration that says so, or layers that are split
-over all (spec, section 4.8)."""
+"""Several devices (docs/options.md): which nets each device of a pipeline gets, and the configuration that says so."""
 
 from __future__ import annotations
 

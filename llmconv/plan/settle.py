@@ -141,7 +141,7 @@ def layer_notes(spec: Spec) -> list[str]:
 
 
 def _lengths(job: Job, notes: list[str]) -> Job:
-    """Settle the lengths of prefill and history, and what follows from the history schemes (spec, section 1.2)."""
+    """Settle the lengths of prefill and history, and what follows from the history schemes (docs/options.md)."""
     seq = job.seq_length
     if job.use_history_kv:
         chunk = job.chunk_length or seq // 4

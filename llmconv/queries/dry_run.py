@@ -1,6 +1,6 @@
 """--dry_run: every option resolved, every check run, and the overview of what would be done; nothing is written.
 
-The first lines are the vendor's keys in the vendor's order (spec, section 1.3), so that scripts can go on reading them.
+The first lines are the vendor's keys in the vendor's order, so that scripts can go on reading them.
 """
 
 from __future__ import annotations

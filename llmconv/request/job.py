@@ -121,7 +121,7 @@ class Job:
             )
 
     def _check_history(self) -> None:
-        """Rules of the two history schemes (spec, sections 1.2 and 8.2) that hold whatever the checkpoint is."""
+        """Check the rules of the two history schemes (docs/options.md) that hold for every checkpoint."""
         seq, document = self.seq_length, self.use_block_with_kv or self.share_prompt
         if document and self.use_history_kv:
             raise InputError(
@@ -171,7 +171,7 @@ class Job:
             )
 
     def _check_devices(self) -> None:
-        """Rules of several devices that hold whatever the checkpoint is (spec, sections 4.8 and 8.13)."""
+        """Check the rules of several devices (docs/options.md) that hold for every checkpoint."""
         if self.num_device < 1:
             raise InputError(f"num_device {self.num_device}", "at least one device runs the model", "Use 1 or more.")
         if self.distribute_strategy == "pp" and self.num_device == 2:
