@@ -43,7 +43,8 @@ def ask(given: Mapping[str, Any]) -> Request:
 
 def run(asked: Request, selected: Sequence[str] = (), command: Command = Command()) -> int:
     """Run tasks of a request's graph (default: all that it asks for) on the engine; returns the exit code. Raises
-    ConvertError for what stops it from starting."""
+    ConvertError for what stops it from starting.
+    """
     from llmconv import tasks
 
     made = plan(asked.job)

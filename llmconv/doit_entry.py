@@ -1,5 +1,6 @@
 """doit's way in: the variables of doit's command line (model=DIR seq=512 ...) make the same run as `llmconv
-convert`."""
+convert`.
+"""
 
 from __future__ import annotations
 

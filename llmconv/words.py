@@ -1,5 +1,6 @@
 """How sizes, times and counts are said: one wording for consoles, queries, the report and whatever else tells of
-them."""
+them.
+"""
 
 from __future__ import annotations
 

@@ -55,7 +55,8 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped
-    with `epoch` (seconds). Second target: its size and sha256."""
+    with `epoch` (seconds). Second target: its size and sha256.
+    """
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
@@ -86,7 +87,8 @@ def write_manifest(
     """manifest.json: what was built from what.
 
     told: {job, notes, device, bmodel, weights}, as they are; device: see llmconv.plan.handover. files: {toolchain,
-    merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files."""
+    merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files.
+    """
     from llmconv import __version__
 
     (target,) = out
@@ -141,7 +143,8 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
 
 def write_sums(bmodels: Mapping[str, str], others: list[str], out: Out) -> None:
     """SHA256SUMS in the form of sha256sum, of files beside it. bmodels: path -> its facts file, which has the digest;
-    others: files, and directories of which every file is named."""
+    others: files, and directories of which every file is named.
+    """
     from llmconv.engine import files
 
     (target,) = out
@@ -165,7 +168,8 @@ def _sum(digest: str, name: str) -> str:
 def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out: Out) -> dict[str, Any]:
     """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values, what runs at the
     time to `step`. NotRight when something is wrong: the record that says so is in place then, and does not count as
-    done."""
+    done.
+    """
     from rich.console import Console
 
     from llmconv.errors import NotRight

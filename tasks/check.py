@@ -1,5 +1,6 @@
 """check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where
-nets are packed or hollow."""
+nets are packed or hollow.
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a
-runtime reads beside it; convert: the whole."""
+runtime reads beside it; convert: the whole.
+"""
 
 from __future__ import annotations
 
@@ -110,7 +111,8 @@ def _left_out(plan: Plan, path) -> bool:
 
 def timestamp(plan: Plan) -> int:
     """Seconds since 1970 for the file's time field: SOURCE_DATE_EPOCH, else a fixed value derived from what is
-    built."""
+    built.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given.isdigit():
         return int(given)

@@ -1,5 +1,6 @@
 """What the stages share: the two forms of a doit task dict that are not a sub-task, and what a task that reads tensors
-depends on."""
+depends on.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ def head(name: str, doc: str) -> dict[str, Any]:
 
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
     """`picks` and `reads` of a task that reads these tensors: their entries in the shards' digest files, and the
-    shards."""
+    shards.
+    """
     held: dict[Path, list[str]] = defaultdict(list)
     for name in names:
         held[plan.checkpoint.tensors[name].file].append(name)

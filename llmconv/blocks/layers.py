@@ -23,7 +23,8 @@ def windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
 
 def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """Layers have the window where layer_types says so, or else from max_window_layers on; only with
-    use_sliding_window."""
+    use_sliding_window.
+    """
     count, rope = config.int("num_hidden_layers"), config.rope(head_dim)
     window = config.int("sliding_window", 4096) if config.bool("use_sliding_window", False) else None
     first = config.int("max_window_layers", 28, least=0)

@@ -4,7 +4,8 @@ All experts are computed for every token, as one wide MLP in which a token's wei
 not given: exact, and three MatMuls whatever their number, which every mode quantises. The compiler's own operation for
 experts (top.Mlp) reads only the chosen ones, but hangs on bm1688 and beside 4-bit weights, is never quantised, and
 takes a prefill token by token (1.30.2). Adapters are made for the shared expert, not for the routed ones: those are
-each other's neighbours in one tensor here."""
+each other's neighbours in one tensor here.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +19,8 @@ LARGE = 32768.0  # exact in every type
 
 def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     """x [B, L, H] -> the sum of what the chosen experts of each token give, times their weights, plus the gated shared
-    expert."""
+    expert.
+    """
     e, (batch, length, _) = spec.experts, x.shape
     path = spec.path("expert_gate", layer)
     inner = g.SiLU(linear(g, spec, "expert_gate", layer, x, adapted=False), name=f"{path}.silu")
@@ -55,7 +57,8 @@ def scores(g: Graph, spec: Spec, role: str, layer: int, x: Value, count: int) ->
     """x [B, L, H] -> [B L, count] by the role's weight [count, H].
 
     The weight is the left operand, because no mode quantises that: 4 bits would send tokens elsewhere, and the compiler
-    for bm1688 and cv186x dies of a quantised linear with one output."""
+    for bm1688 and cv186x dies of a quantised linear with one output.
+    """
     batch, length, hidden = x.shape
     path = spec.path(role, layer)
     weight = g.weight(f"{path}.weight", (count, hidden), floats(spec, ("tensor", f"{path}.weight")))
@@ -69,7 +72,8 @@ def chosen(g: Graph, path: str, logits: Value, count: int, best: int) -> Value:
     """[N, E] of logits [N, E]: 1 for the `best` largest of each row, else 0; of equal ones the first.
 
     By counting how many are before each: TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16. Signs by
-    clipping, because dynamic nets cannot compute with what Compare gives (1.30.2)."""
+    clipping, because dynamic nets cannot compute with what Compare gives (1.30.2).
+    """
     here = g.Reshape(logits, to=(logits.shape[0], count, 1), shape=(-1, count, 1), name=f"{path}.here")
     there = g.Reshape(logits, to=(logits.shape[0], 1, count), shape=(-1, 1, count), name=f"{path}.there")
     sign = g.Add(there, g.MulConst(here, const_val=-1.0, name=f"{path}.negative"), name=f"{path}.ahead")

@@ -1,5 +1,6 @@
 """Linear layers whose weights a checkpoint holds quantised: A16MatMul on its own integers, or a MatMul on the
-dequantised weight."""
+dequantised weight.
+"""
 
 from __future__ import annotations
 
@@ -28,7 +29,8 @@ def floats(spec: Spec, source: tuple) -> tuple:
 def packed(spec: Spec, source: tuple, outputs: int) -> Packed | None:
     """The codes, scales and zero points of the weight [N, K] with recipe `source`; None where it is a float in the net.
 
-    InputError where its parts are quantised differently."""
+    InputError where its parts are quantised differently.
+    """
     parts = {name: spec.stored.get(name.removesuffix(".weight")) for name in names(source)}
     kept = {name: part for name, part in parts.items() if part and part.codes}
     if not kept or outputs % LANES:
@@ -59,7 +61,8 @@ def matmul(
     g: Graph, path: str, weight: Packed, shape: tuple[int, int], x: Value, bias: Value, shared: str = ""
 ) -> Value:
     """x [.., K] times the weight, of `shape` (K, N), plus the bias. shared: the path by which inputs in another order
-    are named, so that layers that want the same input in the same order share it."""
+    are named, so that layers that want the same input in the same order share it.
+    """
     k, n = shape
     parts = (
         g.weight(f"{path}.qweight", (n, k * weight.bits // 8), weight.codes, "ui8"),

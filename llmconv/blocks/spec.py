@@ -55,7 +55,8 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 class Layer:
     """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
     (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a
-    token's three positions (time, height, width) it turns by; empty where a token has one position."""
+    token's three positions (time, height, width) it turns by; empty where a token has one position.
+    """
 
     rope: Mapping[str, Any]
     window: int | None = None
@@ -66,7 +67,8 @@ class Layer:
 @dataclass(frozen=True)
 class Experts:
     """Routed experts: how many, how many of them a token gets, the width of one and of the shared expert, and whether
-    the chosen ones' weights are made to sum to 1."""
+    the chosen ones' weights are made to sum to 1.
+    """
 
     count: int
     chosen: int
@@ -162,7 +164,8 @@ class Spec:
 
     def grouped(self) -> dict[str, int]:
         """Role -> inputs of every linear that w4 and w8 modes quantise in groups; an expert's groups may not reach into
-        the next one's."""
+        the next one's.
+        """
         roles = ["q", "k", "v", "o"]
         if not all(kind.sparse for kind in self.kinds):
             roles += ["gate", "up", "down"]
@@ -182,7 +185,8 @@ class Spec:
 
     def source(self, role: str, layer: int, part: str = "weight") -> tuple:
         """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the
-        other)."""
+        other).
+        """
         if "{e}" in (path := self.names.get(role, "")):
             each = (
                 ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")

@@ -1,5 +1,6 @@
 """What a .bmodel holds, in figures: its nets, the bytes of every part, which nets share coefficients. Nothing but the
-file is asked."""
+file is asked.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +37,8 @@ def describe(path: Path) -> dict[str, Any]:
     together, `shared` the difference; by_role: stored bytes by the compiler's name for them (tpu.A16MatMul.scale), as
     far as the file names them; both also for every net.
     device_memory: what a runtime needs on one device: coefficients, intermediate tensors (one area for all nets), and
-    the inputs and outputs of nets that have their own. nets: see `_net`."""
+    the inputs and outputs of nets that have their own. nets: see `_net`.
+    """
     model = BModel.read(path)
     raw = model.tree["net"]
     holders: dict[Blob, str] = {}
@@ -71,7 +73,8 @@ def _net(net: Net, tree: Mapping[str, Any], holders: dict[Blob, str]) -> dict[st
 
 def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob, str]) -> dict[str, Any]:
     """One set of shapes. same_as: the first net of the file with these very coefficients. commands: bytes, and how many
-    instructions each engine gets (0 where the file has a program for the chip's own processor instead)."""
+    instructions each engine gets (0 where the file has a program for the chip's own processor instead).
+    """
     holder = holders.setdefault(stage.coeff, name) if stage.coeff.size else name
     groups = list(_groups(tree))
     return {

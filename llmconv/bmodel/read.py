@@ -53,7 +53,8 @@ class Stage:
     """A net compiled for one set of shapes.
 
     `coeff_sha256` is what the file says of the coefficients (hex, "" if it says nothing); `context_bytes` and
-    `io_bytes` is the device memory for intermediate tensors and, in io_alone nets, for inputs and outputs."""
+    `io_bytes` is the device memory for intermediate tensors and, in io_alone nets, for inputs and outputs.
+    """
 
     inputs: tuple[IO, ...]
     outputs: tuple[IO, ...]

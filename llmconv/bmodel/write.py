@@ -27,7 +27,8 @@ SHA256_BYTES = 32
 @dataclass(frozen=True)
 class Piece:
     """A blob that lies in a file: `size` bytes at `offset`. `sha256` (hex) if it is known; it is checked when the blob
-    is read."""
+    is read.
+    """
 
     path: Path
     offset: int
@@ -47,7 +48,8 @@ class Piece:
 @dataclass(frozen=True)
 class Produced:
     """A blob that is computed: `produce()` gives its `size` bytes in pieces (anything with a buffer). `sha256` if it is
-    known."""
+    known.
+    """
 
     size: int
     produce: Callable[[], Iterable[bytes | memoryview]]
@@ -141,7 +143,8 @@ def _load(part: Part) -> dict:
 
 def _add_net(nets: list[dict], net: dict, path: Path) -> None:
     """Add a net, or its stages to the net of that name; which must then differ in an input's shape, and in nothing
-    else."""
+    else.
+    """
     same = next((other for other in nets if other["name"] == net["name"]), None)
     if same is None:
         nets.append({**net, "parameter": list(net.get("parameter", ()))})
@@ -205,7 +208,8 @@ def write(out: Path, model: dict) -> str:
 
 def _arrange(model: dict) -> tuple[list[tuple[str, Piece | Produced, bytes]], int]:
     """Give every blob of the tree its place, equal ones the same. Returns those to be stored, (where, blob, sha256),
-    and the size of all."""
+    and the size of all.
+    """
     starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
     known: dict[Piece | Produced, bytes] = {}
     stored, end = [], 0
@@ -246,7 +250,8 @@ def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> Non
 
 class _Hashed:
     """A file that is written from front to back, and its sha256, for which a second thread hashes (hashlib lets go of
-    the interpreter)."""
+    the interpreter).
+    """
 
     def __init__(self, file: BinaryIO):
         self._file, self._whole = file, hashlib.sha256()

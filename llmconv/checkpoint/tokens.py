@@ -19,7 +19,8 @@ _SEEN = re.compile(r"(image|video|vision|audio|boi|eoi)(_\w+)?_token_(id|index)"
 @dataclass(frozen=True)
 class SpecialTokens:
     """bos, pad: ids, None where no file names one. eos: every id that ends an answer. seen: name in config.json -> id
-    of the tokens for images, videos and sound, such as image_token_id."""
+    of the tokens for images, videos and sound, such as image_token_id.
+    """
 
     bos: int | None = None
     eos: tuple[int, ...] = ()

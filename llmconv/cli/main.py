@@ -20,7 +20,8 @@ from llmconv.request.options import OPTIONS
 
 def main(argv: Sequence[str] | None = None) -> int:
     """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130
-    interrupted."""
+    interrupted.
+    """
     return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 

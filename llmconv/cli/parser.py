@@ -20,7 +20,8 @@ _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*
 
 class Help(argparse.HelpFormatter):
     """One line of names per option: the vendor's spelling stands for the one with hyphens, and the value is named
-    once."""
+    once.
+    """
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30)

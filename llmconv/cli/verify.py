@@ -1,5 +1,6 @@
 """`llmconv verify OUT`: the graph's task verify, alone and with options. What is on record is shown again, and not
-simulated again."""
+simulated again.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from llmconv.words import roughly
 @dataclass(frozen=True)
 class Wish:
     """How to verify, beside the settings. again: even what is on record; most: largest relative L2 that quantisation
-    may cost a net (None: any); data: print the record itself, as JSON."""
+    may cost a net (None: any); data: print the record itself, as JSON.
+    """
 
     again: bool = False
     most: float | None = None
@@ -88,7 +90,8 @@ def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
 
 class _Watcher:
     """A listener that shows what runs, and knows whether there is a record to be shown (`shows`), and whether it is a
-    new one (`ran`)."""
+    new one (`ran`).
+    """
 
     def __init__(self, layout: Layout, console: Console, said: list[str]):
         self.layout, self.console, self.said = layout, console, said

@@ -61,7 +61,8 @@ def coefficients(
 
 class Blob:
     """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them
-    anew."""
+    anew.
+    """
 
     def __init__(
         self,
@@ -181,7 +182,8 @@ class Blob:
 
 def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int) -> Codes:
     """Codes, scale bits and zero points of a linear's first `last` rows, as the compiler quantises them; see `quantize`
-    for their forms. weights: by name. Raises NotCovered for values that are not finite or next to denormal."""
+    for their forms. weights: by name. Raises NotCovered for values that are not finite or next to denormal.
+    """
     wholes: list[np.ndarray] = []
     at = 0
     for parts in _codes(role, weights, checkpoint, mode, last):
@@ -197,7 +199,8 @@ def stored_codes(
     role: Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, flags: CompileFlags
 ) -> Iterator[memoryview]:
     """The codes of a linear that the checkpoint has quantised, as they are stored, by chunks of rows; the arguments as
-    in `coefficients`, but weights by name."""
+    in `coefficients`, but weights by name.
+    """
     for q, _, _ in _codes(role, weights, checkpoint, Mode.of(flags), weights[role.weight].shape[0]):
         yield _bytes(q)
 

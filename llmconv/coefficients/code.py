@@ -1,5 +1,6 @@
 """Which version of this package computes coefficients: what it was found right about is no longer known when it
-changes."""
+changes.
+"""
 
 from __future__ import annotations
 

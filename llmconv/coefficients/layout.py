@@ -189,7 +189,8 @@ class _Product:
 
     def bias(self, op: str, first: int, last: int, cut: int | None = None, float_name: str = "") -> list[Piece]:
         """The bias's columns first..last beside operation `op`; cut: the axis when it is a part of the whole.
-        float_name: what rounding adds to the name of a bias that stays float32."""
+        float_name: what rounding adds to the name of a bias that stays float32.
+        """
         if not self.role.bias:
             return []
         half, columns = self.mode.half, last - first

@@ -115,7 +115,8 @@ def roles(graph: Graph) -> list[Role]:
 
 def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, Any]]) -> list[Role]:
     """What operation `op` does with its operands `names` (None: not a weight); `attrs`: the Weight operations' own, by
-    name."""
+    name.
+    """
     if op.kind == "MatMul":
         if known := _product(op, names, attrs):
             return [known]

@@ -120,7 +120,8 @@ class Compiler:
 
 def refused(failed: ToolError) -> str:
     """Why a cheaper form of a net is of no use. A compiler that was killed is not answered with a form that needs more
-    memory: the engine runs the task again, alone."""
+    memory: the engine runs the task again, alone.
+    """
     if "SIGKILL" in failed.what:
         raise failed
     return f"the compiler fails on a cheaper form: {failed.why or failed.what}"

@@ -1,5 +1,6 @@
 """The compiler's MLIR between its passes, as text: what its weights are, where they lie, and the same net with less of
-them."""
+them.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class Place:
 @dataclass(frozen=True)
 class Coefficients:
     """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address
-    and bytes."""
+    and bytes.
+    """
 
     address: int
     size: int
@@ -72,7 +74,8 @@ def retyped(text: str, types: Mapping[str, str], without_bytes: bool = False) ->
 
 def signed(text: str) -> str:
     """The net with codes of the sign that the compiler notes of those that it quantises itself: a byte for each linear
-    in dynamic programs. (Of 4 bits it notes the same for all, and static commands do not depend on it.)"""
+    in dynamic programs. (Of 4 bits it notes the same for all, and static commands do not depend on it.)
+    """
     return text.replace("sign = false", "sign = true")
 
 
@@ -84,7 +87,8 @@ def types(text: str) -> dict[str, str]:
 
 def coefficients(text: str) -> dict[str, Coefficients]:
     """Where the weights of a lowered net lie, by the names of the .bmodel's nets; none at all where there is one that
-    is not as expected."""
+    is not as expected.
+    """
     modules, names = list(_MODULE.finditer(text)), dict(_NAME.findall(text))
     found = {}
     for module, end in zip(modules, [*(m.start() for m in modules[1:]), len(text)]):

@@ -126,7 +126,8 @@ class Build:
 
     def forms(self, right: bool) -> list[Form]:
         """The forms to be tried, in order. right: our coefficients for its linears are, as far as anything has shown;
-        else the compiler gets all weights."""
+        else the compiler gets all weights.
+        """
         mlir = self.task.mlir.read_text(encoding="utf-8")
         whole = Form("", Text(mlir, self.exported.weights, self.exported.roles))
         return [form for form in self.exported.forms if right or form.kind == "halved"] + [whole]

@@ -23,7 +23,8 @@ def our_coefficients(
     places: Mapping[str, str] | None = None,
 ) -> Blob:
     """Our coefficients for a net whose program is `bare`. places: other names of the weights that adapters are loaded
-    into, by those in the program. Raises NotCovered for what llmconv does not compute."""
+    into, by those in the program. Raises NotCovered for what llmconv does not compute.
+    """
     stage = BModel.read(bare).nets[0].stages[0]
     names = places or {}
     locations = [(names.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]

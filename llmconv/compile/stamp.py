@@ -14,7 +14,8 @@ from llmconv.plan.exported import Exported
 
 def stamp(net: NetTask, template: NetFiles, targets: NetFiles) -> tuple[Outcome, Took]:
     """Write the template's program and our coefficients to `targets`. Raises Refused, or NotCovered, when the net has
-    to be compiled."""
+    to be compiled.
+    """
     start, cpu = time.monotonic(), time.process_time()
     known = template.read()
     if known.check != "equal":

@@ -36,7 +36,8 @@ _CHUNK = 8 << 20
 
 def program(net: str, packed: Text, compiler: Compiler, bare: Path) -> None:
     """Write the program of the block `packed`, which has stand-ins, to `bare`. Raises Refused when the block has to be
-    compiled as it is."""
+    compiled as it is.
+    """
     kept, absent = _without_codes(packed) if codes_apart(compiler.flags) else (packed.weights, {})
     coefficients = compiler.scratch / "stand_ins.coeff"
     signed = compiler.flags.dynamic and Mode.of(compiler.flags).bits == 8
@@ -67,7 +68,8 @@ def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absen
 
 def _quantised(packed: Text, whole: Exported, checkpoint: Checkpoint, mode: Mode) -> Iterator[Weight | Values]:
     """The weights of the form with stand-ins, with a linear's own codes, scales and zero points instead; one linear at
-    a time is in memory."""
+    a time is in memory.
+    """
     weights = {weight.name: weight for weight in whole.weights}
     roles = {role.weight: role for role in whole.roles if isinstance(role, Linear)}
     last, parts = "", {}

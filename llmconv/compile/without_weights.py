@@ -92,7 +92,8 @@ class Lean:
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
         """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is
-        not understood: a ToolError if some are absent."""
+        not understood: a ToolError if some are absent.
+        """
         self.source.unlink()
         text = mlir.read_text(encoding="utf-8")
         self._left_out = lowered_mlir.coefficients(text)

@@ -59,7 +59,8 @@ class Build:
 
     def run(self) -> int:
         """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot
-        start."""
+        start.
+        """
         if self.options.prepare:
             self.options.prepare()
         try:

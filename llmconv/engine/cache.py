@@ -28,7 +28,8 @@ ABANDONED = 86400.0  # seconds: an entry that is this long in the making belongs
 @dataclass(frozen=True)
 class Entry:
     """A cached result. digests: of the outputs by position; values: what the action returned; seconds, cpu, peak_rss:
-    what it took when it ran."""
+    what it took when it ran.
+    """
 
     path: Path
     digests: tuple[str, ...]

@@ -50,7 +50,8 @@ class TaskUnchanged(Event):
 @dataclass(frozen=True)
 class TaskStarted(Event):
     """reason: why it is not up to date; how: "run" or "cache"; slot: worker number, 0 in the main process;
-    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds."""
+    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds.
+    """
 
     name: str
     reason: str
@@ -107,7 +108,8 @@ class Heartbeat(Event):
     """Once a second. running: (name, seconds so far, bytes of memory now). finished: built, cached or unchanged;
     waiting: to be done, or known to be up to date only when their turn comes. memory: bytes that llmconv and all it
     started take now;
-    budget: bytes that tasks may take. left: seconds to the end; share: of the whole work that is done, 0 to 1."""
+    budget: bytes that tasks may take. left: seconds to the end; share: of the whole work that is done, 0 to 1.
+    """
 
     running: tuple[tuple[str, float, int], ...]
     finished: int
@@ -124,7 +126,8 @@ class Heartbeat(Event):
 class RunFinished(Event):
     """status: exit code. left: tasks that were not reached. interrupted: name of the signal, or "". cpu: seconds of all
     processes; peak_memory: bytes of all processes together, as sampled; peak_disk: bytes of the output directory at
-    most, as sampled; again: the command of the whole run, or ""."""
+    most, as sampled; again: the command of the whole run, or "".
+    """
 
     status: int
     built: int
@@ -152,7 +155,8 @@ class Log:
     """Appends every event to events.jsonl and writes the run as a Chrome trace (chrome://tracing, ui.perfetto.dev).
 
     The trace is opened when the first task starts; a trace without the closing bracket (llmconv was killed) is valid
-    too."""
+    too.
+    """
 
     def __init__(self, state_dir: Path):
         self._dir = state_dir

@@ -46,7 +46,8 @@ def plan(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], opt
 @dataclass(frozen=True)
 class Outlook:
     """What a whole run would be. seconds: from start to end; work: seconds of all its tasks one after another; jobs:
-    tasks at a time; memory: bytes that they may take together."""
+    tasks at a time; memory: bytes that they may take together.
+    """
 
     items: list[Item]
     seconds: float

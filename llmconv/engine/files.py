@@ -3,7 +3,8 @@
 identity: (dev, ino, size, mtime_ns, ctime_ns). Any write changes it, even one that restores the mtime. For inputs.
 stamp: [size, mtime_ns, ino, ctime_ns], or {relative path: stamp} for a directory. For our own outputs: the same stamp
 means the same content; another one means that the digest has to decide (linking a file into the action cache changes
-ctime)."""
+ctime).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """How long tasks will take, and how long the rest of the build: from what they and their like took, else from the
-estimates."""
+estimates.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +16,8 @@ TRUST = (0.1, 10.0)  # how far measured times may bend the estimates
 
 class Forecast:
     """Expected seconds of tasks. rows: what was built, by name; may grow while this lives. memory: bytes that a task
-    will take."""
+    will take.
+    """
 
     def __init__(self, graph: Graph, rows: Mapping[str, Row], memory: Callable[[Node], int]):
         self._graph, self._rows, self._memory = graph, rows, memory
@@ -41,7 +43,8 @@ class Forecast:
 
     def seconds(self, node: Node) -> float:
         """From the last time; else what its like took; else its own estimate, bent as its phase's estimates were
-        wrong."""
+        wrong.
+        """
         if node.action is None:
             return 0.0
         if node.name in self._rows:
@@ -62,7 +65,8 @@ class Forecast:
         bytes.
 
         No schedule is shorter than the longest chain of tasks, than the work shared by all slots, or than the
-        memory-seconds within the budget; llmconv's scheduler comes close to the largest of these."""
+        memory-seconds within the budget; llmconv's scheduler comes close to the largest of these.
+        """
         chains: dict[str, float] = {}
         longest = slots = room = work = done = 0.0
         for name in reversed(self._graph.nodes):

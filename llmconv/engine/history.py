@@ -1,5 +1,6 @@
 """What happened in the runs of an output directory: the engine's events.jsonl, read back. Reads only, and takes what is
-there."""
+there.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ TAIL = 4 << 20  # bytes read from the end of the log: the last few runs of the l
 class Span:
     """One task at work. begin, end: unix seconds; how: built, cached, failed, retried (killed, and tried once more),
     stopped (the run ended first). reserved, peak: bytes expected and measured (0: not measured); slot: number of the
-    worker process, 0 for the main."""
+    worker process, 0 for the main.
+    """
 
     name: str
     begin: float
@@ -33,7 +35,8 @@ class Span:
 class Run:
     """One run. end: of its last event. finished: the fields of RunFinished, None when the run was killed. failures:
     task -> {failure, repeat} as in TaskFailed; blocked: task -> the failed one that it needs. memory: (unix seconds,
-    bytes of all processes)."""
+    bytes of all processes).
+    """
 
     begin: float
     jobs: int = 0

@@ -18,8 +18,7 @@ class Lock:
     """Holds <state_dir>/lock. `unclean` says that the previous holder died without releasing it.
 
     A second lock, workers.lock, is shared by this process and its workers and inherited through `worker_fd`. The next
-    run
-    waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
+    run waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
     """
 
     def __init__(self, state_dir: Path):

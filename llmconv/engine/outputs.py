@@ -22,7 +22,8 @@ def staged(target: str, run_id: str) -> str:
 
 def prepare(pairs: Iterable[tuple[str, str]]) -> None:
     """Makes the targets' directories and removes what an earlier attempt of this run staged. pairs: (target,
-    staged)."""
+    staged).
+    """
     for target, temporary in pairs:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         remove(temporary)
@@ -30,7 +31,8 @@ def prepare(pairs: Iterable[tuple[str, str]]) -> None:
 
 def seal(temporary: str, target: str, known: str | None = None) -> str:
     """Syncs a staged output and returns its digest, which the action may know; ConvertError if the action did not write
-    it."""
+    it.
+    """
     if not os.path.lexists(temporary):
         raise ConvertError(f"the action did not write {target}")
     files.sync(temporary)

@@ -26,7 +26,8 @@ from llmconv.errors import ConvertError
 class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
     when the key was computed. cache: root of the action cache, or "". fetch: take the outputs from the cache. local:
-    runs in the main process, whose memory says nothing about the action."""
+    runs in the main process, whose memory says nothing about the action.
+    """
 
     name: str
     call: str

@@ -14,7 +14,8 @@ HEADROOM = 1.15  # a past peak is exceeded now and then by this factor
 @dataclass
 class Waiting:
     """A ready task: priority in seconds to the end of the build, cpu slots, bytes. alone: only with nothing else
-    running."""
+    running.
+    """
 
     name: str
     priority: float

@@ -40,7 +40,8 @@ RUN_PARAMS = (
 @dataclass(frozen=True)
 class Need:
     """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only
-    while it runs (scratch), seconds (0: unknown)."""
+    while it runs (scratch), seconds (0: unknown).
+    """
 
     cpu: int = 1
     memory: int = 256 * MIB

@@ -108,7 +108,8 @@ class Terminal:
 
     def _finished(self, event: events.TaskFinished) -> None:
         """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to
-        60."""
+        60.
+        """
         from rich.text import Text
 
         how, number = wording.result(event), self._number()

@@ -17,7 +17,8 @@ _SHOWN = 3  # differences named in a reason; `why` shows all
 @dataclass(frozen=True)
 class Verdict:
     """reason: "" means up to date. stamps: the targets' stamps now, where they differ from the recorded ones although
-    the content is the same (touched, copied to another place)."""
+    the content is the same (touched, copied to another place).
+    """
 
     reason: str
     stamps: tuple[Any, ...] | None = None

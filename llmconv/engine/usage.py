@@ -1,5 +1,6 @@
 """What a build takes while it runs: memory of processes with all that they started, disk of a directory. Read from
-/proc, cheaply."""
+/proc, cheaply.
+"""
 
 from __future__ import annotations
 
@@ -48,7 +49,8 @@ def _children(pid: int) -> list[int]:
 
 def disk(folder: str) -> int:
     """Bytes that a directory takes on disk; a file with several names counts once. What vanishes meanwhile does not
-    count."""
+    count.
+    """
     total, seen = 0, set()
     todo = [folder]
     while todo:

@@ -28,7 +28,8 @@ def families() -> dict[str, Family]:
 
 def family_of(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises InputError with the near misses for one that llmconv does not
-    know."""
+    know.
+    """
     table = families()
     if model_type in table:
         return table[model_type]

@@ -1,5 +1,6 @@
 """ChatGLM3 and GLM-4 9B as published first: GLM with q, k, v in one tensor and names of its own. Its remote code is
-never run."""
+never run.
+"""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import NEIGHBOURS, Spec
@@ -50,7 +51,8 @@ def as_glm(config: Config) -> dict:
 
 def glm_tensor(name: str, spec: Spec) -> tuple:
     """Glm's parameter `name` out of the published tensors: q, k and v are rows of one of them, the others have other
-    names."""
+    names.
+    """
     head, part = name.rsplit(".", 1)
     for glm, chatglm in (
         ("model.embed_tokens", NAMES["embedding"]),

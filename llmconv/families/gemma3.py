@@ -1,6 +1,7 @@
 """Gemma 3 (text alone, and the language model of the multimodal checkpoints): Llama with four (1 + w) norms in a layer
 and one on every query and key head, scaled embeddings, GELU, and sliding layers with a rope of their own before every
-full one."""
+full one.
+"""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Layer, Spec, renamed
@@ -37,7 +38,8 @@ def fields(config: Config) -> dict:
 
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Scaling is for the full ones
-    alone."""
+    alone.
+    """
     local = config.under({"rope_scaling": None, "rope_theta": config.float("rope_local_base_freq", 10000.0)})
     table = {
         "full_attention": Layer(config.rope(head_dim, "full_attention")),

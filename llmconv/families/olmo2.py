@@ -1,5 +1,6 @@
 """OLMo 2: Llama without norms before attention and MLP, but with one behind each, and one over all of q and over all of
-k."""
+k.
+"""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import renamed

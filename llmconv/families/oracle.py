@@ -1,5 +1,6 @@
 """What a family says when transformers does not know its checkpoints: which class computes the same function, and on
-what."""
+what.
+"""
 
 from __future__ import annotations
 

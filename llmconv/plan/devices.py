@@ -23,7 +23,8 @@ class Group:
 
 def groups(plan: Plan) -> list[Group]:
     """The devices of a pipeline, [] where there is none: embeddings first, then the layers in equal runs, then heads
-    and the rest."""
+    and the rest.
+    """
     job = plan.job
     if job.num_device == 1 or job.distribute_strategy != "pp":
         return []
@@ -43,7 +44,8 @@ def groups(plan: Plan) -> list[Group]:
 
 def configuration(plan: Plan) -> str:
     """The combine configuration: JSON with num_device and, by device, its .bmodel and the nets that it was combined
-    from."""
+    from.
+    """
     made = {
         "num_device": plan.job.num_device,
         "bmodel_dir": ".",

@@ -66,7 +66,8 @@ def codes_apart(flags: CompileFlags) -> bool:
 
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:
     """Whether a net with a weight file of that size goes through codegen without weights
-    (llmconv.compile.without_weights): not with debug, which leaves all to be read."""
+    (llmconv.compile.without_weights): not with debug, which leaves all to be read.
+    """
     return weight_bytes >= LEAN and not flags.debug
 
 
@@ -119,7 +120,8 @@ def _text(net: Net, graph: Graph) -> Text:
 
 def parts(net: Net, weight: Weight) -> list[Text]:
     """A linear alone, in parts of at most PART weights. Of a table one part: a sample of its rows, since the other rows
-    have the same layout."""
+    have the same layout.
+    """
     role = next(role for role in net.roles if role.weight == weight.name)
     if isinstance(role, Plain):
         return [_text(net, table_alone(net.graph, weight.name, SAMPLE))]
@@ -154,7 +156,8 @@ def coded(net: Net) -> list[Weight]:
 
 def checked(net: Net) -> list[Weight]:
     """Of the linears that a packed or hollow net is compiled without those that stand for all: of a tower's layers the
-    first one's."""
+    first one's.
+    """
     firsts: dict[tuple, Weight] = {}
     for weight in coded(net) or linears(net):
         firsts.setdefault((LAYER.sub(r"\1#", f'"{weight.name}"'), weight.shape), weight)

@@ -38,7 +38,8 @@ HIDDEN = {"bf16": (-9984.0, "0xC61C"), "f16": (-10000.0, "0xF0E2"), "f32": (-100
 @dataclass(frozen=True)
 class KVCache:
     """Of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values. stages: rows of
-    the decode stages."""
+    the decode stages.
+    """
 
     layers: int
     rows: int
@@ -61,7 +62,8 @@ class LargestImage:
 class Handover:
     """half: dtype of hidden states, KV cache and masks. equal_lengths: the family's public demo needs
     max_input_length == seq_length. rope: which of longrope's tables the nets have, "" for other models. image: None
-    for a model that does not see."""
+    for a model that does not see.
+    """
 
     chip: str
     devices: int

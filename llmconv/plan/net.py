@@ -122,7 +122,8 @@ def _mlir(net: Net) -> str:
 
 def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
     """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says
-    otherwise."""
+    otherwise.
+    """
     return CompileFlags(
         **{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True}
         | more

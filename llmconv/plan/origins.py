@@ -42,7 +42,8 @@ class Origin:
 
 def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
     """Origin of every net, by name. The first net of a structure is its template; without `stamp` every net is
-    compiled."""
+    compiled.
+    """
     templates: dict[str, str] = {}
     owners: dict[str, str] = {}
     keys: dict[str, str] = {}

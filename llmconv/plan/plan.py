@@ -1,5 +1,6 @@
 """plan(job): the nets of a conversion, in the order of the .bmodel, with shapes, flags, MLIR and weights. Pure: reads
-config.json and safetensors headers, writes nothing, runs nothing."""
+config.json and safetensors headers, writes nothing, runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +28,8 @@ from llmconv.request.job import Job
 class Plan:
     """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were
     settled.
-    `tower`: the sizes of the vision tower, if there is one."""
+    `tower`: the sizes of the vision tower, if there is one.
+    """
 
     job: Job
     config: Config

@@ -24,7 +24,8 @@ SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")
 
 def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
     """What config.json alone decides, before any weights are there: its family, how it is quantised, the resolved
-    job, and notes. Errors as `plan`."""
+    job, and notes. Errors as `plan`.
+    """
     config = Config.read(job.model_path)
     family = family_of(config["model_type"])
     quantisation = quantised.read(config)
@@ -33,7 +34,8 @@ def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, li
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
     """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was
-    chosen."""
+    chosen.
+    """
     dtype = config.sub("text_config").dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
@@ -54,7 +56,8 @@ def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
 
 def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tuple[Job, list[str]]:
     """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised
-    weights."""
+    weights.
+    """
     half = "f16" if dtype == "float16" else "bf16"
     words = f"the checkpoint is quantised with {found.method}"
     if job.quantize == "auto":
@@ -93,7 +96,8 @@ def keeps(job: Job, found: Quantisation) -> bool:
 
 def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
     """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a
-    model whose head is tied."""
+    model whose head is tied.
+    """
     if not found:
         packed = [
             name

@@ -34,7 +34,8 @@ _DARK = (
 @dataclass(frozen=True)
 class Box:
     """One task. state: a key of STATES; deps: names of boxes before it; lines: what more there is to say, plain
-    text."""
+    text.
+    """
 
     name: str
     state: str
@@ -106,7 +107,8 @@ def _legend(boxes: Sequence[Box]) -> list[str]:
 
 def layout(boxes: Sequence[Box]) -> dict[str, tuple[int, int]]:
     """The upper left corner of every box. A box stands right of all it depends on; boxes of a column are ordered by the
-    heights of their neighbours, so that lines cross little (the barycentre method)."""
+    heights of their neighbours, so that lines cross little (the barycentre method).
+    """
     columns = _columns(boxes)
     users: dict[str, list[str]] = {box.name: [] for box in boxes}
     for box in boxes:

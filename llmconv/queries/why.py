@@ -16,7 +16,8 @@ from llmconv.words import size
 
 def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
     """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs.
-    None while the weights are still to be downloaded: what they make of the cache is not known before."""
+    None while the weights are still to be downloaded: what they make of the cache is not known before.
+    """
     if not all(shard.exists() for shard in made.checkpoint.shards):
         return None
     return engine.outlook(tasks.graph(made), [asked.goal], asked.run_options())

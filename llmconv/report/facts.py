@@ -90,7 +90,8 @@ class Facts:
     @property
     def outdated(self) -> bool:
         """Whether the .bmodel that is there is not what the last build was to build: of other options, or the run did
-        not get to it."""
+        not get to it.
+        """
         run = self.built
         if (
             self.manifest
@@ -107,7 +108,8 @@ class Facts:
 
 def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Facts:
     """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of:
-    what that run was to build; read from the directory and planned again where it is not given."""
+    what that run was to build; read from the directory and planned again where it is not given.
+    """
     layout = Layout(out)
     asked, made = of or _asked(out)
     runs = history.read(layout.state)

@@ -113,7 +113,8 @@ class Summary:
 
     def _verified(self) -> dict[str, Any] | None:
         """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being
-        what comes closest to its limit, its relative_l2 None when it is not finite; None when it did not run."""
+        what comes closest to its limit, its relative_l2 None when it is not finite; None when it did not run.
+        """
         told = record(self.layout)
         if told is None:
             return None

@@ -1,5 +1,6 @@
 """Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the
-checkpoint."""
+checkpoint.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +20,8 @@ from llmconv.request.options import parse
 class Job:
     """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
     llmconv.plan.settle.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as
-    org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job."""
+    org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job.
+    """
 
     model_path: Path
     seq_length: int
@@ -214,7 +216,8 @@ class Job:
 
     def layers_per_device(self, layers: int) -> int:
         """How many of a model's layers one device of a pipeline has; the last may have fewer. One device has the
-        embeddings and another one the heads."""
+        embeddings and another one the heads.
+        """
         return -(-layers // (self.num_device - 2))
 
     @property

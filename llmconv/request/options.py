@@ -126,7 +126,8 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
 
 def typed(given: Mapping[str, Any]) -> dict[str, str]:
     """What is given, as text by the options' own names, in the order of OPTIONS. Raises InputError for an unknown
-    name."""
+    name.
+    """
     found = {_option(key).name: str(raw) for key, raw in given.items() if raw is not None}
     return {o.name: found[o.name] for o in OPTIONS if o.name in found}
 

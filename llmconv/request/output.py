@@ -72,7 +72,8 @@ class Layout:
 
     def net(self, net: str) -> list[Path]:
         """The parts of a finished net (llmconv.compile.records.NetFiles): program, coefficients, facts, what making it
-        took."""
+        took.
+        """
         return list(_net(self.out, net))
 
     def facts(self, net: str) -> Path:

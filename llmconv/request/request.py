@@ -70,7 +70,8 @@ class Request:
 
     def run_options(self) -> RunOptions:
         """For the engine, as far as a look at the build needs them: no listeners, nothing that is done before a
-        build."""
+        build.
+        """
         build = self.build
         return RunOptions(
             state_dir=self.layout.state,

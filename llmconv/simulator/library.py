@@ -150,7 +150,8 @@ class Runtime:
 
     def nets(self) -> list[dict]:
         """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and
-        outputs."""
+        outputs.
+        """
         names = [
             self._library.bmrt_get_network_name(self._runtime, number)
             for number in range(self._library.bmrt_get_network_number(self._runtime))
@@ -181,7 +182,8 @@ class Runtime:
 
     def memory(self, net: str, number: int, shapes: list[list[int]], size: int) -> bytearray:
         """The first `size` bytes of the device memory that a net of its own io addresses has for input `number`, as the
-        last launch left them; `shapes`, of all inputs, tell the stage."""
+        last launch left them; `shapes`, of all inputs, tell the stage.
+        """
         info = self._info(net.encode())
         stages = [info.stages[n] for n in range(info.stage_count)]
         stage = next(

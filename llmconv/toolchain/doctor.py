@@ -35,7 +35,8 @@ _INSTALL = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zyppe
 @dataclass(frozen=True)
 class Check:
     """One thing that a build needs. found: what is there; why: what needs it; mend: a command or a sentence, if not
-    ok."""
+    ok.
+    """
 
     name: str
     ok: bool
@@ -84,7 +85,8 @@ def check(
 
 def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[str, str] | None = None) -> None:
     """Before a build: InputError that names all that is missing at once, with one command where one will do. Takes
-    milliseconds."""
+    milliseconds.
+    """
     env = os.environ if env is None else env
     failed = [c for c in check(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
     if failed:
@@ -173,7 +175,8 @@ def _cxx(env: Mapping[str, str], thorough: bool) -> Check:
 
 def _try_to_compile(paths: Mapping[str, str | None], env: Mapping[str, str]) -> str:
     """Build a small shared library in both languages; the compiler's first error, or ''. Finds missing headers and
-    libraries."""
+    libraries.
+    """
     with tempfile.TemporaryDirectory(prefix="llmconv-") as folder:
         for language, suffix, text in (
             ("C", "c", "#include <stdio.h>\n#include <math.h>\n"),

@@ -44,7 +44,8 @@ def passes(flags: CompileFlags, model_file: str) -> list[str]:
 
 def options(wanted: list[str], to: str = "") -> list[str]:
     """The options of a process that runs these passes. to: the MLIR that it writes beside the weights; neither when
-    codegen is among the passes."""
+    codegen is among the passes.
+    """
     return ["--init", *wanted, *(["--deinit", "-o", to] if to else ["--deinit=no_save_weight=True", "-o", "/dev/null"])]
 
 

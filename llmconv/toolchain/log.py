@@ -49,7 +49,8 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 def meaningful(lines: Iterable[str]) -> list[str]:
     """The lines that say something about this net: no progress, no banners, no stack frames. Neighbours that repeat are
-    one."""
+    one.
+    """
     kept: list[str] = []
     for line in lines:
         line = line.rstrip()
@@ -75,7 +76,8 @@ def tail(log: Path, count: int = 6) -> list[str]:
 
 def cause(lines: Iterable[str]) -> tuple[str, str]:
     """(why, what to do) for the first known failure in `lines`, else the last line as it stands, else two empty
-    strings."""
+    strings.
+    """
     lines = list(lines)
     for pattern, why, cure in _CAUSES:
         for line in lines:

@@ -1,5 +1,6 @@
 """Shape inference of the Top operations: result shapes from attributes and operand shapes (`none` operands left
-out)."""
+out).
+"""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """What the Top operations compute, in NumPy. Every function gets NumPy itself first: importing this module costs
-nothing."""
+nothing.
+"""
 
 from __future__ import annotations
 

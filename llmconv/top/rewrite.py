@@ -1,5 +1,6 @@
 """A graph built once more with other weights or operations: forms of a net that cost the compiler less and give the
-same program."""
+same program.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ MakeOp = Callable[[Graph, Op, Sequence[Value], Mapping[str, Any]], Any]
 
 def rewrite(graph: Graph, weight: MakeWeight | None = None, op: MakeOp | None = None) -> Graph:
     """The same inputs, weights, operations and outputs, each made by `weight` or `op` where given. A weight may become
-    the graph's none when `op` replaces all that use it."""
+    the graph's none when `op` replaces all that use it.
+    """
     make_weight, make_op = weight or same_weight, op or same_op
     new = Graph(graph.name, lora_rank=graph.lora_rank, platform=graph.platform)
     values: dict[int, Value] = {graph.none.id: new.none}
@@ -45,7 +47,8 @@ def same_op(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any
 
 def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = False) -> Graph:
     """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler.
-    hollow: without any values, which the compiler does not miss since it has nothing to round."""
+    hollow: without any values, which the compiler does not miss since it has nothing to round.
+    """
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
         if w.name not in linears:
@@ -58,7 +61,8 @@ def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = Fal
 def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Graph:
     """The linears of those weights as already quantised, with stand-ins for the codes (0), scales (1) and zero points
     (0): the program is that of the quantised net, for an eighth of the memory and without the time that quantising
-    takes."""
+    takes.
+    """
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
         return g.none if w.name in linears else same_weight(g, w, attrs)
@@ -96,7 +100,8 @@ def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
 
 def coded_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
     """A net of nothing but the rows first..last of the codes of that name [N, K * bits / 8], with their scales and zero
-    points, on one row."""
+    points, on one row.
+    """
     op = next(op for op in graph.ops if op.kind == "A16MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
     found = [graph.weights[value.name] for value in op.operands[1:4]]

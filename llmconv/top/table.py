@@ -1,5 +1,6 @@
 """Nets that hold one large table: their graph with the table as an input, and with the first rows of the table
-alone."""
+alone.
+"""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ def sampled(graph: Graph) -> Graph:
 
 def as_input(graph: Graph, unused: str = "") -> Graph:
     """The graph with its only weight as its last input, float32 like all inputs of the Top dialect; behind that an
-    input `unused`, which is larger, if it is named."""
+    input `unused`, which is larger, if it is named.
+    """
     made = rewrite(graph, lambda g, weight, _: g.input(weight.name, weight.shape))
     if unused:
         rows, width = made.inputs[-1].shape

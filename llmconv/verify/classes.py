@@ -46,7 +46,8 @@ def settings(oracle: Oracle, config: Any) -> Any:
 
 def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
     """The class's model in eval mode, with layer `layer` as its only one, or with none: parameters without storage,
-    buffers (rotary frequencies, scales) real. config: what `settings` gave."""
+    buffers (rotary frequencies, scales) real. config: what `settings` gave.
+    """
     with quiet():
         import torch
         import transformers
@@ -94,7 +95,8 @@ def before(
     module: Any, given: torch.Tensor | None = None, seen: Callable[[torch.Tensor], None] = lambda _: None
 ) -> Any:
     """A hook that tells `seen` the hidden states that reach the module, its first argument, and puts `given` in
-    their place. It is a context manager, which takes the hook away."""
+    their place. It is a context manager, which takes the hook away.
+    """
 
     def hook(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         name = None if args else next(iter(kwargs))

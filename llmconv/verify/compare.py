@@ -2,11 +2,10 @@
 
 The tolerances were measured on correct nets, on bm1684x, bm1688 and cv186x (compiler 1.30.2): against torch float32 on
 the same inputs and the weights that the chip has, blocks come to a relative L2 of 0.003 to 0.010, and to more where
-attention is
-sharp: there any rounding of queries and keys grows, torch's as well. So what torch loses in the same half precision,
-with the same net on the same inputs, is measured beside it, and a block may lose a quarter more than that, up to a
-bound that no block may pass. Beyond this the tolerances are never widened: a net that misses one is wrong until the
-cause is known.
+attention is sharp: there any rounding of queries and keys grows, torch's as well. So what torch loses in the same half
+precision, with the same net on the same inputs, is measured beside it, and a block may lose a quarter more than that,
+up to a bound that no block may pass. Beyond this the tolerances are never widened: a net that misses one is wrong until
+the cause is known.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ class Difference:
     """Sums over all values of one or more pairs of tensors, so that the launches of a net add up to one judgement.
 
     error, expected, found: sums of squares; dot: of products; max_abs: the largest error; not_finite: values that are
-    NaN or infinite in either; rows: number of tokens, row_error: sum of their squared relative errors."""
+    NaN or infinite in either; rows: number of tokens, row_error: sum of their squared relative errors.
+    """
 
     error: float = 0.0
     expected: float = 0.0
@@ -57,7 +57,8 @@ class Difference:
     @property
     def by_token(self) -> float:
         """RMS over the tokens of each one's relative L2: a few tokens of real models are hundreds of times larger than
-        the rest, and would hide them. NaN where values are not finite."""
+        the rest, and would hide them. NaN where values are not finite.
+        """
         return math.nan if self.not_finite else math.sqrt(self.row_error / max(1, self.rows))
 
     @property
@@ -145,7 +146,8 @@ ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}
 def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndarray:
     """[L]: the tokens to judge behind a router, by its logits [L, E] and those of half precision: all, but for those
     whose last of the `chosen` experts and first one left out are closer than half precision can tell (as for generated
-    tokens): either is right, and they give different results."""
+    tokens): either is right, and they give different results.
+    """
     import numpy as np
 
     sigma = float(np.sqrt(((half - logits) ** 2).mean()))

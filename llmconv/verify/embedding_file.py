@@ -25,7 +25,8 @@ PIECE = 1 << 14  # rows that are compared at a time
 @dataclass(frozen=True)
 class Table:
     """A file of `rows` x `width` values of half type `dtype`, row by row. scale: what the runtime multiplies a row
-    with."""
+    with.
+    """
 
     path: Path
     rows: int
@@ -40,7 +41,8 @@ class Table:
 
     def read(self, ids: np.ndarray) -> np.ndarray:
         """Rows `ids` [n] as they are in the file, [n, H] in float32. ConvertError when it is not there, or not
-        whole."""
+        whole.
+        """
         import numpy as np
 
         from llmconv import numeric

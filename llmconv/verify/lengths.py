@@ -58,7 +58,8 @@ def places(net: Net, job: Job, thorough: bool, lengths: Sequence[int] = ()) -> l
 
 def _asked(net: Net, job: Job, lengths: Sequence[int]) -> Iterator[Place]:
     """The last launch that a prompt of each length comes to in this net; in a decode net the token behind it. None
-    where it has none."""
+    where it has none.
+    """
     most, rows = length(net), capacity(net)
     for count in lengths:
         past = (count - 1) // most * most

@@ -1,5 +1,6 @@
 """What a finished build left behind: manifest.json read back, the plan made again from its options, the .bmodel
-checked."""
+checked.
+"""
 
 from __future__ import annotations
 
@@ -24,7 +25,8 @@ AGAIN = "Run the conversion again."
 @dataclass(frozen=True)
 class Told:
     """What manifest.json says of a build. sums: every .bmodel, the whole one first, with the sha256 that it was built
-    with; nets: names."""
+    with; nets: names.
+    """
 
     job: Job
     bmodel: Path
@@ -91,7 +93,8 @@ def told(out_dir: Path) -> Told:
 
 def read(out_dir: Path) -> Built:
     """The build in `out_dir`. ConvertError when there is none, or when the .bmodel or the checkpoint is not what it
-    was."""
+    was.
+    """
     found = told(out_dir)
     made = found.plan()
     for path, known in found.sums.items():

@@ -20,8 +20,8 @@ FULL_SECONDS = 600.0  # models whose whole verification is estimated to take les
 ANNOUNCE_SECONDS = 60.0  # what takes longer is announced first
 THOROUGH_SECONDS = 3.0  # nets whose launch takes less are launched several times
 
-# Seconds of one core per multiply-accumulate on bm1684x (measured, see docs/toolchain.md): a matrix
-# of many rows, a single row, and a column (the head, whose table is the left operand).
+# Seconds of one core per multiply-accumulate on bm1684x (measured, see docs/toolchain.md): a matrix of many rows, a
+# single row, and a column (the head, whose table is the left operand).
 MANY_ROWS, ONE_ROW, COLUMN = 45e-9, 450e-9, 900e-9
 LAUNCH_SECONDS = 0.05
 
@@ -30,7 +30,8 @@ LAUNCH_SECONDS = 0.05
 class Choice:
     """nets: those to launch by themselves; tokens: how many to generate with all of them (0: no generation); seconds:
     estimated; lengths: of the prompts that blocks are launched for, () for those that tell the most; thorough: every
-    net is launched several times, not only those whose launch takes few seconds."""
+    net is launched several times, not only those whose launch takes few seconds.
+    """
 
     nets: tuple[Net, ...]
     tokens: int

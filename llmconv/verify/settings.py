@@ -20,7 +20,8 @@ LIBRARIES = ("torch", "transformers", "numpy")  # and those of others
 class Settings:
     """nets: only these, by themselves; full: everything however long it takes; tokens: how many to generate; seed: of
     the random prompt and inputs; lengths: of the prompts that blocks are launched for. See `verify`, which takes them
-    by these names."""
+    by these names.
+    """
 
     nets: tuple[str, ...] = ()
     full: bool = False

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Table:
     """title: what was verified; columns and rows: cells of text, the last of a row being its verdict; lines: what is
-    told below, the last of which is the verdict on the whole; ok: that verdict."""
+    told below, the last of which is the verdict on the whole; ok: that verdict.
+    """
 
     title: str
     columns: tuple[str, ...]

@@ -133,7 +133,8 @@ def run(
 
 def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
     """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens
-    altogether."""
+    altogether.
+    """
     from llmconv.verify import generate
     from llmconv.verify import prompt as images
 

@@ -26,7 +26,8 @@ def half(values: np.ndarray, dtype: str) -> np.ndarray:
 class Precision:
     """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per
     scale, else 16;
-    scales: type of the scales of weights that the checkpoint has quantised (f32: as there)."""
+    scales: type of the scales of weights that the checkpoint has quantised (f32: as there).
+    """
 
     dtype: str = "f32"
     bits: int = 16
@@ -46,7 +47,8 @@ class Precision:
 
     def of_linear(self, weight: np.ndarray) -> np.ndarray:
         """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale
-        of each group."""
+        of each group.
+        """
         if self.bits == 16:
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize

@@ -23,7 +23,8 @@ class TowerSpec:
     positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the
     language model too.
     token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a
-    video, 0: one per frame; pixels: width and height of the largest image."""
+    video, 0: one per frame; pixels: width and height of the largest image.
+    """
 
     prefix: str
     names: Mapping[str, str]
@@ -123,7 +124,8 @@ class Tower:
     begin with.
 
     fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. norm, gated: see
-    TowerSpec."""
+    TowerSpec.
+    """
 
     names: Mapping[str, str]
     prefixes: tuple[str, ...]
