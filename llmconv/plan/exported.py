@@ -107,7 +107,7 @@ class Exported:
 
 
 def weight_from_json(entry: Mapping[str, Any]) -> Weight:
-    """The inverse of Weight.to_dict."""
+    """Undo Weight.to_dict."""
     return Weight(entry["name"], tuple(entry["shape"]), _tuples(entry["recipe"]), entry["dtype"])
 
 

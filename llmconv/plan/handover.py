@@ -37,8 +37,9 @@ HIDDEN = {"bf16": (-9984.0, "0xC61C"), "f16": (-10000.0, "0xF0E2"), "f32": (-100
 
 @dataclass(frozen=True)
 class KVCache:
-    """Of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values. stages: rows of
-    the decode stages.
+    """The KV cache of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values.
+
+    stages: rows of the decode stages.
     """
 
     layers: int
@@ -50,7 +51,10 @@ class KVCache:
 
 @dataclass(frozen=True)
 class LargestImage:
-    """Of one launch of vit. width, height: pixels; patches: rows of input_states; tokens: rows of the output."""
+    """The largest image of one launch of vit.
+
+    width, height: pixels. patches: rows of input_states. tokens: rows of the output.
+    """
 
     width: int
     height: int
@@ -84,7 +88,9 @@ class Handover:
 
     @classmethod
     def of(cls, plan: Plan) -> Handover:
-        """Of a plan. Raises InputError for a generation_config.json or tokenizer_config.json that cannot be read."""
+        """Make it from a plan. Raises InputError for a generation_config.json or tokenizer_config.json that cannot be
+        read.
+        """
         job, tower = plan.job, plan.tower
         special = tokens.read(plan.config, job.model_path)
         return cls(

@@ -1,4 +1,4 @@
-"""Settling a request: config.json and the checkpoint decide what the options leave open."""
+"""Settle a job: config.json and the checkpoint decide what the options leave open."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")
 
 
 def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
-    """What config.json alone decides, before any weights are there: its family, how it is quantised, the resolved
-    job, and notes. Errors as `plan`.
+    """Settle what config.json alone decides, before any weights are there.
+
+    Returns config, family, quantisation, the resolved job, and notes. Errors: as `plan`.
     """
     config = Config.read(job.model_path)
     family = family_of(config["model_type"])
@@ -33,9 +34,7 @@ def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, li
 
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
-    """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was
-    chosen.
-    """
+    """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes."""
     dtype = config.sub("text_config").dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
@@ -55,8 +54,9 @@ def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
 
 
 def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tuple[Job, list[str]]:
-    """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised
-    weights.
+    """Settle `quantize` for a quantised checkpoint.
+
+    auto and the checkpoint's own number of bits keep its integers; every other value starts from dequantised weights.
     """
     half = "f16" if dtype == "float16" else "bf16"
     words = f"the checkpoint is quantised with {found.method}"
@@ -90,13 +90,14 @@ def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tupl
 
 
 def keeps(job: Job, found: Quantisation) -> bool:
-    """Whether a job with its quantize settled takes the checkpoint's integers as they are."""
+    """Whether a settled job takes the checkpoint's integers as they are."""
     return found.bits < 16 and job.weight_bits == found.bits
 
 
 def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
-    """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a
-    model whose head is tied.
+    """The spec with the layers that the checkpoint holds quantised.
+
+    A quantised head is a layer of its own, even in a model whose head is tied.
     """
     if not found:
         packed = [
