@@ -1,6 +1,4 @@
-"""What a .bmodel holds, in figures: its nets, the bytes of every part, which nets share coefficients. Nothing but the
-file is asked.
-"""
+"""Describe a .bmodel in figures: nets, bytes of every part, shared coefficients. The file is the only source."""
 
 from __future__ import annotations
 
@@ -111,7 +109,7 @@ def _groups(stage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _parts(model: BModel, size: int) -> dict[str, int]:
-    """Bytes by part; blobs that several nets refer to count once."""
+    """Bytes by part. A blob that several nets refer to counts once."""
     parts: Counter[str] = Counter()
     for (_start, length), part in sorted(_blobs(model).items()):
         if length:
@@ -133,7 +131,7 @@ def _blobs(model: BModel) -> dict[tuple[int, int], str]:
 
 
 def _roles(stages: Iterable[Stage]) -> dict[str, int]:
-    """Bytes by the name that the compiler gives them; "unnamed" is what it names nothing in."""
+    """Bytes by the compiler's name for them; "unnamed" where it gives none."""
     found: Counter[str] = Counter()
     for stage in stages:
         for place in stage.locations:
@@ -143,7 +141,7 @@ def _roles(stages: Iterable[Stage]) -> dict[str, int]:
 
 
 def _device(nets: tuple[Net, ...], raw: Any) -> dict[str, int]:
-    """Of the device that needs most. Stages of one net share the memory of their inputs and outputs."""
+    """Memory of the device that needs most. Stages of one net share the memory of their inputs and outputs."""
     devices: dict[int, list[Net]] = {}
     for net, tree in zip(nets, raw):
         devices.setdefault(tree.get("cascade", {}).get("device_id", 0), []).append(net)

@@ -1,4 +1,4 @@
-"""Read a .bmodel: the whole description at once, the blobs only when asked for."""
+"""Read a .bmodel: the description at once, the blobs on demand."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""Take a one-net .bmodel apart: what all layers of a structure share, and the coefficients, which each has for
-itself.
-"""
+"""Split a one-net .bmodel into the program, which layers of one structure share, and the layer's own coefficients."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ MISCOUNTED = 1 << 29
 
 @dataclass(frozen=True)
 class Split:
-    """What was split off: size in bytes and sha256 (hex) of the coefficients; 0 and "" for a net without any."""
+    """The coefficients that were split off: size in bytes and sha256 (hex); 0 and "" for a net without any."""
 
     size: int
     sha256: str

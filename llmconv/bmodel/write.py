@@ -62,9 +62,10 @@ class Produced:
 
 @dataclass(frozen=True)
 class Part:
-    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its
-    own; places: new names of weights in its table of coefficients, by the old ones (runtimes load LoRA adapters by
-    them).
+    """A .bmodel to combine.
+
+    name: the new name of its one net. coefficients: the new coefficients of its one stage. places: new names of weights
+    in its table of coefficients, by the old ones (runtimes load LoRA adapters by them).
 
     The coefficients must have the size of those they replace, since the commands and the locations of the weights stay;
     a part that was split off its coefficients (llmconv.bmodel.split) has none.
@@ -142,7 +143,7 @@ def _load(part: Part) -> dict:
 
 
 def _add_net(nets: list[dict], net: dict, path: Path) -> None:
-    """Add a net, or its stages to the net of that name; which must then differ in an input's shape, and in nothing
+    """Add a net, or add its stages to the net of that name. The stages must differ in an input's shape, and in nothing
     else.
     """
     same = next((other for other in nets if other["name"] == net["name"]), None)
@@ -207,8 +208,9 @@ def write(out: Path, model: dict) -> str:
 
 
 def _arrange(model: dict) -> tuple[list[tuple[str, Piece | Produced, bytes]], int]:
-    """Give every blob of the tree its place, equal ones the same. Returns those to be stored, (where, blob, sha256),
-    and the size of all.
+    """Give every blob of the tree its place; equal blobs share one.
+
+    Returns the blobs to store, (where, blob, sha256), and the size of all.
     """
     starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
     known: dict[Piece | Produced, bytes] = {}
@@ -249,8 +251,8 @@ def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> Non
 
 
 class _Hashed:
-    """A file that is written from front to back, and its sha256, for which a second thread hashes (hashlib lets go of
-    the interpreter).
+    """A file that is written from front to back, and its sha256. A second thread hashes (hashlib releases the
+    interpreter).
     """
 
     def __init__(self, file: BinaryIO):

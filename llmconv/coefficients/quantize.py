@@ -3,9 +3,10 @@
 Per output row and group of `group` inputs, in float32, m = 15 or 255, rha = nearest integer, halves away from zero:
 
     asymmetric   s = max(max - min, 1e-5) / m;  z = clip(rha(-min / s), 0, m);     q = clip(rha(w / s) + z, 0, m)
-    symmetric    s = 2 max|w| / m;              z = (m + 1) / 2;                   q as above; a group of zeros: s = 0,
-    q = 0 per channel  s = max|w| / 127 (a row);      z = 0;                             q = rha(w / s), int8; a row of
-    zeros: s = 0, q = -128
+    symmetric    s = 2 max|w| / m;              z = (m + 1) / 2;                   q as above;
+                                                a group of zeros: s = 0, q = 0
+    per channel  s = max|w| / 127 (a row);      z = 0;                             q = rha(w / s), int8;
+                                                a row of zeros: s = 0, q = -128
 
 The chip multiplies with (q - z) * s, where s and then the product are rounded to the half precision type (`dequantize`;
 seen on the simulator with differences of two weights); q is made with the unrounded s. Per channel, chip and compiler

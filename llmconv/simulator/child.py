@@ -7,7 +7,8 @@ then the bytes that its "sizes" announces:
     child -> client, when loaded    {"nets": [...]}                                 see library.Runtime.nets
     client -> child                 {"net": name, "shapes": [...], "read": [...], "sizes": [...]}  + the inputs
     child -> client                 {"shapes": [...], "sizes": [...]}               + the outputs, and the inputs of
-    "read" as they are now child -> client, on a refusal   {"error": text}
+                                                                                    "read" as they are now
+    child -> client, on a refusal   {"error": text}
 
 The end of the client's pipe ends this process, and so does the client's death during a run.
 """

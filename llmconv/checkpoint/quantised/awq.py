@@ -1,7 +1,7 @@
 """AWQ in AutoAWQ's gemm form.
 
-qweight int32 [K, N / 8] and qzeros int32 [G, N / 8], packed along N: column 8 c + j is nibble (0, 4, 1, 5, 2, 6, 3,
-7)[j] of word c.
+qweight int32 [K, N / 8] and qzeros int32 [G, N / 8], packed along N: column 8 c + j is nibble
+(0, 4, 1, 5, 2, 6, 3, 7)[j] of word c.
 scales [G, N]. Zero points are as they are.
 """
 
