@@ -1,4 +1,4 @@
-"""What differs from layer to layer: rope and sliding window, by the rules that families share."""
+"""Rules for what differs from layer to layer, rope and sliding window, that families share."""
 
 from __future__ import annotations
 
@@ -12,19 +12,17 @@ Rule = Callable[[Config, int], "tuple[Layer, ...]"]  # (config.json, head_dim) -
 
 
 def alike(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """All layers see everything before them."""
+    """Every layer sees all tokens before."""
     return (Layer(config.rope(head_dim)),) * config.int("num_hidden_layers")
 
 
 def windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """All layers have the window that sliding_window says, if it says one."""
+    """Every layer has the window of sliding_window, if there is one."""
     return (Layer(config.rope(head_dim), config.int("sliding_window", None)),) * config.int("num_hidden_layers")
 
 
 def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """Layers have the window where layer_types says so, or else from max_window_layers on; only with
-    use_sliding_window.
-    """
+    """Layers have the window by layer_types, else from max_window_layers on; only with use_sliding_window."""
     count, rope = config.int("num_hidden_layers"), config.rope(head_dim)
     window = config.int("sliding_window", 4096) if config.bool("use_sliding_window", False) else None
     first = config.int("max_window_layers", 28, least=0)
@@ -37,8 +35,9 @@ def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
 def three_axes(
     rule: Rule, axes: Callable[[Config, Sequence[int], int], tuple[int, ...]], sections: tuple[int, int, int]
 ) -> Rule:
-    """The layers of `rule`, whose tokens have three positions: axes(config, sections, frequencies) says which one each
-    frequency turns by.
+    """The layers of `rule`, for tokens with three positions.
+
+    axes(config, sections, frequencies): the position that each frequency turns by.
 
     sections: how many frequencies each axis has where rope's mrope_section does not say.
     """

@@ -12,7 +12,7 @@ from llmconv.checkpoint.recipe import names, replaced
 from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value
 
-# A16MatMul with another number of outputs is dequantised by the compiler too, which dies of some on two cores
+# the compiler dequantises A16MatMul with another number of outputs itself, and dies of some on two cores
 LANES = 64
 
 
@@ -74,7 +74,7 @@ def matmul(
 
 
 def _ordered(g: Graph, path: str, weight: Packed, x: Value) -> Value:
-    """x with its last axis in the order of the codes: what desc_act sorted is put beside its group again."""
+    """x with its last axis in the order of the codes, where desc_act has sorted the inputs."""
     if weight.order is None:
         return x
     name = f"{path}.ordered"

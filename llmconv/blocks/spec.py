@@ -53,9 +53,11 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 
 @dataclass(frozen=True)
 class Layer:
-    """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
-    (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a
-    token's three positions (time, height, width) it turns by; empty where a token has one position.
+    """The part of a layer that may differ from other layers.
+
+    rope: Config.rope's dict. window: tokens that a query sees, itself included (None: all before it). sparse: routed
+    experts in place of the MLP. axes: for every frequency of rope the number of the position (time, height, width) that
+    it turns by; empty where a token has one position.
     """
 
     rope: Mapping[str, Any]
@@ -66,8 +68,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts: how many, how many of them a token gets, the width of one and of the shared expert, and whether
-    the chosen ones' weights are made to sum to 1.
+    """Routed experts: their number, the number that a token gets, the widths of one and of the shared expert, and
+    whether the weights of the chosen ones are scaled to sum to 1.
     """
 
     count: int

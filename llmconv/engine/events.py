@@ -1,4 +1,4 @@
-"""What happens in a run, as plain data for listeners: the console, events.jsonl, trace.json, a terminal UI."""
+"""Events of a run as plain data, for listeners: the console, events.jsonl, trace.json, a terminal UI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 from llmconv.engine.failure import Failure
 
 KEEP = 20 << 20  # bytes of events.jsonl before it becomes events.1.jsonl
-SAMPLES = 500  # heartbeats in events.jsonl of a run, about: enough for a curve, however long it takes
+SAMPLES = 500  # heartbeats of a run in events.jsonl, about: enough for a curve of a run of any length
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class Note(Event):
-    """Something the user should know."""
+    """A remark for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class TaskUnchanged(Event):
-    """The task's outputs are there and its key is the same."""
+    """The task's outputs are there, and its key is the same."""
 
     name: str
 
@@ -79,7 +79,7 @@ class TaskFinished(Event):
 
 @dataclass(frozen=True)
 class TaskRetried(Event):
-    """The task was killed, probably for want of memory, and will run once more with nothing beside it."""
+    """The task was killed, probably out of memory, and will run once more, alone."""
 
     name: str
     failure: Failure
@@ -181,10 +181,10 @@ class Log:
             self._events.flush()
             self._draw(event)
         except OSError:
-            pass  # a full disk stops the build where it matters; the log is not what matters
+            pass  # a full disk stops the build at a task's output; the log may be short
 
     def _passes(self, time: float) -> bool:
-        """Whether this heartbeat is one of too many: the longer the run, the rarer they are written."""
+        """Whether to leave this heartbeat out: the longer the run, the rarer they are written."""
         self._begin = self._begin or time
         if time - self._beat < (time - self._begin) / SAMPLES:
             return True
@@ -224,7 +224,7 @@ class Log:
             self._trace.write(json.dumps(counter) + ",\n")
 
     def close(self) -> None:
-        """Ends both files."""
+        """End both files."""
         with suppress(OSError):
             self._events.close()
         if self._trace is not None:

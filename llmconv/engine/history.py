@@ -1,6 +1,4 @@
-"""What happened in the runs of an output directory: the engine's events.jsonl, read back. Reads only, and takes what is
-there.
-"""
+"""Read the runs of an output directory back from the engine's events.jsonl. Missing or damaged lines are left out."""
 
 from __future__ import annotations
 
@@ -51,12 +49,12 @@ class Run:
     finished: dict[str, Any] | None = None
 
     def only(self, task: str) -> bool:
-        """Whether it was about this task alone."""
+        """Whether the run was about this task alone."""
         return {span.name for span in self.spans}.union(self.unchanged, self.failures, self.blocked) == {task}
 
 
 def read(state_dir: Path) -> list[Run]:
-    """The runs that the log knows whole, oldest first; [] where nothing was built."""
+    """The runs that are whole in the log, oldest first; [] where nothing was built."""
     try:
         with open(state_dir / "events.jsonl", "rb") as file:
             start = max(0, file.seek(0, 2) - TAIL)
@@ -88,7 +86,7 @@ def runs(events: Iterable[Mapping[str, Any]]) -> list[Run]:
 
 
 def add(run: Run, event: Mapping[str, Any]) -> None:
-    """Takes the next event of a run into account."""
+    """Take in the next event of a run."""
     kind, name = event["event"], event.get("name", "")
     run.end = event["time"]
     if kind == "TaskStarted":

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmconv.errors import ConvertError, InputError
 
-PATIENCE = 0.5  # seconds: a holder that was just killed needs a moment to be gone
+PATIENCE = 0.5  # seconds that a holder that was just killed needs to disappear
 GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
 
 
@@ -70,13 +70,13 @@ class Lock:
         fcntl.flock(self.worker_fd, fcntl.LOCK_SH)
 
     def __exit__(self, *_: object) -> None:
-        os.ftruncate(self._fd, 0)  # an empty file says that the run ended in order
+        os.ftruncate(self._fd, 0)  # an empty file means that the run ended in order
         os.close(self.worker_fd)
         os.close(self._fd)
 
 
 def _acquire(descriptor: int, seconds: float) -> bool:
-    """An exclusive flock, tried for some time; whether it was got."""
+    """Try for some time to get an exclusive flock; returns whether that worked."""
     end = time.monotonic() + seconds
     while True:
         try:

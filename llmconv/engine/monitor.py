@@ -1,4 +1,4 @@
-"""Looks at a running build once a second: what runs, how much memory it takes, how long it will go on."""
+"""Watch a running build once a second: tasks, memory, remaining time."""
 
 from __future__ import annotations
 

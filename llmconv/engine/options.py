@@ -1,4 +1,4 @@
-"""How a run behaves; nothing here may influence what is built."""
+"""Options of a run. None of them may influence what is built."""
 
 from __future__ import annotations
 

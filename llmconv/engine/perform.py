@@ -1,7 +1,6 @@
-"""Does one job: runs an action, or fetches its outputs from the cache, and puts them in place.
+"""Do one job: run an action, or fetch its outputs from the cache, and put them in place.
 
-Runs in a worker process or in a thread of the main process; speaks plain dicts, because it may be at the far end of a
-pipe.
+This runs in a worker process or in a thread of the main process. It speaks plain dicts, which a pipe can carry.
 """
 
 from __future__ import annotations

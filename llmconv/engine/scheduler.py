@@ -1,4 +1,4 @@
-"""Which ready task starts next: the longest way to the end first, within budgets of cpu slots and memory."""
+"""Choose the ready task that starts next: the longest way to the end first, within budgets of cpu slots and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whether a task is up to date, and if not, why: in words that name the option, file or target."""
+"""Judge whether a task is up to date; the reason names the option, file or target."""
 
 from __future__ import annotations
 

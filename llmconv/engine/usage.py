@@ -1,6 +1,4 @@
-"""What a build takes while it runs: memory of processes with all that they started, disk of a directory. Read from
-/proc, cheaply.
-"""
+"""Memory and disk of a running build: processes with all their children, and a directory. Read from /proc, cheaply."""
 
 from __future__ import annotations
 

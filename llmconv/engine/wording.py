@@ -1,4 +1,4 @@
-"""How consoles say what happens: one wording for the terminal, plain lines and whatever else shows a build."""
+"""The wording of events, for the terminal, plain lines and every other console."""
 
 from __future__ import annotations
 

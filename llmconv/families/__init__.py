@@ -27,9 +27,7 @@ def families() -> dict[str, Family]:
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config.json's model_type. Raises InputError with the near misses for one that llmconv does not
-    know.
-    """
+    """The family of a config.json's model_type. Raises InputError, with a near miss, for an unknown one."""
     table = families()
     if model_type in table:
         return table[model_type]

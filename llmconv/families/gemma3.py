@@ -37,9 +37,7 @@ def fields(config: Config) -> dict:
 
 
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Scaling is for the full ones
-    alone.
-    """
+    """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Only full ones have scaling."""
     local = config.under({"rope_scaling": None, "rope_theta": config.float("rope_local_base_freq", 10000.0)})
     table = {
         "full_attention": Layer(config.rope(head_dim, "full_attention")),
@@ -58,7 +56,7 @@ def as_text(config: Config) -> dict:
 
 
 def text_tensor(name: str, spec: Spec) -> tuple:
-    """The class for text alone knows no prefix but "model."."""
+    """The recipe of a parameter: the class for text alone knows no prefix but "model."."""
     return ("tensor", name.replace("model.", spec.names["embedding"].removesuffix("embed_tokens"), 1))
 
 

@@ -1,4 +1,4 @@
-"""What the verification measured, layer by layer, for the page's plot and its words."""
+"""The errors that verification measured, layer by layer, for the page's plot and its text."""
 
 from __future__ import annotations
 

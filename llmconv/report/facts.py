@@ -1,6 +1,4 @@
-"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs
-of the runs.
-"""
+"""All facts of the report, read from an output directory: manifest, verification, finished nets, logs of the runs."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from llmconv.verify import record
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an output directory; whatever is missing is empty or None.
+    """The facts of an output directory. A missing one is empty or None.
 
     given: the options as they were typed (`typed` of a Request). plan: of those options, None when the checkpoint
     cannot be read any more. manifest: of the .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe).
@@ -125,7 +123,7 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request
 
 
 def _asked(out: Path) -> tuple[Request | None, Plan | None]:
-    """What was last to be built in an output directory, as far as it can still be read."""
+    """The request that an output directory was last built for, as far as it can still be read."""
     asked = None
     try:
         asked = request.load(out)

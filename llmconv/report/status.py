@@ -1,4 +1,4 @@
-"""What became of a build: the verdict, and every net's status with its reason."""
+"""The outcome of a build: the verdict, and every net's status with its reason."""
 
 from __future__ import annotations
 

@@ -1,6 +1,4 @@
-"""What is told when a conversion is done: where the result is, how large, what it took, what to expect of it, what
-comes next.
-"""
+"""The summary of a finished conversion: place, size, cost, expected speed, and the next command."""
 
 from __future__ import annotations
 
@@ -59,7 +57,7 @@ def coefficient_bytes(manifest: Mapping[str, Any]) -> int:
 
 
 class Summary:
-    """A listener that tells, after a run that made a .bmodel, what came of it.
+    """A listener that prints the summary after a run that made a .bmodel.
 
     progress: as in engine.RunOptions; with "json" the summary is one more object, with "quiet" it is left out.
     """
@@ -90,7 +88,7 @@ class Summary:
             print(event.values["text"])
 
     def facts(self, event: events.RunFinished) -> dict[str, Any]:
-        """What is known at the end of a run, JSON-able; bytes and seconds."""
+        """The facts at the end of a run, JSON-able; bytes and seconds."""
         manifest = json.loads(self.layout.manifest.read_text(encoding="utf-8"))
         held = coefficient_bytes(manifest)
         return {

@@ -1,6 +1,4 @@
-"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the
-checkpoint.
-"""
+"""Job: what to convert, and how. Every option is checked as far as possible without the checkpoint."""
 
 from __future__ import annotations
 
@@ -52,15 +50,15 @@ class Job:
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Job:
-        """A Job from options as they were typed (names of the document or doit's short ones; strings or values).
+        """Make a Job from options as they were typed (the document's names or doit's short ones; strings or values).
 
-        Raises InputError for anything that no checkpoint could make right.
+        Raises InputError for every fault that no checkpoint could make right.
         """
         return cls.of(parse(given))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Job:
-        """A Job from every option's typed value (see options.parse). Errors as `create`."""
+        """Make a Job from every option's typed value (see options.parse). Errors: as `create`."""
         values = dict(values)
         if values["model_path"] is None:
             raise InputError(
@@ -205,7 +203,7 @@ class Job:
 
     @property
     def pixels(self) -> tuple[int, int] | None:
-        """Width and height that max_pixels says, if it says any."""
+        """Width and height of max_pixels; None when it is not set."""
         width, _, height = self.max_pixels.partition(",")
         return (int(width), int(height)) if width else None
 
@@ -215,8 +213,9 @@ class Job:
         return self.num_device > 1 and self.distribute_strategy == "tp"
 
     def layers_per_device(self, layers: int) -> int:
-        """How many of a model's layers one device of a pipeline has; the last may have fewer. One device has the
-        embeddings and another one the heads.
+        """Number of layers on one device of a pipeline; the last may have fewer.
+
+        Two more devices have the embeddings and the heads.
         """
         return -(-layers // (self.num_device - 2))
 

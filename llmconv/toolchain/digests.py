@@ -1,4 +1,4 @@
-"""The compiler's digest: one sha256 over the files that determine what it makes, remembered by stat.
+"""The compiler's digest: one sha256 over the files that determine its results, remembered by stat.
 
 Hashing takes a second or two; a build that has nothing to do must not pay for it. So the cache keeps, per root, the
 digest and the stat identity of every file that went into it.
@@ -72,7 +72,7 @@ def remember(root: Path, cache: Path) -> str:
     hashing.
     """
     identity = _identity(root)
-    total = hashlib.sha256(mend.SCRIPT.encode())  # it has a part in what is made too
+    total = hashlib.sha256(mend.SCRIPT.encode())  # it also has a part in the results
     for path in files(root):
         total.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
     memo = {k: v for k, v in _read(cache).items() if os.path.isdir(k)}

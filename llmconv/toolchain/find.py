@@ -70,7 +70,7 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
 
 
 def find_fetched(cache: Path) -> Toolchain | None:
-    """The compiler that an earlier fetch has put into `cache`, None when there is none or a part of it is missing."""
+    """The compiler that an earlier fetch put into `cache`; None when it is absent or incomplete."""
     fetched = cache / FOLDER
     if _problem(fetched):
         return None

@@ -1,4 +1,4 @@
-"""What the heads pick, tokens and candidates, judged by the model's logits."""
+"""Judge the tokens and candidates that heads pick, by the model's logits."""
 
 from __future__ import annotations
 
@@ -71,8 +71,9 @@ def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings, wh
 
 
 def _lm_head(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The choice against the reference's logits, but for their rounding to half precision; and the logits if they come
-    out.
+    """The choice against the reference's logits, and the logits themselves if they are an output.
+
+    Both allow for rounding to half precision.
     """
     (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
     logits, name = session.reference.logits(hidden), session.name(launch.net)

@@ -1,6 +1,4 @@
-"""What a finished build left behind: manifest.json read back, the plan made again from its options, the .bmodel
-checked.
-"""
+"""Read a finished build: its manifest.json, the plan of its options, and the .bmodel, which is checked."""
 
 from __future__ import annotations
 
@@ -67,7 +65,7 @@ class Built:
 
 
 def told(out_dir: Path) -> Told:
-    """What the build in `out_dir` says of itself. ConvertError when there is none, or when a .bmodel is gone."""
+    """Read the manifest in `out_dir`. Raises ConvertError when there is none, or when a .bmodel is gone."""
     file = Layout(out_dir).manifest
     if not file.is_file():
         what = f"{out_dir} has no manifest.json" if out_dir.is_dir() else f"the directory {out_dir} does not exist"

@@ -1,4 +1,4 @@
-"""Reading a verify.json: what it is about, how close what was verified comes to its limits, what quantisation costs."""
+"""Read a verify.json: its subject, how close outputs come to their limits, and what quantisation costs."""
 
 from __future__ import annotations
 

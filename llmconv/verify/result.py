@@ -1,4 +1,4 @@
-"""What a verification came to: judged net by net, as JSON and as a table."""
+"""The result of a verification, judged net by net, as JSON and as a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What sample_head means: penalty, temperature, top-k and top-p, in plain NumPy."""
+"""The maths of sample_head in plain NumPy: penalty, temperature, top-k and top-p."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What to run: everything where that takes minutes, one decode block where it would take hours."""
+"""Choose what to run: everything where that takes minutes, one decode block where it would take hours."""
 
 from __future__ import annotations
 
@@ -45,8 +45,10 @@ class Choice:
 
 
 def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, lengths: Sequence[int] = ()) -> Choice:
-    """The nets that were asked for; else everything if `full` or the model is tiny, thoroughly if that takes minutes at
-    most; else one decode block, and with `lengths` the prefill nets of its layer.
+    """The nets that were asked for; else all nets if `full` or the model is tiny; else one decode block.
+
+    Nets are launched several times if that takes minutes at most. With `lengths` a decode block comes with the prefill
+    nets of its layer.
 
     Raises InputError for a name that is no net's, and for a length that the nets do not take.
     """

@@ -39,8 +39,7 @@ def verify(
     lengths: Sequence[int] = (),
     say: Callable[[str], None] | None = None,
 ) -> bool:
-    """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is
-    right.
+    """Verify the build in `out_dir`, print the result and write verify.json. Returns whether everything is right.
 
     nets: only these, by themselves; full: everything however long it takes. By default a model whose verification takes
     minutes is verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random
@@ -172,7 +171,7 @@ def _with_adapter(
 
 
 def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:
-    """Yields what in a file's nets is not what the plan promises to the runtimes."""
+    """Yield the differences between a file's nets and the plan's contract with the runtimes."""
     nets = [net for net in plan.nets if net.flags.num_device == 1]  # others are checked by their parts
     wanted = [net.name for net in nets if not net.stage_of]
     if list(found) != wanted:

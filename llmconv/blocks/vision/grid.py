@@ -1,4 +1,4 @@
-"""What a runtime prepares for a vision tower of the Qwen-VL line, and for the tokens that come of it, in NumPy.
+"""The inputs that a runtime prepares for a vision tower of the Qwen-VL line, and for its tokens, in NumPy.
 
 A grid (frames, rows, columns) counts the patches of one image or video; images follow one another. Patches are in the
 processor's order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
@@ -21,8 +21,9 @@ HIDDEN = -10000.0  # in masks: -1e30 breaks the chip's softmax
 
 
 def size(tower: TowerSpec, patches: np.ndarray, grids: Grids, dynamic: bool) -> int:
-    """Rows of a launch's inputs: those of the net, or of a dynamic launch those of the patches. InputError when they do
-    not fit.
+    """Rows of a launch's inputs: n of a static net, the number of patches in a dynamic launch.
+
+    Raises InputError when the patches do not fit.
     """
     count, given = sum(map(prod, grids)), f"grids {[list(map(int, g)) for g in grids]}"
     if patches.shape != (count, tower.row):
@@ -65,7 +66,7 @@ def places(tower: TowerSpec, grids: Grids) -> np.ndarray:
 
 
 def frames(grids: Grids) -> list[int]:
-    """How many patches each frame has: only those of one frame see each other."""
+    """Number of patches of each frame. Only patches of one frame see each other."""
     return [rows * columns for count, rows, columns in grids for _ in range(count)]
 
 

@@ -18,15 +18,13 @@ from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
 
-EPS = 1e-6  # of every norm: the classes have it in their code
-THETA = 10000.0  # of rope, likewise
+EPS = 1e-6  # of every norm, a constant in the classes' code
+THETA = 10000.0  # of rope, a constant there too
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What every block needs beside the hidden states: cos and sin [1, n, 1, head_dim], and the masks (None: everything
-    is seen).
-    """
+    """Inputs of every block beside the hidden states: cos and sin [1, n, 1, head_dim], masks (None: all is seen)."""
 
     cos: Value
     sin: Value

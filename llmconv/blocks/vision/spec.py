@@ -59,17 +59,17 @@ class TowerSpec:
 
     @property
     def unit(self) -> int:
-        """Side in pixels of what becomes one token: images are multiples of it."""
+        """Side of one token in pixels. Both sides of an image are multiples of it."""
         return self.patch * self.merge
 
     @property
     def patches(self) -> int:
-        """Most patches that the net takes."""
+        """Largest number of patches that the net takes."""
         return self.pixels[0] * self.pixels[1] // self.patch**2
 
     @property
     def tokens(self) -> int:
-        """Most tokens that the net gives."""
+        """Largest number of tokens that the net gives."""
         return self.patches // self.merge**2
 
     def path(self, role: str, index: int | None = None) -> str:
