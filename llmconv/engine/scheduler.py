@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from llmconv.engine.graph import Graph
 
-PATIENCE = 8  # so many later tasks may pass one that does not fit yet; then the budget is kept free for it
-HEADROOM = 1.15  # a past peak is exceeded now and then by this factor
+PATIENCE = 8  # this many later tasks may pass one that does not fit yet; then the budget is kept free for it
+HEADROOM = 1.15  # a task may exceed its past peak by this factor
 
 
 @dataclass
@@ -67,7 +67,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many tasks are in line."""
+        """Number of waiting tasks."""
         return len(self._waiting)
 
     @property

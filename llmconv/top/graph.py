@@ -1,4 +1,4 @@
-"""Building a net: inputs, weights and operations of the table in ops.py, with shapes inferred as one goes."""
+"""Build a net: inputs, weights and operations of the table in ops.py. Shapes are inferred at once."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Graph(Methods):
         return self._append("Input", (arg,), [(name, tuple(shape), "f32")], {"do_preprocess": False, **attrs})[0]
 
     def weight(self, name: str, shape: Shape, recipe: tuple, dtype: str = "f32", **attrs: Any) -> Value:
-        """A coefficient tensor; asking twice for the same name gives the same value."""
+        """A coefficient tensor. The same name gives the same value again."""
         weight = Weight(name, tuple(shape), recipe, dtype)
         if name in self.weights:
             if self.weights[name] != weight:

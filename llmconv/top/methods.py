@@ -1,6 +1,4 @@
-"""The operations of the table in ops.py as methods of a graph. methods.pyi, which stub.py writes, tells checkers what
-they take.
-"""
+"""The operations of the table in ops.py as methods of a graph. stub.py writes their signatures to methods.pyi."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""LoRA: an adapter of random numbers, loaded as a runtime loads one, and what it adds to the model's linears."""
+"""LoRA: an adapter of random numbers, loaded as a runtime loads one, and its terms in the model's linears."""
 
 from __future__ import annotations
 
@@ -36,8 +36,10 @@ class Adapter:
 
     @classmethod
     def random(cls, plan: Plan, rng: np.random.Generator) -> Adapter:
-        """One that changes what every linear gives by about an eighth: far more than what is tolerated, and not so much
-        that the attention of random heads becomes too peaked for half precision.
+        """An adapter that changes the output of every linear by about an eighth.
+
+        That is far more than any tolerance, and too little to make the attention of random heads too sharp for half
+        precision.
         """
         weights: dict[str, np.ndarray] = {}
         for net in plan.nets:
@@ -79,12 +81,12 @@ class Adapter:
                 yield first - start, first - start + b.shape[1], a, b
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """What is added to the embedding's rows `ids` [n]: [n, H]."""
+        """The adapter's term for the embedding's rows `ids` [n]: [n, H]."""
         a, b = self.parts(self.embedding)
         return a[ids] @ b
 
     def of_head(self, first: int, last: int) -> np.ndarray:
-        """What is added to rows first to last of the head's weight [V, H]."""
+        """The adapter's term for rows first to last of the head's weight [V, H]."""
         a, b = self.parts(self.head)
         return b[:, first:last].T @ a
 

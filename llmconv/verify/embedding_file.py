@@ -1,4 +1,4 @@
-"""config/embedding.bin: the table of tokens that a runtime's CPU reads where the nets have none."""
+"""config/embedding.bin: the token table that a runtime's CPU reads where the nets have none."""
 
 from __future__ import annotations
 
@@ -40,9 +40,7 @@ class Table:
         return cls(Layout(plan.job.out_dir).config / NAME, spec.vocab, spec.hidden, plan.job.half, spec.embedding_scale)
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """Rows `ids` [n] as they are in the file, [n, H] in float32. ConvertError when it is not there, or not
-        whole.
-        """
+        """Rows `ids` [n] of the file, [n, H] in float32. Raises ConvertError when the file is missing or incomplete."""
         import numpy as np
 
         from llmconv import numeric

@@ -1,5 +1,6 @@
-"""Several devices on a simulator that has one: each device's file in a chip of its own, and nets that are split over
-devices part by part, with the exchange between them done here.
+"""Several devices on a simulator that has one. Each device's file runs on a chip of its own.
+
+Nets that are split over devices run part by part, and the exchange between devices is done here.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from llmconv.plan.plan import Plan
     from llmconv.simulator.client import NetInfo, Simulator
 
-END = "_distribute_end"  # what the compiler adds to the name of a tensor that is put together from devices
+END = "_distribute_end"  # the compiler's suffix for a tensor that is put together from devices
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""The table of a verification: as it was shown, and as its record keeps it."""
+"""The table of a verification, as it is shown and as its record keeps it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Table:
 
     @classmethod
     def of_dict(cls, data: Mapping[str, Any]) -> Table:
-        """What `to_dict` gave."""
+        """Undo `to_dict`."""
         return cls(
             data["title"], tuple(data["columns"]), tuple(map(tuple, data["rows"])), tuple(data["lines"]), data["ok"]
         )

@@ -1,4 +1,4 @@
-"""The checkpoint's numbers as the chip has them: rounded to half precision, and quantised linears dequantised again."""
+"""The checkpoint's weights as the chip has them: rounded to half precision, quantised linears dequantised again."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class Precision:
 
     @classmethod
     def of(cls, plan: Plan) -> Precision:
-        """What the chip has. Weights that the checkpoint has quantised already are what they stand for, rounded."""
+        """The chip's precision. Weights that the checkpoint has quantised are dequantised and rounded."""
         job = plan.job
         return (
             cls(job.half, scales=job.half)
@@ -57,5 +57,5 @@ class Precision:
         return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
 
     def of_other(self, values: np.ndarray) -> np.ndarray:
-        """What any other weight becomes."""
+        """The chip's values of any other weight."""
         return half(values, self.dtype)
