@@ -8,6 +8,6 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 # Objects between two runs of the garbage collector. The plan of a large model is some hundred thousand objects that
-# live to
-# the end. With Python's own threshold (700) a fifth of the time of planning goes into looking for garbage among them.
+# live to the end. With Python's own threshold (700) a fifth of the time of planning goes into looking for garbage among
+# them.
 GARBAGE_THRESHOLD = 100_000

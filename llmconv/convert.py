@@ -1,5 +1,4 @@
-"""A conversion from options to its end. Both front doors call this: llmconv.cli.main for `llmconv`, llmconv.doit_entry
-for `doit`.
+"""One conversion, from its options to its end. Both front doors call it: llmconv.cli.main and llmconv.doit_entry.
 
 ask(given)              options to a Request
 run(asked, tasks)       Request -> plan -> tasks -> engine, with these listeners:
@@ -25,8 +24,9 @@ from llmconv.toolchain import doctor
 
 @dataclass(frozen=True)
 class Command:
-    """The command line of a run. `again` repeats all of it; `repeat` one task: it has {task} where the task's name
-    belongs.
+    """The command lines that users may repeat.
+
+    again: the whole run. repeat: one task, whose name belongs where {task} stands.
     """
 
     again: str = ""
@@ -37,13 +37,15 @@ class Command:
 
 
 def ask(given: Mapping[str, Any]) -> Request:
-    """The request that options make, with a model of the hub settled. Errors as request.settle."""
+    """Make a request from options, and settle a model of the hub. Errors: as request.settle."""
     return request.settle(given, check_config)
 
 
 def run(asked: Request, selected: Sequence[str] = (), command: Command = Command()) -> int:
-    """Run tasks of a request's graph (default: all that it asks for) on the engine; returns the exit code. Raises
-    ConvertError for what stops it from starting."""
+    """Run a request's graph on the engine; returns the exit code.
+
+    selected: names of tasks; default: all that the request asks for. Raises ConvertError when the run cannot start.
+    """
     from llmconv import tasks
 
     made = plan(asked.job)
@@ -51,7 +53,7 @@ def run(asked: Request, selected: Sequence[str] = (), command: Command = Command
 
 
 def run_options(asked: Request, made: Plan, command: Command = Command()) -> engine.RunOptions:
-    """How the engine runs a request: with what is done before the build and who is told of it."""
+    """The engine's options for a request: what happens before the build, and who listens."""
 
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):

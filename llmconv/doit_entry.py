@@ -1,5 +1,4 @@
-"""doit's way in: the variables of doit's command line (model=DIR seq=512 ...) make the same run as `llmconv
-convert`."""
+"""doit's entry: variables of its command line (model=DIR seq=512 ...) make the same run as `llmconv convert`."""
 
 from __future__ import annotations
 
@@ -17,7 +16,7 @@ from llmconv.request.request import Request
 
 
 class Doit:
-    """dodo.py makes one, which puts the engine into doit, and asks it for the tasks.
+    """The object behind dodo.py: it puts llmconv's engine into doit, and yields the tasks.
 
     Doit()      doit runs on llmconv's engine, which asks _run_options when a command needs it
     tasks()     variables -> Request -> plan -> task dicts
@@ -31,8 +30,9 @@ class Doit:
         engine.install(self._run_options)
 
     def tasks(self) -> Iterator[dict]:
-        """The tasks that the command line's variables ask for; without a model only the frame of the graph, so that
-        `doit list` works anywhere.
+        """Yield the tasks that the command line's variables ask for.
+
+        Without a model these are the frame of the graph alone, so that `doit list` works anywhere.
 
         Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with
         3.
@@ -42,7 +42,7 @@ class Doit:
         try:
             variables = _variables()
             if "model_path" not in typed(variables):
-                parse(variables)  # what is wrong with the others is told all the same
+                parse(variables)  # errors in the other options are told all the same
                 yield from tasks.frame()
                 return
             asked = convert.ask(variables)
@@ -59,7 +59,7 @@ class Doit:
 
     def _run_options(self) -> engine.RunOptions:
         variables = _variables()
-        if self._settled is None:  # a command on a build, without its model: this says that it lacks one
+        if self._settled is None:  # a command without a model: `ask` says that it is missing
             asked = convert.ask(variables)
             self._settled = asked, plan(asked.job)
         asked, made = self._settled

@@ -32,7 +32,8 @@ class InputError(ConvertError):
 
 class ToolError(ConvertError):
     """A program that llmconv runs (compiler, simulator) failed; `log` is its full output, where there is one, and
-    `lines` are the last of it that mean something."""
+    `lines` are the last of it that mean something.
+    """
 
     def __init__(self, what: str, why: str = "", try_: str = "", log: Path | None = None, lines: Sequence[str] = ()):
         super().__init__(what, why, try_)

@@ -1,5 +1,4 @@
-"""How sizes, times and counts are said: one wording for consoles, queries, the report and whatever else tells of
-them."""
+"""The wording of sizes, times and counts, for consoles, queries and the report."""
 
 from __future__ import annotations
 
@@ -39,14 +38,12 @@ def size(nbytes: float) -> str:
 
 
 def rough_size(nbytes: int) -> str:
-    """Bytes of something that grows and shrinks, such as memory: "812 MB" or "3.1 GB"."""
+    """Bytes of a changing amount such as memory: "812 MB" or "3.1 GB"."""
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
 def binary_size(nbytes: int) -> str:
-    """Bytes of memory against what a chip or a machine has of it, which is sold in powers of two: "512.0 MiB" or "16.0
-    GiB".
-    """
+    """Bytes of a chip's or a machine's memory, which comes in powers of two: "512.0 MiB" or "16.0 GiB"."""
     return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
 
 

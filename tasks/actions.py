@@ -15,7 +15,7 @@ from typing import Any
 
 Out = Mapping[str, str]
 
-# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not (spec, section 3).
+# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not.
 NOT_CONFIG = (
     "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
     "*.gguf", "*.onnx",
@@ -29,7 +29,7 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
 
 
 def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) -> dict[str, Any]:
-    """A digest of every tensor of one safetensors file: {name: digest}.
+    """Write a digest of every tensor of one safetensors file: {name: digest}.
 
     sha256: of the whole file as the hub announces it, which is compared in the same read; or "".
     """
@@ -55,7 +55,8 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
 
 def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped
-    with `epoch` (seconds). Second target: its size and sha256."""
+    with `epoch` (seconds). Second target: its size and sha256.
+    """
     from llmconv import toolchain
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
@@ -83,10 +84,11 @@ def write_manifest(
     devices: Sequence[Mapping[str, Any]],
     out: Out,
 ) -> None:
-    """manifest.json: what was built from what.
+    """Write manifest.json: what was built from what.
 
     told: {job, notes, device, bmodel, weights}, as they are; device: see llmconv.plan.handover. files: {toolchain,
-    merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files."""
+    merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files.
+    """
     from llmconv import __version__
 
     (target,) = out
@@ -100,7 +102,7 @@ def write_manifest(
         "llmconv": __version__,
         "job": told["job"],
         "notes": told["notes"],
-        # the one that was used, which may not be the planned one
+        # the form that was used, which may not be the planned one
         "device": {**told["device"], "compiler": tools["version"]},
         "checkpoint": {"tensors": len(tensors), "sha256": checkpoint},
         "toolchain": tools,
@@ -123,7 +125,7 @@ def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
-    """Copy configuration and tokenizer files of the model directory.
+    """Copy the model directory's configuration and tokenizer files.
 
     embedding: the name of the token table, which is then written as embedding.bin, or "". That file is row-major
     [V, H], 2 bytes each in type `half`, little endian, without a header.
@@ -140,8 +142,10 @@ def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
 
 
 def write_sums(bmodels: Mapping[str, str], others: list[str], out: Out) -> None:
-    """SHA256SUMS in the form of sha256sum, of files beside it. bmodels: path -> its facts file, which has the digest;
-    others: files, and directories of which every file is named."""
+    """Write SHA256SUMS in the form of sha256sum, for files beside it.
+
+    bmodels: path -> its facts file, which has the digest. others: files, and directories whose files are all listed.
+    """
     from llmconv.engine import files
 
     (target,) = out
@@ -163,9 +167,11 @@ def _sum(digest: str, name: str) -> str:
 
 
 def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out: Out) -> dict[str, Any]:
-    """Verify the build in `place` (see llmconv.verify); the table goes to `log` and to the values, what runs at the
-    time to `step`. NotRight when something is wrong: the record that says so is in place then, and does not count as
-    done."""
+    """Verify the build in `place` (see llmconv.verify).
+
+    The table goes to `log` and to the values, the current step to `step`. Raises NotRight when something is wrong; the
+    record is in place then, and the task does not count as done.
+    """
     from rich.console import Console
 
     from llmconv.errors import NotRight

@@ -1,5 +1,7 @@
-"""check:WEIGHT: whether our coefficients for a linear are the compiler's, of one layer for all of the same sizes, where
-nets are packed or hollow."""
+"""check:WEIGHT: compare our coefficients for a linear with the compiler's, where nets are packed or hollow.
+
+One layer is checked for all layers of the same sizes.
+"""
 
 from __future__ import annotations
 

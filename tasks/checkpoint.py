@@ -13,12 +13,12 @@ from llmconv.request.output import Layout
 from .shapes import head
 
 MB = 1 << 20
-DIGESTED = 500e6  # bytes that a thread reads and digests in a second, about
+DIGESTED = 500e6  # bytes per second that a thread reads and digests, about
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("checkpoint", "digests of the checkpoint's tensors")
-    # a single shard holds everything up: nothing can be keyed before it is read
+    # no net has a key before its shard is read, so a single shard gets all threads
     threads = max(1, (os.cpu_count() or 1) // len(plan.checkpoint.shards))
     sizes = Counter()
     for info in plan.checkpoint.tensors.values():

@@ -1,4 +1,4 @@
-"""compile:NET: each net through the compiler, or stamped from the net of another layer that was."""
+"""compile:NET: compile each net, or stamp it from a compiled net of another layer."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from llmconv.request.output import Layout
 
 from .shapes import head, reading
 
-# What a net takes over from the facts of another: nothing else of those may rebuild it
+# The facts of another net that a net depends on: no other fact may rebuild it
 FACTS = {
     "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
     "owner": ("form", "coefficient_bytes", "coefficient_sha256", "coefficients"),
@@ -66,7 +66,7 @@ def _task(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> dict
 
 
 def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetTask:
-    """What the task is given."""
+    """The task's arguments."""
     origin = plan.origins[net.name]
     template = by_name[origin.template] if origin.template else None
     checks = checked(by_name[origin.linears]) if origin.linears else []
@@ -94,7 +94,7 @@ def _saved(layout: Layout, net: Net, name: str = "") -> list[Path]:
 
 
 def _made_before(work: NetTask) -> list[Path]:
-    """Files of other nets that a net is made of."""
+    """Files of other nets that this net is made from."""
     template = [work.template.bare, work.template.addresses] if work.template else []
     return [path for path in (work.addresses, *template) if path]
 

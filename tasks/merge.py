@@ -1,5 +1,7 @@
-"""merge: the nets become one .bmodel (and, of a pipeline, one for each device: merge:dev0 and so on); config: what a
-runtime reads beside it; convert: the whole."""
+"""merge: combine the nets to one .bmodel. config: copy what a runtime reads beside it. convert: the whole.
+
+A pipeline of devices also gets a file for each: merge:dev0, merge:dev1 and so on.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +21,7 @@ from .actions import NOT_CONFIG
 from .shapes import head, reading, single
 
 MB = 1 << 20
-MERGED = 200e6  # bytes that are written and digested in a second, about
+MERGED = 200e6  # bytes per second that are written and digested, about
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -110,7 +112,8 @@ def _left_out(plan: Plan, path) -> bool:
 
 def timestamp(plan: Plan) -> int:
     """Seconds since 1970 for the file's time field: SOURCE_DATE_EPOCH, else a fixed value derived from what is
-    built."""
+    built.
+    """
     given = os.environ.get("SOURCE_DATE_EPOCH", "")
     if given.isdigit():
         return int(given)

@@ -1,5 +1,4 @@
-"""What the stages share: the two forms of a doit task dict that are not a sub-task, and what a task that reads tensors
-depends on."""
+"""What the stages share: task dicts that are no sub-tasks, and the dependencies of a task that reads tensors."""
 
 from __future__ import annotations
 
@@ -14,18 +13,17 @@ from llmconv.request.output import Layout
 
 
 def single(name: str, call: str | None, args: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:
-    """A task that stands alone; with call None it only groups its task_dep."""
+    """A task that stands alone. With call None it only groups its task_dep."""
     return task(None, call, args, basename=name, **more)
 
 
 def head(name: str, doc: str) -> dict[str, Any]:
-    """The head of the sub-tasks NAME:*; running it runs them all."""
+    """The head of the sub-tasks NAME:*. Running it runs them all."""
     return {"basename": name, "name": None, "doc": doc}
 
 
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
-    """`picks` and `reads` of a task that reads these tensors: their entries in the shards' digest files, and the
-    shards."""
+    """`picks` and `reads` of a task that reads these tensors: entries of digest files, and shards."""
     held: dict[Path, list[str]] = defaultdict(list)
     for name in names:
         held[plan.checkpoint.tensors[name].file].append(name)

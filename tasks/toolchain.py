@@ -1,4 +1,4 @@
-"""toolchain: the compiler is there, and known by its digest."""
+"""toolchain: find or fetch the compiler, and record its digest."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 def verification(
     layout: Layout, files: Sequence[Path], settings: Settings, after: Sequence[str] = ()
 ) -> dict[str, Any]:
-    """The task alone: of the graph, and of `llmconv verify OUT`. files: every .bmodel of the build."""
+    """The task itself, for the graph and for `llmconv verify OUT`. files: every .bmodel of the build."""
     return single(
         "verify",
         "llmconv.tasks.actions:verify_build",

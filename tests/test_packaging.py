@@ -92,7 +92,9 @@ def test_the_sdist_is_a_checkout(built):
     with tarfile.open(built[1]) as sdist:
         packed = {name.partition("/")[2] for name in sdist.getnames()}
     locks = {"requirements.lock", "requirements-oldest.lock"}
-    assert {"run", "dodo.py", "pyproject.toml", "README.md", "CHANGELOG.md"} | locks <= packed
+    words = {"README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"}
+    words |= {str(p.relative_to(ROOT)) for p in (ROOT / "docs").glob("*.md")}
+    assert {"run", "dodo.py", "pyproject.toml"} | locks | words <= packed
     assert {*(str(p.relative_to(ROOT)) for p in SOURCES)} <= packed
     assert any(name.startswith("tests/golden/") for name in packed)
 

@@ -1,10 +1,14 @@
-"""The README's table of options is made from the options themselves (pytest tests/test_readme.py --update-golden writes
-it)."""
+"""README and docs/: tables that are made from the code (pytest tests/test_readme.py --update-golden writes them), names
+that must not be forgotten, and links that lead somewhere.
+"""
 
 from __future__ import annotations
 
 import re
 from pathlib import Path
+
+import pytest
+from test_layers import FLOORS, LEVEL
 
 from llmconv.checkpoint.quantised import METHODS
 from llmconv.families import families
@@ -12,7 +16,8 @@ from llmconv.request.options import OPTIONS, Option
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-BEGIN, END = "<!-- option table -->\n", "<!-- end of option table -->"
+DOCS = ROOT / "docs"
+PAGES = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
 NOTHING = "nothing"
 EFFECTS = {
     "model_path": "the weights and sizes of every net",
@@ -49,23 +54,69 @@ def row(option: Option) -> str:
     return f"| {names} | {default} | {option.help}{choices} | {EFFECTS.get(option.name, NOTHING)} |"
 
 
-def test_the_option_table(request):
-    table = (
-        "\n".join(
-            [
-                "| option | default | meaning | what it changes in the .bmodel |",
-                "| --- | --- | --- | --- |",
-                *map(row, OPTIONS),
-            ]
-        )
-        + "\n"
-    )
-    before, rest = README.read_text().split(BEGIN)
-    found, after = rest.split(END)
-    if request.config.getoption("--update-golden"):
-        README.write_text(before + BEGIN + table + END + after)
+def hold(page: Path, mark: str, text: str, update: bool) -> None:
+    """Compare what stands between a page's two marks with a text, or write it there."""
+    begin, end = f"<!-- {mark} -->\n", f"<!-- end of {mark} -->"
+    before, rest = page.read_text().split(begin)
+    found, after = rest.split(end)
+    if update:
+        page.write_text(before + begin + text + end + after)
         return
-    assert found == table
+    assert found == text, "right? pytest tests/test_readme.py --update-golden"
+
+
+def test_the_option_table(request):
+    head = ["| option | default | meaning | what it changes in the .bmodel |", "| --- | --- | --- | --- |"]
+    table = "\n".join([*head, *map(row, OPTIONS)]) + "\n"
+    hold(DOCS / "options.md", "option table", table, request.config.getoption("--update-golden"))
+
+
+def floors() -> str:
+    """The floors of test_layers as a Mermaid diagram, the top one first."""
+    lines = ["```mermaid", "flowchart TB"]
+    for level, (rooms, why) in enumerate(FLOORS):
+        lines.append(f'  f{level}["<b>{"</b> &nbsp; <b>".join(sorted(rooms))}</b><br/>{why}"]')
+    lines.append("  " + " --> ".join(f"f{level}" for level in range(len(FLOORS))))
+    return "\n".join([*lines, "```"]) + "\n"
+
+
+def test_the_picture_of_the_floors(request):
+    hold(DOCS / "architecture.md", "floors", floors(), request.config.getoption("--update-golden"))
+
+
+def test_every_room_has_its_line():
+    text = (DOCS / "architecture.md").read_text().partition("## Rooms")[2].partition("\n## ")[0]
+    assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == LEVEL.keys()
+
+
+def anchors(page: Path) -> set[str]:
+    """What a link to a heading of the page may say, by GitHub's rule."""
+    heads = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", head.lower()).replace(" ", "-") for head in heads}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    for link in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" in link:
+            continue
+        file, _, anchor = link.partition("#")
+        target = (page.parent / file).resolve() if file else page
+        assert target.is_file(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_are_named_exist(page):
+    """`plan/net.py` is a file of llmconv/, of tests/, or of the whole; a name alone may lie anywhere."""
+    for name in re.findall(r"`([\w./]+\.pyi?)`", page.read_text()):
+        places = (ROOT, ROOT / "llmconv", ROOT / "tests", ROOT / "tests" / "families")
+        alone = "/" not in name and any((ROOT / room).rglob(name) for room in ("llmconv", "tasks", "tests"))
+        assert alone or any((place / name).is_file() for place in places) or name.endswith("/NAME.py"), name
+
+
+def test_every_page_is_linked_from_the_readme():
+    assert {page.name for page in DOCS.glob("*.md")} <= set(re.findall(r"\(docs/([\w-]+\.md)\)", README.read_text()))
 
 
 def test_every_family_is_named():
@@ -73,15 +124,17 @@ def test_every_family_is_named():
     assert [name for name in sorted(families()) if f"`{name}`" not in text] == []
 
 
-def test_every_method_of_quantisation_is_named():
-    text = README.read_text()
+@pytest.mark.parametrize("page", [README, DOCS / "quantised.md"], ids=lambda page: page.name)
+def test_every_method_of_quantisation_is_named(page):
+    text = page.read_text()
     assert [name for name in METHODS if f"`{name.removeprefix('intel/')}`" not in text] == []
 
 
 def test_the_example_of_a_family_is_the_family():
-    example = re.search(r"```python\n(.*?)```", README.read_text(), re.S)[1]
+    example = re.search(r"```python\n(.*?)```", (DOCS / "add-a-family.md").read_text(), re.S)[1]
     assert example.strip() == (ROOT / "llmconv" / "families" / "qwen3.py").read_text().strip()
 
 
-def test_nothing_is_left_to_fill_in():
-    assert "@@" not in README.read_text()
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_nothing_is_left_to_fill_in(page):
+    assert "@@" not in page.read_text()

@@ -1,5 +1,5 @@
-"""What a change rebuilds: the table in the README is made here (pytest tests/test_rebuild.py --update-golden writes
-it)."""
+"""What a change rebuilds: the table in docs/resume.md is made here (pytest tests/test_rebuild.py --update-golden
+writes it)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from llmconv import convert
 from llmconv.request.request import Request
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "resume.md"
 BEGIN, END = "<!-- rebuild table -->\n", "<!-- end of rebuild table -->"
 BASE = {"seq": 64, "quantize": "w4bf16", "jobs": 2}
 
@@ -110,11 +110,11 @@ def test_a_change_rebuilds_what_depends_on_it(checkpoint, llmconv_env, tmp_path,
             shutil.rmtree(model)
             shutil.copytree(source, model)
     table = "\n".join(rows) + "\n"
-    text = README.read_text()
+    text = PAGE.read_text()
     before, rest = text.split(BEGIN)
     found, after = rest.split(END)
     if request.config.getoption("--update-golden"):
-        README.write_text(before + BEGIN + table + END + after)
+        PAGE.write_text(before + BEGIN + table + END + after)
         return
     assert found == table
 

@@ -15,7 +15,8 @@ def embedding(name: str, spec: Spec, length: int, dtype: str) -> Graph:
     """input_ids [1, L] -> [1, L, H], rows of the token table [V, H], times the family's embedding scale.
 
     dtype: type of the table in the weight file. bf16 (its raw bits) spares the compiler a float32 copy of a large
-    table."""
+    table.
+    """
     g = Graph(name)
     ids = g.input("input_ids", (1, length), "si32")
     path = spec.path("embedding")
@@ -25,7 +26,8 @@ def embedding(name: str, spec: Spec, length: int, dtype: str) -> Graph:
 
 def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
     """input_ids [1, L] and the embedding's input_states [1, L, H] -> input_states + scale * A[ids] B, with A [V, r] and
-    B [r, H]."""
+    B [r, H].
+    """
     g = Graph(name)
     ids = g.input("input_ids", (1, length), "si32")
     states = g.input("input_states", (1, length, spec.hidden))
@@ -44,7 +46,8 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> 
     final norm, which the last block has otherwise.
 
     The table is the left operand so that the compiler stores it as it stores the embedding's: tied models then share
-    it. A head that the checkpoint holds quantised is a layer like others."""
+    it. A head that the checkpoint holds quantised is a layer like others.
+    """
     g = Graph("lm_head", platform=spec.platform)
     path = spec.path("head")
     x = g.input("hidden_states", (1, spec.hidden))
@@ -89,7 +92,8 @@ def sample_head(spec: Spec, capacity: int) -> Graph:
     Inputs m_logits [1, V], input_ids [1, S] (tokens so far), penalty, temperature, top_k, top_p [1]. Outputs the
     probabilities and token_idx [1, 50]: logits of input_ids are divided by the penalty (multiplied when negative), the
     top_k best are divided by the temperature; those whose cumulated probability stays below top_p are kept, and the 5
-    best always; the rest get -1000 before the last softmax."""
+    best always; the rest get -1000 before the last softmax.
+    """
     g = Graph("sample_head")
     logits = g.input("m_logits", (1, spec.vocab))
     ids = g.input("input_ids", (1, capacity), "si32")

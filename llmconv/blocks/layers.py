@@ -24,8 +24,7 @@ def windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
 
 
 def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """Layers have the window where layer_types says so, or else from max_window_layers on; only with
-    use_sliding_window."""
+    """Layers have the window by layer_types, else from max_window_layers on; only with use_sliding_window."""
     count, rope = config.int("num_hidden_layers"), config.rope(head_dim)
     window = config.int("sliding_window", 4096) if config.bool("use_sliding_window", False) else None
     first = config.int("max_window_layers", 28, least=0)
@@ -39,8 +38,9 @@ def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
 def three_axes(
     rule: Rule, axes: Callable[[Config, Sequence[int], int], tuple[int, ...]], sections: tuple[int, int, int]
 ) -> Rule:
-    """The layers of `rule`, whose tokens have three positions: axes(config, sections, frequencies) says which one each
-    frequency turns by.
+    """The layers of `rule`, for tokens with three positions.
+
+    axes(config, sections, frequencies): the position that each frequency turns by.
 
     sections: how many frequencies each axis has where rope's mrope_section does not say.
     """

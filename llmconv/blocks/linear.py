@@ -9,7 +9,8 @@ from llmconv.top.graph import Graph, Value
 
 def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool = True) -> Value:
     """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA
-    (where adapters are made for the role)."""
+    (where adapters are made for the role).
+    """
     k, n = spec.linear(role)
     path = spec.path(role, layer)
     bias = (
@@ -47,7 +48,8 @@ def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name:
     """RMSNorm over the last axis by the role's weight; x itself where the family has no such norm.
 
     The operation is named after its weight unless `name` says otherwise. Weights with an offset (1 + w) stay float32 in
-    the net, because bf16 would lose the low bits of w; not where dynamic nets cannot read them (Spec.float_norms)."""
+    the net, because bf16 would lose the low bits of w; not where dynamic nets cannot read them (Spec.float_norms).
+    """
     if role not in spec.names:
         return x
     path = spec.path(role, layer)

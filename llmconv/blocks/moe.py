@@ -1,10 +1,11 @@
 """Routed experts with a shared one beside them, in place of a layer's MLP.
 
-All experts are computed for every token, as one wide MLP in which a token's weights are 0 for the experts that it was
-not given: exact, and three MatMuls whatever their number, which every mode quantises. The compiler's own operation for
-experts (top.Mlp) reads only the chosen ones, but hangs on bm1688 and beside 4-bit weights, is never quantised, and
-takes a prefill token by token (1.30.2). Adapters are made for the shared expert, not for the routed ones: those are
-each other's neighbours in one tensor here."""
+All experts are computed for every token, as one wide MLP. A token's weights are 0 for experts that it was not given.
+This is exact, and takes three MatMuls for any number of experts, which every mode quantises. The compiler's own
+operation for experts (top.Mlp) reads only the chosen ones. But it hangs on bm1688 and beside 4-bit weights, is never
+quantised, and takes a prefill token by token (1.30.2). The shared expert has room for adapters. Routed experts have
+none, because they lie side by side in one tensor here.
+"""
 
 from __future__ import annotations
 
@@ -55,7 +56,8 @@ def scores(g: Graph, spec: Spec, role: str, layer: int, x: Value, count: int) ->
     """x [B, L, H] -> [B L, count] by the role's weight [count, H].
 
     The weight is the left operand, because no mode quantises that: 4 bits would send tokens elsewhere, and the compiler
-    for bm1688 and cv186x dies of a quantised linear with one output."""
+    for bm1688 and cv186x dies of a quantised linear with one output.
+    """
     batch, length, hidden = x.shape
     path = spec.path(role, layer)
     weight = g.weight(f"{path}.weight", (count, hidden), floats(spec, ("tensor", f"{path}.weight")))
@@ -68,12 +70,14 @@ def scores(g: Graph, spec: Spec, role: str, layer: int, x: Value, count: int) ->
 def chosen(g: Graph, path: str, logits: Value, count: int, best: int) -> Value:
     """[N, E] of logits [N, E]: 1 for the `best` largest of each row, else 0; of equal ones the first.
 
-    By counting how many are before each: TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16. Signs by
-    clipping, because dynamic nets cannot compute with what Compare gives (1.30.2)."""
+    It counts the values before each one, because TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16.
+    Clipping gives the signs, because dynamic nets cannot compute with what Compare gives (1.30.2).
+    """
     here = g.Reshape(logits, to=(logits.shape[0], count, 1), shape=(-1, count, 1), name=f"{path}.here")
     there = g.Reshape(logits, to=(logits.shape[0], 1, count), shape=(-1, 1, count), name=f"{path}.there")
     sign = g.Add(there, g.MulConst(here, const_val=-1.0, name=f"{path}.negative"), name=f"{path}.ahead")
-    for step in ("more", "most"):  # two steps: one factor that makes 1 of the smallest difference is too large for f16
+    # two steps: one factor that turns the smallest difference into 1 is too large for f16
+    for step in ("more", "most"):
         sign = g.MulConst(sign, const_val=LARGE, name=f"{path}.{step}")
     sign = g.Clip(sign, min=-1.0, max=1.0, name=f"{path}.sign")
     larger = g.Clip(sign, min=0.0, max=1.0, name=f"{path}.larger")

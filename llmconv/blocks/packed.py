@@ -1,5 +1,6 @@
 """Linear layers whose weights a checkpoint holds quantised: A16MatMul on its own integers, or a MatMul on the
-dequantised weight."""
+dequantised weight.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from llmconv.checkpoint.recipe import names, replaced
 from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value
 
-# A16MatMul with another number of outputs is dequantised by the compiler too, which dies of some on two cores
+# the compiler dequantises A16MatMul with another number of outputs itself, and dies of some on two cores
 LANES = 64
 
 
@@ -28,7 +29,8 @@ def floats(spec: Spec, source: tuple) -> tuple:
 def packed(spec: Spec, source: tuple, outputs: int) -> Packed | None:
     """The codes, scales and zero points of the weight [N, K] with recipe `source`; None where it is a float in the net.
 
-    InputError where its parts are quantised differently."""
+    InputError where its parts are quantised differently.
+    """
     parts = {name: spec.stored.get(name.removesuffix(".weight")) for name in names(source)}
     kept = {name: part for name, part in parts.items() if part and part.codes}
     if not kept or outputs % LANES:
@@ -59,7 +61,8 @@ def matmul(
     g: Graph, path: str, weight: Packed, shape: tuple[int, int], x: Value, bias: Value, shared: str = ""
 ) -> Value:
     """x [.., K] times the weight, of `shape` (K, N), plus the bias. shared: the path by which inputs in another order
-    are named, so that layers that want the same input in the same order share it."""
+    are named, so that layers that want the same input in the same order share it.
+    """
     k, n = shape
     assert weight.codes  # `packed` gives no others
     parts = (
@@ -72,7 +75,7 @@ def matmul(
 
 
 def _ordered(g: Graph, path: str, weight: Packed, x: Value) -> Value:
-    """x with its last axis in the order of the codes: what desc_act sorted is put beside its group again."""
+    """x with its last axis in the order of the codes, where desc_act has sorted the inputs."""
     if weight.order is None:
         return x
     name = f"{path}.ordered"

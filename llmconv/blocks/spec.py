@@ -68,8 +68,9 @@ class Layer:
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts: how many, how many of them a token gets, the width of one and of the shared expert, and whether
-    the chosen ones' weights are made to sum to 1."""
+    """Routed experts: their number, the number that a token gets, the widths of one and of the shared expert, and
+    whether the weights of the chosen ones are scaled to sum to 1.
+    """
 
     count: int
     chosen: int
@@ -205,7 +206,8 @@ class Spec:
 
     def source(self, role: str, layer: int, part: str = "weight") -> tuple:
         """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the
-        other)."""
+        other).
+        """
         if "{e}" in (path := self.names.get(role, "")):
             assert self.experts
             each = (

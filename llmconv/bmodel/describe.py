@@ -1,5 +1,4 @@
-"""What a .bmodel holds, in figures: its nets, the bytes of every part, which nets share coefficients. Nothing but the
-file is asked."""
+"""Describe a .bmodel in figures: nets, bytes of every part, shared coefficients. The file is the only source."""
 
 from __future__ import annotations
 
@@ -36,7 +35,8 @@ def describe(path: Path) -> dict[str, Any]:
     together, `shared` the difference; by_role: stored bytes by the compiler's name for them (tpu.A16MatMul.scale), as
     far as the file names them; both also for every net.
     device_memory: what a runtime needs on one device: coefficients, intermediate tensors (one area for all nets), and
-    the inputs and outputs of nets that have their own. nets: see `_net`."""
+    the inputs and outputs of nets that have their own. nets: see `_net`.
+    """
     model = BModel.read(path)
     raw = model.tree["net"]
     holders: dict[Blob, str] = {}
@@ -71,7 +71,8 @@ def _net(net: Net, tree: Mapping[str, Any], holders: dict[Blob, str]) -> dict[st
 
 def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob, str]) -> dict[str, Any]:
     """One set of shapes. same_as: the first net of the file with these very coefficients. commands: bytes, and how many
-    instructions each engine gets (0 where the file has a program for the chip's own processor instead)."""
+    instructions each engine gets (0 where the file has a program for the chip's own processor instead).
+    """
     holder = holders.setdefault(stage.coeff, name) if stage.coeff.size else name
     groups = list(_groups(tree))
     return {
@@ -108,7 +109,7 @@ def _groups(stage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
 
 
 def _parts(model: BModel, size: int) -> dict[str, int]:
-    """Bytes by part; blobs that several nets refer to count once."""
+    """Bytes by part. A blob that several nets refer to counts once."""
     parts: Counter[str] = Counter()
     for (_start, length), part in sorted(_blobs(model).items()):
         if length:
@@ -130,7 +131,7 @@ def _blobs(model: BModel) -> dict[tuple[int, int], str]:
 
 
 def _roles(stages: Iterable[Stage]) -> dict[str, int]:
-    """Bytes by the name that the compiler gives them; "unnamed" is what it names nothing in."""
+    """Bytes by the compiler's name for them; "unnamed" where it gives none."""
     found: Counter[str] = Counter()
     for stage in stages:
         for place in stage.locations:
@@ -140,7 +141,7 @@ def _roles(stages: Iterable[Stage]) -> dict[str, int]:
 
 
 def _device(nets: tuple[Net, ...], raw: Any) -> dict[str, int]:
-    """Of the device that needs most. Stages of one net share the memory of their inputs and outputs."""
+    """Memory of the device that needs most. Stages of one net share the memory of their inputs and outputs."""
     devices: dict[int, list[Net]] = {}
     for net, tree in zip(nets, raw):
         devices.setdefault(tree.get("cascade", {}).get("device_id", 0), []).append(net)

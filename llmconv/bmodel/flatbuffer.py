@@ -172,7 +172,8 @@ def _is_stored(table: str, name: str, kind: str, tree: Mapping) -> bool:
 
 def find(kind: str, table: str, tree: Mapping, where: str = "") -> Iterator[tuple[str, Any, Any]]:
     """Every value of type `kind` below `tree`, as (its name for messages, container, key): the value is container[key].
-    The container is a dict of fields or a list."""
+    The container is a dict of fields or a list.
+    """
     where = where or table
     for name, field in SCHEMA[table]:
         inner = field.strip("[]")

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from llmconv.bmodel.read import BModel
 
-EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # as long as every time that the compiler writes
+EPOCH = b"Thu Jan  1 00:00:00 1970\n"  # has the length of every time that the compiler writes
 # What binary_ir has of bytes that the compiler never writes, so that they hold whatever memory held. (Measured with
 # pairs of compilations; the first under different MALLOC_PERTURB_, the second, which is of the stack, as addresses
 # differ from one process to the next.)
@@ -22,9 +22,9 @@ UNWRITTEN = (
 
 
 def normalise(path: Path) -> None:
-    """Set the time field to the epoch and clear what was never written in `binary_ir`, in place.
+    """Set the time field to the epoch, and clear the bytes of `binary_ir` that were never written. In place.
 
-    Both are measured to be all that differs between two compilations of one net by tpu_mlir 1.30.2.
+    Nothing else differs between two compilations of one net (measured with tpu_mlir 1.30.2).
     """
     model = BModel.read(path)
     stamp = model.tree["time"].encode()

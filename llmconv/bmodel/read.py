@@ -1,4 +1,4 @@
-"""Read a .bmodel: the whole description at once, the blobs only when asked for."""
+"""Read a .bmodel: the description at once, the blobs on demand."""
 
 from __future__ import annotations
 
@@ -53,7 +53,8 @@ class Stage:
     """A net compiled for one set of shapes.
 
     `coeff_sha256` is what the file says of the coefficients (hex, "" if it says nothing); `context_bytes` and
-    `io_bytes` is the device memory for intermediate tensors and, in io_alone nets, for inputs and outputs."""
+    `io_bytes` is the device memory for intermediate tensors and, in io_alone nets, for inputs and outputs.
+    """
 
     inputs: tuple[IO, ...]
     outputs: tuple[IO, ...]

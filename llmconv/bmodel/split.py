@@ -1,5 +1,4 @@
-"""Take a one-net .bmodel apart: what all layers of a structure share, and the coefficients, which each has for
-itself."""
+"""Split a one-net .bmodel into the program, which layers of one structure share, and the layer's own coefficients."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ MISCOUNTED = 1 << 29
 
 @dataclass(frozen=True)
 class Split:
-    """What was split off: size in bytes and sha256 (hex) of the coefficients; 0 and "" for a net without any."""
+    """The coefficients that were split off: size in bytes and sha256 (hex); 0 and "" for a net without any."""
 
     size: int
     sha256: str
@@ -29,9 +28,9 @@ def split(path: Path, bare: Path, coefficients: Path, shared: Split | None = Non
     """Write the net of `path` without kernel module and coefficients to `bare`, and the coefficients to `coefficients`.
 
     The kernel module is a file of the toolchain and the same in every net; `combine` puts both back. shared:
-    coefficients that are
-    kept elsewhere: when the net's are the same, `coefficients` is left empty. Raises ConvertError when the coefficients
-    are not what their own check code says."""
+    coefficients that are kept elsewhere: when the net's are the same, `coefficients` is left empty. Raises ConvertError
+    when the coefficients are not what their own check code says.
+    """
     model = BModel.read(path)
     (net,) = model.nets
     (stage,) = net.stages
@@ -63,7 +62,8 @@ def keep(path: Path, bare: Path, devices: int) -> list[int]:
     Coefficients stay.
 
     Returns the bytes of coefficients of each device. ToolError when a device has none, or far less than another: the
-    compiler leaves what it cannot split on the first device, without a word."""
+    compiler leaves what it cannot split on the first device, without a word.
+    """
     model = BModel.read(path)
     held = [0] * devices
     for net, found in zip(model.tree["net"], model.nets):

@@ -1,4 +1,4 @@
-"""A net that was compiled with its table as an input, made into the net that holds the table as its coefficients.
+"""Turn a net that was compiled with its table as an input into the net that holds the table in its coefficients.
 
 Why: the compiler keeps several copies of every weight in memory, 4.6 GB for a table of 152064 x 3584, and takes 20 s
 over it; without the table it takes 0.1 s and gives the same commands. It lays an input as large as this first in the
@@ -39,7 +39,7 @@ class Memory:
 
     @classmethod
     def of(cls, path: Path) -> Memory:
-        """As the compiler did it in the one net of `path`."""
+        """Read it from the one net of `path`."""
         (stage,) = BModel.read(path).tree["net"][0]["parameter"]
         held = stage["coeff_mem"]
         end = held["address"] + sum(entry["size"] for entry in held["location"])
@@ -47,7 +47,7 @@ class Memory:
 
 
 def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place: str, memory: Memory) -> None:
-    """Write the net of `path` to `bare`, without kernel module and coefficients, its last input `table` being its
+    """Write the net of `path` to `bare`, without kernel module and coefficients. Its last input `table` becomes its
     coefficients.
 
     shifted: the same net with an unused input, which is larger, behind the table; None where the memory follows the
@@ -91,7 +91,7 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
 
 
 def _take(part: dict, table: str, base: int) -> int:
-    """Remove the input `table`, which has to be the last one and to lie at `base`; returns its bytes."""
+    """Remove the input `table`; returns its bytes. It has to be the last input, and to lie at `base`."""
     tensor = part["input_tensor"][-1]
     if tensor["name"] != table or tensor["device_addr"] != base:
         raise Unsuitable(f"the table {table} is not the first thing in memory")

@@ -27,7 +27,8 @@ SHA256_BYTES = 32
 @dataclass(frozen=True)
 class Piece:
     """A blob that lies in a file: `size` bytes at `offset`. `sha256` (hex) if it is known; it is checked when the blob
-    is read."""
+    is read.
+    """
 
     path: Path
     offset: int
@@ -47,7 +48,8 @@ class Piece:
 @dataclass(frozen=True)
 class Produced:
     """A blob that is computed: `produce()` gives its `size` bytes in pieces (anything with a buffer). `sha256` if it is
-    known."""
+    known.
+    """
 
     size: int
     produce: Callable[[], Iterable[bytes | memoryview]]
@@ -60,9 +62,10 @@ class Produced:
 
 @dataclass(frozen=True)
 class Part:
-    """A .bmodel to be combined. name: what its one net shall be called; coefficients: what its one stage gets for its
-    own; places: new names of weights in its table of coefficients, by the old ones (runtimes load LoRA adapters by
-    them).
+    """A .bmodel to combine.
+
+    name: the new name of its one net. coefficients: the new coefficients of its one stage. places: new names of weights
+    in its table of coefficients, by the old ones (runtimes load LoRA adapters by them).
 
     The coefficients must have the size of those they replace, since the commands and the locations of the weights stay;
     a part that was split off its coefficients (llmconv.bmodel.split) has none.
@@ -140,8 +143,9 @@ def _load(part: Part) -> dict:
 
 
 def _add_net(nets: list[dict], net: dict, path: Path) -> None:
-    """Add a net, or its stages to the net of that name; which must then differ in an input's shape, and in nothing
-    else."""
+    """Add a net, or add its stages to the net of that name. The stages must differ in an input's shape, and in nothing
+    else.
+    """
     same = next((other for other in nets if other["name"] == net["name"]), None)
     if same is None:
         nets.append({**net, "parameter": list(net.get("parameter", ()))})
@@ -204,8 +208,10 @@ def write(out: Path, model: dict) -> str:
 
 
 def _arrange(model: dict) -> tuple[list[tuple[str, Piece | Produced, bytes]], int]:
-    """Give every blob of the tree its place, equal ones the same. Returns those to be stored, (where, blob, sha256),
-    and the size of all."""
+    """Give every blob of the tree its place; equal blobs share one.
+
+    Returns the blobs to store, (where, blob, sha256), and the size of all.
+    """
     starts: dict[tuple[int, bytes], int] = {}  # (size, sha256) -> start
     known: dict[Piece | Produced, bytes] = {}
     stored, end = [], 0
@@ -245,8 +251,9 @@ def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> Non
 
 
 class _Hashed:
-    """A file that is written from front to back, and its sha256, for which a second thread hashes (hashlib lets go of
-    the interpreter)."""
+    """A file that is written from front to back, and its sha256. A second thread hashes (hashlib releases the
+    interpreter).
+    """
 
     def __init__(self, file: BinaryIO):
         self._file, self._whole = file, hashlib.sha256()

@@ -13,7 +13,7 @@ _MISSING = object()
 
 
 class Config(Mapping):
-    """A config.json (or a part of it) that says which file and field is wrong when something is.
+    """A config.json (or a part of it); its errors name the file and the field.
 
     Looks like the dict that it wraps; `get` and `[]` are the dict's own.
     """
@@ -55,14 +55,14 @@ class Config(Mapping):
         return cls(data, file)
 
     def sub(self, *names: str) -> Config:
-        """The nested part under the first of `names` that exists, else the whole."""
+        """The part under the first of `names` that exists, else the whole."""
         for name in names:
             if isinstance(self.data.get(name), dict):
                 return Config(self.data[name], self.file, f"{name}.")
         return self
 
     def over(self, defaults: Mapping[str, Any]) -> Config:
-        """This config on top of defaults for fields that it does not have."""
+        """This config, with defaults for the fields that it lacks."""
         return Config({**defaults, **self.data}, self.file, self.where)
 
     def under(self, fields: Mapping[str, Any]) -> Config:

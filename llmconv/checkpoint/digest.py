@@ -1,4 +1,4 @@
-"""What a checkpoint's tensors are made of, as digests: the part of a net's key that its weights determine."""
+"""Digests of a checkpoint's tensors: the part of a net's key that its weights determine."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
 @dataclass(frozen=True)
 class Values:
-    """A weight whose values are at hand. dtype: as `write` takes it."""
+    """A weight whose values are in memory. dtype: as `write` takes it."""
 
     name: str
     dtype: str

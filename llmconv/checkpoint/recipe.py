@@ -96,7 +96,7 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (*inner[:-2], inner[-1], inner[-2])
     if kind == "rows":
         first, last, total = (*recipe[2:], inner[0])[:3]
-        # a tensor of another size is not the fused one: its own shape shows that it does not fit
+        # a tensor of another size is not the fused one; its own shape is the result, which does not fit
         return (last - first, *inner[1:]) if inner[0] == total else inner
     return inner
 
@@ -190,7 +190,7 @@ def _concat(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
 
 
 def _on_each(operation: Callable[..., Any]) -> Callable[..., Any]:
-    """An operation of llmconv.checkpoint.packing as one on recipes."""
+    """Turn an operation of llmconv.checkpoint.packing into one on recipes."""
 
     def on_each(checkpoint: Checkpoint, *given: Any) -> Any:
         return operation(*(evaluate(part, checkpoint) if is_recipe(part) else part for part in given))

@@ -87,7 +87,8 @@ def longrope_table(rope: Mapping[str, Any], length: int) -> str:
     """Which factors the table of a net for `length` positions has: "short" or "long"; "" for other rope types.
 
     transformers takes the long ones as soon as a sequence passes the original length, for all of its positions. A
-    compiled net has one table, which is that of its longest sequence."""
+    compiled net has one table, which is that of its longest sequence.
+    """
     if rope["rope_type"] != "longrope":
         return ""
     return "long" if length > rope["original_max_position"] else "short"

@@ -12,14 +12,15 @@ from typing import Any
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
 
-# Fields of config.json for what is no text
+# Fields of config.json for tokens that are no text
 _SEEN = re.compile(r"(image|video|vision|audio|boi|eoi)(_\w+)?_token_(id|index)")
 
 
 @dataclass(frozen=True)
 class SpecialTokens:
     """bos, pad: ids, None where no file names one. eos: every id that ends an answer. seen: name in config.json -> id
-    of the tokens for images, videos and sound, such as image_token_id."""
+    of the tokens for images, videos and sound, such as image_token_id.
+    """
 
     bos: int | None = None
     eos: tuple[int, ...] = ()
@@ -28,9 +29,10 @@ class SpecialTokens:
 
 
 def read(config: Config, model: Path) -> SpecialTokens:
-    """What generation_config.json, config.json and tokenizer_config.json say of a model directory, the first of them
-    that names one winning; eos is what any of them names. A value that is no id (null, -1, a token that the
-    tokenizer's table of added tokens lacks) names none.
+    """Read the ids from generation_config.json, config.json and tokenizer_config.json of a model directory.
+
+    The first file that names a token wins; eos holds every id that any file names. null, -1, and a token that the
+    tokenizer's table of added tokens lacks count as no id.
 
     Raises InputError for a file that is no JSON object.
     """

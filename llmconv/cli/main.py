@@ -19,8 +19,10 @@ from llmconv.request.options import OPTIONS
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """`llmconv COMMAND ...`; returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130
-    interrupted."""
+    """`llmconv COMMAND ...`.
+
+    Returns the exit code: 0 done, 1 a task failed, 2 wrong usage or input, 130 interrupted.
+    """
     return _guard(_parser(), list(sys.argv[1:] if argv is None else argv))
 
 
@@ -215,7 +217,7 @@ def _convert(args: argparse.Namespace) -> int:
 
 
 def _without_task(argv: Sequence[str]) -> list[str]:
-    """The arguments but for --task NAME and --task=NAME."""
+    """The arguments without --task NAME and --task=NAME."""
     kept = list(argv)
     while "--task" in kept:
         at = kept.index("--task")

@@ -1,6 +1,4 @@
-"""argparse as we want it: short help with every default, errors of one line that name the near miss, completion for
-shells.
-"""
+"""argparse with short help that shows defaults, errors of one line that name the near miss, and shell completion."""
 
 from __future__ import annotations
 
@@ -19,8 +17,7 @@ _CHOICE = re.compile(r"argument (\S+): invalid choice: '(.*?)' \(choose from (.*
 
 
 class Help(argparse.HelpFormatter):
-    """One line of names per option: the vendor's spelling stands for the one with hyphens, and the value is named
-    once."""
+    """One line of names for each option: the vendor's spelling stands for both, and the value is named once."""
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=30)
@@ -38,7 +35,7 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Says what is wrong in one line, and what was probably meant."""
+    """Reports an error in one line, with what was probably meant."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"formatter_class": Help} | kwargs)
@@ -72,9 +69,7 @@ class Parser(argparse.ArgumentParser):
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """The options of a conversion, in their groups. Values are checked by llmconv.request.options, which knows the near
-    misses.
-    """
+    """Add the options of a conversion, in their groups. llmconv.request.options checks the values."""
     groups: dict[str, Any] = {}
     for option in OPTIONS:
         if option.group not in groups:
@@ -125,7 +120,7 @@ def completion(parsers: list[argparse.ArgumentParser], shell: str) -> str:
 
 
 def _complete(action: argparse.Action, what: object) -> None:
-    """shtab looks for what completes an argument in an attribute that argparse does not know."""
+    """Say how to complete an argument, in the attribute that shtab reads."""
     vars(action)["complete"] = what
 
 

@@ -1,5 +1,4 @@
-"""`llmconv verify OUT`: the graph's task verify, alone and with options. What is on record is shown again, and not
-simulated again."""
+"""`llmconv verify OUT`: run the graph's task verify alone. A verification on record is shown, not simulated again."""
 
 from __future__ import annotations
 
@@ -26,7 +25,8 @@ from llmconv.verify.table import Table
 @dataclass(frozen=True)
 class Wish:
     """How to verify, beside the settings. again: even what is on record; most: largest relative L2 that quantisation
-    may cost a net (None: any); data: print the record itself, as JSON."""
+    may cost a net (None: any); data: print the record itself, as JSON.
+    """
 
     again: bool = False
     most: float | None = None
@@ -67,7 +67,7 @@ def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
 
 
 def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
-    """What to say when it starts. Raises what can be known to be wrong before."""
+    """The lines to print at the start. Raises every error that can be found before."""
     plan = told.plan()
     if wish.most is not None and plan.spec.packed:
         why = "the checkpoint was quantised before, and its original weights are not in it"
@@ -81,8 +81,10 @@ def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
 
 
 class _Watcher:
-    """A listener that shows what runs, and knows whether there is a record to be shown (`shows`), and whether it is a
-    new one (`ran`)."""
+    """A listener that shows the running step.
+
+    shows: there is a record to show. ran: the record is new.
+    """
 
     def __init__(self, layout: Layout, console: Console, said: list[str]):
         self.layout, self.console, self.said = layout, console, said
@@ -120,7 +122,7 @@ def _show(layout: Layout, wish: Wish, console: Console, new: bool) -> None:
 
 
 def _too_much(layout: Layout, wish: Wish) -> int:
-    """1 when quantisation costs more than it may, which is said; else 0."""
+    """1, with a line on stderr, when quantisation costs more than it may; else 0."""
     told = record.record(layout)
     if wish.most is None or told is None or not told["quantised"]:
         return 0

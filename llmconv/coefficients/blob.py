@@ -1,4 +1,4 @@
-"""A net's coefficients, as the compiler would store them, straight from the checkpoint's bytes.
+"""Compute a net's coefficients, as the compiler stores them, from the checkpoint's bytes.
 
 Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy
 of a tensor.
@@ -40,12 +40,12 @@ def coefficients(
     flags: CompileFlags,
     locations: Sequence[tuple[str, int, int]] | None = None,
 ) -> Blob:
-    """The coefficient blob of a net. Nothing is read yet but headers.
+    """The coefficient blob of a net. It has read nothing but headers yet.
 
     roles: llmconv.coefficients.roles of the graph. locations: (place, offset, bytes) entries of a compiled net of the
     same structure, its template, LoRA paths renamed for this net (Structure.rename). Needed for quantised nets of
-    several cores, otherwise only checked.
-    Raises NotCovered for what llmconv does not compute (compile the net natively then).
+    several cores, otherwise only checked. Raises NotCovered for what llmconv does not compute; such a net is compiled
+    as it is.
     """
     mode = Mode.of(flags)
     table = {weight.name: weight for weight in weights}
@@ -60,8 +60,10 @@ def coefficients(
 
 
 class Blob:
-    """Coefficients to be computed: `size` bytes in `pieces`. Every use of `parts`, `write` or `sha256` computes them
-    anew."""
+    """Coefficients that are computed on demand: `size` bytes in `pieces`.
+
+    Every use of `parts`, `write` or `sha256` computes them anew.
+    """
 
     def __init__(
         self,
@@ -89,7 +91,7 @@ class Blob:
         for part in self.parts():
             file.write(part)
             digest.update(part)
-        self.sha256 = digest.hexdigest()  # spares the property a pass of its own
+        self.sha256 = digest.hexdigest()  # saves the property a pass of its own
         return self.sha256
 
     def parts(self) -> Iterator[memoryview]:
@@ -144,11 +146,11 @@ class Blob:
         if piece.what == "q":
             return q[piece.first : piece.last]
         values = (scale if piece.what == "scale" else zero)[piece.first : piece.last]
-        times = piece.nbytes // values.nbytes  # a scale per row is stored once for every 128 inputs
+        times = piece.nbytes // values.nbytes  # the file repeats a scale per row for every 128 inputs
         return _to_lanes(np.repeat(values, times, 1) if times > 1 else values, self._mode.lanes)
 
     def _quantised(self, role: Linear | Packed, piece: Piece) -> Codes:
-        """Those of the whole linear layer of `piece`; the last one is kept, since its tensors are neighbours."""
+        """The parts of the whole linear layer of `piece`. The last layer is kept, since its tensors are neighbours."""
         if self._codes is None or self._codes[0] != piece.use:
             self._codes = None
             last = max(p.last for p in self.pieces if p.use == piece.use and p.what in ("q", "scale", "zero"))
@@ -159,7 +161,7 @@ class Blob:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
         source = self._source(name, transposed=True)
         for top, out in _blocks(source.width, piece):
-            # fewer rows than that would write columns of crumbs
+            # fewer rows would write tiny pieces of columns
             for first, last in _steps(piece.first, piece.last, source.width, least=64):
                 bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
                 out[:, first - piece.first : last - piece.first] = bits.T
@@ -180,8 +182,11 @@ class Blob:
 
 
 def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int) -> Codes:
-    """Codes, scale bits and zero points of a linear's first `last` rows, as the compiler quantises them; see `quantize`
-    for their forms. weights: by name. Raises NotCovered for values that are not finite or next to denormal."""
+    """Codes, scale bits and zero points of a linear's first `last` rows, as the compiler quantises them.
+
+    `quantize` describes their forms. weights: by name. Raises NotCovered for values that are not finite or next to
+    denormal.
+    """
     wholes: list[np.ndarray] = []
     at = 0
     for parts in _codes(role, weights, checkpoint, mode, last):
@@ -196,8 +201,10 @@ def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Chec
 def stored_codes(
     role: Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, flags: CompileFlags
 ) -> Iterator[memoryview]:
-    """The codes of a linear that the checkpoint has quantised, as they are stored, by chunks of rows; the arguments as
-    in `coefficients`, but weights by name."""
+    """The codes of a linear that the checkpoint has quantised, as they are stored, by chunks of rows.
+
+    Arguments: as in `coefficients`, but weights by name.
+    """
     for q, _, _ in _codes(role, weights, checkpoint, Mode.of(flags), weights[role.weight].shape[0]):
         yield _bytes(q)
 
@@ -207,7 +214,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def _scheme(role: Linear | Packed, weights: Mapping[str, Weight], mode: Mode) -> tuple[Scheme, int]:
-    """How the weights of a linear are, or are to be, quantised, and its K."""
+    """The quantisation of a linear's weights, and its K."""
     shape = weights[role.weight].shape
     if isinstance(role, Linear):
         return Scheme(mode.bits, mode.group, mode.symmetric, mode.half), shape[0]

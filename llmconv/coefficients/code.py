@@ -1,5 +1,4 @@
-"""Which version of this package computes coefficients: what it was found right about is no longer known when it
-changes."""
+"""The version of this package. A check of our coefficients holds only for the version that was checked."""
 
 from __future__ import annotations
 

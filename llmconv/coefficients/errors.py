@@ -1,4 +1,4 @@
-"""What llmconv does not compute itself: the caller has the compiler make such a net as it is."""
+"""Coefficients that llmconv does not compute. The caller then compiles the net as it is."""
 
 from __future__ import annotations
 

@@ -189,7 +189,8 @@ class _Product:
 
     def bias(self, op: str, first: int, last: int, cut: int | None = None, float_name: str = "") -> list[Piece]:
         """The bias's columns first..last beside operation `op`; cut: the axis when it is a part of the whole.
-        float_name: what rounding adds to the name of a bias that stays float32."""
+        float_name: what rounding adds to the name of a bias that stays float32.
+        """
         if not self.role.bias:
             return []
         half, columns = self.mode.half, last - first
@@ -260,7 +261,7 @@ def _packed(product: _Product, role: Packed, weight: Weight) -> list[Piece]:
         raise NotCovered(f"weights of {role.bits} bits")
     if n % product.mode.lanes:
         return product.dequantised(k, n)
-    if role.group == 0 and k % 128:  # the compiler leaves out the last scale
+    if role.group == 0 and k % 128:  # the compiler omits the last scale
         raise NotCovered(f"a scale per row for {k} inputs")
     how = role.bits, k // (role.group or 128)  # one scale per row is stored repeated
     return [*product.quantised(role.op, k, n, how, "_weight"), *product.bias("A16MatMul", 0, n)]

@@ -3,14 +3,14 @@
 Per output row and group of `group` inputs, in float32, m = 15 or 255, rha = nearest integer, halves away from zero:
 
     asymmetric   s = max(max - min, 1e-5) / m;  z = clip(rha(-min / s), 0, m);     q = clip(rha(w / s) + z, 0, m)
-    symmetric    s = 2 max|w| / m;              z = (m + 1) / 2;                   q as above; a group of zeros: s = 0,
-    q = 0 per channel  s = max|w| / 127 (a row);      z = 0;                             q = rha(w / s), int8; a row of
-    zeros: s = 0, q = -128
+    symmetric    s = 2 max|w| / m;              z = (m + 1) / 2;                   q as above;
+                                                a group of zeros: s = 0, q = 0
+    per channel  s = max|w| / 127 (a row);      z = 0;                             q = rha(w / s), int8;
+                                                a row of zeros: s = 0, q = -128
 
 The chip multiplies with (q - z) * s, where s and then the product are rounded to the half precision type (`dequantize`;
 seen on the simulator with differences of two weights); q is made with the unrounded s. Per channel, chip and compiler
-read the int8 codes
-as unsigned numbers: such nets are wrong, and their coefficients are here for completeness alone.
+read the int8 codes as unsigned numbers: such nets are wrong, and their coefficients are here for completeness alone.
 """
 
 from __future__ import annotations
@@ -45,7 +45,8 @@ def quantize(even: np.ndarray, odd: np.ndarray, scheme: Scheme) -> tuple[np.ndar
 
     Returns (packed uint8 [R, K * bits / 8], scale bits uint16 [R, G], zero points uint8 [R, G]). Packed at 4 bits: even
     inputs in the low nibbles; per channel: the int8 values' bits. Raises NotCovered for values that are not finite or
-    next to denormal."""
+    next to denormal.
+    """
     rows, half = even.shape
     groups = half * 2 // scheme.group if scheme.group else 1
     high, low = _extremes(even, odd, groups)
@@ -97,7 +98,8 @@ def dequantize(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray, scheme: 
 
 def _extremes(even: np.ndarray, odd: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
     """(max, min) of every group, float32 [R, groups]. Halving over flat arrays: NumPy's own reduction of short rows is
-    slow."""
+    slow.
+    """
     rows = even.shape[0]
     found = []
     for op in (np.maximum, np.minimum):

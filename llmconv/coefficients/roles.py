@@ -1,4 +1,4 @@
-"""How a net uses each of its weights: what the coefficients' layout needs to know of the graph (no NumPy here).
+"""How a net uses each of its weights: all that the coefficients' layout depends on in the graph (no NumPy here).
 
 `Linear`    a MatMul by a constant [K, N], which the w4 and w8 modes quantise
 `Packed`    an A16MatMul, whose weight the checkpoint, or a form of the net, has quantised
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Use:
-    """One use of a weight. `kind` tells the classes apart in JSON."""
+    """One use of a weight. `kind` names the class in JSON."""
 
     kind: ClassVar[str]
 
@@ -88,7 +88,7 @@ _KINDS: dict[str, type[Role]] = {made.kind: made for made in (Linear, Packed, Pl
 
 
 def role_from_json(entry: Mapping[str, Any]) -> Role:
-    """The inverse of `to_json`."""
+    """Undo `to_json`."""
     return _KINDS[entry["kind"]](**{name: value for name, value in entry.items() if name != "kind"})
 
 
@@ -107,15 +107,17 @@ def roles(graph: Graph) -> list[Role]:
         name = op.results[0].name
         if name in used:
             continue
-        # only placeholders have no operation: they keep the layout of a net with that of another
+        # only placeholders have no operation: they give two nets the same layout
         placeholder = dict(op.attrs) == {"placeholder": "F32"}
         found.append(Plain(name, "top.Weight.Placeholder", True) if placeholder else Unknown(name, "no operation"))
     return found
 
 
 def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, Any]]) -> list[Role]:
-    """What operation `op` does with its operands `names` (None: not a weight); `attrs`: the Weight operations' own, by
-    name."""
+    """The uses of weights in operation `op`.
+
+    names: its operands (None: not a weight). attrs: the attributes of the Weight operations, by name.
+    """
     if op.kind == "MatMul":
         if known := _product(op, names, attrs):
             return [known]
@@ -140,7 +142,7 @@ def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, 
 
 
 def _product(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, Any]]) -> Role | None:
-    """What a MatMul does with its weights; None where that is not covered."""
+    """The uses of weights in a MatMul; None where they are not covered."""
     left, right, bias = names
     if left and not right and not bias:
         return _plain(left, "tpu.MatMul.input", attrs)

@@ -1,4 +1,4 @@
-"""The rows of a net's weights, read from the checkpoint as they are needed."""
+"""Read the rows of a net's weights from the checkpoint, as they are needed."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Read = Callable[[int, int], tuple[np.ndarray, str]]
 
 
 class Source:
-    """A weight [rows, ...] of which rows can be read: (array, how it is stored: "BF16" bits, "F16", "F32" or "U8").
+    """A weight [rows, ...] that is read by rows: (array, how it is stored: "BF16" bits, "F16", "F32" or "U8").
 
     transposed: the rows of the transposed recipe, for a linear's [K, N] weight its N rows of K inputs.
     """

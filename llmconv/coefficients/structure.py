@@ -1,4 +1,4 @@
-"""Which nets are the same program: their MLIR and weights with the layer's number left out (no NumPy here).
+"""The structure of a net: its MLIR and weights without the layer's number (no NumPy here).
 
 Nets of one structure compile to the same commands and to coefficients of one layout; only the coefficients' values
 differ. The compiler looks at names only to sort the coefficients, so their order is part of the structure.

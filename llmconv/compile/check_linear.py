@@ -1,4 +1,4 @@
-"""Hold our coefficients for a linear against the compiler's, which gets the linear alone, in parts."""
+"""Compare our coefficients for a linear with the compiler's, which gets the linear alone, in parts."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def check_linear(
     place: Mapping[str, Any],
     out: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Whether a linear's coefficients, of the compiler and of us, are the same: {why} in the target, "" if they are.
+    """Compare our coefficients for a linear with the compiler's. Writes {why} to the target; "" when they are the same.
 
     parts: each a Text (llmconv.plan.forms.parts); flags: of the net that the linear is part of; place: a Workplace.
     """
@@ -42,7 +42,7 @@ def check_linear(
 
 
 def difference(checks: Iterable[Path]) -> str:
-    """Why a block has to be compiled as it is, by the files that check_linear wrote; "" if nothing is against it."""
+    """The first difference in the files that check_linear wrote; "" when there is none."""
     found = (json.loads(path.read_text(encoding="utf-8"))["why"] for path in checks)
     return next(filter(None, found), "")
 

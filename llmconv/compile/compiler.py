@@ -1,4 +1,4 @@
-"""One net's compiles: MLIR text and the weights of a checkpoint in, a reproducible .bmodel out."""
+"""Compile one net: MLIR text and weights of a checkpoint in, a reproducible .bmodel out."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ from llmconv.top.graph import Weight
 
 
 class Compiler:
-    """Compiles with `flags`, each time in a folder of its own below the place's scratch folder, which is emptied first;
-    all write one log.
+    """Compiles with `flags`. Each compile has a folder of its own below the scratch folder; all write one log.
+
+    The scratch folder is emptied first.
 
     beside: files that the compiler finds where it runs, by the names that it knows. `results`: what each compile took.
     """
@@ -52,7 +53,7 @@ class Compiler:
         absent: Mapping[str, Absent] | None = None,
         signed: bool = False,
     ) -> Path:
-        """The .bmodel of an MLIR text and its weights.
+        """Compile an MLIR text with its weights; returns the .bmodel.
 
         absent: weights that the MLIR names and the weight file does not have, by their names after lowering. signed:
         codes get the sign of those that the compiler quantises (lowered_mlir.signed).
@@ -103,7 +104,7 @@ class Compiler:
         return tpuc_opt.codegen(bench, arranged, flags, out)
 
     def made(self, name: str, file: str) -> Path:
-        """A file that the compiler left where it ran."""
+        """The path of a file that the compiler left where it ran."""
         return self.scratch / name / "run" / file
 
     @property
@@ -113,14 +114,16 @@ class Compiler:
 
     @property
     def took(self) -> Took:
-        """What all compiles took."""
+        """Time and memory of all compiles together."""
         seconds, cpu = sum(r.seconds for r in self.results), sum(r.cpu_seconds for r in self.results)
         return Took(round(seconds, 3), round(cpu, 3), max(r.peak_rss for r in self.results))
 
 
 def refused(failed: ToolError) -> str:
-    """Why a cheaper form of a net is of no use. A compiler that was killed is not answered with a form that needs more
-    memory: the engine runs the task again, alone."""
+    """Why a cheaper form of a net is of no use.
+
+    A compiler that was killed is no reason to try a form that needs more memory: the engine runs the task again, alone.
+    """
     if "SIGKILL" in failed.what:
         raise failed
     return f"the compiler fails on a cheaper form: {failed.why or failed.what}"

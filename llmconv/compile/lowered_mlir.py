@@ -1,5 +1,4 @@
-"""The compiler's MLIR between its passes, as text: what its weights are, where they lie, and the same net with less of
-them."""
+"""The compiler's MLIR between its passes, as text: types and places of its weights, the net without some of them."""
 
 from __future__ import annotations
 
@@ -27,7 +26,7 @@ _SIZE = re.compile(r"module\.coeff_size = \d+ : i64")
 
 @dataclass(frozen=True)
 class Place:
-    """Where a weight lies among the coefficients, in bytes, padding included; and what the .bmodel calls it."""
+    """Where a weight lies among the coefficients, in bytes with padding, and its name in the .bmodel."""
 
     weight: str
     path: str
@@ -43,7 +42,8 @@ class Place:
 @dataclass(frozen=True)
 class Coefficients:
     """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address
-    and bytes."""
+    and bytes.
+    """
 
     address: int
     size: int
@@ -51,13 +51,13 @@ class Coefficients:
 
 
 def hollow(text: str) -> str:
-    """The net without the bytes of any weight, and with no coefficients to be written."""
+    """The net without the bytes of any weight, and without coefficients to write."""
     bare = _WEIGHT.sub(rf'"top.Weight"() {{{_HOLLOW}, \g<attributes>}}\g<type>', text.replace(f"{_HOLLOW}, ", ""))
     return _SIZE.sub("module.coeff_size = 0 : i64", bare)
 
 
 def retyped(text: str, types: Mapping[str, str], without_bytes: bool = False) -> str:
-    """The net with codes of other types, by name, where they are defined and where they are multiplied."""
+    """The net with other types for codes, by name, both where they are defined and where they are multiplied."""
     names, found, attributes = dict(_NAME.findall(text)), {}, f" {{{_HOLLOW}}}" if without_bytes else ""
 
     def defined(weight: re.Match) -> str:
@@ -71,20 +71,25 @@ def retyped(text: str, types: Mapping[str, str], without_bytes: bool = False) ->
 
 
 def signed(text: str) -> str:
-    """The net with codes of the sign that the compiler notes of those that it quantises itself: a byte for each linear
-    in dynamic programs. (Of 4 bits it notes the same for all, and static commands do not depend on it.)"""
+    """The net with the sign that the compiler gives to codes that it quantises itself.
+
+    Dynamic programs hold the sign in one byte for each linear. It is the same for all codes of 4 bits, and static
+    commands do not depend on it.
+    """
     return text.replace("sign = false", "sign = true")
 
 
 def types(text: str) -> dict[str, str]:
-    """The types of the weights of a lowered net, by name, leading axes of size 1 left out."""
+    """The types of a lowered net's weights by name, without leading axes of size 1."""
     names = dict(_NAME.findall(text))
     return {names.get(weight["location"], ""): _LEADING.sub("", weight["shape"]) for weight in _WEIGHT.finditer(text)}
 
 
 def coefficients(text: str) -> dict[str, Coefficients]:
-    """Where the weights of a lowered net lie, by the names of the .bmodel's nets; none at all where there is one that
-    is not as expected."""
+    """Where the weights of a lowered net lie, by the names of the .bmodel's nets.
+
+    {} when one of them is not as expected.
+    """
     modules, names = list(_MODULE.finditer(text)), dict(_NAME.findall(text))
     found = {}
     for module, end in zip(modules, [*(m.start() for m in modules[1:]), len(text)]):
@@ -98,7 +103,7 @@ def coefficients(text: str) -> dict[str, Coefficients]:
 
 
 def _places(weights: Sequence[re.Match], names: Mapping[str, str], address: int, size: int) -> tuple[Place, ...]:
-    """Where the weights of a module lie, in order; nowhere if one is not as expected."""
+    """Where the weights of a module lie, in order; none when one is not as expected."""
     paths = [_PATH.findall(weight["attributes"] or "") for weight in weights]
     starts = [int(weight["address"]) - address for weight in weights]
     ends = [*starts[1:], size]

@@ -57,7 +57,7 @@ CHEAPER = {
 
 
 def build_net(net: Mapping[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
-    """Make a net, a NetTask as JSON; the targets in `out` are those of NetFiles, in that order."""
+    """Make a net. net: a NetTask as JSON. out: targets in the order of NetFiles."""
     task, targets = NetTask.from_json(net), NetFiles.of(list(out.values()))
     outcome, took = make(task, targets)
     targets.write(outcome, took)
@@ -73,7 +73,7 @@ def build_net(net: Mapping[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
 
 
 def make(task: NetTask, targets: NetFiles) -> tuple[Outcome, Took]:
-    """Stamp the net where it has a template that our coefficients are right for, else compile it."""
+    """Stamp the net when its template's check has passed, else compile it."""
     if task.template is None:
         return compile_net(task, targets)
     try:
@@ -83,9 +83,9 @@ def make(task: NetTask, targets: NetFiles) -> tuple[Outcome, Took]:
 
 
 def compile_net(task: NetTask, targets: NetFiles, wrong: str = "") -> tuple[Outcome, Took]:
-    """Have the compiler make the net, in a form that was exported for it.
+    """Compile the net in one of its exported forms.
 
-    wrong: why the net is not stamped after all. Nothing has shown then that our coefficients are right.
+    wrong: why the net is not stamped after all. Our coefficients then count as wrong.
     """
     compiler = Compiler(task.flags, Checkpoint.open(task.model), task.place, task.beside)
     try:
@@ -125,8 +125,10 @@ class Build:
     targets: NetFiles
 
     def forms(self, right: bool) -> list[Form]:
-        """The forms to be tried, in order. right: our coefficients for its linears are, as far as anything has shown;
-        else the compiler gets all weights."""
+        """The forms to try, in order.
+
+        right: whether our coefficients for its linears passed their checks; if not, the compiler gets all weights.
+        """
         mlir = self.task.mlir.read_text(encoding="utf-8")
         whole = Form("", Text(mlir, self.exported.weights, self.exported.roles))
         return [form for form in self.exported.forms if right or form.kind == "halved"] + [whole]
@@ -134,8 +136,8 @@ class Build:
     def outcome(self, form: Form, why: str) -> Outcome:
         """Make the net from one form of it.
 
-        why: what came before. Raises ToolError when the compiler fails, Refused or NotCovered when the form is of no
-        use.
+        why: why earlier forms failed. Raises ToolError when the compiler fails, Refused or NotCovered when the form is
+        of no use.
         """
         if form.table is not None:
             table_as_input.program(form.table, self.compiler, self.targets.bare)
@@ -158,7 +160,7 @@ class Build:
         return f"compiled for {'a part for each device, which is not stamped' if devices else 'its own structure'}"
 
     def _absent(self, form: Form) -> dict[str, Absent]:
-        """Our coefficients for the linears that the form comes without, by their names after lowering."""
+        """Our coefficients for the linears that the form lacks, by their names after lowering."""
         flags, checkpoint, absent = self.task.flags, self.compiler.checkpoint, {}
         for left in form.absent:
             weight, role = left.weight, left.role
@@ -172,7 +174,7 @@ class Build:
         return absent
 
     def _with_our_coefficients(self, kind: str) -> Outcome:
-        """The outcome of a net whose program is made, but from a form without its coefficients."""
+        """The outcome of a net whose program was made from a form without its coefficients."""
         blob = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
         theirs = self._owner()
         if theirs and theirs.form == kind and theirs.coefficient_bytes == blob.size:  # the same weights, the same form
@@ -184,7 +186,7 @@ class Build:
         return self._compiled(CHEAPER[kind], Split(blob.size, sha256), holder, kind, "equal")
 
     def _split(self, raw: Path, kind: str, why: str) -> Outcome:
-        """The outcome of a net that the compiler has made with its coefficients."""
+        """The outcome of a net that the compiler made with its coefficients."""
         theirs = self._owner()
         shared = Split(theirs.coefficient_bytes, theirs.coefficient_sha256) if theirs else None
         taken = split(raw, self.targets.bare, self.targets.coefficients, shared)
@@ -205,7 +207,7 @@ class Build:
         return self.task.owner.read() if self.task.owner else None
 
     def _check(self, sha256: str) -> str:
-        """The word "equal" when our coefficients are the compiler's, byte for byte; else what is different."""
+        """ "equal" when our coefficients are the compiler's, byte for byte; else what is different."""
         try:
             ours = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
             return "equal" if ours.sha256 == sha256 else "our coefficients for the template differ from the compiler's"

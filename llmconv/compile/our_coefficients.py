@@ -1,4 +1,4 @@
-"""Our coefficients for a compiled net, held against the compiler's."""
+"""Compute our coefficients for a compiled net, and compare them with the compiler's."""
 
 from __future__ import annotations
 
@@ -22,8 +22,11 @@ def our_coefficients(
     bare: Path,
     places: Mapping[str, str] | None = None,
 ) -> Blob:
-    """Our coefficients for a net whose program is `bare`. places: other names of the weights that adapters are loaded
-    into, by those in the program. Raises NotCovered for what llmconv does not compute."""
+    """Our coefficients for a net whose program is `bare`.
+
+    places: new names of the weights that adapters are loaded into, by their names in the program. Raises NotCovered for
+    what llmconv does not compute.
+    """
     stage = BModel.read(bare).nets[0].stages[0]
     names = places or {}
     locations = [(names.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]
@@ -31,7 +34,7 @@ def our_coefficients(
 
 
 def equal(text: Text, theirs: Split, compiler: Compiler, bare: Path) -> bool:
-    """Whether our coefficients are those that the compiler made for `text`; not for what llmconv does not compute."""
+    """Whether our coefficients are those that the compiler made for `text`; False where llmconv computes none."""
     try:
         return our_coefficients(text, compiler.checkpoint, compiler.flags, bare).sha256 == theirs.sha256
     except NotCovered:

@@ -1,4 +1,4 @@
-"""What the tasks of this package are given and what they tell, typed, with the JSON in which it travels."""
+"""Arguments and results of this package's tasks, typed, and the JSON in which they travel."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from llmconv.toolchain import CompileFlags
 
 
 class Refused(Exception):
-    """A cheaper way to make a net is of no use; `told`: why, as a clause for the summary and the manifest."""
+    """A cheaper way to make a net is of no use. told: why, as a clause for the summary and the manifest."""
 
     def __init__(self, told: str):
         super().__init__(told)
@@ -22,7 +22,7 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Workplace:
-    """Where a task compiles: a scratch folder of its own, and its log. keep: the scratch folder stays."""
+    """Where a task compiles: its scratch folder and its log. keep: the scratch folder stays."""
 
     scratch: Path
     log: Path
@@ -38,7 +38,7 @@ class Workplace:
 
 @dataclass(frozen=True)
 class Took:
-    """What making a net took: seconds, CPU-seconds, peak bytes of memory of the compiler (0 without it)."""
+    """Cost of making a net: seconds, CPU-seconds, peak bytes of the compiler's memory (0 without a compiler)."""
 
     seconds: float
     cpu_seconds: float
@@ -50,12 +50,12 @@ class Took:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a net: the facts that manifest.json tells, and that the key of dependent tasks may contain.
+    """The facts of a finished net, for manifest.json and for the keys of dependent tasks.
 
-    how: compiled or stamped. why: how it came to that, a clause. cycles: the compiler's estimate, None where it gives
-    none. coefficients: the name of the file that holds them, "" for a net without, or with its own inside. form: the
-    cheaper form in which the compiler got the net, "" as it is. check: "equal" when our coefficients for the net are
-    the compiler's, "" when that was not asked for, else what is different.
+    how: compiled or stamped. why: the reason, a clause. cycles: the compiler's estimate, None where it gives none.
+    coefficients: the name of the file that holds them, "" for a net without, or with its own inside. form: the cheaper
+    form in which the compiler got the net, "" as it is. check: "equal" when our coefficients for the net are the
+    compiler's, "" when that was not asked for, else what is different.
     """
 
     how: str
@@ -107,7 +107,7 @@ class NetFiles:
 
 @dataclass(frozen=True)
 class NetTask:
-    """One net to be made.
+    """One net to make.
 
     module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: those
     that a further decode stage must use. checks: what check_linear wrote about its linears. template, owner: finished
@@ -132,7 +132,7 @@ class NetTask:
 
     @property
     def beside(self) -> dict[str, Path]:
-        """Files that the compiler finds where it runs, by the names that it knows."""
+        """Files that the compiler finds where it runs, by the names that it looks for."""
         return {IO_CONFIG: self.addresses} if self.addresses else {}
 
     def to_json(self) -> dict[str, Any]:

@@ -13,8 +13,10 @@ from llmconv.plan.exported import Exported
 
 
 def stamp(net: NetTask, template: NetFiles, targets: NetFiles) -> tuple[Outcome, Took]:
-    """Write the template's program and our coefficients to `targets`. Raises Refused, or NotCovered, when the net has
-    to be compiled."""
+    """Write the template's program and our coefficients to `targets`.
+
+    Raises Refused or NotCovered when the net has to be compiled.
+    """
     start, cpu = time.monotonic(), time.process_time()
     known = template.read()
     if known.check != "equal":
@@ -32,7 +34,7 @@ def _coefficients(net: NetTask, template: NetFiles, known: Outcome, targets: Net
     """Write the net's coefficients, unless its owner has them. Returns the file that holds them and their sha256."""
     shared = net.owner.read() if net.owner else None
     if shared and shared.coefficient_bytes == known.coefficient_bytes and known.coefficients != f"{template.net}.coeff":
-        # the template's coefficients were found to be those of its own owner, so this net's are those of its owner
+        # the template's coefficients equal its owner's, so this net's equal those of its own owner
         targets.coefficients.write_bytes(b"")
         return shared.coefficients, shared.coefficient_sha256
     checkpoint = Checkpoint.open(net.model)

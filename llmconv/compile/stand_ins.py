@@ -1,11 +1,14 @@
-"""Make a large quantised block without having the compiler quantise it.
+"""Compile a large quantised block without letting the compiler quantise it.
 
-The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. It gets the block with linears that are
-quantised already, by stand-ins, which makes the same program, and of their codes not even all
-(llmconv.compile.without_weights); the coefficients are ours. Two checks in every build: each linear of the block has
-our coefficients (llmconv.compile.check_linear: tasks of their own, of one layer for all with linears of these sizes);
-and so has the block with stand-ins, which shows its layout, norms and biases. Of a block that several devices share the
-compiler lays out the parts: it gets our codes themselves.
+The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. So it gets the block with stand-ins:
+linears that are quantised already, and that lack most of their codes (llmconv.compile.without_weights). The program is
+the same, and the coefficients are ours.
+
+Every build makes two checks. Each linear of the block has our coefficients (llmconv.compile.check_linear: tasks of
+their own; one layer stands for all layers with linears of these sizes). The block with stand-ins has our coefficients
+too, which checks its layout, norms and biases.
+
+The compiler lays out the parts of a block that several devices share, so it gets our real codes there.
 """
 
 from __future__ import annotations
@@ -35,8 +38,10 @@ _CHUNK = 8 << 20
 
 
 def program(net: str, packed: Text, compiler: Compiler, bare: Path) -> None:
-    """Write the program of the block `packed`, which has stand-ins, to `bare`. Raises Refused when the block has to be
-    compiled as it is."""
+    """Write the program of `packed`, the block with stand-ins, to `bare`.
+
+    Raises Refused when the block has to be compiled as it is.
+    """
     kept, absent = _without_codes(packed) if codes_apart(compiler.flags) else (packed.weights, {})
     coefficients = compiler.scratch / "stand_ins.coeff"
     signed = compiler.flags.dynamic and Mode.of(compiler.flags).bits == 8
@@ -47,7 +52,7 @@ def program(net: str, packed: Text, compiler: Compiler, bare: Path) -> None:
 
 
 def over_devices(net: str, packed: Text, whole: Exported, compiler: Compiler) -> Path:
-    """The .bmodel of a block that several devices share, each of which gets its part of our codes from the compiler.
+    """Compile a block that several devices share; the compiler deals our codes out to them. Returns the .bmodel.
 
     whole: the block as it is. Raises NotCovered for weights that llmconv does not quantise.
     """
@@ -56,7 +61,7 @@ def over_devices(net: str, packed: Text, whole: Exported, compiler: Compiler) ->
 
 
 def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absent]]:
-    """The other weights of the block with stand-ins, and its codes, by their names after lowering."""
+    """The weights of the block with stand-ins but for its codes, and its codes by their names after lowering."""
     ops = {role.weight: role.op for role in packed.roles if isinstance(role, Packed) and role.weight.endswith(CODES)}
     absent: dict[str, Absent] = {}
     for weight in packed.weights:
@@ -66,8 +71,10 @@ def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absen
 
 
 def _quantised(packed: Text, whole: Exported, checkpoint: Checkpoint, mode: Mode) -> Iterator[Weight | Values]:
-    """The weights of the form with stand-ins, with a linear's own codes, scales and zero points instead; one linear at
-    a time is in memory."""
+    """The weights of the form with stand-ins, with real codes, scales and zero points in their place.
+
+    One linear at a time is in memory.
+    """
     weights = {weight.name: weight for weight in whole.weights}
     roles = {role.weight: role for role in whole.roles if isinstance(role, Linear)}
     last, parts = "", {}

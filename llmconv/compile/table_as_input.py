@@ -1,9 +1,8 @@
-"""Make a net with a large table without showing the table to the compiler.
+"""Compile a net with a large table without showing the table to the compiler.
 
-The compiler gets the net with the table as an input (llmconv.bmodel.table), the coefficients are the checkpoint's rows.
-That this gives what the compiler would have made is checked in every build on a sample: the same net with the first few
-thousand rows of the table, compiled as it is and with its table as an input, has to be the same file, and its
-coefficients have to be ours.
+The compiler gets the net with the table as an input (llmconv.bmodel.table); the coefficients are the checkpoint's rows.
+Every build checks this on a sample, the net with the first few thousand rows of the table. The sample is compiled as it
+is and with its table as an input: both have to give the same file, and its coefficients have to be ours.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from llmconv.plan.exported import TableTexts, Text
 
 
 def program(texts: TableTexts, compiler: Compiler, bare: Path) -> None:
-    """Write the program of a net to `bare`. Raises Refused when it has to be compiled with its table."""
+    """Write the program of a net to `bare`. Raises Refused when the net has to be compiled with its table."""
     scratch, sample = compiler.scratch, texts.sample
     expected, adopted = scratch / "expected.bmodel", scratch / "adopted.bmodel"
     theirs = split(compiler.run("sample", sample.mlir, sample.weights), expected, scratch / "expected.coeff")

@@ -1,16 +1,14 @@
-"""Have the compiler write a net's program without its weights in memory.
+"""Let the compiler write a net's program without the weights in memory.
 
-Codegen keeps every weight three times: as read, among the coefficients, and in the .bmodel to be; for the program it
-needs their shapes and addresses alone. So their values are taken away between lowering and codegen, which are two
-processes then: each weight gets no bytes, in the attribute for values that the MLIR holds itself, and there are no
-coefficients to be written. The program is the same (tests/test_lean.py holds the files against each other), and the
-coefficients, which are the lowered weights at their addresses, are put into the .bmodel from the compiler's weight
-file.
+Codegen keeps every weight three times: as read, among the coefficients, and in the new .bmodel. Yet the program depends
+on shapes and addresses alone. So the values are removed between lowering and codegen, which become two processes. Each
+weight gets an empty value in the MLIR, and codegen writes no coefficients. The program is the same (tests/test_lean.py
+compares the files). The coefficients are the lowered weights at their addresses; they go into the .bmodel from the
+compiler's weight file.
 
-Lowering does not look at linears that are in half precision already, so a hollow net (llmconv.plan.forms) comes without
-theirs from the start: they are absent from the weight files, and put into the .bmodel by whoever has them. At the codes
-of quantised linears it does look, but not at how many there are in a row: it gets one code a row (`narrow`), and
-afterwards the net is told how many there are (`widen`).
+Lowering does not read linears that are in half precision already. So a hollow net (llmconv.plan.forms) lacks their
+values from the start, and the caller puts them into the .bmodel. Lowering reads the codes of quantised linears, but not
+how many a row has. So it gets one code for each row (`narrow`), and the lowered net gets the real number (`widen`).
 """
 
 from __future__ import annotations
@@ -57,13 +55,15 @@ class Absent:
 
 
 def absent_codes(weight: Weight, op: str, values: Values) -> dict[str, Absent]:
-    """The codes that operation `op` multiplies by, by their name after lowering."""
+    """The codes that operation `op` multiplies by, under their name after lowering."""
     return {f"{op}_weight": Absent("x".join(map(str, (*weight.shape, "ui8"))), values, weight.name)}
 
 
 class Lean:
-    """One compile without weights in codegen, in the folder `scratch`: `leave_out` comes before codegen, `put_back` at
-    the end; where codes are absent, `narrow` before lowering and `widen` after it.
+    """One compile in the folder `scratch` whose codegen has no weights.
+
+    The caller calls `leave_out` before codegen and `put_back` at the end; where codes are absent, `narrow` before
+    lowering and `widen` after it.
 
     source: the weight file that lowering reads; nobody reads it again, and `leave_out` removes it. absent: by name
     after lowering.
@@ -77,22 +77,24 @@ class Lean:
 
     @property
     def stand_ins(self) -> list[npz.Values]:
-        """What the weight file has of absent codes: a zero for each row."""
+        """The stand-in for absent codes in the weight file: a zero for each row."""
         return [npz.Values(one.codes, "ui8", np.zeros((one.rows, 1), np.uint8)) for one in self._codes.values()]
 
     def narrow(self, text: str) -> str:
-        """The net with one code a row where codes are absent."""
+        """The net with one code for each row where codes are absent."""
         return lowered_mlir.retyped(text, {absent.codes: f"{absent.rows}x1xui8" for absent in self._codes.values()})
 
     def widen(self, mlir: Path) -> None:
-        """Give the absent codes of the lowered net at `mlir` their size. Nobody looks at their values any more."""
+        """Give the absent codes of the lowered net at `mlir` their size. No later step reads their values."""
         types = {name: absent.type for name, absent in self._codes.items()}
         text = lowered_mlir.retyped(mlir.read_text(encoding="utf-8"), types, without_bytes=True)
         mlir.write_text(text, encoding="utf-8")
 
     def leave_out(self, mlir: Path, weights: Path) -> None:
-        """Take the weights out of the lowered net at `mlir` and of its weight file. Nothing is changed where the net is
-        not understood: a ToolError if some are absent."""
+        """Remove the weights from the lowered net at `mlir` and from its weight file.
+
+        A net that is not understood stays as it is; a ToolError if some weights are absent.
+        """
         self.source.unlink()
         text = mlir.read_text(encoding="utf-8")
         self._left_out = lowered_mlir.coefficients(text)
@@ -107,7 +109,7 @@ class Lean:
             mlir.write_text(lowered_mlir.hollow(text), encoding="utf-8")
 
     def put_back(self, made: Path) -> None:
-        """Put the weights into the .bmodel `made`. ToolError where codegen had some of its own."""
+        """Put the weights into the .bmodel `made`. Raises ToolError when codegen wrote coefficients of its own."""
         if not self._left_out:
             return
         model = BModel.read(made)

@@ -1,4 +1,4 @@
-"""One run: examines tasks as they become ready, starts what fits, records what ends, and reports."""
+"""One run: examine tasks as they become ready, start what fits, record what ends, and report."""
 
 from __future__ import annotations
 
@@ -59,7 +59,8 @@ class Build:
 
     def run(self) -> int:
         """Builds; returns the exit code: 0, 1 or 2 after failures, 130 after a signal. ConvertError if it cannot
-        start."""
+        start.
+        """
         if self.options.prepare:
             self.options.prepare()
         try:
@@ -112,7 +113,7 @@ class Build:
         for listener in list(self.listeners):
             try:
                 listener(event)
-            except Exception as error:  # what shows the build must not end it
+            except Exception as error:  # a failing listener must not end the build
                 self.listeners.remove(listener)
                 sys.stderr.write(f"warning: {listener!r} failed and is left out from here on: {error!r}\n")
 
@@ -156,7 +157,7 @@ class Build:
         self._tell(self.monitor.beat(self.running, self.pool.busy(), self.settled, self.counts, self.total))
 
     def _cancel(self) -> None:
-        """Ends everything that still runs and removes what it staged."""
+        """End everything that still runs, and remove what it staged."""
         self.stopping = self.cancelled = True
         self.pool.stop()
         self.threads.join(2.0)  # seconds; local actions are short
@@ -166,12 +167,12 @@ class Build:
             self._clear_scratch()
 
     def _clear_scratch(self) -> None:
-        """Actions may work in <state_dir>/scratch; what those that were killed left there can be many GB."""
+        """Empty <state_dir>/scratch, where actions work: killed ones can leave many GB there."""
         if not self.options.debug:
             outputs.discard(str(self.options.state_dir / "scratch"))
 
     def _sweep(self, name: str) -> None:
-        """Removes what a task staged that did not end by itself."""
+        """Remove the staged outputs of a task that did not end by itself."""
         for _, staged in pairs(self.graph.nodes[name], self.run_id):
             outputs.discard(staged)
             outputs.discard(staged + ".old")
@@ -182,7 +183,7 @@ class Build:
     # ------------------------------------------------------------------ starting
 
     def _examine(self) -> None:
-        """Settles or puts in line every task whose dependencies are done."""
+        """Settle or queue every task whose dependencies are done."""
         while self.ready and not self.stopping:
             name = self.ready.popleft()
             node = self.graph.nodes[name]
@@ -244,7 +245,7 @@ class Build:
     # ------------------------------------------------------------------ ending
 
     def _collect(self, batch: list[Any]) -> None:
-        """Records what ended: first durably, then in this run."""
+        """Record what ended: first durably, then in this run."""
         finished: list[tuple[Node, dict]] = []
         for message in batch:
             if isinstance(message, Death):
@@ -264,7 +265,7 @@ class Build:
             else:
                 finished.append((self.graph.nodes[answer["name"]], answer))
         seconds = [self._ended(node.name) for node, _ in finished]
-        self._launch()  # what waits for a slot need not wait for the disk
+        self._launch()  # tasks that wait for a slot need not wait for the disk
         rows = [self.decider.row(node, self.decisions[node.name], answer) for node, answer in finished if node.action]
         self.state.save(rows)
         for (node, answer), taken in zip(finished, seconds):
@@ -279,7 +280,7 @@ class Build:
         cpu, peak, values = answer["cpu"], answer["peak_rss"], answer["values"]
         if how == "built":
             self.forecast.finished(node, seconds)
-            self.cpu += 0 if _local(node) else cpu  # what threads of this process took is part of its own time
+            self.cpu += 0 if _local(node) else cpu  # this process's own time includes its threads
             self.peak = max(self.peak, peak)
         self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values, _local(node)))
         if answer["note"]:
@@ -291,7 +292,7 @@ class Build:
         return time.monotonic() - self.running.pop(name)
 
     def _missed(self, name: str) -> None:
-        """The cache's entry was damaged (and is gone now): the task has to run after all."""
+        """Run the task after all: the cache's entry was damaged, and is gone now."""
         self._ended(name)
         self._tell(events.Note(f"{name}: its entry in the action cache was damaged and has been removed"))
         self.decisions[name] = replace(self.decisions[name], fetch=False)
@@ -330,5 +331,5 @@ class Build:
 
 
 def _local(node: Node) -> bool:
-    """Whether it runs in a thread of this process."""
+    """Whether the task runs in a thread of this process."""
     return bool(node.action and node.action.local)

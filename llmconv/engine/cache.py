@@ -22,13 +22,14 @@ from pathlib import Path
 from llmconv.engine import files, outputs
 
 _FICLONE = 0x40049409
-ABANDONED = 86400.0  # seconds: an entry that is this long in the making belongs to a build that was killed
+ABANDONED = 86400.0  # seconds: an unfinished entry of this age belongs to a build that was killed
 
 
 @dataclass(frozen=True)
 class Entry:
     """A cached result. digests: of the outputs by position; values: what the action returned; seconds, cpu, peak_rss:
-    what it took when it ran."""
+    what it took when it ran.
+    """
 
     path: Path
     digests: tuple[str, ...]
@@ -61,9 +62,9 @@ class Cache:
             return None
 
     def store(self, key: str, paths: list[str], meta: dict) -> None:
-        """Adds an entry; `paths` are the outputs (synced), meta has digests, values, seconds, cpu, peak_rss.
+        """Add an entry. paths: the outputs (synced). meta: digests, values, seconds, cpu, peak_rss.
 
-        OSError when the cache cannot be written: the caller's result is none the worse for it.
+        Raises OSError when the cache cannot be written; the caller's result stays valid.
         """
         if self.find(key):
             return
@@ -83,7 +84,7 @@ class Cache:
                 raise
 
     def fetch(self, key: str, staged: list[str], stopped: Callable[[], bool] = lambda: False) -> Entry | None:
-        """Puts an entry's outputs at `staged`; None when it is absent or damaged (then it is removed).
+        """Put an entry's outputs at `staged`; None when it is absent, or damaged and now removed.
 
         stopped: asked between outputs; OSError of the *destination* (no space, ...) is raised.
         """
@@ -107,12 +108,12 @@ class Cache:
         return entry
 
     def discard(self, key: str) -> None:
-        """Removes an entry."""
+        """Remove an entry."""
         shutil.rmtree(self._path(key), ignore_errors=True)
 
 
 def materialise(source: str, target: str) -> None:
-    """Makes `target` from `source` (file or directory) by reflink, by hard link (then read-only) or by copy."""
+    """Make `target` from `source` (file or directory) by reflink, by hard link (then read-only) or by copy."""
     if not os.path.isdir(source):
         _materialise_file(source, target)
         return
@@ -152,7 +153,7 @@ def _reflink(source: str, target: str) -> bool:
 
 
 def gc(root: Path, max_size: int) -> tuple[int, int]:
-    """Keeps the entries that were used last, as far as they fit into `max_size` bytes, and removes the others.
+    """Keep the most recently used entries that fit into `max_size` bytes, and remove the others.
 
     Returns the bytes removed and the bytes kept. (A file that an output directory has linked is counted as well.)
     """

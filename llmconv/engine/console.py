@@ -13,7 +13,7 @@ from llmconv.engine.events import Event
 from llmconv.engine.options import RunOptions
 from llmconv.words import duration, rough_size
 
-MINUTE = 60.0  # seconds between two lines that say no more than that the build goes on
+MINUTE = 60.0  # seconds between two lines that only show that the build goes on
 
 
 def console(options: RunOptions) -> list[Callable[[Event], None]]:
@@ -59,7 +59,7 @@ class Json:
 
 
 class Quiet:
-    """Nothing, but what failed and how to go on: on stderr."""
+    """Failures and how to go on, on stderr; nothing else."""
 
     def __init__(self, stream: TextIO | None = None, debug: bool = False):
         self._lines, self._debug = Lines(stream or sys.stderr), debug

@@ -1,4 +1,4 @@
-"""What to do with a task whose dependencies are done, and what to remember when it has been done."""
+"""Decide what to do with a task whose dependencies are done, and what to record when it is built."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Decider:
         """ConvertError if an input cannot be read."""
         action = node.action
         if action is None:
-            return Decision("a plain doit task")  # without key and state: it runs always
+            return Decision("a plain doit task")  # it has no key and no state, and always runs
         text = keys.document(action, self._inputs)
         key = keys.key_of(text)
         row = self.state.rows.get(node.name)
@@ -53,14 +53,16 @@ class Decider:
         return Decision(verdict.reason or "forced", key, text, fetch)
 
     def _restamp(self, row: Row, stamps: tuple[Any, ...]) -> Row:
-        """The targets were touched or copied but hold the same: remembered, so as not to read them next time."""
+        """Record new stamps of targets that were touched or copied and hold the same, so that they are not read next
+        time.
+        """
         targets = [{**target, "stamp": stamp} for target, stamp in zip(row.targets, stamps)]
         row = replace(row, targets_text=keys.canonical(targets))
         self._restamped.append(row)
         return row
 
     def flush(self) -> None:
-        """Saves what `decide` has learnt."""
+        """Save what `decide` has learnt."""
         self.state.save(self._restamped)
         self._restamped.clear()
 

@@ -1,4 +1,4 @@
-"""What happens in a run, as plain data for listeners: the console, events.jsonl, trace.json, a terminal UI."""
+"""Events of a run as plain data, for listeners: the console, events.jsonl, trace.json, a terminal UI."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any, TextIO
 from llmconv.engine.failure import Failure
 
 KEEP = 20 << 20  # bytes of events.jsonl before it becomes events.1.jsonl
-SAMPLES = 500  # heartbeats in events.jsonl of a run, about: enough for a curve, however long it takes
+SAMPLES = 500  # heartbeats of a run in events.jsonl, about: enough for a curve of a run of any length
 
 
 @dataclass(frozen=True)
@@ -35,14 +35,14 @@ class RunStarted(Event):
 
 @dataclass(frozen=True)
 class Note(Event):
-    """Something the user should know."""
+    """A remark for the user."""
 
     text: str
 
 
 @dataclass(frozen=True)
 class TaskUnchanged(Event):
-    """The task's outputs are there and its key is the same."""
+    """The task's outputs are there, and its key is the same."""
 
     name: str
 
@@ -50,7 +50,8 @@ class TaskUnchanged(Event):
 @dataclass(frozen=True)
 class TaskStarted(Event):
     """reason: why it is not up to date; how: "run" or "cache"; slot: worker number, 0 in the main process;
-    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds."""
+    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds.
+    """
 
     name: str
     reason: str
@@ -78,7 +79,7 @@ class TaskFinished(Event):
 
 @dataclass(frozen=True)
 class TaskRetried(Event):
-    """The task was killed, probably for want of memory, and will run once more with nothing beside it."""
+    """The task was killed, probably out of memory, and will run once more, alone."""
 
     name: str
     failure: Failure
@@ -107,7 +108,8 @@ class Heartbeat(Event):
     """Once a second. running: (name, seconds so far, bytes of memory now). finished: built, cached or unchanged;
     waiting: to be done, or known to be up to date only when their turn comes. memory: bytes that llmconv and all it
     started take now;
-    budget: bytes that tasks may take. left: seconds to the end; share: of the whole work that is done, 0 to 1."""
+    budget: bytes that tasks may take. left: seconds to the end; share: of the whole work that is done, 0 to 1.
+    """
 
     running: tuple[tuple[str, float, int], ...]
     finished: int
@@ -124,7 +126,8 @@ class Heartbeat(Event):
 class RunFinished(Event):
     """status: exit code. left: tasks that were not reached. interrupted: name of the signal, or "". cpu: seconds of all
     processes; peak_memory: bytes of all processes together, as sampled; peak_disk: bytes of the output directory at
-    most, as sampled; again: the command of the whole run, or ""."""
+    most, as sampled; again: the command of the whole run, or "".
+    """
 
     status: int
     built: int
@@ -152,7 +155,8 @@ class Log:
     """Appends every event to events.jsonl and writes the run as a Chrome trace (chrome://tracing, ui.perfetto.dev).
 
     The trace is opened when the first task starts; a trace without the closing bracket (llmconv was killed) is valid
-    too."""
+    too.
+    """
 
     def __init__(self, state_dir: Path):
         self._dir = state_dir
@@ -177,10 +181,10 @@ class Log:
             self._events.flush()
             self._draw(event)
         except OSError:
-            pass  # a full disk stops the build where it matters; the log is not what matters
+            pass  # a full disk stops the build at a task's output; the log may be short
 
     def _passes(self, time: float) -> bool:
-        """Whether this heartbeat is one of too many: the longer the run, the rarer they are written."""
+        """Whether to leave this heartbeat out: the longer the run, the rarer they are written."""
         self._begin = self._begin or time
         if time - self._beat < (time - self._begin) / SAMPLES:
             return True
@@ -222,7 +226,7 @@ class Log:
             self._trace.write(json.dumps(counter) + ",\n")
 
     def close(self) -> None:
-        """Ends both files."""
+        """End both files."""
         with suppress(OSError):
             self._events.close()
         if self._trace is not None:

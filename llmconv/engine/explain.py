@@ -1,4 +1,4 @@
-"""What a run would do and why, without running anything, without a lock, without writing."""
+"""Tell what a run would do and why. It runs nothing, takes no lock and writes nothing."""
 
 from __future__ import annotations
 
@@ -45,8 +45,11 @@ def plan(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], opt
 
 @dataclass(frozen=True)
 class Outlook:
-    """What a whole run would be. seconds: from start to end; work: seconds of all its tasks one after another; jobs:
-    tasks at a time; memory: bytes that they may take together."""
+    """The forecast of a whole run.
+
+    seconds: from start to end. work: seconds of all its tasks one after another. jobs: tasks at a time. memory: bytes
+    that they may take together.
+    """
 
     items: list[Item]
     seconds: float
@@ -56,7 +59,7 @@ class Outlook:
 
 
 def outlook(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions) -> Outlook:
-    """As `plan`, with a forecast. What the cache has costs nothing in it; what may run counts as if it did."""
+    """As `plan`, with a forecast. A task in the cache costs nothing; a task that may run counts as one that runs."""
     graph = load(tasks, selected)
     explainer = Explainer(graph, options)
     items = [explainer.item(name) for name, node in graph.nodes.items() if node.works]
@@ -77,7 +80,7 @@ def why(tasks: Sequence[dict] | Mapping[str, Any], name: str, options: RunOption
 
 
 class Explainer:
-    """Walks a graph in order, pretending that what the cache has is there already."""
+    """Walks a graph in order, as if the cache's entries were built already."""
 
     def __init__(self, graph: Graph, options: RunOptions):
         self.graph, self.options = graph, options

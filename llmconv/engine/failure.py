@@ -16,7 +16,8 @@ from llmconv.errors import ConvertError
 @dataclass(frozen=True)
 class Failure:
     """Why a task failed. `log`: a file with the full output, or "", and `lines` its last words. `killed`: signal 9 or
-    no memory left, worth one more try with the machine to itself. traceback: for --debug only."""
+    no memory left, worth one more try with the machine to itself. traceback: for --debug only.
+    """
 
     kind: str
     what: str

@@ -2,8 +2,9 @@
 
 identity: (dev, ino, size, mtime_ns, ctime_ns). Any write changes it, even one that restores the mtime. For inputs.
 stamp: [size, mtime_ns, ino, ctime_ns], or {relative path: stamp} for a directory. For our own outputs: the same stamp
-means the same content; another one means that the digest has to decide (linking a file into the action cache changes
-ctime)."""
+means the same content. With another stamp the digest decides, because linking a file into the action cache changes
+ctime.
+"""
 
 from __future__ import annotations
 

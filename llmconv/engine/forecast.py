@@ -1,5 +1,7 @@
-"""How long tasks will take, and how long the rest of the build: from what they and their like took, else from the
-estimates."""
+"""Forecast the seconds of tasks and of the rest of the build, from measured times of the same or similar tasks.
+
+A task without them has its own estimate.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,14 @@ from llmconv.engine.graph import Graph, Node
 from llmconv.engine.state import Row
 from llmconv.engine.task import Action
 
-DEFAULT_SECONDS = 1.0  # for a task of which nothing is known
+DEFAULT_SECONDS = 1.0  # for a task without any figures
 TRUST = (0.1, 10.0)  # how far measured times may bend the estimates
 
 
 class Forecast:
     """Expected seconds of tasks. rows: what was built, by name; may grow while this lives. memory: bytes that a task
-    will take."""
+    will take.
+    """
 
     def __init__(self, graph: Graph, rows: Mapping[str, Row], memory: Callable[[Node], int]):
         self._graph, self._rows, self._memory = graph, rows, memory
@@ -36,13 +39,12 @@ class Forecast:
             phase[0], phase[1] = phase[0] + seconds, phase[1] + action.need.seconds
 
     def finished(self, node: Node, seconds: float) -> None:
-        """A task was built in this run."""
+        """Take in the time of a task that was built in this run."""
         if node.action:
             self._learn(node.action, seconds)
 
     def seconds(self, node: Node) -> float:
-        """From the last time; else what its like took; else its own estimate, bent as its phase's estimates were
-        wrong."""
+        """Seconds of the last time; else of similar tasks; else its own estimate, corrected by its phase's error."""
         if node.action is None:
             return 0.0
         if node.name in self._rows:
@@ -63,7 +65,8 @@ class Forecast:
         bytes.
 
         No schedule is shorter than the longest chain of tasks, than the work shared by all slots, or than the
-        memory-seconds within the budget; llmconv's scheduler comes close to the largest of these."""
+        memory-seconds within the budget; llmconv's scheduler comes close to the largest of these.
+        """
         chains: dict[str, float] = {}
         longest = slots = room = work = done = 0.0
         for name in reversed(self._graph.nodes):

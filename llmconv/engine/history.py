@@ -1,5 +1,4 @@
-"""What happened in the runs of an output directory: the engine's events.jsonl, read back. Reads only, and takes what is
-there."""
+"""Read the runs of an output directory back from the engine's events.jsonl. Missing or damaged lines are left out."""
 
 from __future__ import annotations
 
@@ -16,7 +15,8 @@ TAIL = 4 << 20  # bytes read from the end of the log: the last few runs of the l
 class Span:
     """One task at work. begin, end: unix seconds; how: built, cached, failed, retried (killed, and tried once more),
     stopped (the run ended first). reserved, peak: bytes expected and measured (0: not measured); slot: number of the
-    worker process, 0 for the main."""
+    worker process, 0 for the main.
+    """
 
     name: str
     begin: float
@@ -33,7 +33,8 @@ class Span:
 class Run:
     """One run. end: of its last event. finished: the fields of RunFinished, None when the run was killed. failures:
     task -> {failure, repeat} as in TaskFailed; blocked: task -> the failed one that it needs. memory: (unix seconds,
-    bytes of all processes)."""
+    bytes of all processes).
+    """
 
     begin: float
     jobs: int = 0
@@ -48,12 +49,12 @@ class Run:
     finished: dict[str, Any] | None = None
 
     def only(self, task: str) -> bool:
-        """Whether it was about this task alone."""
+        """Whether the run was about this task alone."""
         return {span.name for span in self.spans}.union(self.unchanged, self.failures, self.blocked) == {task}
 
 
 def read(state_dir: Path) -> list[Run]:
-    """The runs that the log knows whole, oldest first; [] where nothing was built."""
+    """The runs that are whole in the log, oldest first; [] where nothing was built."""
     try:
         with open(state_dir / "events.jsonl", "rb") as file:
             start = max(0, file.seek(0, 2) - TAIL)
@@ -85,7 +86,7 @@ def runs(events: Iterable[Mapping[str, Any]]) -> list[Run]:
 
 
 def add(run: Run, event: Mapping[str, Any]) -> None:
-    """Takes the next event of a run into account."""
+    """Take in the next event of a run."""
     kind, name = event["event"], event.get("name", "")
     run.end = event["time"]
     if kind == "TaskStarted":

@@ -20,8 +20,9 @@ _MISSING = "(missing)"
 
 
 class Inputs:
-    """What the inputs of tasks are. Every outside file is looked at once per run, so that all tasks of a run agree on
-    it; a task whose input is different when it ends fails (perform.check_inputs).
+    """The inputs of tasks. Every outside file is looked at once per run, so that all tasks of a run agree on it.
+
+    A task fails when an input has changed by its end (perform.check_inputs).
 
     known / remember: the digest memo of the state. Targets of other tasks enter through `produced`.
     """
@@ -65,7 +66,7 @@ class Inputs:
             found = files.digest(path)
             if files.identity(path) != seen:
                 raise ConvertError(f"input {path} changed while it was read", try_="Run the same command again.")
-            if not directory:  # the identity of a directory says nothing of the files in it
+            if not directory:  # a directory's identity does not cover the files in it
                 self._remember(seen, found)
         self._digests[path] = found
         return found
@@ -75,7 +76,7 @@ class Inputs:
         content = self._json.get(path)
         if content is None:
             if path not in self._stamps:
-                self.identity(path)  # from here on a change is noticed
+                self.identity(path)  # later changes are noticed
             try:
                 with open(self._places.get(path, path), encoding="utf-8") as file:
                     content = self._json[path] = json.load(file)
@@ -84,7 +85,7 @@ class Inputs:
         return {name: content.get(name, _MISSING) for name in names}
 
     def witness(self, action: Action) -> list[tuple[str, Any, str]]:
-        """What perform.check_inputs compares with: (path, identity or stamp, which of them)."""
+        """The reference of perform.check_inputs: (path, identity or stamp, which of them)."""
         paths = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
         return [
             (path, self._stamps[path], "stamp") if path in self._stamps else (path, self.identity(path), "identity")

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from llmconv.errors import ConvertError, InputError
 
-PATIENCE = 0.5  # seconds: a holder that was just killed needs a moment to be gone
+PATIENCE = 0.5  # seconds that a holder that was just killed needs to disappear
 GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
 
 
@@ -18,8 +18,7 @@ class Lock:
     """Holds <state_dir>/lock. `unclean` says that the previous holder died without releasing it.
 
     A second lock, workers.lock, is shared by this process and its workers and inherited through `worker_fd`. The next
-    run
-    waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
+    run waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
     """
 
     def __init__(self, state_dir: Path):
@@ -71,13 +70,13 @@ class Lock:
         fcntl.flock(self.worker_fd, fcntl.LOCK_SH)
 
     def __exit__(self, *_: object) -> None:
-        os.ftruncate(self._fd, 0)  # an empty file says that the run ended in order
+        os.ftruncate(self._fd, 0)  # an empty file means that the run ended in order
         os.close(self.worker_fd)
         os.close(self._fd)
 
 
 def _acquire(descriptor: int, seconds: float) -> bool:
-    """An exclusive flock, tried for some time; whether it was got."""
+    """Try for some time to get an exclusive flock; returns whether that worked."""
     end = time.monotonic() + seconds
     while True:
         try:

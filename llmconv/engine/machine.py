@@ -1,12 +1,12 @@
-"""What the machine offers to this process: cores and memory, with the limits of control groups respected."""
+"""Cores and memory that this process may use, within the limits of control groups."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-SHARE = 0.8  # of the available memory: the rest is for the page cache, llmconv itself and whoever else is there
-# bytes: enough for as many small tasks as there are cores, and large ones may as well take turns
+SHARE = 0.8  # of the available memory: the rest is for the page cache, llmconv itself and other programs
+# bytes: enough for one small task on each core; large tasks take turns
 MODEST = 1_500_000_000
 
 

@@ -1,4 +1,4 @@
-"""Looks at a running build once a second: what runs, how much memory it takes, how long it will go on."""
+"""Watch a running build once a second: tasks, memory, remaining time."""
 
 from __future__ import annotations
 
@@ -29,7 +29,8 @@ class Monitor:
     ) -> events.Heartbeat:
         """running: task -> when it started (time.monotonic). workers: task -> pid of its process. settled: done, failed
         or blocked.
-        counts: of tasks by how they ended; total: tasks that have an action."""
+        counts: of tasks by how they ended; total: tasks that have an action.
+        """
         now = time.monotonic()
         by_task = {name: usage.memory(pid) for name, pid in workers.items()}
         own = usage.memory(os.getpid(), skip=tuple(workers.values()))  # with the idle workers, which it started

@@ -1,4 +1,4 @@
-"""How a run behaves; nothing here may influence what is built."""
+"""Options of a run. None of them may influence what is built."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ class RunOptions:
     force: build even what is up to date, and take nothing from the cache. debug: print tracebacks of failed actions.
     repeat: makes the command that repeats one task, shown with its failure. again: the command of the whole run, shown
     when it ended early. notes: told when the run starts. prepare: called before a build, and not by what only looks at
-    one. listeners: called with every event."""
+    one. listeners: called with every event.
+    """
 
     state_dir: Path
     jobs: int = 0

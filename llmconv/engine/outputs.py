@@ -21,16 +21,14 @@ def staged(target: str, run_id: str) -> str:
 
 
 def prepare(pairs: Iterable[tuple[str, str]]) -> None:
-    """Makes the targets' directories and removes what an earlier attempt of this run staged. pairs: (target,
-    staged)."""
+    """Make the targets' directories, and remove what an earlier attempt staged. pairs: (target, staged)."""
     for target, temporary in pairs:
         os.makedirs(os.path.dirname(target), exist_ok=True)
         remove(temporary)
 
 
 def seal(temporary: str, target: str, known: str | None = None) -> str:
-    """Syncs a staged output and returns its digest, which the action may know; ConvertError if the action did not write
-    it."""
+    """Sync a staged output; returns its digest, which the action may know. ConvertError if the output is not there."""
     if not os.path.lexists(temporary):
         raise ConvertError(f"the action did not write {target}")
     files.sync(temporary)
@@ -50,7 +48,7 @@ def _replace(temporary: str, target: str) -> None:
     if not os.path.isdir(temporary) and not os.path.isdir(target):
         os.replace(temporary, target)
         return
-    # a directory cannot be renamed over another: the old one steps aside first
+    # a directory cannot be renamed over another, so the old one is moved aside first
     old = f"{temporary}.old"
     remove(old)
     if os.path.lexists(target):

@@ -1,4 +1,4 @@
-"""Which version of our own code does something: what it made or found is no longer known when the code changes."""
+"""The version of our own code. A result holds only for the version that made it."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
-"""Does one job: runs an action, or fetches its outputs from the cache, and puts them in place.
+"""Do one job: run an action, or fetch its outputs from the cache, and put them in place.
 
-Runs in a worker process or in a thread of the main process; speaks plain dicts, because it may be at the far end of a
-pipe.
+This runs in a worker process or in a thread of the main process. It speaks plain dicts, which a pipe can carry.
 """
 
 from __future__ import annotations
@@ -26,7 +25,8 @@ from llmconv.errors import ConvertError
 class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
     when the key was computed. cache: root of the action cache, or "". fetch: take the outputs from the cache. local:
-    runs in the main process, whose memory says nothing about the action."""
+    runs in the main process, whose memory says nothing about the action.
+    """
 
     name: str
     call: str

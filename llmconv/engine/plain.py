@@ -1,4 +1,4 @@
-"""Ordinary doit tasks in a graph of ours (a project's own `task_lint`): run by doit's own code, always."""
+"""Ordinary doit tasks in a graph of ours, such as a project's own `task_lint`. doit's own code runs them, always."""
 
 from __future__ import annotations
 

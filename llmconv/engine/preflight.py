@@ -1,4 +1,4 @@
-"""Refuses a build that cannot fit, before anything starts."""
+"""Refuse a build that cannot fit, before anything starts."""
 
 from __future__ import annotations
 

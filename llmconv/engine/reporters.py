@@ -1,4 +1,4 @@
-"""Passes the engine's events to one of doit's own reporters (`doit -r json`, zero, error-only, a user's class)."""
+"""Pass the engine's events to one of doit's own reporters (`doit -r json`, zero, error-only, a user's class)."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ REPLACED = (
 
 
 def run(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], options: RunOptions) -> int:
-    """Builds the selected tasks (all, if none is named) and what they depend on.
+    """Build the selected tasks (all, if none is named) and what they depend on.
 
     Returns 0, 1 or 2 after failures, 130 after a signal. Failures have been reported then; what keeps the build from
     starting at all (unknown task, second build in the directory, no space) is raised as a ConvertError.

@@ -1,4 +1,4 @@
-"""Which ready task starts next: the longest way to the end first, within budgets of cpu slots and memory."""
+"""Choose the ready task that starts next: the longest way to the end first, within budgets of cpu slots and memory."""
 
 from __future__ import annotations
 
@@ -7,14 +7,15 @@ from dataclasses import dataclass
 
 from llmconv.engine.graph import Graph
 
-PATIENCE = 8  # so many later tasks may pass one that does not fit yet; then the budget is kept free for it
-HEADROOM = 1.15  # a past peak is exceeded now and then by this factor
+PATIENCE = 8  # this many later tasks may pass one that does not fit yet; then the budget is kept free for it
+HEADROOM = 1.15  # a task may exceed its past peak by this factor
 
 
 @dataclass
 class Waiting:
     """A ready task: priority in seconds to the end of the build, cpu slots, bytes. alone: only with nothing else
-    running."""
+    running.
+    """
 
     name: str
     priority: float
@@ -66,7 +67,7 @@ class Scheduler:
 
     @property
     def waiting(self) -> int:
-        """How many tasks are in line."""
+        """Number of waiting tasks."""
         return len(self._waiting)
 
     @property

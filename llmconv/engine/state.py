@@ -1,4 +1,4 @@
-"""What was built, in SQLite: one row per task, committed when its outputs are on disk under their final names."""
+"""The state of a build in SQLite: one row per task, committed when its outputs are on disk under their final names."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class State:
 
     def __init__(self, state_dir: Path):
         self.path = state_dir / "state.db"
-        self.note = ""  # something the user should know, e.g. that a damaged state was put aside
+        self.note = ""  # a remark for the user, such as that a damaged state was moved aside
         try:
             self._open()
         except sqlite3.DatabaseError as error:

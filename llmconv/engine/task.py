@@ -1,4 +1,4 @@
-"""What a task is: a doit task dict that carries an Action, the engine's own description of the work."""
+"""A task: a doit task dict that carries an Action, the engine's own description of the work."""
 
 from __future__ import annotations
 
@@ -39,8 +39,9 @@ RUN_PARAMS = (
 
 @dataclass(frozen=True)
 class Need:
-    """What a task is expected to take: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only
-    while it runs (scratch), seconds (0: unknown)."""
+    """The expected cost of a task: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only while
+    it runs (scratch), seconds (0: unknown).
+    """
 
     cpu: int = 1
     memory: int = 256 * MIB
@@ -148,7 +149,7 @@ def task(
 
 
 def _action(call: str | None, args: Mapping[str, Any] | None, called: str, fields: Fields) -> Action:
-    """The action with its paths, and what else there is several of, in one form."""
+    """The action with its paths and other lists in one form."""
     unknown = fields.keys() - Fields.__annotations__.keys()
     if unknown:
         raise TypeError(f"task {called} has no field {', '.join(sorted(unknown))}")

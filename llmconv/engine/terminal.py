@@ -1,6 +1,4 @@
-"""The console of a terminal: finished tasks scroll by over a footer that shows what runs, how far it is, and what it
-takes.
-"""
+"""The console of a terminal: finished tasks scroll by over a footer with running tasks, progress and memory."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ if TYPE_CHECKING:
 
 REFRESH = 0.25  # seconds between two pictures
 WIDEST = 100  # columns of the footer
-SHORT = 0.5  # seconds: what takes less is not shown as running when it runs in this process
+SHORT = 0.5  # seconds: a shorter task of this process is not shown as running
 STYLES = {"compiled": "green", "stamped": "cyan", "cached": "blue", "built": "green", "FAILED": "bold red"}
 
 
@@ -108,7 +106,8 @@ class Terminal:
 
     def _finished(self, event: events.TaskFinished) -> None:
         """Number, name, what became of it, seconds, peak memory, and why it was built at all. Columns hold down to
-        60."""
+        60.
+        """
         from rich.text import Text
 
         how, number = wording.result(event), self._number()
@@ -156,7 +155,7 @@ class Terminal:
             self._live.update(picture, refresh=True)
             self._widths = [sum(part.cell_length for part in line) for line in console.render_lines(picture, pad=False)]
         except (BrokenPipeError, ValueError):
-            self._stop.set()  # nobody looks any more; the build goes on
+            self._stop.set()  # the terminal is gone; the build goes on
 
     def _unwrap(self, console: Console) -> None:
         """When the window became narrower, the picture that is shown has been wrapped to more lines than were drawn:
@@ -188,7 +187,7 @@ class Terminal:
         return Group(*rows, self._bar(width), self._counts(width, "|" if console.options.ascii_only else "·"))
 
     def _rows(self, width: int, most: int) -> list[Text]:
-        """What runs: name, phase, elapsed, memory; the longest running first."""
+        """The running tasks: name, phase, elapsed time, memory; the longest running first."""
         from rich.text import Text
 
         now = time.time()

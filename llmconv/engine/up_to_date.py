@@ -1,4 +1,4 @@
-"""Whether a task is up to date, and if not, why: in words that name the option, file or target."""
+"""Judge whether a task is up to date; the reason names the option, file or target."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ _SHOWN = 3  # differences named in a reason; `why` shows all
 @dataclass(frozen=True)
 class Verdict:
     """reason: "" means up to date. stamps: the targets' stamps now, where they differ from the recorded ones although
-    the content is the same (touched, copied to another place)."""
+    the content is the same (touched, copied to another place).
+    """
 
     reason: str
     stamps: tuple[Any, ...] | None = None

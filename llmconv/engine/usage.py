@@ -1,5 +1,4 @@
-"""What a build takes while it runs: memory of processes with all that they started, disk of a directory. Read from
-/proc, cheaply."""
+"""Memory and disk of a running build: processes with all their children, and a directory. Read from /proc, cheaply."""
 
 from __future__ import annotations
 
@@ -47,8 +46,9 @@ def _children(pid: int) -> list[int]:
 
 
 def disk(folder: str) -> int:
-    """Bytes that a directory takes on disk; a file with several names counts once. What vanishes meanwhile does not
-    count."""
+    """Bytes that a directory takes on disk. A file with several names counts once, one that vanishes meanwhile does
+    not.
+    """
     total, seen = 0, set()
     todo = [folder]
     while todo:
@@ -68,7 +68,7 @@ def disk(folder: str) -> int:
 
 
 class Peaks:
-    """The highest figures of a run. Disk is looked at as often as it is cheap: at most a fiftieth of the time."""
+    """The highest figures of a run. Looking at the disk takes at most a fiftieth of the time."""
 
     def __init__(self, folder: str):
         self._folder = folder

@@ -1,4 +1,4 @@
-"""How consoles say what happens: one wording for the terminal, plain lines and whatever else shows a build."""
+"""The wording of events, for the terminal, plain lines and every other console."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ _WIDEST = 300  # characters of a log's line that are shown
 
 def result(event: events.TaskFinished) -> str:
     """What became of a task in one word: "cached", what the action itself calls it ("how" of its values), else
-    "built"."""
+    "built".
+    """
     return "cached" if event.how == "cached" else str(event.values.get("how") or "built")
 
 
@@ -37,7 +38,8 @@ def beat(event: events.Heartbeat, seconds: float) -> str:
 
 def failure(failed: events.TaskFailed, debug: bool = False) -> list[str]:
     """What a user needs after a failure: task and phase, what and why, the last words of the log, where the rest is,
-    the command that repeats the step."""
+    the command that repeats the step.
+    """
     told = failed.failure
     phase = "" if failed.phase in failed.name else f" ({failed.phase})"
     lines = ["", f"{failed.name} failed{phase}: {told}"]

@@ -1,4 +1,4 @@
-"""A worker process: does one job after the other, told by JSON lines on stdin, answering by JSON lines on stdout.
+"""A worker process: it reads jobs as JSON lines from stdin, does one after the other, and answers on stdout.
 
 It leads its own session and process group; compilers that it starts stay in that group. When the pipe from the main
 process ends, however that came about, the whole group is killed. Imports little: every worker pays for it.
@@ -51,4 +51,4 @@ def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
 def _watch(requests: BinaryIO, jobs: queue.SimpleQueue[bytes]) -> None:
     for line in requests:
         jobs.put(line)
-    os.killpg(0, signal.SIGKILL)  # nobody is left to want a result: no compiler may outlive llmconv
+    os.killpg(0, signal.SIGKILL)  # llmconv is gone, and no compiler may outlive it

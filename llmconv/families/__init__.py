@@ -1,6 +1,6 @@
 """Model families: every module of this package declares one, and its `model_types` register it.
 
-To add a family, add a file; see "Adding a family" in the README.
+To add a family, add a file; see docs/add-a-family.md.
 """
 
 from __future__ import annotations
@@ -29,8 +29,7 @@ def families() -> dict[str, Family]:
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config.json's model_type. Raises InputError with the near misses for one that llmconv does not
-    know."""
+    """The family of a config.json's model_type. Raises InputError, with a near miss, for an unknown one."""
     table = families()
     if model_type in table:
         return table[model_type]

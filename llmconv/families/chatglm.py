@@ -1,5 +1,4 @@
-"""ChatGLM3 and GLM-4 9B as published first: GLM with q, k, v in one tensor and names of its own. Its remote code is
-never run."""
+"""ChatGLM3, and GLM-4 9B as first published: GLM with q, k, v in one tensor and other names. No remote code is run."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import NEIGHBOURS, Spec
@@ -49,8 +48,7 @@ def as_glm(config: Config) -> dict:
 
 
 def glm_tensor(name: str, spec: Spec) -> tuple:
-    """Glm's parameter `name` out of the published tensors: q, k and v are rows of one of them, the others have other
-    names."""
+    """The recipe of Glm's parameter `name`. q, k and v are rows of one tensor; the other tensors are renamed."""
     head, part = name.rsplit(".", 1)
     for glm, chatglm in (
         ("model.embed_tokens", NAMES["embedding"]),

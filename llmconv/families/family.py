@@ -1,4 +1,4 @@
-"""What a family declares."""
+"""The declaration of a family."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Gemma 3 (text alone, and the language model of the multimodal checkpoints): Llama with four (1 + w) norms in a layer
 and one on every query and key head, scaled embeddings, GELU, and sliding layers with a rope of their own before every
-full one."""
+full one.
+"""
 
 from llmconv.blocks.attention import ATTENTION
 from llmconv.blocks.decoder import Decoder
@@ -37,8 +38,7 @@ def fields(config: Config) -> dict:
 
 
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
-    """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Scaling is for the full ones
-    alone."""
+    """Every sliding_window_pattern-th layer is full, unless layer_types says otherwise. Only full ones have scaling."""
     local = config.under({"rope_scaling": None, "rope_theta": config.float("rope_local_base_freq", 10000.0)})
     table = {
         "full_attention": Layer(config.rope(head_dim, "full_attention"), mixer=ATTENTION),
@@ -59,7 +59,7 @@ def as_text(config: Config) -> dict:
 
 
 def text_tensor(name: str, spec: Spec) -> tuple:
-    """The class for text alone knows no prefix but "model."."""
+    """The recipe of a parameter: the class for text alone knows no prefix but "model."."""
     return ("tensor", name.replace("model.", spec.names["embedding"].removesuffix("embed_tokens"), 1))
 
 

@@ -1,5 +1,6 @@
 """GLM-4 9B (the "-hf" checkpoints): gate and up in one tensor, and rope on neighbouring pairs of the first half of each
-head."""
+head.
+"""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import NEIGHBOURS, renamed

@@ -1,5 +1,6 @@
 """Granite: Llama with multipliers on embeddings, attention scores, what is added to the residual, and (inverted) the
-logits."""
+logits.
+"""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.families.family import Family

@@ -1,5 +1,4 @@
-"""MiniCPM 2 and 4: Llama with scaled embeddings, residuals and logits, under names of its own. Its remote code is never
-run."""
+"""MiniCPM 2 and 4: Llama with scaled embeddings, residuals and logits, under other names. No remote code is run."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.checkpoint.config import Config

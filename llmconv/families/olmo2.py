@@ -1,5 +1,4 @@
-"""OLMo 2: Llama without norms before attention and MLP, but with one behind each, and one over all of q and over all of
-k."""
+"""OLMo 2: Llama with norms behind attention and MLP instead of before them, and norms over all of q and all of k."""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import renamed

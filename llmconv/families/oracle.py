@@ -1,5 +1,4 @@
-"""What a family says when transformers does not know its checkpoints: which class computes the same function, and on
-what."""
+"""A family's reference where transformers does not know its checkpoints: the class that computes the same function."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ def _same_tensor(name: str, spec: Spec) -> tuple:
 
 
 def by_type(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
-    """Layers that differ by nothing but their entry in layer_types."""
+    """The fields of layers that differ in their entry of layer_types alone."""
     types = config.get("layer_types")
     return {"layer_types": [types[layer]]} if types else {}
 

@@ -1,5 +1,6 @@
 """Phi-3, 3.5 and 4-mini: Llama with q, k, v in one tensor and gate, up in another; every layer may have a sliding
-window."""
+window.
+"""
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import windowed

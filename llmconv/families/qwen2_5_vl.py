@@ -42,7 +42,8 @@ def preprocess(
     `image_grid_thw`, (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k
     count; a dynamic launch gets k of all but reverse_index, which the runtimes leave at its full length. Tokens go in
     window by window (merge^2 rows each), and the net puts them back: of its output the first k / merge^2 rows are the
-    tokens, in order."""
+    tokens, in order.
+    """
     import numpy as np
 
     size, rows = grid.size(tower, patches, grids, dynamic), tower.merge**2

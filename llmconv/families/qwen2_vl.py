@@ -53,7 +53,8 @@ def preprocess(
 
     patches [k, row] float32: `pixel_values` of transformers' image processor, k at most the net's n; grids: its
     `image_grid_thw`, (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k
-    count; a dynamic launch gets k. Of the output the first k / merge^2 rows are the tokens, in order."""
+    count; a dynamic launch gets k. Of the output the first k / merge^2 rows are the tokens, in order.
+    """
     size = grid.size(tower, patches, grids, dynamic)
     return {
         "input_states": grid.padded(patches, size),

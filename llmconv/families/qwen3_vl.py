@@ -1,5 +1,6 @@
 """Qwen3-VL: Qwen3 with three interleaved positions for every token, and a vision tower with a learned position table
-whose upper blocks reach the language model's first layers too (deepstack)."""
+whose upper blocks reach the language model's first layers too (deepstack).
+"""
 
 from __future__ import annotations
 
@@ -54,7 +55,8 @@ def preprocess(
     `image_grid_thw`, (frames, rows, columns) in patches, of every image. Static nets get n rows, of which the first k
     count. A dynamic launch gets k rows without a mask, so it takes one image of one frame. Of every output the first k
     / merge^2 rows are the tokens, in order: those of the first output go where the image's tokens are, those of output
-    1 + j are added to the same places of what layer j of the language model gives."""
+    1 + j are added to the same places of what layer j of the language model gives.
+    """
     size = grid.size(tower, patches, grids, dynamic)
     index, weight = grid.taps(tower, grids)
     made = {

@@ -1,4 +1,4 @@
-"""Weights of the cache are digested and compared with what the hub announces; what differs is removed."""
+"""Digest weights in the cache and compare them with the hub's digests; a shard that differs is removed."""
 
 from __future__ import annotations
 

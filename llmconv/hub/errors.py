@@ -1,4 +1,4 @@
-"""What the hub refuses, in one sentence."""
+"""Errors of the hub, in one sentence each."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class Unreachable(ConvertError):
-    """The hub does not answer; what is in the cache may do."""
+    """The hub does not answer. The cache may still hold the model."""
 
 
 class Stopped(ConvertError):

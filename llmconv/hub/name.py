@@ -1,4 +1,4 @@
-"""What a model of the hub is called, and where its files lie in huggingface_hub's cache."""
+"""The name of a model of the hub, and the place of its files in huggingface_hub's cache."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Name:
 
     @property
     def model(self) -> str:
-        """What the model is called, without who made it."""
+        """The model's name without its owner."""
         return self.repo.partition("/")[2]
 
     @property

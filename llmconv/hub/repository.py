@@ -1,6 +1,6 @@
-"""A model of the hub: which commit it is, its small files, the table of its tensors.
+"""A model of the hub: its commit, its small files, the table of its tensors.
 
-Weights are another matter (llmconv.hub.weights).
+llmconv.hub.weights brings the weights.
 """
 
 from __future__ import annotations

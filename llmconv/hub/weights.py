@@ -1,4 +1,4 @@
-"""Brings the weights of a model into huggingface_hub's cache by that library's own download, and shows how far it is.
+"""Bring a model's weights into huggingface_hub's cache by that library's own download, and show the progress.
 
 The library resumes a broken connection and keeps each file that has arrived whole. It begins a file anew that a process
 had begun before it ended.

@@ -142,7 +142,8 @@ def check_tensors(
     checkpoint: Checkpoint, family: Family, spec: Spec, nets: Sequence[Net], others: Iterable[str]
 ) -> None:
     """Every tensor that the nets and `others` need is there in the right shape; every tensor that is there is used or
-    known to be unused. Raise InputError otherwise."""
+    known to be unused. Raise InputError otherwise.
+    """
     used = {checkpoint.info(name).name for name in others}
     for net in nets:
         for weight in net.graph.weights.values():

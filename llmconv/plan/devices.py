@@ -1,5 +1,4 @@
-"""Several devices: a pipeline of them, one .bmodel each and the configuration that says so, or layers that are split
-over all (spec, section 4.8)."""
+"""Several devices (docs/options.md): which nets each device of a pipeline gets, and the configuration that says so."""
 
 from __future__ import annotations
 
@@ -43,7 +42,8 @@ def groups(plan: Plan) -> list[Group]:
 
 def configuration(plan: Plan) -> str:
     """The combine configuration: JSON with num_device and, by device, its .bmodel and the nets that it was combined
-    from."""
+    from.
+    """
     made = {
         "num_device": plan.job.num_device,
         "bmodel_dir": ".",

@@ -18,7 +18,8 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having
-    that form (llmconv.plan.forms). Not those that are quantised already."""
+    that form (llmconv.plan.forms). Not those that are quantised already.
+    """
     absent = (
         {weight.name for weight in linears(net)} if form == "packed" or (form == "hollow" and not coded(net)) else ()
     )
@@ -35,7 +36,8 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
 
 def _quantised_bytes(net: Net, form: str = "") -> int:
     """Bytes that the compiler gets of what is quantised already: by the checkpoint, or by us in packed form, there with
-    scales and zero points (4 + 1 bytes for a group), and maybe without the codes."""
+    scales and zero points (4 + 1 bytes for a group), and maybe without the codes.
+    """
     absent = {weight.name for weight in coded(net)} if form == "hollow" else ()
     stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8" and w.name not in absent)
     if form != "packed":
@@ -49,7 +51,8 @@ def compile_memory(net: Net, form: str = "") -> int:
     """Bytes of memory that compiling a net takes, on top of a fixed part. Measured: 2.6 times its float32 weights, 3
     times those in half precision, 4 times what is quantised already; 1.9, 1.1 and 2.2 times where codegen does without
     them, 1.9, 2.2 and 3 times if devices share them then. Of a hollow or packed net at least what our coefficients for
-    its linears take."""
+    its linears take.
+    """
     (floats, halves), codes = weight_elements(net, form), _quantised_bytes(net, form)
     shares = 2.6, 3, 4
     if (
@@ -81,7 +84,8 @@ def net_bytes(net: Net, owner: bool) -> int:
 
 def compile_seconds(net: Net, form: str = "") -> float:
     """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 1.5 for those
-    233M in packed form, most of it for our coefficients."""
+    233M in packed form, most of it for our coefficients.
+    """
     floats, halves = weight_elements(net, "halved" if form == "hollow" else form)
     return (
         0.3
@@ -110,7 +114,8 @@ def check_seconds(weight: Weight) -> float:
 def stamp_memory(net: Net) -> int:
     """Bytes of memory that stamping a net takes: one packed linear layer or a piece of a transposed one
     (llmconv.coefficients); of one that is packed in the checkpoint too, up to 5 times its codes (measured: AWQ's are
-    unpacked and transposed whole)."""
+    unpacked and transposed whole).
+    """
     largest = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype != "ui8"), default=0)
     packed = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8"), default=0)
     return 120 * MB + max(min(2 * largest, 400 * MB), 5 * packed)
@@ -152,7 +157,8 @@ def io_bytes(net: Net) -> int:
 
 def device_memory(plan: Plan) -> dict[str, dict[str, int]]:
     """Bytes on each device (dev0 and so on): coefficients; the KV cache (inputs of the decode nets, whose stages share
-    theirs); inputs and outputs of the other nets, the largest of which may share memory."""
+    theirs); inputs and outputs of the other nets, the largest of which may share memory.
+    """
     by_name = {net.name: net for net in plan.nets}
     several = {group.name: [by_name[name] for name in group.nets] for group in groups(plan)}
     if plan.job.splits:

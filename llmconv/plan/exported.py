@@ -1,5 +1,6 @@
 """What the export of a net tells its compile: the net's weights, how it uses them, and the forms that cost the compiler
-less. JSON-able."""
+less. JSON-able.
+"""
 
 from __future__ import annotations
 
@@ -42,7 +43,8 @@ class LeftOut:
 @dataclass(frozen=True)
 class TableTexts:
     """A net with a large table and a sample of it. input: with the table as the last input, in place of the weight;
-    shifted: with an unused input behind that. sample: the net with the first rows of the table, as it is."""
+    shifted: with an unused input behind that. sample: the net with the first rows of the table, as it is.
+    """
 
     sample: Text
     whole_input: Text
@@ -105,7 +107,7 @@ class Exported:
 
 
 def weight_from_json(entry: Mapping[str, Any]) -> Weight:
-    """The inverse of Weight.to_dict."""
+    """Undo Weight.to_dict."""
     return Weight(entry["name"], tuple(entry["shape"]), _tuples(entry["recipe"]), entry["dtype"])
 
 

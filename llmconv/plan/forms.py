@@ -1,4 +1,4 @@
-"""In which form a net is given to the compiler, where another than its own is cheaper and gives the same program. Pure.
+"""Cheaper forms in which the compiler gets a net, and which give the same program. Pure.
 
 apart    a net with a large table, without the table (llmconv.compile.table_as_input)
 packed   a large block that is to be quantised, its linears already quantised (llmconv.compile.stand_ins)
@@ -6,7 +6,7 @@ halved   a net in half precision, its linears in that type
 hollow   a large one of those, its linears without values (llmconv.compile.without_weights), which are checked like
          those of packed blocks; or a very large one that the checkpoint has quantised, without its codes
 
-With `no_stamp` every net is compiled as it is, which is what the tests compare with.
+`no_stamp` compiles every net as it is; the tests compare with that.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
-LARGE = 1 << 26  # weights of a block from which on packing is worth its checks
-CODED = 1 << 29  # bytes of a block's codes in the checkpoint from which on leaving them out is: they cost less
-PART = 1 << 24  # weights that the compiler quantises at a time then
-LEAN = 1 << 27  # bytes of a weight file from which on codegen does without the weights
+LARGE = 1 << 26  # weights of the smallest block for which packing is worth its checks
+CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
+PART = 1 << 24  # weights that one check has the compiler quantise
+LEAN = 1 << 27  # bytes of the smallest weight file that codegen does without
 
 
 def form_of(net: Net) -> str:
     """apart, packed, halved, hollow, or "" for the net as it is."""
     flags = net.flags
-    if flags.mode == "F32":  # the sampling heads compute in it
+    if flags.mode == "F32":  # the sampling heads compute in float32
         return ""
     if table(net.graph) is not None and not flags.dynamic:
         return "apart"
@@ -45,7 +45,7 @@ def form_of(net: Net) -> str:
         # beside layers that the checkpoint has quantised the compiler takes float32 alone
         if any(weight.dtype == "ui8" for weight in net.weights):
             return ""
-        # the parts of several devices are cut from values; debug leaves all to be read
+        # the compiler cuts parts for devices out of values; debug keeps all files
         return "hollow" if large and flags.num_device == 1 and not flags.debug else "halved"
     mode = Mode.of(alone(flags))
     step = mode.lanes * mode.cores * flags.num_device
@@ -60,18 +60,19 @@ def alone(flags: CompileFlags) -> CompileFlags:
 
 
 def codes_apart(flags: CompileFlags) -> bool:
-    """Whether a packed net is lowered without its codes: not where the compiler cuts them up, for devices or cores."""
+    """Whether a packed net is lowered without its codes; not where the compiler cuts them for devices or cores."""
     return flags.num_device == flags.num_core == 1 and not flags.debug
 
 
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:
     """Whether a net with a weight file of that size goes through codegen without weights
-    (llmconv.compile.without_weights): not with debug, which leaves all to be read."""
+    (llmconv.compile.without_weights): not with debug, which leaves all to be read.
+    """
     return weight_bytes >= LEAN and not flags.debug
 
 
 def exported(net: Net, stamp: bool = True) -> Exported:
-    """What export writes of a net; with `stamp` the forms in which it costs the compiler less, too."""
+    """What export writes of a net. stamp: its cheaper forms too."""
     return Exported(net.weights, net.roles, forms(net) if stamp else ())
 
 
@@ -100,7 +101,7 @@ def _apart(net: Net) -> Form:
 
 
 def _hollow(net: Net, graph: Graph, names: Collection[str]) -> Form:
-    """The form with that graph, without the values of the linears of those names."""
+    """The form of a graph without the values of the named linears."""
     text = _text(net, graph)
     kept = tuple(weight for weight in text.weights if weight.name not in names)
     absent = (LeftOut(net.graph.weights[role.weight], _unbiased(role)) for role in net.roles if role.weight in names)
@@ -118,8 +119,10 @@ def _text(net: Net, graph: Graph) -> Text:
 
 
 def parts(net: Net, weight: Weight) -> list[Text]:
-    """A linear alone, in parts of at most PART weights. Of a table one part: a sample of its rows, since the other rows
-    have the same layout."""
+    """A linear alone, in parts of at most PART weights.
+
+    A table gives one part, a sample of its rows; the other rows have the same layout.
+    """
     role = next(role for role in net.roles if role.weight == weight.name)
     if isinstance(role, Plain):
         return [_text(net, table_alone(net.graph, weight.name, SAMPLE))]
@@ -153,8 +156,10 @@ def coded(net: Net) -> list[Weight]:
 
 
 def checked(net: Net) -> list[Weight]:
-    """Of the linears that a packed or hollow net is compiled without those that stand for all: of a tower's layers the
-    first one's."""
+    """The linears to check, out of those that a packed or hollow net is compiled without.
+
+    In a tower the first layer's linears stand for all.
+    """
     firsts: dict[tuple, Weight] = {}
     for weight in coded(net) or linears(net):
         firsts.setdefault((LAYER.sub(r"\1#", f'"{weight.name}"'), weight.shape), weight)

@@ -38,8 +38,10 @@ HIDDEN = {"bf16": (-9984.0, "0xC61C"), "f16": (-10000.0, "0xF0E2"), "f32": (-100
 
 @dataclass(frozen=True)
 class KVCache:
-    """Of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values. stages: rows of
-    the decode stages."""
+    """The KV cache of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values.
+
+    stages: rows of the decode stages.
+    """
 
     layers: int
     rows: int

@@ -1,4 +1,4 @@
-"""A net: what it is called, what goes in and out, how it is compiled, its graph, and what follows from that."""
+"""A net: its name, inputs, outputs, compiler flags and graph, and what follows from them."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class IO:
 
 @dataclass(frozen=True)
 class Net:
-    """One net: what it is called, what goes in and out, how it is compiled, and its graph.
+    """One net: its name, inputs, outputs, compiler flags and graph.
 
     stage_of: the net of the .bmodel that this one becomes a further stage of.
     pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
@@ -78,7 +78,7 @@ class Net:
 
     @cached_property
     def structure(self) -> str:
-        """The same for nets whose programs are the same (llmconv.coefficients.structure)."""
+        """A key that is equal for nets with the same program (llmconv.coefficients.structure)."""
         if self.pattern:
             return self.pattern.structure
         return structure(self.mlir, self.weights, self.flags.to_dict()).key
@@ -96,7 +96,9 @@ class Net:
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
     def text(self, make: Callable[[Net], str]) -> str:
-        """make(self), a text of graph and flags. Nets of one pattern differ in names alone, so it is made once."""
+        """make(self), a text of graph and flags. It is made once for all nets of a pattern, which differ in names
+        alone.
+        """
         if self.pattern:
             return self._renamed(self.pattern.text(make))
         if make not in self._texts:
@@ -108,14 +110,14 @@ class Net:
         return {}
 
     def _renamed(self, text: str) -> str:
-        """A text of the pattern with the names of this net."""
+        """The pattern's text with the names of this net."""
         assert self.pattern
         text = text.replace(self.pattern.scope, self.scope)
         return text.replace(f"module @{self.pattern.graph.name} ", f"module @{self.graph.name} ")
 
 
 def with_patterns(nets: Iterable[Net]) -> Iterator[Net]:
-    """The nets. The pattern of a net is the first one whose graph and flags differ in the layer's number alone."""
+    """Yield the nets with their patterns: the first net whose graph and flags differ in the layer's number alone."""
     firsts: dict[tuple[str, CompileFlags], Net] = {}
     for net in nets:
         if not net.scope:
@@ -126,7 +128,7 @@ def with_patterns(nets: Iterable[Net]) -> Iterator[Net]:
 
 
 def _content(graph: Graph) -> str:
-    """All that a graph is but its own name, as JSON."""
+    """The graph without its name, as JSON."""
     ops = [(op.kind, [value.id for value in op.operands], op.results, op.attrs) for op in graph.ops]
     recipes = [(weight.recipe, weight.dtype) for weight in graph.weights.values()]
     return _encode([graph.lora_rank, graph.platform, graph.inputs, ops, [value.id for value in graph.outputs], recipes])
@@ -137,8 +139,7 @@ def _mlir(net: Net) -> str:
 
 
 def flags_for(job: Job, mode: str, **more: Any) -> CompileFlags:
-    """Flags of a net that is compiled for all cores, with half-precision inputs and outputs unless `more` says
-    otherwise."""
+    """Compiler flags of a net on all cores, with half-precision inputs and outputs unless `more` says otherwise."""
     return CompileFlags(
         **{"chip": job.chip, "mode": mode.upper(), "num_core": job.num_core, "quant_input": True, "quant_output": True}
         | more

@@ -18,7 +18,7 @@ LARGE = 64 << 20  # bytes of a table in half precision
 
 @dataclass(frozen=True)
 class Origin:
-    """Where a net comes from.
+    """How a net is made.
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
@@ -41,8 +41,10 @@ class Origin:
 
 
 def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
-    """Origin of every net, by name. The first net of a structure is its template; without `stamp` every net is
-    compiled."""
+    """The origin of every net, by name. The first net of a structure is its template.
+
+    stamp: False compiles every net.
+    """
     templates: dict[str, str] = {}
     owners: dict[str, str] = {}
     keys: dict[str, str] = {}
@@ -57,8 +59,7 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         if not stamp or template == net.name or net.flags.num_device > 1:
             found[net.name] = Origin(None, owner)
             continue
-        # what was found out about the template and its owner holds for this pair only if the owners are of one
-        # structure too
+        # the checks of template and owner hold for this pair only if the owners have one structure too
         pattern = found[template].owner
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
@@ -102,7 +103,7 @@ def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
 
 
 def _coefficient_key(net: Net, flags: Mapping[str, Any]) -> str:
-    """What the coefficients follow from: the recipes in the order of their names, and how they are quantised."""
+    """What determines the coefficients: the recipes in the order of their names, and the quantisation."""
     recipes = [(weight.recipe, weight.dtype) for weight in sorted(net.weights, key=lambda w: w.name)]
     return json.dumps([recipes, _quantisation(flags)], sort_keys=True)
 

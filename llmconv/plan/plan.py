@@ -1,5 +1,7 @@
-"""plan(job): the nets of a conversion, in the order of the .bmodel, with shapes, flags, MLIR and weights. Pure: reads
-config.json and safetensors headers, writes nothing, runs nothing."""
+"""plan(job): the nets of a conversion, in the order of the .bmodel, with shapes, flags, MLIR and weights.
+
+The plan is pure: it reads config.json and safetensors headers, writes nothing and runs nothing.
+"""
 
 from __future__ import annotations
 
@@ -45,13 +47,13 @@ class Plan:
 
     @property
     def weights(self) -> int:
-        """How many weights the model has: elements of the tensors that are used; one in two places counts once."""
+        """Number of weights: elements of all tensors that are used. A tensor that two nets share counts once."""
         names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}.union(self.disk_tensors)
         return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
 
     @property
     def disk_tensors(self) -> list[str]:
-        """Tensors that are written as files for the CPU instead of being part of a net."""
+        """Tensors that are written as files for the CPU, and are in no net."""
         return [f"{self.spec.path('embedding')}.weight"] if self.job.embedding_disk else []
 
     @property
@@ -68,7 +70,7 @@ class Plan:
 
 
 def plan(job: Job) -> Plan:
-    """The plan of a job. Raises InputError for everything that can be known to be wrong before work starts."""
+    """Make the plan of a job. Raises InputError for every fault that can be found before work starts."""
     config, family, quantisation, job, notes = check_config(job)
     checkpoint = _checkpoint(job)
     spec = stored(family.decoder.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
@@ -92,7 +94,7 @@ def plan(job: Job) -> Plan:
 
 
 def _checkpoint(job: Job) -> Checkpoint:
-    """The model's tensors. Of a model of the hub whose weights are still to come, the headers are asked for."""
+    """The model's tensors. A model of the hub gives its headers before its weights are downloaded."""
     if not job.origin:
         return Checkpoint.open(job.model_path)
     from llmconv.hub.repository import checkpoint

@@ -1,4 +1,4 @@
-"""Settling a request: config.json and the checkpoint decide what the options leave open."""
+"""Settle a job: config.json and the checkpoint decide what the options leave open."""
 
 from __future__ import annotations
 
@@ -23,8 +23,10 @@ SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")
 
 
 def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
-    """What config.json alone decides, before any weights are there: its family, how it is quantised, the resolved
-    job, and notes. Errors as `plan`."""
+    """Settle what config.json alone decides, before any weights are there.
+
+    Returns config, family, quantisation, the resolved job, and notes. Errors: as `plan`.
+    """
     config = Config.read(job.model_path)
     family = family_of(config["model_type"])
     quantisation = quantised.read(config)
@@ -43,8 +45,7 @@ def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
 
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
-    """The job with every default settled for a checkpoint that is quantised as `found` says, and notes on what was
-    chosen."""
+    """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes."""
     dtype = config.sub("text_config").dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
@@ -64,8 +65,10 @@ def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
 
 
 def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tuple[Job, list[str]]:
-    """auto, and the same bits, keep the checkpoint's integers; anything else that is asked for begins with dequantised
-    weights."""
+    """Settle `quantize` for a quantised checkpoint.
+
+    auto and the checkpoint's own number of bits keep its integers; every other value starts from dequantised weights.
+    """
     half = "f16" if dtype == "float16" else "bf16"
     words = f"the checkpoint is quantised with {found.method}"
     if job.quantize == "auto":
@@ -98,13 +101,15 @@ def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tupl
 
 
 def keeps(job: Job, found: Quantisation) -> bool:
-    """Whether a job with its quantize settled takes the checkpoint's integers as they are."""
+    """Whether a settled job takes the checkpoint's integers as they are."""
     return found.bits < 16 and job.weight_bits == found.bits
 
 
 def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
-    """The spec with the layers that the checkpoint holds quantised. A quantised head is a layer of its own even in a
-    model whose head is tied."""
+    """The spec with the layers that the checkpoint holds quantised.
+
+    A quantised head is a layer of its own, even in a model whose head is tied.
+    """
     if not found:
         packed = [
             name
@@ -152,7 +157,7 @@ def layer_notes(spec: Spec) -> list[str]:
 
 
 def _lengths(job: Job, notes: list[str]) -> Job:
-    """Settle the lengths of prefill and history, and what follows from the history schemes (spec, section 1.2)."""
+    """Settle the lengths of prefill and history, and what follows from the history schemes (docs/options.md)."""
     seq = job.seq_length
     if job.use_history_kv:
         chunk = job.chunk_length or seq // 4

@@ -1,1 +1,1 @@
-"""Answers that build nothing: they read what is there."""
+"""Answers that build nothing. They only read."""

@@ -1,6 +1,4 @@
-"""`llmconv inspect`: what a .bmodel holds, whoever made it, and where it comes from when the manifest of its build lies
-beside it.
-"""
+"""`llmconv inspect`: the contents of any .bmodel, and its provenance when the manifest of its build lies beside it."""
 
 from __future__ import annotations
 
@@ -50,7 +48,7 @@ def inspect(path: Path) -> dict[str, Any]:
 
 
 def _provenance(path: Path, made: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
-    """The manifest beside the file if it tells of this very file, and else why not ("" when there is none)."""
+    """The manifest beside the file if it is about this very file, else why it is not ("" when there is none)."""
     file = path.parent / "manifest.json"
     if not file.is_file():
         return None, ""
@@ -160,7 +158,7 @@ def _entry(nets: Sequence[Mapping[str, Any]]) -> list[str]:
 
 
 def _same(holders: Sequence[str | None]) -> str:
-    """Of which nets the coefficients of some nets are."""
+    """The nets whose coefficients some nets share."""
     others = list(dict.fromkeys(name for name in holders if name))
     if not others:
         return ""

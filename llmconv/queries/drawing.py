@@ -1,4 +1,4 @@
-"""A layered drawing of a task graph, as SVG that needs nothing else, and the same graph as DOT for Graphviz."""
+"""A layered drawing of a task graph as self-contained SVG, and the same graph as DOT for Graphviz."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ STATES = {  # state -> (what the legend says, fill on light, fill on dark)
     "failed": ("failed", "#fbc9c6", "#8c2320"),
 }
 WIDTH, HEIGHT, GAP, BETWEEN, MARGIN, TOP = 208, 24, 8, 72, 16, 56  # pixels; TOP holds title and legend
-LETTERS = 30  # of a name that a box has room for
+LETTERS = 30  # characters of a name that a box has room for
 SWEEPS = 6
 
 _STYLE = (
@@ -34,7 +34,8 @@ _DARK = (
 @dataclass(frozen=True)
 class Box:
     """One task. state: a key of STATES; deps: names of boxes before it; lines: what more there is to say, plain
-    text."""
+    text.
+    """
 
     name: str
     state: str
@@ -105,8 +106,10 @@ def _legend(boxes: Sequence[Box]) -> list[str]:
 
 
 def layout(boxes: Sequence[Box]) -> dict[str, tuple[int, int]]:
-    """The upper left corner of every box. A box stands right of all it depends on; boxes of a column are ordered by the
-    heights of their neighbours, so that lines cross little (the barycentre method)."""
+    """The upper left corner of every box. A box stands to the right of all its dependencies.
+
+    The heights of their neighbours order the boxes of a column, so that few lines cross (the barycentre method).
+    """
     columns = _columns(boxes)
     users: dict[str, list[str]] = {box.name: [] for box in boxes}
     for box in boxes:

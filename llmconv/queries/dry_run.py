@@ -1,6 +1,6 @@
-"""--dry_run: every option resolved, every check run, and the overview of what would be done; nothing is written.
+"""--dry_run: resolve every option, run every check, and show the overview of the work. Nothing is written.
 
-The first lines are the vendor's keys in the vendor's order (spec, section 1.3), so that scripts can go on reading them.
+The first lines are the vendor's keys in the vendor's order, so that scripts can go on reading them.
 """
 
 from __future__ import annotations
@@ -36,8 +36,9 @@ KEYS = [
 
 
 def dry_run(asked: Request) -> str:
-    """The report; with `debug` also each net's inputs, outputs and flags. Raises InputError for whatever would stop the
-    conversion.
+    """The report; with `debug` also each net's inputs, outputs and flags.
+
+    Raises InputError for every fault that would stop the conversion.
     """
     made = plan(asked.job)
     nets = [*net_lines(made.nets), ""] if asked.job.debug else []

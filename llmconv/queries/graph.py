@@ -20,7 +20,7 @@ from llmconv.words import size
 
 
 def draw(asked: Request, to: Path) -> str:
-    """Draw the graph of a request to a file; returns what to print. `to` "-": that is the DOT."""
+    """Draw the graph of a request to a file; returns the text to print, which is the DOT when `to` is "-"."""
     if str(to) != "-" and to.suffix not in (".svg", ".dot"):
         raise InputError(
             f"--to {to}", "a name that ends in .svg or .dot is expected", "Say --to graph.svg, or - to print DOT."

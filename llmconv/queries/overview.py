@@ -1,5 +1,4 @@
-"""What a conversion would be, for a person: model, quantisation, nets, what is to be done, what it takes, whether the
-device holds it.
+"""The overview of a conversion for a person: model, quantisation, nets, work, cost, and whether the device holds it.
 
 `llmconv plan` and `--dry_run` print it. Reads only; never locks.
 """
@@ -81,7 +80,7 @@ def _quantisation(job: Job, packed: bool) -> str:
 
 
 def _nets(made: Plan) -> list[str]:
-    """A line per kind of net: how many, how they are made, what they weigh."""
+    """A line for each kind of net: number, how they are made, size."""
     found = made.origins
     kinds: dict[str, list[Net]] = defaultdict(list)
     for net in made.nets:
@@ -97,7 +96,7 @@ def _nets(made: Plan) -> list[str]:
 
 
 def _work(made: Plan, outlook: engine.Outlook) -> list[str]:
-    """What a build would do now, and why: tasks with the same reason are one line."""
+    """What a build would do now, and why. Tasks with the same reason share a line."""
     number = Counter(item.action for item in outlook.items)
     lines = [_row("tasks", ", ".join(f"{number[a]} {text}" for a, text in ACTIONS if number[a]))]
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
@@ -178,7 +177,7 @@ def _device(made: Plan) -> list[str]:
 
 
 def _advice(made: Plan, devices: dict[str, dict[str, int]]) -> str:
-    """What would make it smaller, the most effective first."""
+    """Options that make it smaller, the most effective first."""
     job, worst = made.job, max(devices.values(), key=lambda parts: sum(parts.values()))
     ideas = []
     if job.weight_bits > 4:

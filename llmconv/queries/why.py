@@ -15,15 +15,17 @@ from llmconv.words import size
 
 
 def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
-    """What a conversion would do now: tasks to run, to take from the cache and to keep, with their reasons and needs.
-    None while the weights are still to be downloaded: what they make of the cache is not known before."""
+    """What a conversion would do now: tasks to run, to take from the cache and to keep, with reasons and needs.
+
+    None before the weights are downloaded, because nets then have no keys.
+    """
     if not all(shard.exists() for shard in made.checkpoint.shards):
         return None
     return engine.outlook(tasks.graph(made), [asked.goal], asked.run_options())
 
 
 def forecast(asked: Request) -> str:
-    """`llmconv plan`. Raises InputError for whatever would stop the conversion."""
+    """The text of `llmconv plan`. Raises InputError for every fault that would stop the conversion."""
     made = plan(asked.job)
     return overview(made, outlook(asked, made))
 

@@ -1,5 +1,4 @@
-"""report.html: what was built from what, how long it took, how large, how fast and how right it is. One page that needs
-nothing else.
+"""report.html: one self-contained page on a build: provenance, duration, sizes, speed and accuracy.
 
 Only the light names are imported at once: a run that finds nothing to do must not pay for the rest.
 """

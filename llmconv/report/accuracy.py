@@ -1,4 +1,4 @@
-"""What the verification measured, layer by layer, for the page's plot and its words."""
+"""The errors that verification measured, layer by layer, for the page's plot and its text."""
 
 from __future__ import annotations
 
@@ -18,7 +18,8 @@ KINDS = (
 
 def by_layer(verified: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Curves of relative L2 over the layers that were verified: of each kind of block, and torch's own in the same half
-    precision; None when no layer was. Figures that are not finite are None."""
+    precision; None when no layer was. Figures that are not finite are None.
+    """
     nets = {net["name"]: net for net in verified["nets"]} if verified else {}
     layers = sorted({int(found[1]) for name in nets if (found := re.fullmatch(r"block(?:_[a-z]+)?_(\d+)", name))})
     series, limit = [], [0.0] * len(layers)

@@ -1,6 +1,4 @@
-"""Everything that the report tells, read from an output directory: manifest, verification, the finished nets, the logs
-of the runs.
-"""
+"""All facts of the report, read from an output directory: manifest, verification, finished nets, logs of the runs."""
 
 from __future__ import annotations
 
@@ -24,7 +22,7 @@ from llmconv.verify import record
 
 @dataclass(frozen=True)
 class Facts:
-    """What is known of an output directory; whatever is missing is empty or None.
+    """The facts of an output directory. A missing one is empty or None.
 
     given: the options as they were typed (`typed` of a Request). plan: of those options, None when the checkpoint
     cannot be read any more. manifest: of the .bmodel that is there; bmodel: its figures (llmconv.bmodel.describe).
@@ -90,7 +88,8 @@ class Facts:
     @property
     def outdated(self) -> bool:
         """Whether the .bmodel that is there is not what the last build was to build: of other options, or the run did
-        not get to it."""
+        not get to it.
+        """
         run = self.built
         if (
             self.manifest
@@ -107,7 +106,8 @@ class Facts:
 
 def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Facts:
     """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of:
-    what that run was to build; read from the directory and planned again where it is not given."""
+    what that run was to build; read from the directory and planned again where it is not given.
+    """
     layout = Layout(out)
     asked, made = of or _asked(out)
     runs = history.read(layout.state)
@@ -123,7 +123,7 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request
 
 
 def _asked(out: Path) -> tuple[Request | None, Plan | None]:
-    """What was last to be built in an output directory, as far as it can still be read."""
+    """The request that an output directory was last built for, as far as it can still be read."""
     asked = None
     try:
         asked = request.load(out)

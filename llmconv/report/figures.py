@@ -83,7 +83,7 @@ def _part(part: str, pieces: list[tuple[str, int]], whole: int) -> Html:
 
 
 def memory(facts: Facts) -> Html | None:
-    """What the device needs, against what its chip can have."""
+    """The memory that the device needs, against what its chip can have."""
     found, how = _needed(facts)
     if not found:
         return None
@@ -140,7 +140,7 @@ def _needed(facts: Facts) -> tuple[Mapping[str, int], str]:
 
 
 def speed(facts: Facts) -> Html | None:
-    """Estimated latency, and of what it is made."""
+    """Estimated latency, and its parts."""
     if not facts.manifest:
         return None
     times = latencies(facts.manifest)

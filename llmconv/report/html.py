@@ -17,7 +17,8 @@ class Html(str):
 
 def tag(name: str, /, *content: Any, **attributes: Any) -> Html:
     """An element. content: Html as it is, other values as text, None as nothing, lists flattened. attributes: None and
-    False left out, True without value; `class_` is class, `data_x` data-x."""
+    False left out, True without value; `class_` is class, `data_x` data-x.
+    """
     given = "".join(_attribute(key, value) for key, value in attributes.items())
     if name in VOID:
         return Html(f"<{name}{given}>")

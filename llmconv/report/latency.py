@@ -1,5 +1,6 @@
 """Estimated time on the chip, from the compiler's cycles: of each net, and of what in a prefill and in a decoded
-token."""
+token.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the bytes are: of the file by part and precision, and of the device's memory."""
+"""Sizes: the file by part and precision, and the device's memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of a build: the verdict, and every net's status with its reason."""
+"""The outcome of a build: the verdict, and every net's status with its reason."""
 
 from __future__ import annotations
 
@@ -32,7 +32,8 @@ class Verdict:
 class NetStatus:
     """state: one of STATES. why: of how it was made; reason: why that was not up to date, or what stops it. error: its
     worst relative L2 in the verification with the limit; None if it was not verified. loss: relative L2 against the
-    original weights, None if that was not measured."""
+    original weights, None if that was not measured.
+    """
 
     name: str
     state: str

@@ -1,6 +1,4 @@
-"""What is told when a conversion is done: where the result is, how large, what it took, what to expect of it, what
-comes next.
-"""
+"""The summary of a finished conversion: place, size, cost, expected speed, and the next command."""
 
 from __future__ import annotations
 
@@ -61,7 +59,7 @@ def coefficient_bytes(manifest: Mapping[str, Any]) -> int:
 
 
 class Summary:
-    """A listener that tells, after a run that made a .bmodel, what came of it.
+    """A listener that prints the summary after a run that made a .bmodel.
 
     progress: as in engine.RunOptions; with "json" the summary is one more object, with "quiet" it is left out.
     """
@@ -118,7 +116,8 @@ class Summary:
 
     def _verified(self) -> dict[str, Any] | None:
         """What `llmconv verify` found about this very file: {ok, worst: {net, output, relative_l2, limit}}, worst being
-        what comes closest to its limit, its relative_l2 None when it is not finite; None when it did not run."""
+        what comes closest to its limit, its relative_l2 None when it is not finite; None when it did not run.
+        """
         told = record(self.layout)
         if told is None:
             return None

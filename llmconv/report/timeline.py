@@ -1,4 +1,4 @@
-"""A run over time: who worked when, on what the end waited, how much memory was taken."""
+"""A run over time: the tasks at work, the critical path, the memory."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(runs: Sequence[Run]) -> int:
 
 
 def critical_path(run: Run, deps: Mapping[str, Collection[str]]) -> list[Step]:
-    """What the end of the run waited for, first task first.
+    """The tasks that the end of the run waited for, first task first.
 
     Backwards from the task that ended last: before each comes the dependency that ended last, if it started when that
     was done; else it waited for its turn, and whatever ended right before it is what it waited for.

@@ -1,1 +1,1 @@
-"""What is asked for, and where it goes."""
+"""Options, the request that they make, and the layout of the output directory."""

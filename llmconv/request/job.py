@@ -1,5 +1,4 @@
-"""Job: what is to be converted, and how. Every option, checked as far as that goes without looking at the
-checkpoint."""
+"""Job: what to convert, and how. Every option is checked as far as possible without the checkpoint."""
 
 from __future__ import annotations
 
@@ -19,7 +18,8 @@ from llmconv.request.options import parse
 class Job:
     """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
     llmconv.plan.settle.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as
-    org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job."""
+    org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job.
+    """
 
     model_path: Path
     seq_length: int
@@ -50,15 +50,15 @@ class Job:
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Job:
-        """A Job from options as they were typed (names of the document or doit's short ones; strings or values).
+        """Make a Job from options as they were typed (the document's names or doit's short ones; strings or values).
 
-        Raises InputError for anything that no checkpoint could make right.
+        Raises InputError for every fault that no checkpoint could make right.
         """
         return cls.of(parse(given))
 
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Job:
-        """A Job from every option's typed value (see options.parse). Errors as `create`."""
+        """Make a Job from every option's typed value (see options.parse). Errors: as `create`."""
         values = dict(values)
         if values["model_path"] is None:
             raise InputError(
@@ -127,7 +127,7 @@ class Job:
             )
 
     def _check_history(self) -> None:
-        """Rules of the two history schemes (spec, sections 1.2 and 8.2) that hold whatever the checkpoint is."""
+        """Check the rules of the two history schemes (docs/options.md) that hold for every checkpoint."""
         seq, document = self.seq_length, self.use_block_with_kv or self.share_prompt
         if document and self.use_history_kv:
             raise InputError(
@@ -177,7 +177,7 @@ class Job:
             )
 
     def _check_devices(self) -> None:
-        """Rules of several devices that hold whatever the checkpoint is (spec, sections 4.8 and 8.13)."""
+        """Check the rules of several devices (docs/options.md) that hold for every checkpoint."""
         if self.num_device < 1:
             raise InputError(f"num_device {self.num_device}", "at least one device runs the model", "Use 1 or more.")
         if self.distribute_strategy == "pp" and self.num_device == 2:
@@ -209,7 +209,7 @@ class Job:
 
     @property
     def pixels(self) -> tuple[int, int] | None:
-        """Width and height that max_pixels says, if it says any."""
+        """Width and height of max_pixels; None when it is not set."""
         width, _, height = self.max_pixels.partition(",")
         return (int(width), int(height)) if width else None
 
@@ -219,8 +219,10 @@ class Job:
         return self.num_device > 1 and self.distribute_strategy == "tp"
 
     def layers_per_device(self, layers: int) -> int:
-        """How many of a model's layers one device of a pipeline has; the last may have fewer. One device has the
-        embeddings and another one the heads."""
+        """Number of layers on one device of a pipeline; the last may have fewer.
+
+        Two more devices have the embeddings and the heads.
+        """
         return -(-layers // (self.num_device - 2))
 
     @property

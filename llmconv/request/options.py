@@ -1,4 +1,4 @@
-"""The options: one table that both front ends, the help text and the checks read.
+"""The options: one table for both front doors, the help text and the checks.
 
 Names, short flags and defaults are those of the vendor's llm_convert.py document; `variable` is the short name on the
 doit side.
@@ -125,14 +125,13 @@ def parse(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed(given: Mapping[str, Any]) -> dict[str, str]:
-    """What is given, as text by the options' own names, in the order of OPTIONS. Raises InputError for an unknown
-    name."""
+    """The given options as text, by their own names and in their order. Raises InputError for an unknown name."""
     found = {_option(key).name: str(raw) for key, raw in given.items() if raw is not None}
     return {o.name: found[o.name] for o in OPTIONS if o.name in found}
 
 
 def arguments(given: Mapping[str, str]) -> list[str]:
-    """The arguments of `llmconv convert` that say what `typed` gave."""
+    """The arguments of `llmconv convert` for what `typed` gave."""
     words: list[str] = []
     for name, text in given.items():
         option = BY_NAME[name]

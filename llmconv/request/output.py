@@ -1,4 +1,4 @@
-"""Where things lie in an output directory."""
+"""The layout of an output directory."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Layout:
-    """The files of one output directory. What users want lies at the top; `.llmconv` holds what the build needs to go
-    on.
-    """
+    """The files of one output directory. Results lie at the top; `.llmconv` holds what the build needs to go on."""
 
     out: Path
 
@@ -43,7 +41,7 @@ class Layout:
 
     @property
     def step(self) -> Path:
-        """What a verification is at, while it runs."""
+        """The current step of a running verification."""
         return self.state / "verify.step"
 
     @property
@@ -72,7 +70,8 @@ class Layout:
 
     def net(self, net: str) -> list[Path]:
         """The parts of a finished net (llmconv.compile.records.NetFiles): program, coefficients, facts, what making it
-        took."""
+        took.
+        """
         return list(_net(self.out, net))
 
     def facts(self, net: str) -> Path:
@@ -90,13 +89,13 @@ class Layout:
         return _below(self.out, f".llmconv/checkpoint/{shard}.json")
 
     def check(self, weight: str) -> Path:
-        """What was found out about a linear: whether its coefficients are known to us."""
+        """The result of a linear's check: whether our coefficients are right."""
         return _below(self.out, f".llmconv/checks/{weight}.json")
 
 
 @cache
 def _below(out: Path, name: str) -> Path:
-    """One Path for each file: a graph of tasks names most of them many times."""
+    """One Path for each file, because a graph of tasks names most files many times."""
     return out / name
 
 

@@ -1,5 +1,4 @@
-"""Request: all that one run is asked for. Both front doors make one from their options, once; everything behind them
-takes it as data.
+"""Request: all that a user asks of one run. Both front doors make one from their options, once, and pass it on as data.
 
 settle(given, check)    options as typed, a model of the hub brought to one commit
 load(out), save(asked)  the request that was last started in an output directory
@@ -25,7 +24,7 @@ from llmconv.toolchain import cache_dir
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How a build goes on; nothing here changes what is built. The options of the same names say what each means.
+    """How to build; nothing here changes what is built. The options of the same names describe the fields.
 
     jobs: 0 for one per core. memory: bytes, None for the engine's default.
     """
@@ -40,9 +39,10 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Request:
-    """What is asked: a job, and how to build it. typed: the options that were given, by their own names, as text, with
-    the place of the model and of the output settled; all others have their defaults. notes: what is to be told when the
-    run starts.
+    """A job, and how to build it.
+
+    typed: the given options as text, by their own names, with the places of model and output settled; all others have
+    their defaults. notes: remarks to tell when the run starts.
     """
 
     job: Job
@@ -52,8 +52,8 @@ class Request:
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Request:
-        """From options as they were typed (names of the document or doit's short ones; strings or values), and no look
-        at the hub.
+        """Make one from options as they were typed (the document's names or doit's short ones). It does not ask the
+        hub.
 
         Raises InputError for anything that no checkpoint could make right.
         """
@@ -65,12 +65,11 @@ class Request:
 
     @property
     def goal(self) -> str:
-        """The task that the whole of the job is."""
+        """The task that completes the job."""
         return "export" if self.job.only_mlir else "convert"
 
     def run_options(self) -> RunOptions:
-        """For the engine, as far as a look at the build needs them: no listeners, nothing that is done before a
-        build."""
+        """The engine's options for a look at the build: without listeners, and without steps before a build."""
         build = self.build
         return RunOptions(
             state_dir=self.layout.state,
@@ -84,11 +83,11 @@ class Request:
 
 
 def settle(given: Mapping[str, Any], check: Callable[[Job], object]) -> Request:
-    """The request with a model of the hub brought to one commit, whose config.json is right and whose small files are
-    in the cache.
+    """Make a request, and settle a model of the hub to one commit: its config.json is right, its small files are in the
+    cache.
 
-    check: is given a job when config.json alone is there, and raises what is wrong with that. Errors: InputError, and
-    Unreachable when the hub does not answer and the cache does not hold the model.
+    check: takes a job when config.json alone is there, and raises its errors. Errors: InputError; Unreachable when the
+    hub does not answer and the cache does not hold the model.
     """
     values = parse(given)
     model = values["model_path"] if values["seq_length"] is not None else None
@@ -131,7 +130,7 @@ def load(out: Path) -> Request:
 
 
 def save(asked: Request) -> None:
-    """Keep a request in its output directory, for whoever asks about the build there."""
+    """Keep a request in its output directory, for later questions about the build."""
     file, text = asked.layout.job, json.dumps(asked.typed, indent=1)
     if not file.exists() or file.read_text(encoding="utf-8") != text:
         part = file.with_name(f"{file.name}.{os.getpid()}")

@@ -106,7 +106,7 @@ class Simulator:
         try:
             send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, [buffer.data for buffer in buffers])
         except BrokenPipeError:
-            pass  # it has died: the answer says of what
+            pass  # the child has died: `_ask` tells why
         reply, outputs = self._ask(f"running net {net}")
         written = [info.inputs[n] for n in numbers]
         return arrays.unpack((*info.outputs, *written), [*reply["shapes"], *(shapes[n] for n in numbers)], outputs)
@@ -161,7 +161,7 @@ def memory_needed(bmodel: BModel) -> int:
 
 
 def _check(path: Path, chip: str) -> BModel:
-    """Read the file and say what cannot work before anything is started."""
+    """Read the file, and raise every error that can be found before a start."""
     try:
         bmodel = BModel.read(path)
     except ConvertError as error:

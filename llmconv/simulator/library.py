@@ -153,7 +153,8 @@ class Runtime:
 
     def nets(self) -> list[dict]:
         """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and
-        outputs."""
+        outputs.
+        """
         names = [
             self._library.bmrt_get_network_name(self._runtime, number)
             for number in range(self._library.bmrt_get_network_number(self._runtime))

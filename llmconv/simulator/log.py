@@ -11,8 +11,7 @@ _NOISE = re.compile(r"libusercpu|cpu_user_defined|ASSERT info: none|do_allreduce
 
 
 def reason(log: Path, start: int, count: int = 3) -> str:
-    """The last lines that the log has gained since byte `start`, joined by "; ": those that tell of a fault, if there
-    are any."""
+    """The last lines of the log since byte `start`, joined by "; ". Only lines about a fault, if there are any."""
     try:
         with log.open("rb") as file:
             file.seek(max(start, log.stat().st_size - TAIL_BYTES))

@@ -1,7 +1,8 @@
-"""The compiler's digest: one sha256 over the files that determine what it makes, remembered by stat.
+"""The compiler's digest: one sha256 over the files that determine its results, remembered by stat.
 
 Hashing takes a second or two; a build that has nothing to do must not pay for it. So the cache keeps, per root, the
-digest and the stat identity of every file that went into it."""
+digest and the stat identity of every file that went into it.
+"""
 
 from __future__ import annotations
 
@@ -47,7 +48,8 @@ _PATTERNS = (
 
 def files(root: Path) -> list[Path]:
     """The files that count, sorted by relative path. Missing ones are left out (an older or newer install may lack
-    some)."""
+    some).
+    """
     found = {
         p
         for pattern in _PATTERNS
@@ -67,9 +69,10 @@ def recall(root: Path, cache: Path) -> tuple[str, bool]:
 
 def remember(root: Path, cache: Path) -> str:
     """Hash the files of `root` and keep the result. A cache that cannot be written costs the next run the same
-    hashing."""
+    hashing.
+    """
     identity = _identity(root)
-    total = hashlib.sha256(mend.SCRIPT.encode())  # it has a part in what is made too
+    total = hashlib.sha256(mend.SCRIPT.encode())  # it also has a part in the results
     for path in files(root):
         total.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
     memo = {k: v for k, v in _read(cache).items() if os.path.isdir(k)}

@@ -1,4 +1,4 @@
-"""What this machine must have for a build, what it has, and the command that mends it."""
+"""Check what this machine needs for a build, and name the command that mends it."""
 
 from __future__ import annotations
 
@@ -34,8 +34,7 @@ _INSTALL = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zyppe
 
 @dataclass(frozen=True)
 class Check:
-    """One thing that a build needs. found: what is there; why: what needs it; mend: a command or a sentence, if not
-    ok."""
+    """One need of a build. found: what is there; why: what needs it; mend: a command or a sentence, if it is not ok."""
 
     name: str
     ok: bool
@@ -83,8 +82,10 @@ def check(
 
 
 def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[str, str] | None = None) -> None:
-    """Before a build: InputError that names all that is missing at once, with one command where one will do. Takes
-    milliseconds."""
+    """Check before a build, in milliseconds.
+
+    Raises an InputError that names all that is missing at once, with one command where that is enough.
+    """
     env = os.environ if env is None else env
     failed = [c for c in check(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
     if failed:
@@ -173,7 +174,8 @@ def _cxx(env: Mapping[str, str], thorough: bool) -> Check:
 
 def _try_to_compile(paths: Mapping[str, str | None], env: Mapping[str, str]) -> str:
     """Build a small shared library in both languages; the compiler's first error, or ''. Finds missing headers and
-    libraries."""
+    libraries.
+    """
     with tempfile.TemporaryDirectory(prefix="llmconv-") as folder:
         for language, suffix, text in (
             ("C", "c", "#include <stdio.h>\n#include <math.h>\n"),
@@ -282,7 +284,7 @@ def _install(tools: Sequence[str], env: Mapping[str, str]) -> str:
 
 
 def _mend_all(failed: Sequence[Check], env: Mapping[str, str]) -> str:
-    """All the mends; the packages in one command."""
+    """All mends, with the packages in one command."""
     installs = [c.name for c in failed if c.name in ("cmake", "make", "c++")]
     rest = [c.mend for c in failed if c.name not in ("cmake", "make", "c++") and c.mend]
     return ". ".join(([_install(installs, env)] if installs else []) + rest)

@@ -1,4 +1,4 @@
-"""The environment of the compiler's processes. Nothing of it is ever set in llmconv's own process."""
+"""The environment of the compiler's processes. llmconv's own environment stays as it is."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from llmconv.toolchain.find import Toolchain
 
-# What a user's shell may hold that would change what the compiler or its JIT (ppl-compile, cmake, make, c++) does.
+# Variables of a user's shell that would change the work of the compiler or its JIT (ppl-compile, cmake, make, c++).
 # LD_LIBRARY_PATH beats the RUNPATH by which the compiler finds its own libraries, and it needs none: measured.
 _DROPPED = frozenset(
     {

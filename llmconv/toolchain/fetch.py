@@ -107,7 +107,7 @@ def _lock(path: Path, progress: Progress) -> Iterator[None]:
 
 
 def _sweep(cache: Path) -> None:
-    """Remove what fetches that were killed have left (we hold the lock, so none is at work)."""
+    """Remove the leftovers of killed fetches. We hold the lock, so none is at work."""
     for left in cache.glob(f"{FOLDER}.part.*"):
         shutil.rmtree(left, ignore_errors=True)
 

@@ -20,7 +20,8 @@ from llmconv.toolchain.shadow import shadow
 @dataclass(frozen=True)
 class Toolchain:
     """A compiler that runs. root: the folder with bin/ and lib/; digest: sha256 (hex) over what determines a net's
-    bytes."""
+    bytes.
+    """
 
     root: Path
     version: str
@@ -47,7 +48,8 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
 
     Order: $TPUC_ROOT (a wrong one is an InputError: the user named it), a tpu_mlir package of this Python (not
     imported), the cache. An install that still holds the bundled glibc is used through a private shadow of it in the
-    cache."""
+    cache.
+    """
     env = os.environ if env is None else env
     cache = (cache or cache_dir(env)).absolute()
     named = env.get("TPUC_ROOT", "").strip()
@@ -68,7 +70,7 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
 
 
 def find_fetched(cache: Path) -> Toolchain | None:
-    """The compiler that an earlier fetch has put into `cache`, None when there is none or a part of it is missing."""
+    """The compiler that an earlier fetch put into `cache`; None when it is absent or incomplete."""
     fetched = cache / FOLDER
     if _problem(fetched):
         return None
@@ -127,7 +129,8 @@ def _problem(root: Path) -> str:
 
 def _open(root: Path, cache: Path, what: str, repair: str = "") -> Toolchain:
     """Make a Toolchain of a folder that looks right: shadow its glibc if it has one, hash it, see that it runs (both
-    once)."""
+    once).
+    """
     version = version_of(root)
     if any((root / "lib" / "third_party" / name).exists() for name in GLIBC):
         root = shadow(root, cache)

@@ -1,4 +1,4 @@
-"""What the compiler is told about one net, and the passes that this means."""
+"""The compiler's flags for one net, and the passes that follow from them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LATER = ("same_addr", "precision")  # no part of a key where they say nothing, 
 
 @dataclass(frozen=True)
 class CompileFlags:
-    """What the passes are told about one net (the vendor's meaning and names; see `passes`)."""
+    """The flags of one net, in the vendor's names and meaning; see `passes`."""
 
     chip: str
     mode: str  # BF16, F16, F32, W4BF16, W8BF16, W4F16, W8F16
@@ -55,8 +55,10 @@ def passes(flags: CompileFlags, model_file: str) -> list[str]:
 
 
 def options(wanted: list[str], to: str = "") -> list[str]:
-    """The options of a process that runs these passes. to: the MLIR that it writes beside the weights; neither when
-    codegen is among the passes."""
+    """The options of a process that runs these passes.
+
+    to: the MLIR that it writes beside the weights; "" when codegen is among the passes, and neither is written.
+    """
     return ["--init", *wanted, *(["--deinit", "-o", to] if to else ["--deinit=no_save_weight=True", "-o", "/dev/null"])]
 
 
@@ -76,7 +78,7 @@ def lowering(flags: CompileFlags) -> list[str]:
 
 
 def arranging(flags: CompileFlags) -> list[str]:
-    """What is lowered, optimised, grouped and with addresses: all that is left but codegen."""
+    """Optimise, group and assign addresses: all passes between lowering and codegen."""
     strip = (
         f"--strip-io-quant=quant_input={flags.quant_input} quant_output={flags.quant_output} quant_input_list= "
         f"quant_output_list= quant_output_bf16={flags.quant_output_bf16} quant_input_int8=False "

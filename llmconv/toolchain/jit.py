@@ -56,7 +56,8 @@ def publish(private: Path, shared: Path) -> dict[str, int]:
     fit".
 
     Only what the compiler needs again is kept (the library, of about 130 KB), each entry complete or not at all. A
-    shared folder that cannot be written is left as it is: the next compile makes the kernel again."""
+    shared folder that cannot be written is left as it is: the next compile makes the kernel again.
+    """
     bad = {}
     for key, status in _flags(private).items():
         if status not in (FITS, DOES_NOT_FIT):

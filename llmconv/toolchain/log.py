@@ -1,4 +1,4 @@
-"""What a compiler's log says to a person: its last meaningful lines, and a cause where the words are known."""
+"""Read a compiler's log for a person: its last meaningful lines, and the cause where the words are known."""
 
 from __future__ import annotations
 
@@ -48,8 +48,7 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
 
 
 def meaningful(lines: Iterable[str]) -> list[str]:
-    """The lines that say something about this net: no progress, no banners, no stack frames. Neighbours that repeat are
-    one."""
+    """The lines about this net, without progress, banners and stack frames. Repeated neighbours become one line."""
     kept: list[str] = []
     for line in lines:
         line = line.rstrip()
@@ -75,7 +74,8 @@ def tail(log: Path, count: int = 6) -> list[str]:
 
 def cause(lines: Iterable[str]) -> tuple[str, str]:
     """(why, what to do) for the first known failure in `lines`, else the last line as it stands, else two empty
-    strings."""
+    strings.
+    """
     lines = list(lines)
     for pattern, why, cure in _CAUSES:
         for line in lines:

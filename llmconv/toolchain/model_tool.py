@@ -16,7 +16,8 @@ def model_tool(tc: Toolchain, *args: str | Path, timeout: float | None = None) -
     it fails.
 
     timeout in seconds. Paths should be absolute; it runs in a temporary folder, since it writes side files into its
-    cwd."""
+    cwd.
+    """
     argv = [str(tc.root / "bin" / "model_tool"), *(str(a) for a in args)]
     with tempfile.TemporaryDirectory(prefix="llmconv-") as cwd:
         env = environment(tc, Path(cwd) / "ppl", 1) | {"PWD": cwd}

@@ -1,4 +1,4 @@
-"""The one compiler that llmconv is made for, and what is known about its files."""
+"""The one compiler that llmconv is made for, and facts about its files."""
 
 from __future__ import annotations
 

@@ -1,5 +1,6 @@
 """Download the compiler's wheel with pip, as a file, by pip's own configuration (index, proxy, certificates,
-find-links)."""
+find-links).
+"""
 
 from __future__ import annotations
 

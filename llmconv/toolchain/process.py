@@ -1,7 +1,8 @@
 """Run one program to its end: output to a log, exit or signal, time, CPU and peak memory.
 
 The child stays in the caller's process group, so that a caller that kills its group takes the compiler along, and it
-asks the kernel to be killed when the caller dies, so that `kill -9` of the caller alone leaves nothing running."""
+asks the kernel to be killed when the caller dies, so that `kill -9` of the caller alone leaves nothing running.
+"""
 
 from __future__ import annotations
 

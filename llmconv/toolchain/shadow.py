@@ -3,7 +3,8 @@
 tpu_mlir's wheel holds Ubuntu 22.04's libc, libm and libpthread, and the programs reach them by RUNPATH before the
 system's. Under any other ld.so they die before main. The shadow is the same tree by symbolic links, without those
 three; the two programs are copied, since the loader takes $ORIGIN of a program from its real path (of a library from
-the link's)."""
+the link's).
+"""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ _PROGRAMS = ("tpuc-opt", "model_tool")
 
 def shadow(root: Path, cache: Path) -> Path:
     """The shadow of `root` in `cache`, made when it is not there yet (about 40 MB). Safe with several makers at
-    once."""
+    once.
+    """
     place = cache / "shadow" / f"{root.name}-{_identity(root)}"
     if place.is_dir():
         return place

@@ -66,7 +66,8 @@ class Bench:
 
     def run(self, source: Path, wanted: list[str]) -> None:
         """One process of the compiler with these options. ToolError with its signal or exit code, the cause and the log
-        when it fails."""
+        when it fails.
+        """
         call, append = [self._program, source.name, *wanted], self._append or bool(self._ended)
         try:
             ended = process.run(call, cwd=self._scratch, env=self._env, log=self._log, append=append)
@@ -209,7 +210,8 @@ def _stage(mlir: Path, scratch: Path) -> str:
 @contextmanager
 def _plain_paths(tc: Toolchain, scratch: Path) -> Iterator[tuple[Toolchain, Path]]:
     """The toolchain and a new JIT folder under names that the JIT's unquoted shell lines survive; the folder goes
-    afterwards."""
+    afterwards.
+    """
     real = Path(tempfile.mkdtemp(prefix="ppl.", dir=scratch)).absolute()
     short = None
     try:
@@ -230,7 +232,8 @@ def _plain_paths(tc: Toolchain, scratch: Path) -> Iterator[tuple[Toolchain, Path
 
 def _broken_file(model: Path) -> str:
     """Why a .bmodel is not whole ('' when it is): its header says how long it is, and the compiler does not check its
-    writes."""
+    writes.
+    """
     try:
         with open(model, "rb") as file:
             header = file.read(64)

@@ -1,4 +1,4 @@
-"""Building a net: inputs, weights and operations of the table in ops.py, with shapes inferred as one goes."""
+"""Build a net: inputs, weights and operations of the table in ops.py. Shapes are inferred at once."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Op(NamedTuple):
 @dataclass(frozen=True)
 class Weight:
     """A coefficient tensor of the net: the name by which the compiler looks it up, its shape, and the recipe
-    (llmconv.checkpoint.recipe) that makes its values from the checkpoint. dtype f32, f16, bf16 (raw bits) or ui8."""
+    (llmconv.checkpoint.recipe) that makes its values from the checkpoint. dtype f32, f16, bf16 (raw bits) or ui8.
+    """
 
     name: str
     shape: Shape
@@ -45,7 +46,8 @@ class Weight:
 
 class Graph(Methods):
     """A net under construction. `graph.MatMul(x, w, b, name="...")` appends the table's MatMul and returns its
-    Value."""
+    Value.
+    """
 
     def __init__(self, name: str, *, lora_rank: int = 0, platform: str = "LLM"):
         self.name, self.lora_rank, self.platform = name, lora_rank, platform
@@ -73,13 +75,14 @@ class Graph(Methods):
 
     def input(self, name: str, shape: Shape, dtype: str = "f32", **attrs: Any) -> Value:
         """A function argument. Top inputs are f32 inside the graph whatever the argument's declared type (f32,
-        si32)."""
+        si32).
+        """
         arg = Value(-1 - len(self.inputs), name, tuple(shape), dtype)
         self.inputs.append(arg)
         return self._append("Input", (arg,), [(name, tuple(shape), "f32")], {"do_preprocess": False, **attrs})[0]
 
     def weight(self, name: str, shape: Shape, recipe: tuple, dtype: str = "f32", **attrs: Any) -> Value:
-        """A coefficient tensor; asking twice for the same name gives the same value."""
+        """A coefficient tensor. The same name gives the same value again."""
         weight = Weight(name, tuple(shape), recipe, dtype)
         if name in self.weights:
             if self.weights[name] != weight:

@@ -1,5 +1,4 @@
-"""Shape inference of the Top operations: result shapes from attributes and operand shapes (`none` operands left
-out)."""
+"""Infer the shapes of Top operations: result shapes from attributes and operand shapes (without `none` operands)."""
 
 from __future__ import annotations
 
@@ -72,7 +71,7 @@ def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def pad(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
-    """paddings: how many more elements before every axis, then behind every axis."""
+    """paddings: numbers of new elements before every axis, then behind every axis."""
     rank, more = len(shapes[0]), attrs["paddings"]
     return [tuple(d + before + behind for d, before, behind in zip(shapes[0], more[:rank], more[rank:], strict=True))]
 
@@ -82,7 +81,7 @@ def tile(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def unsqueeze(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
-    """axes: where the result has a 1 more."""
+    """axes: the result's new axes of size 1."""
     sizes, axes = iter(shapes[0]), attrs["axes"]
     return [tuple(1 if axis in axes else next(sizes) for axis in range(len(shapes[0]) + len(axes)))]
 

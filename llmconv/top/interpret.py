@@ -13,7 +13,8 @@ from llmconv.top.ops import OPS
 
 def interpret(graph: Graph, inputs: Mapping[str, np.ndarray], weights: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The graph's outputs, in order. `inputs` and `weights` are keyed by name; weights are float32 (or uint8 when
-    packed)."""
+    packed).
+    """
     values: dict[int, Any] = {}
     for op in graph.ops:
         if op.kind == "None":

@@ -1,5 +1,4 @@
-"""What the Top operations compute, in NumPy. Every function gets NumPy itself first: importing this module costs
-nothing."""
+"""The maths of the Top operations, in NumPy. Every function takes NumPy itself first, so that this import is cheap."""
 
 from __future__ import annotations
 
@@ -25,7 +24,7 @@ def pad(np, attrs, x, _none):
 
 
 def triangle(np, attrs, x):
-    """What lies on and above (below) a diagonal of the last two axes, 0 elsewhere."""
+    """The values on and above (below) a diagonal of the last two axes, 0 elsewhere."""
     return (np.triu if attrs["upper"] else np.tril)(x, attrs["diagonal"])
 
 

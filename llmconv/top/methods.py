@@ -1,5 +1,4 @@
-"""The operations of the table in ops.py as methods of a graph. methods.pyi, which stub.py writes, tells checkers what
-they take."""
+"""The operations of the table in ops.py as methods of a graph. stub.py writes their signatures to methods.pyi."""
 
 from __future__ import annotations
 
@@ -11,7 +10,8 @@ from llmconv.top.ops import OPS
 
 class Methods:
     """One method for every operation: `graph.MatMul(x, w, b, name="...")` is `graph.op("MatMul", x, w, b,
-    name="...")`."""
+    name="...")`.
+    """
 
 
 def _method(kind: str) -> Callable[..., Any]:

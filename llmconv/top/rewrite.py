@@ -1,5 +1,4 @@
-"""A graph built once more with other weights or operations: forms of a net that cost the compiler less and give the
-same program."""
+"""Build a graph again with other weights or operations: forms that cost the compiler less and give the same program."""
 
 from __future__ import annotations
 
@@ -9,14 +8,16 @@ from typing import Any
 
 from llmconv.top.graph import Graph, Op, Value, Weight
 
-CODES = ".q"  # what follows the name of a linear's weight in that of its codes
+CODES = ".q"  # the suffix that turns the name of a linear's weight into that of its codes
 MakeWeight = Callable[[Graph, Weight, Mapping[str, Any]], Value]
 MakeOp = Callable[[Graph, Op, Sequence[Value], Mapping[str, Any]], Any]
 
 
 def rewrite(graph: Graph, weight: MakeWeight | None = None, op: MakeOp | None = None) -> Graph:
-    """The same inputs, weights, operations and outputs, each made by `weight` or `op` where given. A weight may become
-    the graph's none when `op` replaces all that use it."""
+    """Copy inputs, weights, operations and outputs; `weight` and `op`, where given, make each of theirs.
+
+    A weight may become the graph's none when `op` replaces all its uses.
+    """
     make_weight, make_op = weight or same_weight, op or same_op
     new = Graph(graph.name, lora_rank=graph.lora_rank, platform=graph.platform)
     values: dict[int, Value] = {graph.none.id: new.none}
@@ -45,7 +46,8 @@ def same_op(g: Graph, op: Op, operands: Sequence[Value], attrs: Mapping[str, Any
 
 def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = False) -> Graph:
     """The weights named in `linears` of type `half` (bf16, f16): half the bytes in the weight file and in the compiler.
-    hollow: without any values, which the compiler does not miss since it has nothing to round."""
+    hollow: without any values, which the compiler does not read since it has nothing to round.
+    """
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
         if w.name not in linears:
@@ -56,9 +58,10 @@ def halved(graph: Graph, linears: Collection[str], half: str, hollow: bool = Fal
 
 
 def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Graph:
-    """The linears of those weights as already quantised, with stand-ins for the codes (0), scales (1) and zero points
-    (0): the program is that of the quantised net, for an eighth of the memory and without the time that quantising
-    takes."""
+    """Quantise the linears of those weights with stand-ins: codes 0, scales 1, zero points 0.
+
+    The program is that of the quantised net. It takes an eighth of the memory, and no time for quantising.
+    """
 
     def weight(g: Graph, w: Weight, attrs: Mapping[str, Any]) -> Value:
         return g.none if w.name in linears else same_weight(g, w, attrs)
@@ -84,7 +87,7 @@ def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Gra
 
 
 def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
-    """A net of nothing but the columns first..last of the linear of that weight [K, N], on one row."""
+    """A net of the columns first..last of one linear, with weight [K, N], on one row."""
     found = graph.weights[weight]
     k, _ = found.shape
     rows = found.recipe[1] if found.recipe[0] == "transpose" else ("transpose", found.recipe)
@@ -95,8 +98,7 @@ def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
 
 
 def coded_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
-    """A net of nothing but the rows first..last of the codes of that name [N, K * bits / 8], with their scales and zero
-    points, on one row."""
+    """A net of rows first..last of the named codes [N, K * bits / 8], with their scales and zero points, on one row."""
     op = next(op for op in graph.ops if op.kind == "A16MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
     found = [graph.weights[value.name] for value in op.operands[1:4]]
@@ -106,7 +108,7 @@ def coded_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
 
 
 def table_alone(graph: Graph, weight: str, rows: int) -> Graph:
-    """A net of nothing but the first rows of the table of that name [V, H], times one row."""
+    """A net of the first rows of the named table [V, H], times one row."""
     found = graph.weights[weight]
     part = replace(found, shape=(rows, found.shape[1]), recipe=("rows", found.recipe, 0, rows))
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[0].name == weight)

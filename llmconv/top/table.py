@@ -1,5 +1,4 @@
-"""Nets that hold one large table: their graph with the table as an input, and with the first rows of the table
-alone."""
+"""Nets with one large table: their graph with the table as an input, and with the table's first rows alone."""
 
 from __future__ import annotations
 
@@ -10,11 +9,12 @@ from typing import Any
 from llmconv.top.graph import Graph, Op, Value, Weight
 from llmconv.top.rewrite import rewrite, same_op, same_weight
 
-SAMPLE = 4096  # rows at least of a sample, and what the rows left out are a multiple of: it has the table's remainders
+# Least rows of a sample. It omits a multiple of this, so that its number of rows has the table's remainders
+SAMPLE = 4096
 
 
 def table(graph: Graph) -> Weight | None:
-    """The graph's one weight, if that is a table."""
+    """The graph's one weight, if it is a table."""
     if len(graph.weights) != 1:
         return None
     (weight,) = graph.weights.values()
@@ -28,7 +28,7 @@ def is_table(weight: Weight) -> bool:
 
 
 def sampled(graph: Graph) -> Graph:
-    """The graph for a vocabulary of fewer tokens: the first SAMPLE rows of the table and a few more."""
+    """The graph for a smaller vocabulary: the first SAMPLE rows of the table, and a few more."""
     (full,) = graph.weights.values()
     vocab, width = full.shape
     rows = SAMPLE + vocab % SAMPLE
@@ -42,8 +42,10 @@ def sampled(graph: Graph) -> Graph:
 
 
 def as_input(graph: Graph, unused: str = "") -> Graph:
-    """The graph with its only weight as its last input, float32 like all inputs of the Top dialect; behind that an
-    input `unused`, which is larger, if it is named."""
+    """The graph with its only weight as its last input, float32 like all inputs of the Top dialect.
+
+    unused: the name of a larger input behind that; "" for none.
+    """
     made = rewrite(graph, lambda g, weight, _: g.input(weight.name, weight.shape))
     if unused:
         rows, width = made.inputs[-1].shape

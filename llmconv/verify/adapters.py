@@ -1,4 +1,4 @@
-"""LoRA: an adapter of random numbers, loaded as a runtime loads one, and what it adds to the model's linears."""
+"""LoRA: an adapter of random numbers, loaded as a runtime loads one, and its terms in the model's linears."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class Adapter:
     """weights: A [r, K] and B [r, N] of every linear (the embedding's A is [V, r]), by the names that they have in the
     nets;
     paths: a linear's recipe for its weight -> its path in the nets; embedding, head: their paths; dtype: bf16 or f16,
-    which holds them."""
+    which holds them.
+    """
 
     weights: Mapping[str, np.ndarray]
     paths: Mapping[tuple, str] = field(repr=False)
@@ -35,8 +36,11 @@ class Adapter:
 
     @classmethod
     def random(cls, plan: Plan, rng: np.random.Generator) -> Adapter:
-        """One that changes what every linear gives by about an eighth: far more than what is tolerated, and not so much
-        that the attention of random heads becomes too peaked for half precision."""
+        """An adapter that changes the output of every linear by about an eighth.
+
+        That is far more than any tolerance, and too little to make the attention of random heads too sharp for half
+        precision.
+        """
         weights: dict[str, np.ndarray] = {}
         for net in plan.nets:
             for op in net.graph.ops:
@@ -63,7 +67,8 @@ class Adapter:
 
     def parts_of(self, source: tuple) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
         """What is added to the linear whose weight [N, K] the model has from recipe `source`: (first, last, A, B) for
-        its rows first to last, which are all, or those of one role in a fused tensor."""
+        its rows first to last, which are all, or those of one role in a fused tensor.
+        """
         whole, start, end = _rows(source)
         for recipe, path in self.paths.items():
             tensor, first, last = _rows(recipe)
@@ -76,12 +81,12 @@ class Adapter:
                 yield first - start, first - start + b.shape[1], a, b
 
     def rows(self, ids: np.ndarray) -> np.ndarray:
-        """What is added to the embedding's rows `ids` [n]: [n, H]."""
+        """The adapter's term for the embedding's rows `ids` [n]: [n, H]."""
         a, b = self.parts(self.embedding)
         return a[ids] @ b
 
     def of_head(self, first: int, last: int) -> np.ndarray:
-        """What is added to rows first to last of the head's weight [V, H]."""
+        """The adapter's term for rows first to last of the head's weight [V, H]."""
         a, b = self.parts(self.head)
         return b[:, first:last].T @ a
 
@@ -89,7 +94,8 @@ class Adapter:
 def load(adapter: Adapter, files: Sequence[Path], folder: Path) -> list[Path]:
     """Copy a plan's .bmodel files to `folder` and write the adapter into their coefficients, where their tables of
     locations name them (lora.<rank>.<axis of the rank>.<weight>). ToolError when they name one that the adapter lacks,
-    or not all of the adapter's."""
+    or not all of the adapter's.
+    """
     copies = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
     found = {name for copy in copies for name in _write(adapter, copy)}
     if missing := set(adapter.weights) - found:

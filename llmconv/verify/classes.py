@@ -1,7 +1,7 @@
-"""transformers' class for a checkpoint, built without its weights and with one layer or none, and how it is run.
+"""Build and run transformers' class for a checkpoint, without its weights and with one layer or none.
 
-Only documented behaviour is used: classes are made from a config, run through their own forward with the weights of the
-moment, and looked into through torch's hooks.
+Only documented behaviour is used: a class is made from a config, runs through its own forward with the given weights,
+and is observed through torch's hooks.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Without what transformers says about itself, not about the user's model: warnings, and its log below errors."""
+    """Silence what transformers says about itself and not about the model: warnings, and its log below errors."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         from transformers import logging
@@ -46,7 +46,8 @@ def settings(oracle: Oracle, config: Any) -> Any:
 
 def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
     """The class's model in eval mode, with layer `layer` as its only one, or with none: parameters without storage,
-    buffers (rotary frequencies, scales) real. config: what `settings` gave."""
+    buffers (rotary frequencies, scales) real. config: what `settings` gave.
+    """
     with quiet():
         import torch
         import transformers
@@ -66,7 +67,7 @@ def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
 
 @contextmanager
 def _no_storage() -> Iterator[None]:
-    """Modules that are built meanwhile have their parameters on the meta device."""
+    """Put the parameters of modules that are built meanwhile on the meta device."""
     import torch
     from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -78,7 +79,7 @@ def _no_storage() -> Iterator[None]:
 
 
 def call(module: Any, weights: Mapping[str, torch.Tensor], **inputs: Any) -> Any:
-    """What the module's forward gives with these weights, by its parameters' names, in place of its own."""
+    """Run the module's forward with these weights, by its parameters' names, in place of its own."""
     import torch
 
     with quiet(), torch.inference_mode():
@@ -86,7 +87,7 @@ def call(module: Any, weights: Mapping[str, torch.Tensor], **inputs: Any) -> Any
 
 
 def cache_argument(decoder: Any) -> str:
-    """What the decoder's forward calls its Cache: past_key_values, and cache from transformers 5.24 on."""
+    """The name of the Cache argument of the decoder's forward: past_key_values, or cache from transformers 5.24 on."""
     return "cache" if "cache" in inspect.signature(decoder.forward).parameters else "past_key_values"
 
 
@@ -94,7 +95,8 @@ def before(
     module: Any, given: torch.Tensor | None = None, seen: Callable[[torch.Tensor], None] = lambda _: None
 ) -> Any:
     """A hook that tells `seen` the hidden states that reach the module, its first argument, and puts `given` in
-    their place. It is a context manager, which takes the hook away."""
+    their place. It is a context manager, which takes the hook away.
+    """
 
     def hook(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:
         if args:

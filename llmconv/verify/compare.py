@@ -1,12 +1,11 @@
-"""How far tensors are apart, and what is still right.
+"""Measure differences of tensors, and say which are still right.
 
-The tolerances were measured on correct nets, on bm1684x, bm1688 and cv186x (compiler 1.30.2): against torch float32 on
-the same inputs and the weights that the chip has, blocks come to a relative L2 of 0.003 to 0.010, and to more where
-attention is
-sharp: there any rounding of queries and keys grows, torch's as well. So what torch loses in the same half precision,
-with the same net on the same inputs, is measured beside it, and a block may lose a quarter more than that, up to a
-bound that no block may pass. Beyond this the tolerances are never widened: a net that misses one is wrong until the
-cause is known.
+The tolerances were measured on correct nets, on bm1684x, bm1688 and cv186x (compiler 1.30.2), against torch float32 on
+the same inputs and the chip's weights. Blocks come to a relative L2 of 0.003 to 0.010, and to more where attention is
+sharp, because there any rounding of queries and keys grows, torch's as well. So torch's own loss in the same half
+precision is measured too, with the same net on the same inputs. A block may lose a quarter more than that, up to a
+bound that no block may pass. Tolerances are never widened further: a net that misses one is wrong until the cause is
+known.
 """
 
 from __future__ import annotations
@@ -24,7 +23,8 @@ class Difference:
     """Sums over all values of one or more pairs of tensors, so that the launches of a net add up to one judgement.
 
     error, expected, found: sums of squares; dot: of products; max_abs: the largest error; not_finite: values that are
-    NaN or infinite in either; rows: number of tokens, row_error: sum of their squared relative errors."""
+    NaN or infinite in either; rows: number of tokens, row_error: sum of their squared relative errors.
+    """
 
     error: float = 0.0
     expected: float = 0.0
@@ -57,7 +57,8 @@ class Difference:
     @property
     def by_token(self) -> float:
         """RMS over the tokens of each one's relative L2: a few tokens of real models are hundreds of times larger than
-        the rest, and would hide them. NaN where values are not finite."""
+        the rest, and would hide them. NaN where values are not finite.
+        """
         return math.nan if self.not_finite else math.sqrt(self.row_error / max(1, self.rows))
 
     @property
@@ -99,7 +100,7 @@ FACTOR = 1.5  # of torch's own error in half precision
 
 @dataclass(frozen=True)
 class Tolerance:
-    """What a Difference may be. Values that are not finite are never right.
+    """The bounds of a Difference. Values that are not finite are never right.
 
     factor: a relative L2 beyond the bound is right up to this many times torch's own error in half precision (0:
     never), but not beyond `most`. below: a cosine below the bound is right down to torch's own less this (None: never).
@@ -137,14 +138,14 @@ def _finite(difference: Difference | None, figure: str) -> float:
 
 # a block against float32 on the weights that the chip has
 BLOCK = Tolerance(0.01, 0.9999, factor=1.25, most=0.03, below=0.00005)
-LINEAR = Tolerance(0.01, 0.9999)  # one matrix, or an adapter's two: nothing in them makes an error grow
+LINEAR = Tolerance(0.01, 0.9999)  # one matrix, or an adapter's two: they do not make errors grow
 CHAIN = Tolerance(0.03, factor=FACTOR)  # blocks each fed by the one before
 # w4 and w8 blocks against the checkpoint's own weights, a sanity bound (rel L2 0.09 to 0.11 seen)
 ORIGINAL = Tolerance(cosine=0.95)
 # A row of a table comes through unchanged but for one rounding of its multiplier (at most half a unit in the last
 # place).
 EXACT = {"bf16": Tolerance(2.0**-8), "f16": Tolerance(2.0**-11)}
-SAME = Tolerance(0.0)  # the very same numbers
+SAME = Tolerance(0.0)  # equal numbers
 ODDS = Tolerance(1e-5, 0.9999)  # probabilities in float32 (7e-7 seen: the chip has its own exp)
 # a unit in the last place, at most, as part of the value: two rounded values may swap within it
 ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}
@@ -153,7 +154,8 @@ ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}
 def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndarray:
     """[L]: the tokens to judge behind a router, by its logits [L, E] and those of half precision: all, but for those
     whose last of the `chosen` experts and first one left out are closer than half precision can tell (as for generated
-    tokens): either is right, and they give different results."""
+    tokens): either is right, and they give different results.
+    """
     import numpy as np
 
     sigma = float(np.sqrt(((half - logits) ** 2).mean()))

@@ -2,7 +2,8 @@
 
 Nothing of llmconv.checkpoint.quantised is used here, so that a mistake there shows: every code is picked out of its
 word by its place, every input has the scale of the group that g_idx names, nothing is sorted, and bits and groups are
-read off the tensors' shapes."""
+read off the tensors' shapes.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +26,8 @@ KEEP_BYTES = 256 << 20  # dequantised weights kept for their next rows
 class Dequantised:
     """The checkpoint with a float weight PATH.weight [N, K] for every quantised one. zero_shift: what was taken from
     GPTQ's zero points;
-    scales: the type that scales are rounded to (the chip has them in half precision; f32: as they are)."""
+    scales: the type that scales are rounded to (the chip has them in half precision; f32: as they are).
+    """
 
     checkpoint: Checkpoint
     awq: bool

@@ -2,7 +2,8 @@
 
 Queries, keys, values and the MLP's first matrices are split by outputs, the output projections by inputs, with their
 bias on the first device; norms and rotary tables are whole on every device. The compiler gives all devices but the last
-the same share, a multiple of a few units that it chooses."""
+the same share, a multiple of a few units that it chooses.
+"""
 
 from __future__ import annotations
 
@@ -30,7 +31,8 @@ Held = Counter  # of (bytes as stored, sha256)
 
 def unlike(plan: Plan, bmodel: Path) -> list[str]:
     """What the devices of a file hold of the split nets that is not their share, one sentence for each net; [] when all
-    is right."""
+    is right.
+    """
     model = BModel.read(bmodel)
     held = _held(model, plan.job.num_device)
     found = []

@@ -1,4 +1,4 @@
-"""config/embedding.bin: the table of tokens that a runtime's CPU reads where the nets have none."""
+"""config/embedding.bin: the token table that a runtime's CPU reads where the nets have none."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ PIECE = 1 << 14  # rows that are compared at a time
 @dataclass(frozen=True)
 class Table:
     """A file of `rows` x `width` values of half type `dtype`, row by row. scale: what the runtime multiplies a row
-    with."""
+    with.
+    """
 
     path: Path
     rows: int
@@ -39,8 +40,7 @@ class Table:
         return cls(Layout(plan.job.out_dir).config / NAME, spec.vocab, spec.hidden, plan.job.half, spec.embedding_scale)
 
     def read(self, ids: np.ndarray) -> np.ndarray:
-        """Rows `ids` [n] as they are in the file, [n, H] in float32. ConvertError when it is not there, or not
-        whole."""
+        """Rows `ids` [n] of the file, [n, H] in float32. Raises ConvertError when the file is missing or incomplete."""
         import numpy as np
 
         from llmconv import numeric

@@ -1,5 +1,7 @@
-"""Several devices on a simulator that has one: each device's file in a chip of its own, and nets that are split over
-devices part by part, with the exchange between them done here."""
+"""Several devices on a simulator that has one. Each device's file runs on a chip of its own.
+
+Nets that are split over devices run part by part, and the exchange between devices is done here.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
     from llmconv.plan.plan import Plan
     from llmconv.simulator.client import NetInfo, Simulator
 
-END = "_distribute_end"  # what the compiler adds to the name of a tensor that is put together from devices
+END = "_distribute_end"  # the compiler's suffix for a tensor that is put together from devices
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,8 @@ class Part:
 
 class Fleet:
     """The files of a plan's devices, one simulated chip each; like a Simulator, `nets` and `run` are those of all. A
-    file for several devices is run part by part on one chip."""
+    file for several devices is run part by part on one chip.
+    """
 
     def __init__(self, plan: Plan, files: Sequence[Path], root: Path):
         from llmconv.simulator.client import Simulator
@@ -73,7 +76,8 @@ class Fleet:
 
     def _run_parts(self, net: str, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The parts of a net, turn by turn: each device gets its heads of the history, and gives its heads of the new
-        rows. ToolError when the devices come to different states."""
+        rows. ToolError when the devices come to different states.
+        """
         import numpy as np
 
         devices = self.plan.job.num_device
@@ -97,7 +101,8 @@ class Fleet:
 
 def undo_cascade(bmodel: Path, target: Path) -> tuple[Path, dict[str, list[Part]]]:
     """Write a .bmodel for several devices as one for a single device in which each part is a net of its own. Returns
-    it, and the parts of each split net in the order of their turns."""
+    it, and the parts of each split net in the order of their turns.
+    """
     model = BModel.read(bmodel)
     parts: dict[str, list[Part]] = {}
     for net in model.tree["net"]:

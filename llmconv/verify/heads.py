@@ -1,4 +1,4 @@
-"""What the heads pick, tokens and candidates, judged by the model's logits."""
+"""Judge the tokens and candidates that heads pick, by the model's logits."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ CHIP = "chip"  # whose weights the reference has
 class Picked:
     """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's
     best over its second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the
-    noise."""
+    noise.
+    """
 
     net: str
     label: str
@@ -57,7 +58,8 @@ def choice(outputs: Mapping[str, np.ndarray]) -> int:
 def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings, whole: bool) -> Launch:
     """A launch of sample_head for logits [1, V] behind the tokens `ids` [n]. whole: at the net's full length, token 0
     in places that are not used, as Qwen2.5's demo does it, penalty on token 0 included; else at the length of the ids,
-    as Qwen3's does."""
+    as Qwen3's does.
+    """
     import numpy as np
 
     most = next(io.shape for io in net.inputs if io.name == "input_ids")
@@ -69,8 +71,10 @@ def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings, wh
 
 
 def _lm_head(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The choice against the reference's logits, but for their rounding to half precision; and the logits if they come
-    out."""
+    """The choice against the reference's logits, and the logits themselves if they are an output.
+
+    Both allow for rounding to half precision.
+    """
     (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
     logits, name = session.reference.logits(hidden), session.name(launch.net)
     if io.dtype != "i32":
@@ -88,7 +92,8 @@ def _greedy(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -
 
 def _sample(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
     """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and their
-    odds."""
+    odds.
+    """
     import numpy as np
 
     given, name = launch.inputs, session.name(launch.net)

@@ -1,4 +1,4 @@
-"""How many tokens a net is launched with, and behind how many."""
+"""The launches of a net: numbers of new tokens, and of rows of history before them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Place = tuple[int, int]  # new tokens, and rows of history before them
 
 
 def read(text: str) -> tuple[int, ...]:
-    """The lengths of an argument such as 1,511,512. InputError where one is no positive number."""
+    """Read an argument such as 1,511,512. Raises InputError where a length is no positive number."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if wrong := next((word for word in words if not word.isascii() or not word.isdigit() or not int(word)), None):
         raise InputError(
@@ -58,7 +58,8 @@ def places(net: Net, job: Job, thorough: bool, lengths: Sequence[int] = ()) -> l
 
 def _asked(net: Net, job: Job, lengths: Sequence[int]) -> Iterator[Place]:
     """The last launch that a prompt of each length comes to in this net; in a decode net the token behind it. None
-    where it has none."""
+    where it has none.
+    """
     most, rows = length(net), capacity(net)
     for count in lengths:
         past = (count - 1) // most * most

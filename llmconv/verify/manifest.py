@@ -1,5 +1,4 @@
-"""What a finished build left behind: manifest.json read back, the plan made again from its options, the .bmodel
-checked."""
+"""Read a finished build: its manifest.json, the plan of its options, and the .bmodel, which is checked."""
 
 from __future__ import annotations
 
@@ -24,7 +23,8 @@ AGAIN = "Run the conversion again."
 @dataclass(frozen=True)
 class Told:
     """What manifest.json says of a build. sums: every .bmodel, the whole one first, with the sha256 that it was built
-    with; nets: names."""
+    with; nets: names.
+    """
 
     job: Job
     bmodel: Path
@@ -65,7 +65,7 @@ class Built:
 
 
 def told(out_dir: Path) -> Told:
-    """What the build in `out_dir` says of itself. ConvertError when there is none, or when a .bmodel is gone."""
+    """Read the manifest in `out_dir`. Raises ConvertError when there is none, or when a .bmodel is gone."""
     file = Layout(out_dir).manifest
     if not file.is_file():
         what = f"{out_dir} has no manifest.json" if out_dir.is_dir() else f"the directory {out_dir} does not exist"
@@ -91,7 +91,8 @@ def told(out_dir: Path) -> Told:
 
 def read(out_dir: Path) -> Built:
     """The build in `out_dir`. ConvertError when there is none, or when the .bmodel or the checkpoint is not what it
-    was."""
+    was.
+    """
     found = told(out_dir)
     made = found.plan()
     for path, known in found.sums.items():

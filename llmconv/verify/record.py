@@ -1,4 +1,4 @@
-"""Reading a verify.json: what it is about, how close what was verified comes to its limits, what quantisation costs."""
+"""Read a verify.json: its subject, how close outputs come to their limits, and what quantisation costs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,8 @@ def record(layout: Layout) -> dict[str, Any] | None:
 
 def worst_output(net: Mapping[str, Any] | None) -> Mapping[str, Any] | None:
     """The output of a verified net that comes closest to its limit, or is beyond it by most; None where no output has a
-    limit."""
+    limit.
+    """
     # against the checkpoint's own weights there is only a bound on the cosine
     bounded = [output for output in net["outputs"] if output["relative_l2_limit"] is not None] if net else []
     return max(bounded, key=closeness, default=None)
@@ -41,7 +42,8 @@ def closeness(output: Mapping[str, Any]) -> float:
 
 def loss(net: Mapping[str, Any] | None) -> float | None:
     """What quantisation costs a net: the largest relative L2 of its outputs against the checkpoint's original weights,
-    infinite when it is not finite; None where that was not measured."""
+    infinite when it is not finite; None where that was not measured.
+    """
     found = [output["relative_l2"] for output in net["outputs"] if output["weights"] == "original"] if net else []
     return max((math.inf if error is None else error for error in found), default=None)
 

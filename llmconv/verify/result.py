@@ -1,4 +1,4 @@
-"""What a verification came to: judged net by net, as JSON and as a table."""
+"""The result of a verification, judged net by net, as JSON and as a table."""
 
 from __future__ import annotations
 
@@ -31,7 +31,8 @@ class Report:
     """The results of one verification. interface: where the file's nets differ from the plan's contract with the
     runtimes;
     unchecked: nets that were asked for but that there is no reference for; seconds: wall time by net; notes: on what
-    the reference and the nets agree to take; quantised: by whom, see llmconv.verify.record ("": nothing is)."""
+    the reference and the nets agree to take; quantised: by whom, see llmconv.verify.record ("": nothing is).
+    """
 
     title: str
     compared: tuple[Compared, ...]
@@ -172,7 +173,8 @@ def _figure(value: float, form: str) -> str:
 
 def table(report: Report) -> Table:
     """What is shown: the nets, with what quantisation costs where that was measured; then problems, the generation and
-    the summary."""
+    the summary.
+    """
     data = _measured(report)
     columns, cells, lost = COLUMNS, rows(report), record.losses(data)
     if lost:

@@ -1,4 +1,4 @@
-"""What sample_head means: penalty, temperature, top-k and top-p, in plain NumPy."""
+"""The maths of sample_head in plain NumPy: penalty, temperature, top-k and top-p."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ NEVER = -1000.0  # what a dropped candidate's logit becomes
 class Settings:
     """How to sample: logits of tokens that were there are divided by `penalty` (multiplied when negative), the `top_k`
     best by `temperature`; of those, candidates are dropped from the one on with which their odds come to `top_p`, but
-    never the five best."""
+    never the five best.
+    """
 
     penalty: float
     temperature: float

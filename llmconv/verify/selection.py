@@ -1,4 +1,4 @@
-"""What to run: everything where that takes minutes, one decode block where it would take hours."""
+"""Choose what to run: everything where that takes minutes, one decode block where it would take hours."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FULL_SECONDS = 600.0  # models whose whole verification is estimated to take les
 ANNOUNCE_SECONDS = 60.0  # what takes longer is announced first
 THOROUGH_SECONDS = 3.0  # nets whose launch takes less are launched several times
 
-# Seconds of one core per multiply-accumulate on bm1684x (measured, see the simulator's notes in the README): a matrix
-# of many rows, a single row, and a column (the head, whose table is the left operand).
+# Seconds of one core per multiply-accumulate on bm1684x (measured, see docs/toolchain.md): a matrix of many rows, a
+# single row, and a column (the head, whose table is the left operand).
 MANY_ROWS, ONE_ROW, COLUMN = 45e-9, 450e-9, 900e-9
 LAUNCH_SECONDS = 0.05
 
@@ -32,7 +32,8 @@ LAUNCH_SECONDS = 0.05
 class Choice:
     """nets: those to launch by themselves; tokens: how many to generate with all of them (0: no generation); seconds:
     estimated; lengths: of the prompts that blocks are launched for, () for those that tell the most; thorough: every
-    net is launched several times, not only those whose launch takes few seconds."""
+    net is launched several times, not only those whose launch takes few seconds.
+    """
 
     nets: tuple[Net, ...]
     tokens: int
@@ -46,8 +47,10 @@ class Choice:
 
 
 def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, lengths: Sequence[int] = ()) -> Choice:
-    """The nets that were asked for; else everything if `full` or the model is tiny, thoroughly if that takes minutes at
-    most; else one decode block, and with `lengths` the prefill nets of its layer.
+    """The nets that were asked for; else all nets if `full` or the model is tiny; else one decode block.
+
+    Nets are launched several times if that takes minutes at most. With `lengths` a decode block comes with the prefill
+    nets of its layer.
 
     Raises InputError for a name that is no net's, and for a length that the nets do not take.
     """

@@ -1,4 +1,4 @@
-"""What a verification is asked to do, and what its record is known by."""
+"""The settings of a verification, and the versions that its record names."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from llmconv.engine import own_code
 from llmconv.errors import InputError
 
 TOKENS = 16
-JUDGES = ("verify", "simulator", "families", "checkpoint")  # packages of ours that a verdict depends on
-LIBRARIES = ("torch", "transformers", "numpy")  # and those of others
+JUDGES = ("verify", "simulator", "families", "checkpoint")  # our packages that a verdict depends on
+LIBRARIES = ("torch", "transformers", "numpy")  # libraries that it depends on
 
 
 @dataclass(frozen=True)

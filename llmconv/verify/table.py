@@ -1,4 +1,4 @@
-"""The table of a verification: as it was shown, and as its record keeps it."""
+"""The table of a verification, as it is shown and as its record keeps it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Table:
     """title: what was verified; columns and rows: cells of text, the last of a row being its verdict; lines: what is
-    told below, the last of which is the verdict on the whole; ok: that verdict."""
+    told below, the last of which is the verdict on the whole; ok: that verdict.
+    """
 
     title: str
     columns: tuple[str, ...]
@@ -23,7 +24,7 @@ class Table:
 
     @classmethod
     def of_dict(cls, data: Mapping[str, Any]) -> Table:
-        """What `to_dict` gave."""
+        """Undo `to_dict`."""
         return cls(
             data["title"], tuple(data["columns"]), tuple(map(tuple, data["rows"])), tuple(data["lines"]), data["ok"]
         )

@@ -34,8 +34,7 @@ def verify(
     to: Path | None = None,
     say: Callable[[str], None] | None = None,
 ) -> bool:
-    """Verify the build in `out_dir`, print what it came to and write its verify.json. Returns whether everything is
-    right.
+    """Verify the build in `out_dir`, print the result and write verify.json. Returns whether everything is right.
 
     to: where verify.json goes (default: into out_dir). say: told what runs (default: a terminal shows it).
     Raises ConvertError when there is nothing that could be verified, InputError for an unknown net or a length that the
@@ -112,7 +111,8 @@ def run(
 
 def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
     """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens
-    altogether."""
+    altogether.
+    """
     from llmconv.verify import generate
     from llmconv.verify.prompt import prompt
 
@@ -151,7 +151,7 @@ def _with_adapter(
 
 
 def differences(plan: Plan, found: dict[str, NetInfo]) -> Iterator[str]:
-    """Yields what in a file's nets is not what the plan promises to the runtimes."""
+    """Yield the differences between a file's nets and the plan's contract with the runtimes."""
     nets = [net for net in plan.nets if net.flags.num_device == 1]  # others are checked by their parts
     wanted = [net.name for net in nets if not net.stage_of]
     if list(found) != wanted:

@@ -1,4 +1,4 @@
-"""The checkpoint's numbers as the chip has them: rounded to half precision, and quantised linears dequantised again."""
+"""The checkpoint's weights as the chip has them: rounded to half precision, quantised linears dequantised again."""
 
 from __future__ import annotations
 
@@ -26,7 +26,8 @@ def half(values: np.ndarray, dtype: str) -> np.ndarray:
 class Precision:
     """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per
     scale, else 16;
-    scales: type of the scales of weights that the checkpoint has quantised (f32: as there)."""
+    scales: type of the scales of weights that the checkpoint has quantised (f32: as there).
+    """
 
     dtype: str = "f32"
     bits: int = 16
@@ -36,7 +37,7 @@ class Precision:
 
     @classmethod
     def of(cls, plan: Plan) -> Precision:
-        """What the chip has. Weights that the checkpoint has quantised already are what they stand for, rounded."""
+        """The chip's precision. Weights that the checkpoint has quantised are dequantised and rounded."""
         job = plan.job
         return (
             cls(job.half, scales=job.half)
@@ -46,7 +47,8 @@ class Precision:
 
     def of_linear(self, weight: np.ndarray) -> np.ndarray:
         """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale
-        of each group."""
+        of each group.
+        """
         if self.bits == 16:
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize
@@ -55,5 +57,5 @@ class Precision:
         return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
 
     def of_other(self, values: np.ndarray) -> np.ndarray:
-        """What any other weight becomes."""
+        """The chip's values of any other weight."""
         return half(values, self.dtype)

@@ -1,8 +1,7 @@
-"""What a runtime prepares for a vision tower of the Qwen-VL line, and for the tokens that come of it, in NumPy.
+"""The inputs that a runtime prepares for a vision tower of the Qwen-VL line, and for its tokens, in NumPy.
 
 A grid (frames, rows, columns) counts the patches of one image or video; images follow one another. Patches are in the
-processor's
-order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
+processor's order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
 """
 
 from __future__ import annotations
@@ -22,8 +21,10 @@ HIDDEN = -10000.0  # in masks: -1e30 breaks the chip's softmax
 
 
 def size(tower: TowerSpec, patches: np.ndarray, grids: Grids, dynamic: bool) -> int:
-    """Rows of a launch's inputs: those of the net, or of a dynamic launch those of the patches. InputError when they do
-    not fit."""
+    """Rows of a launch's inputs: n of a static net, the number of patches in a dynamic launch.
+
+    Raises InputError when the patches do not fit.
+    """
     count, given = sum(map(prod, grids)), f"grids {[list(map(int, g)) for g in grids]}"
     if patches.shape != (count, tower.row):
         raise InputError(
@@ -65,13 +66,14 @@ def places(tower: TowerSpec, grids: Grids) -> np.ndarray:
 
 
 def frames(grids: Grids) -> list[int]:
-    """How many patches each frame has: only those of one frame see each other."""
+    """Number of patches of each frame. Only patches of one frame see each other."""
     return [rows * columns for count, rows, columns in grids for _ in range(count)]
 
 
 def mask(lengths: Sequence[int], size: int) -> np.ndarray:
     """float32 [1, 1, size, size]: 0 between patches of one group of neighbours (`lengths` of them), else HIDDEN.
-    Padding sees nothing, not even itself, as in the runtimes: its softmax is uniform, and finite."""
+    Padding sees nothing, not even itself, as in the runtimes: its softmax is uniform, and finite.
+    """
     import numpy as np
 
     made, groups = np.full((size, size), HIDDEN, np.float32), np.repeat(np.arange(len(lengths)), lengths)
@@ -90,7 +92,8 @@ def alone(grids: Grids) -> None:
 
 def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
     """(the tokens' numbers in window order [k / merge^2], how many tokens each window has). Windows begin at a frame's
-    upper left corner; those at its right and lower edge may be smaller."""
+    upper left corner; those at its right and lower edge may be smaller.
+    """
     import numpy as np
 
     side = tower.window // tower.unit
@@ -113,7 +116,8 @@ def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
     """(int32 [k, 4], float32 [k, 4]): rows of the learned position table and their weights, for every patch.
 
     The table is a square grid that is stretched over the image, corners on corners (bilinear interpolation,
-    align_corners)."""
+    align_corners).
+    """
     import numpy as np
 
     side = int(tower.positions**0.5)
@@ -152,7 +156,8 @@ def token_positions(
     image.
     first: position of the first token; tokens: ids that stand for images or videos (default: the image token); seconds:
     of a video, between two of its frames, for families whose frames have positions by time (one for each grid; 0 for
-    images)."""
+    images).
+    """
     import numpy as np
 
     marks = np.isin(ids, tokens or [tower.token])

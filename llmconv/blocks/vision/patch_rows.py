@@ -4,7 +4,8 @@ merger of merge x merge patches.
 Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
 masks and indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025),
 DeepStack (Meng et al. 2024), conventions as in transformers' modeling_qwen2_vl, modeling_qwen2_5_vl and
-modeling_qwen3_vl."""
+modeling_qwen3_vl.
+"""
 
 from __future__ import annotations
 
@@ -17,14 +18,13 @@ from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
 
-EPS = 1e-6  # of every norm: the classes have it in their code
-THETA = 10000.0  # of rope, likewise
+EPS = 1e-6  # of every norm, a constant in the classes' code
+THETA = 10000.0  # of rope, a constant there too
 
 
 @dataclass(frozen=True)
 class Sight:
-    """What every block needs beside the hidden states: cos and sin [1, n, 1, head_dim], and the masks (None: everything
-    is seen)."""
+    """Inputs of every block beside the hidden states: cos and sin [1, n, 1, head_dim], masks (None: all is seen)."""
 
     cos: Value
     sin: Value
@@ -65,7 +65,8 @@ def graph(name: str, spec: TowerSpec, masked: bool = True) -> Graph:
 
 def add(length: int, hidden: int) -> Graph:
     """input0, input1 [length * hidden] -> their sum: a runtime adds deepstack states to the output of a block with
-    it."""
+    it.
+    """
     g = Graph("add")
     shape = (length * hidden,)
     return g.output(g.Add(g.input("input0", shape), g.input("input1", shape), name="add"))
@@ -73,7 +74,8 @@ def add(length: int, hidden: int) -> Graph:
 
 def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None) -> Value:
     """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix; and the mixed
-    learned positions."""
+    learned positions.
+    """
     x = _linear(g, spec, "patch", None, x, spec.width, bias=bool(taps))
     if taps is None:
         return x
@@ -118,7 +120,8 @@ def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Val
 
 def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
     """Queries and keys are one product and turned together: their rows are neighbours in the tensor that holds q, k and
-    v."""
+    v.
+    """
     n, heads, dim, width = spec.patches, spec.heads, spec.head_dim, spec.width
     fused = spec.path("qkv", layer)
 

@@ -24,7 +24,8 @@ class TowerSpec:
     positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the
     language model too.
     token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a
-    video, 0: one per frame; pixels: width and height of the largest image."""
+    video, 0: one per frame; pixels: width and height of the largest image.
+    """
 
     prefix: str
     names: Mapping[str, str]
@@ -59,17 +60,17 @@ class TowerSpec:
 
     @property
     def unit(self) -> int:
-        """Side in pixels of what becomes one token: images are multiples of it."""
+        """Side of one token in pixels. Both sides of an image are multiples of it."""
         return self.patch * self.merge
 
     @property
     def patches(self) -> int:
-        """Most patches that the net takes."""
+        """Largest number of patches that the net takes."""
         return self.pixels[0] * self.pixels[1] // self.patch**2
 
     @property
     def tokens(self) -> int:
-        """Most tokens that the net gives."""
+        """Largest number of tokens that the net gives."""
         return self.patches // self.merge**2
 
     def path(self, role: str, index: int | None = None) -> str:
