@@ -9,7 +9,7 @@ Hidden states and the layers' states go in and out as NumPy float32, in the runt
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -179,12 +179,14 @@ class Reference:
         return torch.from_numpy(np.ascontiguousarray(values, np.float32)).to(self.dtype)
 
     def _rounded(self, values: np.ndarray, linear: bool) -> np.ndarray:
-        """A parameter as the chip has it. One of three axes holds the linears of all experts."""
+        """A parameter as the chip has it. A linear of three axes holds those of all experts."""
         import numpy as np
 
+        if not linear:
+            return self.precision.of_other(values)
         if values.ndim == 3:
             return np.stack([self.precision.of_linear(one) for one in values])
-        return self.precision.of_linear(values) if linear else self.precision.of_other(values)
+        return self.precision.of_linear(values)
 
     def _kind(self, layer: int) -> Any:
         """The class with the layer alone. Layers that the config does not tell apart have one."""
@@ -229,15 +231,26 @@ class Reference:
     def _layer(self, layer: int) -> dict[str, torch.Tensor]:
         """The parameters of a decoder with this layer alone, by their names in it; its linears may be quantised, but
         not one with a single output, the gate of a shared expert."""
-        import torch
-
         if layer not in self._kept:
             only, path = self._kind(layer).get_decoder().layers[0], self._path(layer)
-            many = (n for n, m in only.named_modules() if isinstance(m, torch.nn.Linear) and m.out_features > 1)
-            linear = [f"{path}.{n}.weight" for n in many]
+            linear = [f"{path}.{name}" for name in _linears(only)]
             found = self.weights((f"{path}.{n}" for n, _ in only.named_parameters()), linear)
             weights = {f"layers.0.{name.removeprefix(f'{path}.')}": w for name, w in found.items()}
             self._kept[layer] = weights | {f"norm.{n}": w for n, w in self._norm.items()}
             while len(self._kept) > 1 and sum(t.nbytes for w in self._kept.values() for t in w.values()) > KEEP_BYTES:
                 self._kept.popitem(last=False)
         return self._kept[layer]
+
+
+def _linears(layer: Any) -> Iterator[str]:
+    """The parameters of a layer that are weights of linears with more than one output, or of three axes, those of all
+    experts, which a convolution's are not."""
+    import torch
+
+    for path, module in layer.named_modules():
+        if isinstance(module, torch.nn.Linear):
+            if module.out_features > 1:
+                yield f"{path}.weight"
+        elif not isinstance(module, torch.nn.Conv1d):
+            own = module.named_parameters(recurse=False)
+            yield from (f"{path}.{name}" for name, values in own if values.ndim == 3)

@@ -4,13 +4,15 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from sample_nets import CHIPS, Compile, embedding, linear, token
+from sample_nets import CHIPS, Compile, Sample, embedding, linear, token
 
 from llmconv import toolchain
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.numeric import from_bf16, to_bf16
 from llmconv.simulator.client import Simulator
+from llmconv.top.graph import Graph
+from llmconv.top.text import render
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
@@ -123,3 +125,42 @@ def test_two_chips_at_once(compiler: toolchain.Toolchain, compiled: Compile):
         with Simulator(compiled(embedding(), "bm1688"), "bm1688", compiler.root) as other:
             first, second = (simulator.run("embedding", {"input_ids": ids}) for simulator in (one, other))
     np.testing.assert_array_equal(first["embedding"], second["embedding"])
+
+
+def sums() -> Sample:
+    """x and kept [1, 1, 64] -> product [1, 1, 64] = x * kept + x, and new [1, 1, 64] = kept + x."""
+    g = Graph("sums")
+    x, kept = (g.input(name, (1, 1, 64)) for name in ("x", "kept"))
+    product = g.Add(g.Mul(x, kept, name="times"), x, name="product")
+    return Sample("sums", render(g.output(product, g.Add(kept, x, name="new")), "sums.npz"), {})
+
+
+@pytest.mark.parametrize("chip", CHIPS)
+def test_a_net_that_writes_to_its_input(compiler: toolchain.Toolchain, compiled: Compile, chip: str):
+    """An output in the memory of an input: the input is read back as the launch left it, and the others untouched."""
+    x, kept = RANDOM.standard_normal((2, 1, 1, 64))
+    file = compiled(sums(), chip, addr_mode="io_alone", same_addr="1:1")
+    with Simulator(file, chip, compiler.root) as simulator:
+        for _ in range(2):
+            found = simulator.run("sums", {"x": x, "kept": kept}, ["kept", "x"])
+            assert error(found["new"], rounded(kept) + rounded(x)) < 0.004
+            np.testing.assert_array_equal(found["kept"], found["new"])
+            np.testing.assert_array_equal(found["x"], rounded(x))
+            kept = found["kept"]
+    apart = compiled(sums(), chip, addr_mode="io_alone")
+    with Simulator(apart, chip, compiler.root) as simulator:
+        found = simulator.run("sums", {"x": x, "kept": kept}, ["kept"])
+        np.testing.assert_array_equal(found["kept"], kept)
+
+
+def test_an_operation_in_another_precision(compiler: toolchain.Toolchain, compiled: Compile):
+    """One operation in F32: its inputs are not rounded, which the net's own half precision would show."""
+    x, kept = RANDOM.standard_normal((2, 1, 1, 64)).astype(np.float32)
+    file = compiled(sums(), "cv186x", addr_mode="io_alone", precision=(("times", "F32"), ("new", "F32")))
+    with Simulator(file, "cv186x", compiler.root) as simulator:
+        assert [io.dtype for io in simulator.nets["sums"].inputs] == ["f32", "f32"]
+        whole = simulator.run("sums", {"x": x, "kept": kept})["new"]
+    with Simulator(compiled(sums(), "cv186x", addr_mode="io_alone"), "cv186x", compiler.root) as simulator:
+        half = simulator.run("sums", {"x": x, "kept": kept})["new"]
+    exact = x + kept
+    assert error(whole, exact) < error(half, exact)
