@@ -83,7 +83,7 @@ def plan(job: Job) -> Plan:
     nets = tuple(with_patterns(decoder_nets(job, spec)))
     fitted = towers.towers_of(job, family, config, checkpoint, spec)
     notes += towers.notes(job, fitted)
-    nets = (*(net for one in fitted for net in towers.tower_nets(job, spec, one)), *nets)
+    nets = (*towers.tower_nets(job, spec, fitted), *nets)
     job = towers.settled(job, fitted)
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:

@@ -15,6 +15,8 @@ from llmconv.plan.decoder import embedding_length
 from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
 from llmconv.request.options import OPTIONS
+from llmconv.toolchain import CompileFlags
+from llmconv.top.graph import Graph
 
 GROUPS = ("vision",)  # of the options that size towers
 
@@ -52,16 +54,22 @@ def settled(job: Job, towers: Iterable[Fitted]) -> Job:
     return replace(job, **{name: value for tower, spec in towers for name, value in tower.settled(spec).items()})
 
 
-def tower_nets(job: Job, spec: Spec, fitted: Fitted) -> Iterator[Net]:
-    """A tower, which stays in half precision whatever the blocks' weights become, behind the nets that stand beside
-    it."""
-    tower, sizes = fitted
-    for graph in tower.extra(sizes, embedding_length(job), spec.hidden):
-        outputs = [(value.name, job.half) for value in graph.outputs]
-        flags = flags_for(job, job.half, addr_mode="io_alone")
-        yield Net(graph.name, graph.name, None, flags, *ios(graph, job.half, outputs), graph)
-    dynamic = job.dynamic and tower.dynamic
-    graph = tower.graph(sizes, dynamic)
+def tower_nets(job: Job, spec: Spec, towers: Iterable[Fitted]) -> Iterator[Net]:
+    """The towers, which stay in half precision whatever the blocks' weights become, each behind the nets that stand
+    beside it; towers that need the same one share it."""
+    beside: set[str] = set()
+    for fitted in towers:
+        tower, sizes = fitted
+        for graph in tower.extra(sizes, embedding_length(job), spec.hidden):
+            if graph.name not in beside:
+                beside.add(graph.name)
+                yield _net(job, graph, job.half, flags_for(job, job.half, addr_mode="io_alone"))
+        dynamic = job.dynamic and tower.dynamic
+        flags = flags_for(job, job.half, quant_input=False, dynamic=dynamic)
+        yield replace(_net(job, tower.graph(sizes, dynamic), "f32", flags), tower=fitted)
+
+
+def _net(job: Job, graph: Graph, floats: str, flags: CompileFlags) -> Net:
+    """A net of a graph with float inputs of that type, whose outputs are in half precision."""
     outputs = [(value.name, job.half) for value in graph.outputs]
-    flags = flags_for(job, job.half, quant_input=False, dynamic=dynamic)
-    yield Net(tower.net, tower.net, None, flags, *ios(graph, "f32", outputs), graph, tower=fitted)
+    return Net(graph.name, graph.name, None, flags, *ios(graph, floats, outputs), graph)

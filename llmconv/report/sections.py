@@ -84,7 +84,8 @@ def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
         times = latencies(manifest)
         for item in towers():
             if time := times[item]:
-                extent, *_ = handover.largest(manifest["device"][item])
+                known = manifest.get("device", {}).get(item)  # a manifest of an earlier llmconv has none
+                extent = handover.largest(known)[0] if known else ""
                 found.append((f"{item}, estimate", f"{1000 * time:.2f} ms", extent))
         if times["prefill"]:
             found.append(
