@@ -12,6 +12,7 @@ import ctypes
 import os
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
+from typing import Any
 
 from llmconv.bmodel.schema import ADDR_MODES, DTYPES
 from llmconv.chips import Chip
@@ -205,11 +206,10 @@ def _load(path: Path, prototypes: dict) -> ctypes.CDLL:
 
 def _addresses(buffers: list[bytearray]):
     """A C array of the buffers' addresses (an empty buffer still needs one byte to have an address)."""
-    held = [
-        (ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else (ctypes.c_char * 1)() for buffer in buffers
-    ]
-    # what cast gives keeps what it points to, and an array its elements: the buffers stay where they are
-    return (c_void_p * len(held))(*(ctypes.cast(one, c_void_p) for one in held))
+    held = [(ctypes.c_char * len(buffer)).from_buffer(buffer) if buffer else ctypes.c_char() for buffer in buffers]
+    array: Any = (c_void_p * len(held))(*map(ctypes.addressof, held))
+    array.held = held  # keeps the buffers where they are
+    return array
 
 
 def _describe(info: NetInfo) -> dict:
