@@ -191,8 +191,8 @@ class Spec:
         if not all(kind.sparse for kind in self.kinds):
             roles += ["gate", "up", "down"]
         sizes = {role: self.linear(role)[0] for role in roles}
-        if any(kind.sparse for kind in self.kinds):
-            sizes |= {"expert_gate": self.hidden, "expert_down": self.routed.width, "shared_down": self.routed.shared}
+        if self.experts and any(kind.sparse for kind in self.kinds):
+            sizes |= {"expert_gate": self.hidden, "expert_down": self.experts.width, "shared_down": self.experts.shared}
         return sizes
 
     def path(self, role: str, layer: int | None = None) -> str:

@@ -61,11 +61,15 @@ def _too_far(g: Graph, step: Step, window: int, mask: Value) -> Value:
     if step.dynamic:  # padded first: of fewer keys than the window has nothing would be left
         padded = _pad(g, _seen(g, mask), 0, window, "window_padded")
         return cut(g, padded, window, keys + window, "window_far")
-    if window >= step.length:  # all new tokens see each other; there is a history, or no window would be asked for
-        return _pad(g, _too_far_in_history(g, step, window, mask), 0, step.length, "window_far")
-    new = _seen(g, cut(g, mask, past + window, keys, "window_ahead"))
-    new = _pad(g, new, 0, window, "window_new" if past else "window_far")
-    return g.Concat(_too_far_in_history(g, step, window, mask), new, axis=3, name="window_far") if past else new
+    new = None
+    if window < step.length:
+        new = _seen(g, cut(g, mask, past + window, keys, "window_ahead"))
+        new = _pad(g, new, 0, window, "window_new" if past else "window_far")
+    if not past:
+        assert new  # there is no window where it has no more columns than tokens
+        return new
+    old = _too_far_in_history(g, step, window, mask)
+    return _pad(g, old, 0, step.length, "window_far") if new is None else g.Concat(old, new, axis=3, name="window_far")
 
 
 def _too_far_in_history(g: Graph, step: Step, window: int, mask: Value) -> Value:

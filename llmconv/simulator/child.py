@@ -31,8 +31,8 @@ _PR_SET_PDEATHSIG = 1
 _UNBUFFERED = 2  # _IONBF of glibc
 
 
-def send(pipe: BinaryIO, message: dict, parts: Sequence[bytearray] | Sequence[memoryview] = ()) -> None:
-    """Write a message and its parts."""
+def send(pipe: BinaryIO, message: dict, parts: Sequence = ()) -> None:
+    """Write a message and its parts (anything with a buffer)."""
     views = [memoryview(part).cast("B") if len(part) else b"" for part in parts]
     pipe.write(json.dumps({**message, "sizes": [len(view) for view in views]}).encode() + b"\n")
     for view in views:

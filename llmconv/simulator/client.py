@@ -73,7 +73,7 @@ class Simulator:
         child_read, write = os.pipe()
         read, child_write = os.pipe()
         self._requests, self._replies = os.fdopen(write, "wb"), os.fdopen(read, "rb")
-        command = [sys.executable, "-m", "llmconv.simulator.child"]
+        command = [sys.executable, "-m", f"{__package__}.child"]
         command += [str(child_read), str(child_write), str(os.getpid()), str(self._folder), str(self.bmodel)]
         try:
             with self.log.open("ab") as log:
@@ -104,7 +104,7 @@ class Simulator:
         self._log_start = self.log.stat().st_size
         numbers = [n for n, io in enumerate(info.inputs) if io.name in read]
         try:
-            send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, [buffer.data for buffer in buffers])
+            send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, buffers)
         except BrokenPipeError:
             pass  # the child has died: `_ask` tells why
         reply, outputs = self._ask(f"running net {net}")

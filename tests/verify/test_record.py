@@ -116,6 +116,7 @@ def test_what_llmconv_verified_is_done_everywhere(built):
         "full": False,
         "tokens": 16,
         "seed": 0,
+        "lengths": [],
     }
     assert len(found["code"]) == 64 and {"torch", "transformers"} <= found["versions"].keys()
     block = next(net for net in found["nets"] if net["name"] == "block_0")

@@ -149,9 +149,20 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
     )
     name = f"{spec.path('block', layer)}fattention"
     mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
-    v = project("v", 2 * width, 3 * width)
     y = g.FAttention(
-        q, k, v, mask, g.none, scale=dim**-0.5, batch=1, q_head=heads, kv_head=heads, dim=dim, mq=n, mk=n, name=name
+        q,
+        k,
+        project("v", 2 * width, 3 * width),
+        mask,
+        g.none,
+        scale=dim**-0.5,
+        batch=1,
+        q_head=heads,
+        kv_head=heads,
+        dim=dim,
+        mq=n,
+        mk=n,
+        name=name,
     )
     y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
     return _linear(g, spec, "proj", layer, y, width)
