@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from llmconv.checkpoint import recipe
 from llmconv.families.oracle import Oracle
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from llmconv.checkpoint.files import Checkpoint
     from llmconv.plan.plan import Plan
 
 KEEP_BYTES = 256 << 20  # layers kept for the next token; more are read again
@@ -51,7 +52,8 @@ class Reference:
         self.adapter = adapter
         self.plan, self.oracle = plan, plan.family.reference or Oracle()
         self.precision = Precision.of(plan) if precision is None else precision
-        self.tensors = Dequantised.of(plan, self.precision.scales) if plan.spec.stored else plan.checkpoint
+        stored = Dequantised.of(plan, self.precision.scales) if plan.spec.stored else plan.checkpoint
+        self.tensors = cast("Checkpoint", stored)  # Dequantised answers what recipes ask of a checkpoint
         self.dtype = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}[dtype]
         self.config = classes.settings(self.oracle, plan.config)
         self.frame = classes.build(self.oracle, self.config, None)
@@ -204,9 +206,10 @@ class Reference:
         only = decoder.layers[0]
         yield classes.before(only, given)
         yield only.register_forward_hook(lambda _, __, output: made.append(output))
-        for name, module in only.named_modules() if self.adapter else ():
-            if isinstance(module, torch.nn.Linear):
-                parts = self.adapter.parts_of(self.source(f"{self._path(layer)}.{name}.weight"))
+        adapter = self.adapter
+        for name, module in only.named_modules():
+            if adapter and isinstance(module, torch.nn.Linear):
+                parts = adapter.parts_of(self.source(f"{self._path(layer)}.{name}.weight"))
                 parts = [(first, last, self._tensor(a), self._tensor(b)) for first, last, a, b in parts]
 
                 def add(_, given, output, parts=parts):

@@ -108,6 +108,7 @@ class Runtime:
         names = ("embedding_cache", "embedding_cache_lora") if decode else ("embedding", "embedding_lora")
         net = self.by_name.get(names[0])
         if net is None:
+            assert self.table  # one of the two is there: see `of`
             return self.table.embed(session, ids)
         launch = launches.tokens(net, ids, label)
         hidden = session.launch(launch)[net.outputs[0].name]

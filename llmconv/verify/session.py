@@ -178,12 +178,10 @@ class Session:
         """The clear rows whose tokens have the same experts with the chip's weights and with the original ones."""
         import numpy as np
 
-        if self.reference.routing is None:
+        logits = [model.routing for model in (self.reference, self.original) if model and model.routing is not None]
+        if len(logits) < 2:
             return clear
-        sets = [
-            np.sort(np.argsort(-model.routing, -1)[:, : self.plan.spec.experts.chosen], -1)
-            for model in (self.reference, self.original)
-        ]
+        sets = [np.sort(np.argsort(-values, -1)[:, : self.plan.spec.routed.chosen], -1) for values in logits]
         return clear & (sets[0] == sets[1]).all(-1)
 
     def _clearly_routed(self) -> slice | np.ndarray:
@@ -192,7 +190,7 @@ class Session:
         return (
             slice(None)
             if logits is None or half is None
-            else compare.clearly_routed(logits, half, self.plan.spec.experts.chosen)
+            else compare.clearly_routed(logits, half, self.plan.spec.routed.chosen)
         )
 
 
@@ -210,7 +208,8 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, 
         ids[0] = vocab - 1
         session.launch(launches.tokens(net, ids, "ids up to the last"))
     elif net.kind == "add":
-        session.launch(launches.add(net, *(rng.standard_normal((1, *io.shape, 1)) for io in net.inputs)))
+        first, second = (rng.standard_normal((1, *io.shape, 1)) for io in net.inputs)
+        session.launch(launches.add(net, first, second))
     elif net.kind == "lora":
         count = shapes["input_states"][1] if "input_ids" in shapes else 1
         values = {
