@@ -100,6 +100,20 @@ _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
     "bmrt_get_network_number": (c_int, (c_void_p,)),
     "bmrt_get_network_name": (c_char_p, (c_void_p, c_int)),
     "bmrt_get_network_info": (POINTER(NetInfo), (c_void_p, c_char_p)),
+    "bmrt_launch_data": (
+        c_bool,
+        (
+            c_void_p,
+            c_char_p,
+            POINTER(c_void_p),
+            POINTER(Shape),
+            c_int,
+            POINTER(c_void_p),
+            POINTER(Shape),
+            c_int,
+            c_bool,
+        ),
+    ),
     "bmrt_launch_tensor_ex": (
         c_bool,
         (c_void_p, c_char_p, POINTER(Tensor), c_int, POINTER(Tensor), c_int, c_bool, c_bool),
@@ -170,9 +184,31 @@ class Runtime:
         """Run a net on raw inputs in its own order and dtypes; returns the outputs' bytes and their true shapes, and
         behind the outputs the bytes of the inputs numbered in `read`, as the launch left them.
 
-        Tensors lie in the memory that the runtime has for the net's stage, as those of programs on a device do: a net
-        may write to its inputs. A dynamic net fills only the beginnings of its outputs, whose buffers are as large as
-        the largest stage's. RuntimeError when the chip or the runtime refuses.
+        A dynamic net fills only the beginnings of its outputs, whose buffers are as large as the largest stage's.
+        RuntimeError when the chip or the runtime refuses.
+        """
+        info = self._info(net.encode())
+        if read and ADDR_MODES[info.addr_mode] == "basic":
+            return self._launch_in_place(net, inputs, shapes, read)
+        outputs = [bytearray(info.max_output_bytes[number]) for number in range(info.output_count)]
+        out_shapes = (Shape * len(outputs))()
+        in_shapes = (Shape * len(inputs))(*map(Shape.of, shapes))
+        given, made = _addresses(inputs), _addresses(outputs)
+        done = self._library.bmrt_launch_data(
+            self._runtime, net.encode(), given, in_shapes, len(inputs), made, out_shapes, len(outputs), True
+        )
+        if not done:
+            raise RuntimeError(f"the runtime could not run net {net}")
+        # a net of its own io addresses has its inputs there still
+        memories = _stage(info, shapes).input_memories
+        outputs += [self._bytes(net, memories[number], len(inputs[number])) for number in read]
+        return outputs, [shape.list() for shape in out_shapes]
+
+    def _launch_in_place(
+        self, net: str, inputs: list[bytearray], shapes: list[list[int]], read: list[int]
+    ) -> tuple[list[bytearray], list[list[int]]]:
+        """The same for a net that writes to inputs without addresses of their own: tensors lie in the memory that the
+        runtime has for the net's stage, as those of programs on a device do.
         """
         info = self._info(net.encode())
         stage = _stage(info, shapes)
