@@ -178,7 +178,8 @@ class DeltaNet(Mixer):
         return g.weight(f"{spec.path('delta_conv', layer)}.zeros", shape, ("fill", shape, 0.0), **attrs)
 
     def _triangle(self, g: Graph, spec: Spec, layer: int, step: Step, kind: str) -> Value:
-        """A constant of the chunked rule; of a net of one token a placeholder, as above."""
+        """A constant of the chunked rule; of a net of one token a placeholder, as above. That one is stored in bf16, in
+        which the bits of the rule's 1.0, which is f16, are those of 2^-7."""
+        name, one = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}", 2.0**-7 if step.decode else 1.0
         attrs = {"placeholder": "Auto"} if step.decode else {}
-        name = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}"
-        return g.weight(name, (CHUNK, CHUNK), ("triangle", CHUNK, kind), **attrs)
+        return g.weight(name, (CHUNK, CHUNK), ("triangle", CHUNK, kind, one), **attrs)

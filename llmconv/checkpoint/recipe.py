@@ -9,7 +9,8 @@
     ("flat", r)                       all axes behind the first one joined: a convolution's kernel as a matrix
     ("decay", r)                      -exp(r): by how much a gated layer's state decays, of its logarithm
     ("reshape", r, shape)             the same values in another shape
-    ("triangle", N, kind)             [N, N] of 1 and 0: "upper" or "lower" with the diagonal, "above" it, or "on" it
+    ("triangle", N, kind, number)     [N, N], the number where kind says ("upper" or "lower" with the diagonal, "above"
+                                      it, "on" it), else 0
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
     ("fill", shape, number)           a constant
     ("values", nested list)           small constants as they are
@@ -150,12 +151,12 @@ def _earlier(size: int) -> np.ndarray:
     return np.tri(size, k=-1, dtype=np.float32)[None]
 
 
-def _triangle(size: int, kind: str) -> np.ndarray:
+def _triangle(size: int, kind: str, number: float) -> np.ndarray:
     import numpy as np
 
     row, column = np.indices((size, size))
     holds = {"upper": column >= row, "above": column > row, "lower": column <= row, "on": column == row}
-    return holds[kind].astype(np.float32)
+    return holds[kind].astype(np.float32) * np.float32(number)
 
 
 def _decay(values: np.ndarray) -> np.ndarray:
@@ -229,7 +230,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),
     "reshape": lambda checkpoint, inner, shape: evaluate(inner, checkpoint).reshape(shape),
     "decay": lambda checkpoint, inner: _decay(evaluate(inner, checkpoint)),
-    "triangle": lambda checkpoint, size, kind: _triangle(size, kind),
+    "triangle": lambda checkpoint, size, kind, number: _triangle(size, kind, number),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
     "constant": lambda checkpoint, shape, number: _fill(shape, number).astype("u1"),

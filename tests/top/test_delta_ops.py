@@ -41,7 +41,7 @@ def ours(kind: str, values: dict[str, np.ndarray], **attrs) -> tuple[np.ndarray,
     operands = [graph.input(name, x.shape) for name, x in held.items()]
     if kind == "ChunkGatedDeltaRule":
         for name in ("upper", "above", "lower", "on"):
-            operands.append(graph.weight(name, (64, 64), ("triangle", 64, name)))
+            operands.append(graph.weight(name, (64, 64), ("triangle", 64, name, 1.0)))
     sizes = {"num_k_heads": KEY_HEADS, "num_v_heads": HEADS, "d": WIDTH, "scale": WIDTH**-0.5} | attrs
     out = graph.op(kind, *operands, **sizes, name="rule")
     assert out.shape == values["v"].shape
@@ -153,8 +153,8 @@ def test_recipes_of_a_layer():
     assert recipe.shape(("reshape", ("tensor", "conv"), (5, 4)), held) == (24,), (
         "its own shape shows that it does not fit"
     )
-    assert recipe.evaluate(("triangle", 2, "upper"), held).tolist() == [[1, 1], [0, 1]]
-    assert recipe.evaluate(("triangle", 2, "above"), held).tolist() == [[0, 1], [0, 0]]
-    assert recipe.evaluate(("triangle", 2, "lower"), held).tolist() == [[1, 0], [1, 1]]
-    assert recipe.evaluate(("triangle", 2, "on"), held).tolist() == [[1, 0], [0, 1]]
-    assert recipe.shape(("triangle", 2, "on"), held) == (2, 2)
+    assert recipe.evaluate(("triangle", 2, "upper", 1.0), held).tolist() == [[1, 1], [0, 1]]
+    assert recipe.evaluate(("triangle", 2, "above", 0.5), held).tolist() == [[0, 0.5], [0, 0]]
+    assert recipe.evaluate(("triangle", 2, "lower", 1.0), held).tolist() == [[1, 0], [1, 1]]
+    assert recipe.evaluate(("triangle", 2, "on", 1.0), held).tolist() == [[1, 0], [0, 1]]
+    assert recipe.shape(("triangle", 2, "on", 1.0), held) == (2, 2)
