@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from llmconv.blocks.attention import slab
 from llmconv.blocks.linear import linear
@@ -100,20 +101,16 @@ class DeltaNet(Mixer):
         behind = self._decoded if step.decode else self._convolved
         columns, convolved = behind(g, spec, layer, step, qkv, given)
         q, k, v = self._parts(g, step, g.SiLU(convolved, name="conv.silu"))
-        sizes = {"num_k_heads": self.key_heads, "num_v_heads": self.value_heads, "d": self.width}
-        sizes["scale"] = self.width**-0.5
         triangles = [self._triangle(g, spec, layer, step, kind) for kind in TRIANGLES]
-        recurrent = given.states["recurrent"]
-        if step.decode:
-            y = g.RecurrentGatedDeltaRule(q, k, v, decay, beta, recurrent, **sizes, name="rule")
-        else:
-            y = g.ChunkGatedDeltaRule(
-                q, k, v, decay, beta, recurrent, *triangles, chunk_size=CHUNK, **sizes, name="rule"
-            )
+        kind = "RecurrentGatedDeltaRule" if step.decode else "ChunkGatedDeltaRule"
+        chunks: dict[str, Any] = {} if step.decode else {"chunk_size": CHUNK}
+        operands = (q, k, v, decay, beta, given.states["recurrent"], *([] if step.decode else triangles))
+        sizes = {"num_k_heads": self.key_heads, "num_v_heads": self.value_heads, "d": self.width}
+        y = g.op(kind, *operands, **sizes, **chunks, scale=self.width**-0.5, name="rule")
         norm = spec.path("delta_norm", layer)
         gamma = g.weight(f"{norm}.weight", (1, 1, 1, self.width), ("tensor", f"{norm}.weight"))
         y = g.RMSNorm(y, gamma, eps=spec.eps, name="rule.norm")
-        free = {} if step.decode else {"shape": (1, -1, self.values)}
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, self.values)}
         y = g.Reshape(y, to=(step.batch, step.length, self.values), **free, name="rule.flat")
         return linear(g, spec, "delta_out", layer, g.Mul(y, z, name="rule.gated")), {"conv": columns}
 
