@@ -19,8 +19,9 @@ TRIANGLES = ("upper", "above", "lower", "on")  # constant operands of the rule, 
 
 # Names without their layer's number, of the operations that a table gives another mode. The rule sums logs of decays,
 # which bf16 rounds too much: it is computed in f16. A chip cannot cast bf16 to f16, so that all its operands come
-# through f32, and so does its result.
-_SINGLE = ("conv.silu", "softplus", "decay", "decay.clip", "beta", "rule.norm")
+# through f32, and its result goes on in f32 as far as the gate. The convolution stays in bf16: in f32 its kernel would
+# be no longer the one that decode has, and decode's state would leave the net under another name.
+_SINGLE = ("conv.silu", "softplus", "decay", "decay.clip", "beta", "rule.norm", "rule.flat", "rule.gated")
 _PARTS = tuple(f"rule.{part}{end}" for part in "qkv" for end in (".slice", ""))
 PREFILL = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, "heads", *_PARTS)))
 DECODE = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, *_PARTS)))
