@@ -86,23 +86,26 @@ def _elementary_rope(g: Graph, x: Value, sin: Value, cos: Value, name: str) -> V
 
 def cut(g: Graph, x: Value, first: int, last: int, name: str) -> Value:
     """Elements [first, last) of the last axis."""
-    rank = len(x.shape)
-    return g.Slice(
-        x,
-        g.none,
-        g.none,
-        g.none,
-        offset=(0,) * (rank - 1) + (first,),
-        steps=(1,) * rank,
-        ends=(*x.shape[:-1], last),
-        name=name,
-    )
+    return slab(g, x, len(x.shape) - 1, first, last, name)
+
+
+def slab(g: Graph, x: Value, axis: int, first: int, last: int, name: str) -> Value:
+    """Elements [first, last) of an axis; a negative first counts from its end."""
+    rank, ends = len(x.shape), list(x.shape)
+    ends[axis] = last
+    offset = tuple(first if i == axis else 0 for i in range(rank))
+    return g.Slice(x, *(g.none,) * 3, offset=offset, steps=(1,) * rank, ends=tuple(ends), name=name)
 
 
 @dataclass(frozen=True)
 class Attention(Mixer):
     """Attention over the tokens before and the token itself. Its states are the keys, after rope, and the values [KV,
-    D] of every token."""
+    D] of every token.
+
+    gated: q has the rows of a gate behind those of every head, whose sigmoid multiplies what the head gives.
+    """
+
+    gated: bool = False
 
     kind = "attention"
     last = "o"
@@ -120,13 +123,13 @@ class Attention(Mixer):
 
     def linears(self, spec: Spec) -> Mapping[str, tuple[int, int]]:
         hidden, q, kv = spec.hidden, spec.heads * spec.head_dim, spec.kv_heads * spec.head_dim
-        return {"q": (hidden, q), "k": (hidden, kv), "v": (hidden, kv), "o": (q, hidden)}
+        return {"q": (hidden, q * (1 + self.gated)), "k": (hidden, kv), "v": (hidden, kv), "o": (q, hidden)}
 
     def mix(
         self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
     ) -> tuple[Value, Mapping[str, Value]]:
         """The new states are [B, L, KV, D] each."""
-        q, k, v = _heads(g, spec, layer, step, x)
+        q, k, v, gate = _heads(g, spec, layer, step, x, self.gated)
         assert given.positions and given.mask
         q, k = rotate(g, spec, layer, step, given.positions, q, k)
         keys, values = (
@@ -149,32 +152,43 @@ class Attention(Mixer):
             mk=step.keys,
             mask_size=0 if step.decode else step.mask_tile,
         )
+        if gate:
+            out = g.Mul(out, g.Sigmoid(gate, name="gate.sigmoid"), name="gate.mul")
         return linear(g, spec, "o", layer, out), {"k": k, "v": v}
 
 
 ATTENTION = Attention()
+GATED = Attention(gated=True)
 
 
-def _heads(g: Graph, spec: Spec, layer: int, step: Step, x: Value) -> tuple[Value, Value, Value]:
-    """Queries [B, L, heads, D], keys and values [B, L, KV, D] of x [B, L, H], before rope."""
-    projected = {}
+def _heads(
+    g: Graph, spec: Spec, layer: int, step: Step, x: Value, gated: bool
+) -> tuple[Value, Value, Value, Value | None]:
+    """Queries [B, L, heads, D], keys and values [B, L, KV, D] of x [B, L, H], before rope, and the queries' gate [B, L,
+    heads * D], if they have one."""
+    projected, gate = {}, None
     for role in "qkv":
         projected[role] = linear(g, spec, role, layer, x)
         if spec.qk_norm == "all" and role != "v":
             projected[role] = rms_norm(g, spec, f"{role}_norm", layer, projected[role])
     for role in "qkv":
-        heads = spec.heads if role == "q" else spec.kv_heads
+        heads, width = spec.heads if role == "q" else spec.kv_heads, spec.head_dim
+        width *= 2 if gated and role == "q" else 1
         # -1 lets a dynamic launch set the length
-        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, spec.head_dim)}
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, width)}
         name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
-        projected[role] = g.Reshape(
-            projected[role], to=(step.batch, step.length, heads, spec.head_dim), **free, name=name
-        )
+        projected[role] = g.Reshape(projected[role], to=(step.batch, step.length, heads, width), **free, name=name)
     q, k, v = (projected[role] for role in "qkv")
+    if gated:
+        gate = cut(g, q, spec.head_dim, 2 * spec.head_dim, "gate")
+        q = cut(g, q, 0, spec.head_dim, "queries")
+        flat = spec.heads * spec.head_dim
+        free = {} if step.decode else {"shape": (1, -1, flat)}
+        gate = g.Reshape(gate, to=(step.batch, step.length, flat), **free, name="gate.flat")
     if spec.qk_norm == "head":
         q = rms_norm(g, spec, "q_norm", layer, q)
         k = rms_norm(g, spec, "k_norm", layer, k)
-    return q, k, v
+    return q, k, v, gate
 
 
 def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Value:

@@ -84,7 +84,7 @@ class Decoder:
             activation=config.get("hidden_act") or "silu",
             kinds=self.kinds(config, head_dim),
             tied=config.bool("tie_word_embeddings", tied),
-            bias=bias_roles(config, attention=self.attention_bias, output=self.output_bias, mlp=self.mlp_bias),
+            bias=self._biases(config),
             max_position=config.int("max_position_embeddings", 2048),
             attention_scale=config.float("attention_multiplier", head_dim**-0.5),
             fused=self.fused,
@@ -96,6 +96,11 @@ class Decoder:
             logit_scale=1 / config.float("logits_scaling", 1.0),
             experts=self.experts(config),
         )
+
+    def _biases(self, config: Config) -> frozenset[str]:
+        """The roles of linears with a bias: those that the knobs say, and those whose bias has a name of its own."""
+        roles = bias_roles(config, attention=self.attention_bias, output=self.output_bias, mlp=self.mlp_bias)
+        return roles | {name.removesuffix(".bias") for name in self.names if name.endswith(".bias")}
 
     def _names(self, tensors: Container[str]) -> Mapping[str, str]:
         """The names under the prefix that the checkpoint's token table has (the first of the prefixes if it has

@@ -25,7 +25,8 @@ ACTIVATIONS = {
 # Pairs that rope turns: elements i and i + dim/2 of a head, or 2i and 2i + 1
 HALVES, NEIGHBOURS = "contiguous_halves", "interleaved_pairs"
 
-# Role -> tensor name without .weight/.bias; {i} is the layer. Norms may be absent, and two more may be there:
+# Role -> tensor name without .weight/.bias; {i} is the layer; "role.bias" is the whole name of a bias that is called
+# otherwise. Norms may be absent, and two more may be there:
 # attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual. {e} is an
 # expert's number.
 LLAMA: Mapping[str, str] = {
@@ -220,6 +221,8 @@ class Spec:
                 else ("transpose", ("concat", *(("transpose", one) for one in each)))
             )
         tensor = self._fused_in(role)
+        if part == "bias" and (own := self.names.get(f"{role}.bias")):
+            return ("tensor", self.names["layer"].format(i=layer) + own)
         if not tensor:
             return ("tensor", f"{self.path(role, layer)}.{part}")
         sizes = {r: self.linear(r)[1] for r in self.fused[tensor]}

@@ -7,6 +7,10 @@
     ("concat", r, ...)                tensors along their first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
     ("flat", r)                       all axes behind the first one joined: a convolution's kernel as a matrix
+    ("decay", r)                      -exp(r): by how much a gated layer's state decays, of its logarithm
+    ("reshape", r, shape)             the same values in another shape
+    ("triangle", N, kind, number)     [N, N], the number where kind says ("upper" or "lower" with the diagonal, "above"
+                                      it, "on" it), else 0
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
     ("fill", shape, number)           a constant
     ("values", nested list)           small constants as they are
@@ -81,6 +85,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (recipe[1], recipe[1])
     if kind == "earlier":
         return (1, recipe[1], recipe[1])
+    if kind == "triangle":
+        return (recipe[1], recipe[1])
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
@@ -90,6 +96,9 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (len(recipe) - 1, *_alike(recipe, checkpoint))
     if kind == "concat":
         return (sum(shape(r, checkpoint)[0] for r in recipe[1:]), *inner[1:])
+    if kind == "reshape":
+        # values that do not fill the shape show that the tensor does not fit
+        return tuple(recipe[2]) if prod(inner) == prod(recipe[2]) else inner
     if kind == "flat":
         return (inner[0], prod(inner[1:]))
     if kind == "transpose":
@@ -140,6 +149,20 @@ def _earlier(size: int) -> np.ndarray:
     import numpy as np
 
     return np.tri(size, k=-1, dtype=np.float32)[None]
+
+
+def _triangle(size: int, kind: str, number: float) -> np.ndarray:
+    import numpy as np
+
+    row, column = np.indices((size, size))
+    holds = {"upper": column >= row, "above": column > row, "lower": column <= row, "on": column == row}
+    return holds[kind].astype(np.float32) * np.float32(number)
+
+
+def _decay(values: np.ndarray) -> np.ndarray:
+    import numpy as np
+
+    return -np.exp(values)
 
 
 def _flat(values: np.ndarray) -> np.ndarray:
@@ -205,6 +228,9 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "stack": _stack,
     "concat": _concat,
     "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),
+    "reshape": lambda checkpoint, inner, shape: evaluate(inner, checkpoint).reshape(shape),
+    "decay": lambda checkpoint, inner: _decay(evaluate(inner, checkpoint)),
+    "triangle": lambda checkpoint, size, kind, number: _triangle(size, kind, number),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
     "constant": lambda checkpoint, shape, number: _fill(shape, number).astype("u1"),

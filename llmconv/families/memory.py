@@ -39,3 +39,24 @@ class KeysAndValues(Memory):
         (held,) = cache.layers
         parts = {"k": held.keys, "v": held.values}
         return {name: part[:, :, start : start + count].transpose(1, 2) for name, part in parts.items()}
+
+
+class DeltaStates(Memory):
+    """The convolution's columns [1, C, taps] and the recurrent state [1, heads, keys, values], alike in both. Zeros are
+    what the class begins with."""
+
+    def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
+        import copy
+
+        from transformers import DynamicCache
+
+        # the decoder asks a cache how long it is, which only one with a layer of keys and values can say
+        both = copy.deepcopy(config)
+        both.layer_types, both.num_hidden_layers = [*config.layer_types, "full_attention"], 2
+        cache = DynamicCache(config=both)
+        cache.update_conv_state(past["conv"].clone(), 0, conv_kernel_size=past["conv"].shape[-1])
+        cache.update_recurrent_state(past["recurrent"].clone(), 0)
+        return cache
+
+    def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        return {"conv": cache.get_conv_state(0, state_idx=0), "recurrent": cache.get_recurrent_state(0, state_idx=0)}

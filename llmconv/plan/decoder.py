@@ -156,7 +156,7 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
 def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
     """The prefill nets of a layer. Document: block_i, with history when use_block_with_kv asks for it, and
     block_prompt_i for a shared prompt. The vendor's newer scheme (use_history_kv): block_i without history and
-    block_kv_i with."""
+    block_kv_i with; of a layer that keeps no rows one block_i, which takes its states in every launch."""
 
     def net(kind: str, length: int, history: int = 0, tile: int = 0) -> Net:
         step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
@@ -164,6 +164,9 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
 
     if job.use_history_kv:
         tile = CHIPS[job.chip].mask_tile
+        if not _grows(spec, layer):
+            yield net("block", job.max_input_length, job.seq_length)
+            return
         yield net("block", job.max_input_length, tile=tile)
         yield net("block_kv", job.max_input_length, job.seq_length, tile)
         return

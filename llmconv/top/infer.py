@@ -62,12 +62,9 @@ def concat(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
-    return [
-        tuple(
-            -((first - last) // step)
-            for first, last, step in zip(attrs["offset"], attrs["ends"], attrs["steps"], strict=True)
-        )
-    ]
+    """A negative offset counts from the end of its axis."""
+    parts = zip(attrs["offset"], attrs["ends"], attrs["steps"], shapes[0], strict=True)
+    return [tuple(-(((first + size if first < 0 else first) - last) // step) for first, last, step, size in parts)]
 
 
 def pad(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
@@ -109,3 +106,19 @@ def topk(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 def index_shape(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     """Element-wise gathering: the result has the shape of the indices."""
     return [shapes[1]]
+
+
+def conv(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    """Two-dimensional: x [N, C, H, W], filter [O, C / group, kh, kw]; pads are top, left, bottom, right."""
+    (n, channels, *sides), (out, inner, *kernel) = shapes
+    if channels != inner * attrs["group"] or tuple(kernel) != tuple(attrs["kernel_shape"]):
+        raise ValueError(f"Conv of {shapes[0]} with {shapes[1]} in {attrs['group']} groups")
+    pads, made = attrs["pads"], []
+    for axis, side in enumerate(sides):
+        made.append((side + pads[axis] + pads[axis + 2] - kernel[axis]) // attrs["strides"][axis] + 1)
+    return [(n, out, *made)]
+
+
+def delta_rule(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
+    """One row of `d` values for each token and value head: the shape of v."""
+    return [shapes[2]]

@@ -122,3 +122,42 @@ def insert(np, attrs, x, rows):
     place[attrs["axis"]] = slice(attrs["offset"], attrs["offset"] + rows.shape[attrs["axis"]])
     out[tuple(place)] = rows
     return out
+
+
+def conv(np, attrs, x, w, bias):
+    """Two-dimensional, any group; x [N, C, H, W], w [O, C / group, kh, kw]."""
+    top, left, bottom, right = attrs["pads"]
+    x = np.pad(x, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    windows = np.lib.stride_tricks.sliding_window_view(x, tuple(w.shape[2:]), (2, 3))
+    windows = windows[:, :, :: attrs["strides"][0], :: attrs["strides"][1]]
+    n, c, h, v = windows.shape[:4]
+    group = attrs["group"]
+    windows = windows.reshape(n, group, c // group, h, v, *w.shape[2:])
+    y = np.einsum("ngchvij,gocij->ngohv", windows, w.reshape(group, -1, *w.shape[1:])).reshape(n, -1, h, v)
+    return y if bias is None else y + bias.reshape(1, -1, 1, 1)
+
+
+def concat_slice(np, attrs, x, y):
+    """x moved on along an axis by what y brings: as long as x, the oldest fall out."""
+    axis = attrs["axis"]
+    return np.concatenate([x, y], axis)[(slice(None),) * axis + (slice(y.shape[axis], None),)]
+
+
+def delta_rule(np, attrs, q, k, v, g, beta, state, *_):
+    """The gated delta rule token by token, whatever the chunks: q, k [B, L, Hk, d], v [B, L, Hv, d], g and beta [B, L,
+    Hv], state [B, Hv, d, d], which becomes the new one in place, as on the chip. Value head h has the queries and keys
+    of head h * Hk / Hv.
+
+    S = exp(g) S, S = S + k (beta (v - S^T k))^T, y = S^T q: Yang, Kautz and Hatamizadeh 2024, Gated Delta Networks.
+    """
+    many = attrs["num_v_heads"] // attrs["num_k_heads"]
+    if attrs["use_qk_l2norm"]:
+        q, k = (x / np.sqrt((x * x).sum(-1, keepdims=True) + 1e-6) for x in (q, k))
+    q, k = (np.repeat(x, many, 2) for x in (q * attrs["scale"], k))
+    out = np.empty_like(v)
+    for t in range(v.shape[1]):
+        state *= np.exp(g[:, t])[..., None, None]
+        known = np.einsum("bhij,bhi->bhj", state, k[:, t])
+        state += k[:, t, :, :, None] * (beta[:, t, :, None] * (v[:, t] - known))[:, :, None]
+        out[:, t] = np.einsum("bhij,bhi->bhj", state, q[:, t])
+    return out

@@ -308,6 +308,51 @@ class Methods:
         upper: int,
         diagonal: int,
     ) -> Value: ...
+    def Conv(
+        self,
+        *operands: Value,
+        name: str,
+        kernel_shape: Sequence[int],
+        strides: Sequence[int],
+        pads: Sequence[int],
+        group: int = ...,
+        weight_is_coeff: int = ...,
+        dynweight_reorderd: bool = ...,
+        do_relu: bool = ...,
+        relu_limit: float = ...,
+    ) -> Value: ...
+    def Softplus(
+        self,
+        *operands: Value,
+        name: str,
+    ) -> Value: ...
+    def ConcatSlice(
+        self,
+        *operands: Value,
+        name: str,
+        axis: int,
+    ) -> Value: ...
+    def ChunkGatedDeltaRule(
+        self,
+        *operands: Value,
+        name: str,
+        num_k_heads: int,
+        num_v_heads: int,
+        d: int,
+        use_qk_l2norm: bool = ...,
+        scale: float,
+        chunk_size: int = ...,
+    ) -> Value: ...
+    def RecurrentGatedDeltaRule(
+        self,
+        *operands: Value,
+        name: str,
+        num_k_heads: int,
+        num_v_heads: int,
+        d: int,
+        use_qk_l2norm: bool = ...,
+        scale: float,
+    ) -> Value: ...
     def CumSum(
         self,
         *operands: Value,

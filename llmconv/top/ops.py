@@ -55,6 +55,14 @@ _ROPE = {
     for k, t, d in (("round_mode", "str", "HalfAwayFromZero"), ("saturation", "bool", True), ("shift", "si32", 0))
 }
 
+_DELTA = {
+    "num_k_heads": Attr("i64"),
+    "num_v_heads": Attr("i64"),
+    "d": Attr("i64"),
+    "use_qk_l2norm": Attr("bool", True),
+    "scale": Attr("f64"),
+}
+
 ROWS = (
     Row("RMSNorm", infer.same, maths.rms, {"eps": Attr("f64"), "weight_keep_f32": Attr("bool", False)}),
     Row(
@@ -252,6 +260,25 @@ ROWS = (
         },
     ),
     Row("Trilu", infer.same, maths.triangle, {"upper": Attr("si32"), "diagonal": Attr("si32")}),
+    Row(
+        "Conv",
+        infer.conv,
+        maths.conv,
+        {
+            "kernel_shape": Attr("i64s"),
+            "strides": Attr("i64s"),
+            "pads": Attr("i64s"),
+            "group": Attr("i64", 1),
+            "weight_is_coeff": Attr("i64", 1),
+            "dynweight_reorderd": Attr("bool", False),
+            **_RELU,
+        },
+    ),
+    Row("Softplus", infer.same, lambda np, a, x: np.logaddexp(x, 0)),
+    Row("ConcatSlice", infer.same, maths.concat_slice, {"axis": Attr("i64")}),
+    # both write the new recurrent state over the operand; of the chunked one the last four are constant triangles
+    Row("ChunkGatedDeltaRule", infer.delta_rule, maths.delta_rule, {**_DELTA, "chunk_size": Attr("i64", 64)}),
+    Row("RecurrentGatedDeltaRule", infer.delta_rule, maths.delta_rule, _DELTA),
     Row("CumSum", infer.same, lambda np, a, x, _: np.cumsum(x, a["axis"]), {"axis": Attr("i64")}),
 )
 

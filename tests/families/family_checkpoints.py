@@ -59,6 +59,32 @@ GEMMA3_TEXT = {
     "max_position_embeddings": 4096,
     "torch_dtype": "bfloat16",
 }
+# two delta-net layers and a full one; in a head of 64, 24 elements turn, so that each axis has its share
+QWEN3_5_TEXT = {
+    "model_type": "qwen3_5_text",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 64,
+    "vocab_size": 1024,
+    "max_position_embeddings": 4096,
+    "rms_norm_eps": 1e-6,
+    "attn_output_gate": True,
+    "layer_types": ["linear_attention", "linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "mamba_ssm_dtype": "float32",
+    "rope_parameters": {
+        "mrope_interleaved": True,
+        "mrope_section": [4, 4, 4],
+        "rope_type": "default",
+        "rope_theta": 1e7,
+        "partial_rotary_factor": 0.375,
+    },
+    "dtype": "bfloat16",
+}
 CONFIGS: dict[str, dict[str, Any]] = {
     "granite": BASE
     | {
@@ -139,6 +165,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
     },
     "qwen2_sliding": QWEN2 | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
 }
+# families whose layers keep more than rows, with tests of their own
+HYBRIDS = {"qwen3_5": {"model_type": "qwen3_5", "text_config": QWEN3_5_TEXT, "tie_word_embeddings": True}}
 
 SEQ = 64  # of the nets in these tests
 
@@ -157,6 +185,12 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
             yield "language_model." + name, shape
         yield "vision_tower.vision_model.post_layernorm.weight", (64,)
         yield "multi_modal_projector.mm_soft_emb_norm.weight", (64,)
+        return
+    if kind == "qwen3_5":
+        for name, shape in tensors(config["text_config"] | {"tie_word_embeddings": config["tie_word_embeddings"]}):
+            yield name.replace("model.", "model.language_model.", 1), shape
+        yield "model.visual.patch_embed.proj.bias", (64,)
+        yield "mtp.fc.weight", (64, 64)
         return
     if kind == "minicpm":
         config = config | {"model_type": "granite"}
@@ -205,8 +239,15 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, g
     import numpy as np
 
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
+    if tensor.endswith("A_log"):  # the class draws A from 0 to 16
+        return np.log(np.exp(1.5 * x).clip(0.01, 16))
+    if tensor.endswith("dt_bias"):  # as trained models have it: a token leaves most of the state
+        return x - 4
+    if tensor.endswith("conv1d.weight"):
+        return x / 2
     if "norm" in tensor:
-        return 0.2 * x + (0 if kind.startswith("gemma") else 1)
+        plain = not kind.startswith(("gemma", "qwen3_5")) or "linear_attn" in tensor
+        return 0.2 * x + plain
     if tensor.endswith(".bias"):
         return 0.3 * x
     if "embed" in tensor:  # what scales its embeddings starts from small ones
@@ -240,7 +281,7 @@ def make(
     import torch
     from safetensors.torch import save_file
 
-    config = {k: v for k, v in (CONFIGS[name] | changes).items() if v is not None}
+    config = {k: v for k, v in ((CONFIGS | HYBRIDS)[name] | changes).items() if v is not None}
     if layers:
         part = config.get("text_config", config)
         part = part | {"num_layers" if name == "chatglm" else "num_hidden_layers": layers}

@@ -77,7 +77,7 @@ def test_windowed_layer(kind, family_checkpoint, convert, compiler):
     file = next(out.glob("*_dev1.bmodel"), None) or next(out.glob("*.bmodel"))
     with Simulator(file, chip, compiler.root) as simulator:
         told = [
-            simulator.run(launch.net.stage_of or launch.net.name, launch.inputs, nets.writes(launch.net))
+            simulator.run(launch.net.stage_of or launch.net.name, launch.inputs, state.written(launch.net))
             for launch in launched
         ]
     assert {launch.net.kind for launch in launched} >= {"block", "block_cache"}

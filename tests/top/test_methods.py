@@ -30,7 +30,7 @@ def test_methods_are_operations():
     x = graph.input("x", (1, 4))
     assert graph.MulConst(x, const_val=2.0, name="twice") == graph.ops[-1].results[0]
     assert graph.ops[-1].attrs == {"const_val": 2.0, "do_relu": False, "relu_limit": -1.0}
-    assert "MatMul" in dir(graph) and not hasattr(graph, "Conv")
+    assert "MatMul" in dir(graph) and not hasattr(graph, "Deconv")
     with pytest.raises(TypeError, match="MulConst needs .*const_val"):
         graph.MulConst(x, name="twice")
     with pytest.raises(TypeError, match="MulConst has no attribute .*factor"):

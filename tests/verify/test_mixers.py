@@ -168,8 +168,10 @@ def test_inputs_and_outputs_are_the_mixers(planned):
     names = [io.name for io in ios(plan, "block_cache_2")[0]]
     assert names == ["input_states", "position_ids", "attention_mask", "history_k", "history_v"]
     history = planned(use_history_kv=1)
-    assert [io.name for io in ios(history, "block_kv_0")[0]] == ["input_states", "recurrent_states", "conv_states"]
-    assert [io.name for io in ios(history, "block_0")[0]] == ["input_states", "recurrent_states"]
+    assert [io.name for io in ios(history, "block_0")[0]] == ["input_states", "recurrent_states", "conv_states"]
+    kinds = {net.kind for net in history.nets if net.layer == 0}
+    assert kinds == {"block", "block_cache"}, "a layer without rows has one prefill net, with history and without"
+    assert {net.kind for net in history.nets if net.layer == 2} == {"block", "block_kv", "block_cache"}
     stages = {net.layer for net in history.nets if net.stage_of}
     assert stages == {2}, "decode has stages by the number of rows, and sums have none"
 
@@ -276,8 +278,7 @@ def test_states_that_are_lost_are_seen(planned, monkeypatch):
 
 
 def test_launches_hand_over_what_the_net_takes(planned):
-    plan = planned(use_history_kv=1)
-    nets = {net.name: net for net in plan.nets}
+    nets = {net.name: net for net in planned().nets}
     kept = {"conv": np.full((1, 1, HIDDEN), 1 / 3), "recurrent": np.full((1, 1, HIDDEN), 1 / 3)}
     decode = step(nets["block_cache_0"], np.ones((1, 1, HIDDEN)), 1, 7, kept).inputs
     assert list(decode) == ["input_states", "conv_state", "recurrent_state"]

@@ -1,0 +1,183 @@
+"""Gated delta-net layers (Yang, Kautz and Hatamizadeh 2024): a short convolution and a linear recurrence in place of
+attention. What a layer keeps is as large for every number of tokens."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from llmconv.blocks.attention import slab
+from llmconv.blocks.linear import linear
+from llmconv.blocks.mixer import Compiling, Given, Mixer, Ports, State, Step
+from llmconv.blocks.spec import Spec
+from llmconv.top.graph import Graph, Value
+
+CHUNK = 64  # tokens that the chip's prefill takes at once; with others it gives NaN (1.30.2)
+LEAST = -8.0  # of the log of a decay: exp(-8) is below what half precision can tell from 0
+TRIANGLES = ("upper", "above", "lower", "on")  # constant operands of the rule, [CHUNK, CHUNK], in its order
+
+# Names without their layer's number, of the operations that a table gives another mode. The rule sums logs of decays,
+# which bf16 rounds too much: it is computed in f16. A chip cannot cast bf16 to f16, so that all its operands come
+# through f32, and its result goes on in f32 as far as the gate. The convolution stays in bf16: in f32 its kernel would
+# be no longer the one that decode has, and decode's state would leave the net under another name.
+_SINGLE = ("conv.silu", "softplus", "decay", "decay.clip", "beta", "rule.norm", "rule.flat", "rule.gated")
+_PARTS = tuple(f"rule.{part}{end}" for part in "qkv" for end in (".slice", ""))
+PREFILL = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, "heads", *_PARTS)))
+DECODE = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, *_PARTS)))
+
+
+@dataclass(frozen=True)
+class DeltaNet(Mixer):
+    """key_heads, value_heads: heads of queries and keys, and of values, each of `width` elements; taps: columns of the
+    convolution.
+
+    States: the last `taps` columns that went into the convolution [C, taps], zeros before the first token, and the
+    recurrent state [value_heads, width of a key, width of a value], which the rule writes over its input.
+    """
+
+    key_heads: int
+    value_heads: int
+    width: int
+    taps: int
+
+    kind = "delta_net"
+    last = "delta_out"
+
+    @property
+    def values(self) -> int:
+        """Elements of all value heads."""
+        return self.value_heads * self.width
+
+    @property
+    def channels(self) -> int:
+        """Elements of all queries, keys and values."""
+        return 2 * self.key_heads * self.width + self.values
+
+    @property
+    def _heads(self) -> dict[str, tuple[int, int]]:
+        """First and last head of queries, keys and values side by side."""
+        k, v = self.key_heads, self.value_heads
+        return {"q": (0, k), "k": (k, 2 * k), "v": (2 * k, 2 * k + v)}
+
+    def states(self, spec: Spec) -> tuple[State, ...]:
+        return (
+            State("conv", (self.channels, self.taps), "replace"),
+            State("recurrent", (self.value_heads, self.width, self.width), "in_place", "f16"),
+        )
+
+    def ports(self, spec: Spec, layer: int, step: Step) -> Ports:
+        if step.decode:
+            own = (("conv", "conv_state"), ("recurrent", "recurrent_state"))
+            new = f"{spec.path('delta_conv', layer)}.concat"
+            return Ports(own, (("conv", new),), (("recurrent", "recurrent_state"),))
+        own = (("recurrent", "recurrent_states"), *((("conv", "conv_states"),) if step.history else ()))
+        return Ports(own, (("conv", "conv_states" if not step.history else "conv_states_new"),), (own[0],))
+
+    def linears(self, spec: Spec) -> Mapping[str, tuple[int, int]]:
+        hidden = spec.hidden
+        return {
+            "delta_qkv": (hidden, self.channels),
+            "delta_z": (hidden, self.values),
+            "delta_b": (hidden, self.value_heads),
+            "delta_a": (hidden, self.value_heads),
+            "delta_out": (self.values, hidden),
+        }
+
+    def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
+        """The compiler takes no table in the modes that quantise, and f16 needs none."""
+        table = (DECODE if step.decode else PREFILL) if mode == "BF16" else ()
+        return Compiling("0:0,1:1" if step.decode else "", table)
+
+    def mix(
+        self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
+    ) -> tuple[Value, Mapping[str, Value]]:
+        """The new state that is an output is that of the convolution, [B, C, taps]; it is the same for any number of
+        tokens, with zeros for those that were not."""
+        z = linear(g, spec, "delta_z", layer, x)
+        z = g.SiLU(z, name=f"{spec.path('delta_z', layer)}.silu")
+        beta = g.Sigmoid(linear(g, spec, "delta_b", layer, x), name="beta")
+        decay = self._decay(g, spec, layer, x)
+        qkv = linear(g, spec, "delta_qkv", layer, x)
+        behind = self._decoded if step.decode else self._convolved
+        columns, convolved = behind(g, spec, layer, step, qkv, given)
+        q, k, v = self._parts(g, step, g.SiLU(convolved, name="conv.silu"))
+        triangles = [self._triangle(g, spec, layer, step, kind) for kind in TRIANGLES]
+        kind = "RecurrentGatedDeltaRule" if step.decode else "ChunkGatedDeltaRule"
+        chunks: dict[str, Any] = {} if step.decode else {"chunk_size": CHUNK}
+        operands = (q, k, v, decay, beta, given.states["recurrent"], *([] if step.decode else triangles))
+        sizes = {"num_k_heads": self.key_heads, "num_v_heads": self.value_heads, "d": self.width}
+        y = g.op(kind, *operands, **sizes, **chunks, scale=self.width**-0.5, name="rule")
+        norm = spec.path("delta_norm", layer)
+        gamma = g.weight(f"{norm}.weight", (1, 1, 1, self.width), ("tensor", f"{norm}.weight"))
+        y = g.RMSNorm(y, gamma, eps=spec.eps, name="rule.norm")
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, self.values)}
+        y = g.Reshape(y, to=(step.batch, step.length, self.values), **free, name="rule.flat")
+        return linear(g, spec, "delta_out", layer, g.Mul(y, z, name="rule.gated")), {"conv": columns}
+
+    def _decay(self, g: Graph, spec: Spec, layer: int, x: Value) -> Value:
+        """The log of what is left of the state [B, L, value_heads]: -exp(A_log) * softplus(a + dt_bias)."""
+        path = spec.path("delta_decay", layer)
+        factor = g.weight(
+            path, (1, 1, self.value_heads), ("reshape", ("decay", ("tensor", path)), (1, 1, self.value_heads))
+        )
+        y = g.Mul(g.Softplus(linear(g, spec, "delta_a", layer, x), name="softplus"), factor, name="decay")
+        return g.Clip(y, min=LEAST, max=0.0, name="decay.clip")
+
+    def _convolved(self, g: Graph, spec: Spec, layer: int, step: Step, qkv: Value, given: Given) -> tuple[Value, Value]:
+        """The state behind a prompt, and its convolved columns [1, C, 1, L]. Earlier columns, or zeros, stand before
+        the prompt's, so that a prompt may be shorter than the convolution."""
+        path, c, count = spec.path("delta_conv", layer), self.channels, step.length + self.taps
+        past = given.states.get("conv") or self._zeros(g, spec, layer)
+        if "conv" in given.states:
+            self._zeros(g, spec, layer, placeholder="Auto")
+        y = g.Concat(past, g.Permute(qkv, order=(0, 2, 1), name="conv.permute"), axis=2, name="conv.behind")
+        (_, name), *_ = self.ports(spec, layer, step).outputs
+        columns = slab(g, y, 2, -self.taps, count, name)
+        y = g.Reshape(y, to=(1, c, 1, count), shape=(1, c, 1, -1), name="conv.rows")
+        recipe = ("reshape", ("tensor", f"{path}.weight"), (c, 1, 1, self.taps))
+        kernel = g.weight(f"{path}.weight", (c, 1, 1, self.taps), recipe)
+        shape = {"kernel_shape": (1, self.taps), "strides": (1, 1), "pads": (0, self.taps - 1, 0, 0), "group": c}
+        y = g.Conv(y, kernel, g.none, **shape, name="conv")
+        return columns, slab(g, y, 3, self.taps, count, "conv.new")
+
+    def _decoded(self, g: Graph, spec: Spec, layer: int, step: Step, qkv: Value, given: Given) -> tuple[Value, Value]:
+        """The state behind one more token, and its convolved column [B, C]."""
+        path, c = spec.path("delta_conv", layer), self.channels
+        self._zeros(g, spec, layer, placeholder="Auto")
+        new = g.Reshape(qkv, to=(step.batch, c, 1), name="conv.column")
+        columns = g.ConcatSlice(given.states["conv"], new, axis=2, name=f"{path}.concat")
+        recipe = ("reshape", ("tensor", f"{path}.weight"), (1, c, self.taps))
+        y = g.Mul(columns, g.weight(f"{path}.weight", (1, c, self.taps), recipe), name="conv.products")
+        return columns, g.Reduce(y, axes=(2,), keepdims=False, mode="ReduceSum", name="conv")
+
+    def _parts(self, g: Graph, step: Step, y: Value) -> list[Value]:
+        """Queries, keys and values [B, L, heads, width] of what is convolved."""
+        if step.decode:
+            return [
+                g.Reshape(
+                    slab(g, y, 1, first * self.width, last * self.width, f"rule.{name}.slice"),
+                    to=(step.batch, 1, last - first, self.width),
+                    name=f"rule.{name}",
+                )
+                for name, (first, last) in self._heads.items()
+            ]
+        heads = self.channels // self.width
+        shape = (1, heads, self.width, -1)
+        y = g.Reshape(y, to=(*shape[:-1], step.length), shape=shape, name="heads")
+        return [
+            g.Permute(slab(g, y, 1, first, last, f"rule.{name}.slice"), order=(0, 3, 1, 2), name=f"rule.{name}")
+            for name, (first, last) in self._heads.items()
+        ]
+
+    def _zeros(self, g: Graph, spec: Spec, layer: int, **attrs: str) -> Value:
+        """Columns before the first token. placeholder: only so that a net's coefficients are those of prefill."""
+        shape = (1, self.channels, self.taps)
+        return g.weight(f"{spec.path('delta_conv', layer)}.zeros", shape, ("fill", shape, 0.0), **attrs)
+
+    def _triangle(self, g: Graph, spec: Spec, layer: int, step: Step, kind: str) -> Value:
+        """A constant of the chunked rule; of a net of one token a placeholder, as above. That one is stored in bf16, in
+        which the bits of the rule's 1.0, which is f16, are those of 2^-7."""
+        name, one = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}", 2.0**-7 if step.decode else 1.0
+        attrs = {"placeholder": "Auto"} if step.decode else {}
+        return g.weight(name, (CHUNK, CHUNK), ("triangle", CHUNK, kind, one), **attrs)
