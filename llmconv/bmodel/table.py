@@ -59,7 +59,10 @@ def adopt_table(path: Path, shifted: Path | None, bare: Path, table: str, place:
     (stage,) = net["parameter"]
     parts = [stage, *stage.get("sub_net", ())]
     base = stage["ctx_addr"]
-    size = next(_take(part, table, base) for part in parts if any(t["name"] == table for t in part["input_tensor"]))
+    sizes = [
+        _take(part, table, base) for part in parts if any(t["name"] == table for t in part["input_tensor"])
+    ]  # taken from every part
+    size = sizes[0]
     stored = size + -size % ALIGN
     tensors = [tensor for part in parts for side in ("input_tensor", "output_tensor") for tensor in part.get(side, ())]
     if stage.get("coeff_mem") or any(base <= tensor.get("device_addr", 0) < base + stored for tensor in tensors):
