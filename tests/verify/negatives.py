@@ -36,8 +36,9 @@ Tensors = dict[str, "torch.Tensor"]
 # chip is fed
 
 
-def tried(plan: Plan) -> dict[str, launches.Launch]:
-    """A prefill and a decode launch of layer 0, and by "net: what" variants with wrong inputs."""
+def tried(plan: Plan, strict: bool = False) -> dict[str, launches.Launch]:
+    """A prefill and a decode launch of layer 0, and by "net: what" variants with wrong inputs. strict: also those that
+    sharp attention may have no eye for."""
     by_name, rng = {net.name: net for net in plan.nets}, np.random.default_rng(9)
     hidden = np.zeros((1, SEQ, plan.spec.hidden), np.float32)
     hidden[:, :COUNT] = Reference(plan).embed(rng.integers(0, plan.spec.vocab, (1, COUNT)))
@@ -49,7 +50,7 @@ def tried(plan: Plan) -> dict[str, launches.Launch]:
         ),
     }
     for name, launch in list(made.items()):
-        for what, change in WRONG_INPUTS.items():
+        for what, change in (WRONG_INPUTS | STRICT_INPUTS if strict else WRONG_INPUTS).items():
             if (inputs := change(dict(launch.inputs))) is not None:
                 made[f"{name}: {what}"] = replace(launch, inputs=inputs)
     return made
@@ -59,22 +60,30 @@ def _shift(inputs: dict) -> dict:
     return inputs | {"position_ids": inputs["position_ids"] + 1}
 
 
-def _see_one_more(inputs: dict) -> dict:
+def _see_more(rows: int) -> Callable[[dict], dict]:
     """The mask lets tokens look too far: prefill at the next token, decode at rows beyond the history, which are an
     earlier conversation's."""
-    mask = inputs["attention_mask"].copy()
-    if mask.shape[2] == 1:
-        mask[..., PAST : PAST + SOME] = 0
-    else:
-        mask[..., 1:][mask[..., :-1] == 0] = 0
-    return inputs | {"attention_mask": mask}
+
+    def change(inputs: dict) -> dict:
+        mask = inputs["attention_mask"].copy()
+        if mask.shape[2] == 1:
+            mask[..., PAST : PAST + rows] = 0
+        else:
+            mask[..., 1:][mask[..., :-1] == 0] = 0
+        return inputs | {"attention_mask": mask}
+
+    return change
 
 
-def _see_one_less(inputs: dict) -> dict:
+def _see_less(rows: int) -> Callable[[dict], dict]:
     """The oldest tokens are hidden from those behind them."""
-    mask = inputs["attention_mask"].copy()
-    mask[:, :, (0 if mask.shape[2] == 1 else SOME) :, :SOME] = launches.HIDDEN
-    return inputs | {"attention_mask": mask}
+
+    def change(inputs: dict) -> dict:
+        mask = inputs["attention_mask"].copy()
+        mask[:, :, (0 if mask.shape[2] == 1 else rows) :, :rows] = launches.HIDDEN
+        return inputs | {"attention_mask": mask}
+
+    return change
 
 
 def _see_all(inputs: dict) -> dict:
@@ -96,12 +105,13 @@ def _stale(part: str) -> Callable[[dict], dict | None]:
 
 WRONG_INPUTS = {
     "positions": _shift,
-    "mask sees more": _see_one_more,
-    "mask sees less": _see_one_less,
+    "mask sees more": _see_more(SOME),
+    "mask sees less": _see_less(SOME),
     "mask sees all": _see_all,
     "stale keys": _stale("history_k"),
     "stale values": _stale("history_v"),
 }
+STRICT_INPUTS = {"mask sees one more": _see_more(1), "mask sees one less": _see_less(1)}
 
 
 # ------------------------------------------------------------------------------------------------------ what the
@@ -173,6 +183,18 @@ WRONG_TENSORS = {
 }
 
 
+def _gate_is_up(tensors: Tensors, _: Plan) -> Tensors:
+    swapped = {"gate_proj": "up_proj", "up_proj": "gate_proj"}
+    return {re.sub("gate_proj|up_proj", lambda m: swapped[m[0]], name): values for name, values in tensors.items()}
+
+
+STRICT_TENSORS = {
+    "gate and up swapped": _gate_is_up,
+    "down_proj 4% too large": _of(r"down_proj\.weight$", lambda v: v * 1.04),
+}
+STRICT_CONFIG = {"rope scaling": {"rope_scaling": {"rope_type": "linear", "factor": 2.0}}}
+
+
 def wrong_config(config: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """By what is wrong, the config with it."""
     part = config.get("text_config", config)
@@ -203,17 +225,18 @@ def _changed(plan: Plan, place: Path, tensors: Tensors, config: dict[str, Any]) 
     return replace(plan, config=other.config, checkpoint=other.checkpoint)
 
 
-def wrong_plans(plan: Plan, place: Path) -> Iterator[tuple[str, Plan]]:
-    """What is wrong, and the plan with that; only what the checkpoint has can be wrong."""
+def wrong_plans(plan: Plan, place: Path, strict: bool = False) -> Iterator[tuple[str, Plan]]:
+    """What is wrong, and the plan with that; only what the checkpoint has can be wrong. strict: as in `tried`."""
     from safetensors.torch import load_file
 
     source = plan.job.model_path
     tensors, config = load_file(source / "model.safetensors"), json.loads((source / "config.json").read_text())
-    for number, (what, change) in enumerate(WRONG_TENSORS.items()):
+    for number, (what, change) in enumerate((WRONG_TENSORS | STRICT_TENSORS if strict else WRONG_TENSORS).items()):
         made = change(tensors, plan)
         if any(made[name] is not tensors[name] for name in tensors):
             yield what, _changed(plan, place / str(number), made, config)
-    for what, other in wrong_config(config).items():
+    more = {what: config | fields for what, fields in STRICT_CONFIG.items()} if strict else {}
+    for what, other in (wrong_config(config) | more).items():
         yield what, _changed(plan, place / what, tensors, other)
 
 

@@ -14,7 +14,21 @@ import numpy as np
 import pytest
 from checkpoints import once
 from family_checkpoints import make as make_family
-from negatives import BLOCKS, CHIP, SEQ, WRONG_INPUTS, WRONG_TENSORS, controls, judge, right, tried, wrong_plans
+from negatives import (
+    BLOCKS,
+    CHIP,
+    SEQ,
+    STRICT_CONFIG,
+    STRICT_INPUTS,
+    STRICT_TENSORS,
+    WRONG_INPUTS,
+    WRONG_TENSORS,
+    controls,
+    judge,
+    right,
+    tried,
+    wrong_plans,
+)
 from verify_helpers import plan_of
 
 from llmconv.verify import launches
@@ -49,7 +63,7 @@ def run_on_chip(compiler, session_cache, tmp_path_factory) -> Callable:
     from llmconv.simulator.client import Simulator
 
     @contextmanager
-    def run(model: Path, more: Callable[[dict], dict] = lambda _: {}) -> Iterator[tuple]:
+    def run(model: Path, more: Callable[[dict], dict] = lambda _: {}, strict: bool = False) -> Iterator[tuple]:
         out = tmp_path_factory.mktemp("negative")
         given = {"model": str(model), "out": str(out), "seq": str(SEQ), "chip": CHIP, "quantize": "bf16"}
         with pytest.MonkeyPatch.context() as patch:
@@ -59,7 +73,7 @@ def run_on_chip(compiler, session_cache, tmp_path_factory) -> Callable:
         plan = plan_of(model, seq=SEQ, chip=CHIP)
         (bmodel,) = out.glob("*.bmodel")
         with Simulator(bmodel, CHIP, compiler.root) as simulator:
-            planned = tried(plan) | more({net.name: net for net in plan.nets})
+            planned = tried(plan, strict) | more({net.name: net for net in plan.nets})
             yield (
                 plan,
                 {key: (launch, simulator.run(launch.net.name, launch.inputs)) for key, launch in planned.items()},
@@ -73,7 +87,7 @@ def launched(checkpoint, run_on_chip):
     """The plan of a converted qwen2, and its launches."""
     hidden = np.random.default_rng(3).standard_normal((1, 256))
     with run_on_chip(
-        checkpoint("qwen2"), lambda by_name: {"lm_head": launches.head(by_name["lm_head"], hidden)}
+        checkpoint("qwen2"), lambda by_name: {"lm_head": launches.head(by_name["lm_head"], hidden)}, strict=True
     ) as made:
         yield made
 
@@ -81,7 +95,7 @@ def launched(checkpoint, run_on_chip):
 @pytest.fixture(scope="module")
 def wrong(launched, tmp_path_factory) -> dict:
     """By what is wrong, the plan of qwen2 with that."""
-    return dict(wrong_plans(launched[0], tmp_path_factory.mktemp("wrong")))
+    return dict(wrong_plans(launched[0], tmp_path_factory.mktemp("wrong"), strict=True))
 
 
 @pytest.mark.parametrize("net", [*BLOCKS, "lm_head"])
@@ -91,7 +105,7 @@ def test_the_net_is_right(net, launched):
 
 
 @pytest.mark.parametrize("net", BLOCKS)
-@pytest.mark.parametrize("what", WRONG_INPUTS)
+@pytest.mark.parametrize("what", [*WRONG_INPUTS, *STRICT_INPUTS])
 def test_wrong_inputs(what, net, launched):
     plan, runs = launched
     if f"{net}: {what}" in runs:
@@ -101,7 +115,7 @@ def test_wrong_inputs(what, net, launched):
 
 
 @pytest.mark.parametrize("net", BLOCKS)
-@pytest.mark.parametrize("what", [*WRONG_TENSORS, "rope base", "eps"])
+@pytest.mark.parametrize("what", [*WRONG_TENSORS, *STRICT_TENSORS, "rope base", "eps", *STRICT_CONFIG])
 def test_wrong_models(what, net, launched, wrong):
     assert not right(judge(wrong[what], *launched[1][net]))
 
