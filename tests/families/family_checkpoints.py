@@ -10,6 +10,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +197,8 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
         config = config | {"model_type": "granite"}
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(
-            CONFIG_MAPPING[config["model_type"]].from_dict({k: v for k, v in config.items() if v is not None})
+            # a copy: transformers completes the rope parameters that it is given
+            CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy({k: v for k, v in config.items() if v is not None}))
         )
     for name, value in model.state_dict().items():
         if ".experts." in name:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import deepcopy
 
 import numpy as np
 import pytest
@@ -185,7 +186,7 @@ def test_gemma3_fields_may_be_left_out():
     spec = family_of("gemma3").decoder.spec(
         Config({"model_type": "gemma3", "text_config": given | {"model_type": "gemma3_text"}}, "config.json")
     )
-    right = Gemma3TextConfig(**given)
+    right = Gemma3TextConfig(**deepcopy(given))
     assert (spec.heads, spec.kv_heads, spec.head_dim, spec.vocab) == (
         right.num_attention_heads,
         right.num_key_value_heads,

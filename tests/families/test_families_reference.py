@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from copy import deepcopy
+
 import numpy as np
 import pytest
 import vision_checkpoints
@@ -25,7 +27,7 @@ def whole(made):
 
     oracle = Reference(made, Precision()).oracle
     given = oracle.config(made.config)
-    settings = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(dict(given))
+    settings = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(deepcopy(dict(given)))
     build = transformers.AutoModelForCausalLM.from_config
     model = build(settings, dtype=torch.float32, attn_implementation="eager").eval()
     tied = {"lm_head.weight"} if made.spec.tied else set()
