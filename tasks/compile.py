@@ -72,7 +72,7 @@ def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetT
     checks = checked(by_name[origin.linears]) if origin.linears else []
     return NetTask(
         name=net.name,
-        module=net.graph.name,
+        module=net.module,
         model=plan.job.model_path,
         mlir=layout.mlir(net.name),
         weights=layout.weights(net.name),

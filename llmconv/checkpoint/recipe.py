@@ -60,6 +60,18 @@ def names(recipe: tuple | list) -> Iterator[str]:
                 yield from names(part)
 
 
+def renamed(recipe: tuple, before: str, after: str) -> tuple:
+    """The recipe with the tensors of another layer: `before` in their names becomes `after`."""
+    return tuple(
+        part.replace(before, after)
+        if isinstance(part, str)
+        else renamed(part, before, after)
+        if isinstance(part, tuple)
+        else part
+        for part in recipe
+    )
+
+
 def is_recipe(part: Any) -> bool:
     """Whether an element of a recipe is one itself."""
     return isinstance(part, (tuple, list)) and bool(part) and isinstance(part[0], str) and part[0] in EVALUATE

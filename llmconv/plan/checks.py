@@ -146,7 +146,7 @@ def check_tensors(
     """
     used = {checkpoint.info(name).name for name in others}
     for net in nets:
-        for weight in net.graph.weights.values():
+        for weight in net.weights:
             found = recipe.shape(weight.recipe, checkpoint)
             used |= set(recipe.names(weight.recipe))
             if _squeeze(found) != _squeeze(weight.shape):

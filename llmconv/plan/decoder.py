@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from llmconv.blocks import decoder, heads
@@ -26,7 +27,7 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
     # a dynamic net reads float32 norm weights as half precision and gives NaN (1.30.2); decode shares the coefficients
     # of prefill
     spec = replace(spec, float_norms=not job.dynamic)
-    layers = range(spec.layers)
+    layers, blocks = range(spec.layers), Blocks(job, spec)
     stages = decode_lengths(job)
     head = _lm_head(job, spec)
     if not job.embedding_disk:
@@ -42,7 +43,7 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
             job, heads.sample_head(spec, job.seq_length), [("Softmax1", "f32"), ("token_idx", "i32")], dynamic=True
         )
     for layer in layers:
-        yield _decode(job, spec, layer, 0, job.seq_length, bool(stages) and _grows(spec, layer))
+        yield _decode(blocks, layer, 0, job.seq_length, bool(stages) and _grows(spec, layer))
     if not job.embedding_disk:
         yield _embedding(job, spec, "embedding_cache", 1)
     if job.lora_max_rank:
@@ -50,10 +51,10 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
     if spec.tied:
         yield head
     for layer in layers:
-        yield from _prefill(job, spec, layer)
+        yield from _prefill(blocks, layer)
     for layer in filter(lambda layer: _grows(spec, layer), layers):
         for stage, length in enumerate(stages, 1):
-            yield _decode(job, spec, layer, stage, length, True)
+            yield _decode(blocks, layer, stage, length, True)
 
 
 def embedding_length(job: Job) -> int:
@@ -94,7 +95,7 @@ def _embedding(job: Job, spec: Spec, name: str, length: int) -> Net:
         None,
         flags_for(job, job.half),
         *ios(graph, job.half, [(graph.outputs[0].name, job.half)]),
-        graph,
+        lambda: graph,
     )
 
 
@@ -104,7 +105,9 @@ def _embedding_lora(job: Job, spec: Spec, name: str, length: int) -> Net:
 
 def _lora(job: Job, graph: Graph) -> Net:
     flags = flags_for(job, job.half, addr_mode="io_alone")
-    return Net(graph.name, "lora", None, flags, *ios(graph, job.half, [(f"{graph.name}.lora_add", job.half)]), graph)
+    return Net(
+        graph.name, "lora", None, flags, *ios(graph, job.half, [(f"{graph.name}.lora_add", job.half)]), lambda: graph
+    )
 
 
 def _lm_head(job: Job, spec: Spec) -> Net:
@@ -112,59 +115,85 @@ def _lm_head(job: Job, spec: Spec) -> Net:
     graph = heads.lm_head(spec, _table_dtype(job), greedy, norm=job.splits)
     # the compiler marks a trailing cast to float32 in the tensor's name
     out = ("token_id", "i32") if greedy else (f"{spec.path('head')}.reshape_f32", "f32")
-    return Net(
-        "lm_head", "lm_head", None, flags_for(job, job.half, quant_output=False), *ios(graph, job.half, [out]), graph
-    )
+    flags = flags_for(job, job.half, quant_output=False)
+    return Net("lm_head", "lm_head", None, flags, *ios(graph, job.half, [out]), lambda: graph)
 
 
 def _sampling(job: Job, graph: Graph, outputs: list[tuple[str, str]], dynamic: bool = False) -> Net:
     flags = CompileFlags(
         chip=job.chip, mode="F32", quant_input=False, quant_output=False, addr_mode="io_alone", dynamic=dynamic
     )
-    return Net(graph.name, graph.name, None, flags, *ios(graph, "f32", outputs), graph)
+    return Net(graph.name, graph.name, None, flags, *ios(graph, "f32", outputs), lambda: graph)
 
 
-def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
-    step = replace(step, split=job.splits)
-    graph, mixer = decoder.block(name, spec, layer, step, job.lora_max_rank), spec.kinds[layer].mixer
-    states, ports = mixer.states(spec), mixer.ports(spec, layer, step)
-    own = {state.name: state.dtype for state in states}
-    types = {tensor: own[state] or job.half for state, tensor in (*ports.inputs, *ports.outputs)}
-    outputs = [(v.name, types.get(v.name, job.half)) for v in graph.outputs]
-    flags["num_device"] = job.num_device if job.splits else 1
-    mode = job.quantize
-    if not spec.packed:
-        flags |= {"q_group_size": job.q_group_size, "q_symmetric": job.symmetric and job.weight_bits < 16}
-    elif job.splits:  # only what the flags know is split
-        flags |= {"q_group_size": spec.group}
-    else:  # what is quantised already says so itself
-        mode = job.half
-    settings = flags_for(job, mode, **flags, **vars(mixer.compiling(spec, step, mode.upper())))
-    return Net(
-        name,
-        kind,
-        layer,
-        settings,
-        *ios(graph, job.half, outputs, types),
-        graph,
-        scope=spec.names["layer"].format(i=layer),
-        states=states,
-        ports=ports,
-    )
+class Blocks:
+    """The block nets of a model. Layers that differ in names alone have one pattern: the net of the first of them."""
+
+    def __init__(self, job: Job, spec: Spec):
+        self.job, self.spec = job, spec
+        self._firsts: dict[tuple, Net] = {}
+        self._packed: dict[int, list[str]] = {}
+        for layer in range(spec.layers) if spec.stored else ():
+            scope = self._scope(layer)
+            packed = sorted(f"{path} {one}" for path, one in spec.stored.items() if path.startswith(scope))
+            self._packed[layer] = [text.replace(scope, "") for text in packed]
+
+    def net(self, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
+        """The net of a layer; flags: CompileFlags of its own."""
+        step = replace(step, split=self.job.splits)
+        build = partial(decoder.block, name, self.spec, layer, step, self.job.lora_max_rank)
+        key = (kind, step, *flags.items(), *self._like(layer))
+        if first := self._firsts.get(key):
+            return first.of_layer(name, layer, self._scope(layer), build)
+        self._firsts[key] = made = self._first(name, kind, layer, step, build(), flags)
+        return made
+
+    def _like(self, layer: int) -> tuple:
+        """Equal for layers whose graphs differ in names alone: all that llmconv.blocks.decoder asks about a layer."""
+        kinds = self.spec.kinds
+        return kinds.index(kinds[layer]), layer == self.spec.layers - 1, *self._packed.get(layer, ())
+
+    def _scope(self, layer: int) -> str:
+        return self.spec.names["layer"].format(i=layer)
+
+    def _first(self, name: str, kind: str, layer: int, step: Step, graph: Graph, flags: dict[str, Any]) -> Net:
+        job, spec, mixer = self.job, self.spec, self.spec.kinds[layer].mixer
+        states, ports = mixer.states(spec), mixer.ports(spec, layer, step)
+        own = {state.name: state.dtype for state in states}
+        types = {tensor: own[state] or job.half for state, tensor in (*ports.inputs, *ports.outputs)}
+        outputs = [(v.name, types.get(v.name, job.half)) for v in graph.outputs]
+        mode, more = self._quantisation()
+        settings = flags_for(job, mode, **flags, **more, **vars(mixer.compiling(spec, step, mode.upper())))
+        tensors = ios(graph, job.half, outputs, types)
+        scope = self._scope(layer)
+        return Net(name, kind, layer, settings, *tensors, lambda: graph, scope=scope, states=states, ports=ports)
+
+    def _quantisation(self) -> tuple[str, dict[str, Any]]:
+        """The mode that blocks are compiled in, and the flags that go with it."""
+        job, spec = self.job, self.spec
+        more: dict[str, Any] = {"num_device": job.num_device if job.splits else 1}
+        if not spec.packed:
+            more |= {"q_group_size": job.q_group_size, "q_symmetric": job.symmetric and job.weight_bits < 16}
+        elif job.splits:  # only what the flags know is split
+            more |= {"q_group_size": spec.group}
+        else:  # what is quantised already says so itself
+            return job.half, more
+        return job.quantize, more
 
 
-def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
+def _prefill(blocks: Blocks, layer: int) -> Iterator[Net]:
     """The prefill nets of a layer. Document: block_i, with history when use_block_with_kv asks for it, and
     block_prompt_i for a shared prompt. The vendor's newer scheme (use_history_kv): block_i without history and
     block_kv_i with; of a layer that keeps no rows one block_i, which takes its states in every launch."""
+    job = blocks.job
 
     def net(kind: str, length: int, history: int = 0, tile: int = 0) -> Net:
         step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
-        return _block(job, spec, f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
+        return blocks.net(f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
 
     if job.use_history_kv:
         tile = CHIPS[job.chip].mask_tile
-        if not _grows(spec, layer):
+        if not _grows(blocks.spec, layer):
             yield net("block", job.max_input_length, job.seq_length)
             return
         yield net("block", job.max_input_length, tile=tile)
@@ -175,13 +204,13 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
         yield net("block_prompt", job.max_prefill_kv_length)
 
 
-def _decode(job: Job, spec: Spec, layer: int, stage: int, history: int, staged: bool) -> Net:
+def _decode(blocks: Blocks, layer: int, stage: int, history: int, staged: bool) -> Net:
     """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
-    name = f"block_cache_{layer}"
+    name, job = f"block_cache_{layer}", blocks.job
     tile = CHIPS[job.chip].mask_tile if job.use_history_kv else 0
     step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=tile)
     assign = ""
     if staged:
         assign = f"{'use' if stage else 'save'}_io_alone_config={IO_CONFIG}"
-    net = _block(job, spec, name, "block_cache", layer, step, addr_mode="io_alone", address_assign=assign)
+    net = blocks.net(name, "block_cache", layer, step, addr_mode="io_alone", address_assign=assign)
     return replace(net, name=f"{name}_{stage}", stage_of=name) if stage else net

@@ -23,12 +23,12 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     absent = (
         {weight.name for weight in linears(net)} if form == "packed" or (form == "hollow" and not coded(net)) else ()
     )
-    weights = [weight for weight in net.graph.weights.values() if weight.name not in absent]
+    weights = [weight for weight in net.weights if weight.name not in absent]
     floats, halves = (
         sum(prod(weight.shape) for weight in weights if weight.dtype == dtype) for dtype in ("f32", "bf16")
     )
     if form == "apart":
-        return 0, 2 * SAMPLE * max(w.shape[1] for w in net.graph.weights.values())
+        return 0, 2 * SAMPLE * max(w.shape[1] for w in net.weights)
     if form == "halved":
         return 0, halves + floats  # all but a few norms and biases
     return floats, halves
@@ -39,7 +39,7 @@ def _quantised_bytes(net: Net, form: str = "") -> int:
     scales and zero points (4 + 1 bytes for a group), and maybe without the codes.
     """
     absent = {weight.name for weight in coded(net)} if form == "hollow" else ()
-    stored = sum(prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8" and w.name not in absent)
+    stored = sum(prod(w.shape) for w in net.weights if w.dtype == "ui8" and w.name not in absent)
     if form != "packed":
         return stored
     count = sum(prod(weight.shape) for weight in linears(net))
@@ -116,8 +116,8 @@ def stamp_memory(net: Net) -> int:
     (llmconv.coefficients); of one that is packed in the checkpoint too, up to 5 times its codes (measured: AWQ's are
     unpacked and transposed whole).
     """
-    largest = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype != "ui8"), default=0)
-    packed = max((prod(w.shape) for w in net.graph.weights.values() if w.dtype == "ui8"), default=0)
+    largest = max((prod(w.shape) for w in net.weights if w.dtype != "ui8"), default=0)
+    packed = max((prod(w.shape) for w in net.weights if w.dtype == "ui8"), default=0)
     return 120 * MB + max(min(2 * largest, 400 * MB), 5 * packed)
 
 
@@ -131,7 +131,7 @@ def net_coefficients(net: Net) -> int:
     mode, group = net.flags.mode, net.flags.q_group_size
     bits = {"W4": 4, "W8": 8}.get(mode[:2], 16)
     total = 0
-    for op in net.graph.ops:
+    for op in (net.pattern or net).graph.ops:
         if op.kind != "Weight":
             continue
         shape = op.results[0].shape

@@ -114,7 +114,7 @@ def _unbiased(role: Role) -> Role:
 
 def _text(net: Net, graph: Graph) -> Text:
     """MLIR, weights and their roles of another graph for the net."""
-    other = replace(net, graph=graph, pattern=None)
+    other = replace(net, build=lambda: graph, pattern=None)
     return Text(other.mlir, other.weights, other.roles)
 
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from functools import cached_property
 from types import MappingProxyType
 from typing import Any
@@ -21,7 +20,6 @@ from llmconv.top.text import render
 
 WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
 NO_PORTS = Ports()
-_encode = json.JSONEncoder(check_circular=False).encode
 
 
 @dataclass(frozen=True)
@@ -37,9 +35,10 @@ class IO:
 class Net:
     """One net: its name, inputs, outputs, compiler flags and graph.
 
+    build: makes the graph, which is not made before it is needed.
     stage_of: the net of the .bmodel that this one becomes a further stage of.
-    pattern: an earlier net that is the same but for the layer's number in names (`with_patterns`). scope: what the
-    names of the layer's tensors begin with, with that number; "" in a net of no layer.
+    pattern: an earlier net that is the same but for the layer's number in names (`of_layer`). scope: what the names of
+    the layer's tensors begin with, with that number; "" in a net of no layer.
     states, ports: what its layer keeps between launches, and the tensors that carry it.
     tower: that this is the net of.
     """
@@ -50,7 +49,7 @@ class Net:
     flags: CompileFlags
     inputs: tuple[IO, ...]
     outputs: tuple[IO, ...]
-    graph: Graph
+    build: Callable[[], Graph] = field(repr=False, compare=False)
     stage_of: str | None = None
     scope: str = ""
     states: tuple[State, ...] = ()
@@ -58,13 +57,37 @@ class Net:
     pattern: Net | None = field(default=None, repr=False, compare=False)
     tower: Fitted | None = field(default=None, repr=False, compare=False)
 
+    def of_layer(self, name: str, layer: int, scope: str, build: Callable[[], Graph]) -> Net:
+        """The net of another layer, whose graph differs from this one in names alone."""
+        made = replace(self, name=name, layer=layer, scope=scope, build=build, pattern=self)
+        ports = Ports(*(tuple((state, made.named(tensor)) for state, tensor in each) for each in astuple(self.ports)))
+        inputs, outputs = (
+            tuple(replace(io, name=made.named(io.name)) for io in ios) for ios in (self.inputs, self.outputs)
+        )
+        return replace(made, inputs=inputs, outputs=outputs, ports=ports)
+
+    @cached_property
+    def graph(self) -> Graph:
+        return self.build()
+
+    @property
+    def module(self) -> str:
+        """The graph's name. Stages of a net have one."""
+        return self.stage_of or self.name
+
     @cached_property
     def mlir(self) -> str:
         return self.text(_mlir)
 
     @cached_property
     def weights(self) -> tuple[Weight, ...]:
-        return tuple(self.graph.weights.values())
+        if not self.pattern:
+            return tuple(self.graph.weights.values())
+        before, after = self.pattern.scope, self.scope
+        return tuple(
+            replace(weight, name=self.named(weight.name), recipe=recipe.renamed(weight.recipe, before, after))
+            for weight in self.pattern.weights
+        )
 
     @cached_property
     def roles(self) -> tuple[Role, ...]:
@@ -74,7 +97,9 @@ class Net:
     @cached_property
     def tensors(self) -> list[str]:
         """Names of the checkpoint's tensors that this net is made of."""
-        return sorted({n for w in self.graph.weights.values() for n in recipe.names(w.recipe)})
+        if self.pattern:
+            return sorted(map(self.named, self.pattern.tensors))
+        return sorted({n for w in self.weights for n in recipe.names(w.recipe)})
 
     @cached_property
     def structure(self) -> str:
@@ -90,9 +115,11 @@ class Net:
         named = {tensor for state, tensor in self.ports.inputs if state in growing}
         return tuple(io for io in self.inputs if io.name in named)
 
-    @property
+    @cached_property
     def places(self) -> list[str]:
         """The paths of the weights that a runtime loads an adapter into."""
+        if self.pattern:
+            return list(map(self.named, self.pattern.places))
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
     def text(self, make: Callable[[Net], str]) -> str:
@@ -112,26 +139,12 @@ class Net:
     def _renamed(self, text: str) -> str:
         """The pattern's text with the names of this net."""
         assert self.pattern
-        text = text.replace(self.pattern.scope, self.scope)
-        return text.replace(f"module @{self.pattern.graph.name} ", f"module @{self.graph.name} ")
+        return self.named(text).replace(f"module @{self.pattern.module} ", f"module @{self.module} ")
 
-
-def with_patterns(nets: Iterable[Net]) -> Iterator[Net]:
-    """Yield the nets with their patterns: the first net whose graph and flags differ in the layer's number alone."""
-    firsts: dict[tuple[str, CompileFlags], Net] = {}
-    for net in nets:
-        if not net.scope:
-            yield net
-            continue
-        first = firsts.setdefault((_content(net.graph).replace(net.scope, "\0"), net.flags), net)
-        yield net if first is net else replace(net, pattern=first)
-
-
-def _content(graph: Graph) -> str:
-    """The graph without its name, as JSON."""
-    ops = [(op.kind, [value.id for value in op.operands], op.results, op.attrs) for op in graph.ops]
-    recipes = [(weight.recipe, weight.dtype) for weight in graph.weights.values()]
-    return _encode([graph.lora_rank, graph.platform, graph.inputs, ops, [value.id for value in graph.outputs], recipes])
+    def named(self, text: str) -> str:
+        """A name or a text of the pattern as it is in this net."""
+        assert self.pattern
+        return text.replace(self.pattern.scope, self.scope)
 
 
 def _mlir(net: Net) -> str:

@@ -50,10 +50,9 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
     keys: dict[str, str] = {}
     found: dict[str, Origin] = {}
     for net in nets:
-        flags = net.flags.to_dict()
         keys[net.name] = net.structure
         template = templates.setdefault(keys[net.name], net.name)
-        owner = owners.setdefault(_coefficient_key(net, flags), net.name) if net.weights else net.name
+        owner = owners.setdefault(net.text(_coefficients), net.name) if net.weights else net.name
         owner = None if owner == net.name else owner
         # the compiler lays out the parts of each device
         if not stamp or template == net.name or net.flags.num_device > 1:
@@ -102,10 +101,10 @@ def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
     return places
 
 
-def _coefficient_key(net: Net, flags: Mapping[str, Any]) -> str:
+def _coefficients(net: Net) -> str:
     """What determines the coefficients: the recipes in the order of their names, and the quantisation."""
     recipes = [(weight.recipe, weight.dtype) for weight in sorted(net.weights, key=lambda w: w.name)]
-    return json.dumps([recipes, _quantisation(flags)], sort_keys=True)
+    return json.dumps([recipes, _quantisation(net.flags.to_dict())], sort_keys=True)
 
 
 def _quantisation(flags: Mapping[str, Any]) -> dict[str, Any]:

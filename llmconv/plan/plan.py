@@ -19,7 +19,7 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_tensors
 from llmconv.plan.decoder import decoder_nets
-from llmconv.plan.net import Net, with_patterns
+from llmconv.plan.net import Net
 from llmconv.plan.origins import Origin, origins
 from llmconv.plan.settle import check_config, demo_notes, layer_notes, stored
 from llmconv.request.job import Job
@@ -80,7 +80,7 @@ def plan(job: Job) -> Plan:
     notes += demo_notes(job, family)
     check_groups(job, spec)
     check_devices(job, spec)
-    nets = tuple(with_patterns(decoder_nets(job, spec)))
+    nets = tuple(decoder_nets(job, spec))
     fitted = towers.towers_of(job, family, config, checkpoint, spec)
     notes += towers.notes(job, fitted)
     nets = (*towers.tower_nets(job, spec, fitted), *nets)

@@ -72,4 +72,4 @@ def tower_nets(job: Job, spec: Spec, towers: Iterable[Fitted]) -> Iterator[Net]:
 def _net(job: Job, graph: Graph, floats: str, flags: CompileFlags) -> Net:
     """A net of a graph with float inputs of that type, whose outputs are in half precision."""
     outputs = [(value.name, job.half) for value in graph.outputs]
-    return Net(graph.name, graph.name, None, flags, *ios(graph, floats, outputs), graph)
+    return Net(graph.name, graph.name, None, flags, *ios(graph, floats, outputs), lambda: graph)
