@@ -11,15 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llmconv import engine, report
-from llmconv.engine import events
+from llmconv import engine
 from llmconv.hub import Name
 from llmconv.plan.plan import Plan, plan
 from llmconv.plan.settle import check_config
-from llmconv.report.summary import Summary
 from llmconv.request import request
 from llmconv.request.request import Request
-from llmconv.toolchain import doctor
 
 
 @dataclass(frozen=True)
@@ -54,6 +51,11 @@ def run(asked: Request, selected: Sequence[str] = (), command: Command = Command
 
 def run_options(asked: Request, made: Plan, command: Command = Command()) -> engine.RunOptions:
     """The engine's options for a request: what happens before the build, and who listens."""
+    # here, because `ask` serves those that build nothing too
+    from llmconv import report
+    from llmconv.engine import events
+    from llmconv.report.summary import Summary
+    from llmconv.toolchain import doctor
 
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from llmconv import GARBAGE_THRESHOLD, convert, engine
 from llmconv.errors import ConvertError
 from llmconv.plan.plan import Plan, plan
-from llmconv.report.summary import program
 from llmconv.request.options import parse, typed
 from llmconv.request.request import Request
 
@@ -58,6 +57,8 @@ class Doit:
             raise SystemExit(error.exit_code) from None
 
     def _run_options(self) -> engine.RunOptions:
+        from llmconv.report.summary import program
+
         variables = _variables()
         if self._settled is None:  # a command without a model: `ask` says that it is missing
             asked = convert.ask(variables)

@@ -45,10 +45,10 @@ def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) ->
 
 def fetch_toolchain(out: Out) -> dict[str, Any]:
     """Make sure that the compiler is there, and record which one it is."""
-    from llmconv import toolchain
+    from llmconv.toolchain.fetch import obtain
 
     (target,) = out
-    found = toolchain.obtain()
+    found = obtain()
     Path(out[target]).write_text(found.record, encoding="utf-8")
     return {"root": str(found.root), "version": found.version}
 
@@ -57,9 +57,9 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
     """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped
     with `epoch` (seconds). Second target: its size and sha256.
     """
-    from llmconv import toolchain
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
+    from llmconv.toolchain.fetch import obtain
 
     target, facts = out
     parts = []
@@ -68,7 +68,7 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
         holder = Path(net["bare"]).parent / known["coefficients"] if known["coefficients"] else None
         piece = Piece(holder, 0, known["coefficient_bytes"], known["coefficient_sha256"]) if holder else None
         parts.append(Part(Path(net["bare"]), coefficients=piece))
-    tools = toolchain.obtain()
+    tools = obtain()
     kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]
     sha256 = combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
     values = {"bytes": Path(out[target]).stat().st_size, "sha256": sha256}

@@ -49,9 +49,9 @@ def _descriptors() -> set[tuple[str, str]]:
 @pytest.fixture(scope="session")
 def compiler():
     """The real compiler, fetched when this machine has none yet."""
-    from llmconv import toolchain
+    from llmconv.toolchain.fetch import obtain
 
-    return toolchain.obtain()
+    return obtain()
 
 
 @pytest.fixture(scope="session")

@@ -11,7 +11,7 @@ from plans import planned
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Took, Workplace
 from llmconv.plan import forms
 from llmconv.plan.exported import Exported, Text
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 
 OPTIONS = (
     ("apart", {"quantize": "bf16", "vocab_size": 9001}),

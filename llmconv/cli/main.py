@@ -180,13 +180,12 @@ class _Version(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: Any) -> None:
         from importlib.metadata import PackageNotFoundError, version
 
-        from llmconv import toolchain
+        from llmconv.toolchain.find import find
+        from llmconv.toolchain.pinned import VERSION
 
-        found = toolchain.find()
+        found = find()
         print(f"llmconv {__version__}")
-        print(
-            f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {toolchain.VERSION} (not fetched yet)"
-        )
+        print(f"tpu_mlir {found.version} ({found.root})" if found else f"tpu_mlir {VERSION} (not fetched yet)")
         for name in ("transformers", "torch"):
             try:
                 print(f"{name} {version(name)}")
@@ -280,7 +279,7 @@ def _graph(args: argparse.Namespace) -> int:
 def _gc(args: argparse.Namespace) -> int:
     from llmconv import engine
     from llmconv.request.options import amount
-    from llmconv.toolchain import cache_dir
+    from llmconv.toolchain.find import cache_dir
     from llmconv.words import size
 
     limit = amount(args.max_size)

@@ -23,7 +23,7 @@ from llmconv.coefficients.sources import Source
 from llmconv.numeric import to_bf16
 
 if TYPE_CHECKING:
-    from llmconv.toolchain import CompileFlags
+    from llmconv.toolchain.flags import CompileFlags
     from llmconv.top.graph import Weight
 
 CHUNK = 1 << 17  # weights that are quantised or transposed at a time: their float32 temporaries fit the L2 cache

@@ -30,7 +30,7 @@ from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.roles import Index, Linear, Packed, Plain, Role
 
 if TYPE_CHECKING:
-    from llmconv.toolchain import CompileFlags
+    from llmconv.toolchain.flags import CompileFlags
     from llmconv.top.graph import Weight
 
 ALIGN = 4096

@@ -14,7 +14,7 @@ from llmconv.compile.our_coefficients import equal
 from llmconv.compile.records import Workplace
 from llmconv.errors import ToolError
 from llmconv.plan.exported import Text
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 
 
 def check_linear(

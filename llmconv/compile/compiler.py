@@ -7,7 +7,6 @@ from collections.abc import Iterable, Mapping
 from itertools import chain
 from pathlib import Path
 
-from llmconv import toolchain
 from llmconv.bmodel.normalise import normalise
 from llmconv.checkpoint import npz
 from llmconv.checkpoint.files import Checkpoint
@@ -16,7 +15,11 @@ from llmconv.compile.records import Took, Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
 from llmconv.plan.forms import lean
-from llmconv.toolchain import CompileFlags, CompileResult, tpuc_opt
+from llmconv.toolchain import jit, tpuc_opt
+from llmconv.toolchain.fetch import obtain
+from llmconv.toolchain.find import cache_dir
+from llmconv.toolchain.flags import CompileFlags
+from llmconv.toolchain.tpuc_opt import CompileResult
 from llmconv.top.graph import Weight
 
 
@@ -33,8 +36,8 @@ class Compiler:
     ):
         self.flags, self.checkpoint, self._place, self._beside = flags, checkpoint, place, beside or {}
         self.scratch = place.scratch
-        self._tools = toolchain.obtain()
-        self._kernels = toolchain.kernels(toolchain.cache_dir(), self._tools.version, self._tools.digest)
+        self._tools = obtain()
+        self._kernels = jit.kernels(cache_dir(), self._tools.version, self._tools.digest)
         self._begun = False
         self.results: list[CompileResult] = []
         shutil.rmtree(self.scratch, ignore_errors=True)

@@ -12,7 +12,7 @@ from llmconv.coefficients.blob import Blob, coefficients
 from llmconv.coefficients.errors import NotCovered
 from llmconv.compile.compiler import Compiler
 from llmconv.plan.exported import Exported, Text
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 
 
 def our_coefficients(

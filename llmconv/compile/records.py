@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.plan.decoder import IO_CONFIG
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 
 
 class Refused(Exception):

@@ -20,7 +20,7 @@ from llmconv.coefficients.roles import Linear, Packed, Plain, Role
 from llmconv.coefficients.structure import LAYER
 from llmconv.plan.exported import Exported, Form, LeftOut, TableTexts, Text
 from llmconv.plan.net import Net
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table

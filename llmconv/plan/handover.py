@@ -11,7 +11,7 @@ from llmconv.checkpoint.tokens import SpecialTokens
 from llmconv.families import towers
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.toolchain import VERSION
+from llmconv.toolchain.pinned import VERSION
 
 
 @dataclass(frozen=True)

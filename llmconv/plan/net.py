@@ -14,7 +14,7 @@ from llmconv.checkpoint import recipe
 from llmconv.coefficients.roles import Role, roles
 from llmconv.coefficients.structure import structure
 from llmconv.request.job import Job
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
@@ -85,8 +85,8 @@ class Net:
             return tuple(self.graph.weights.values())
         before, after = self.pattern.scope, self.scope
         return tuple(
-            replace(weight, name=self.named(weight.name), recipe=recipe.renamed(weight.recipe, before, after))
-            for weight in self.pattern.weights
+            Weight(self.named(w.name), w.shape, recipe.renamed(w.recipe, before, after), w.dtype)
+            for w in self.pattern.weights
         )
 
     @cached_property

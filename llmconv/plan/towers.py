@@ -15,7 +15,7 @@ from llmconv.plan.decoder import embedding_length
 from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
 from llmconv.request.options import OPTIONS
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Graph
 
 GROUPS = ("vision",)  # of the options that size towers

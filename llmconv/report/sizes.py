@@ -105,7 +105,7 @@ def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tupl
     from llmconv.coefficients.layout import Mode, pieces
     from llmconv.coefficients.roles import Packed
     from llmconv.plan.exported import Exported
-    from llmconv.toolchain import CompileFlags
+    from llmconv.toolchain.flags import CompileFlags
 
     found: Counter[tuple[str, str]] = Counter()
     try:

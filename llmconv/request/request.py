@@ -19,7 +19,7 @@ from llmconv.hub import Name
 from llmconv.request.job import Job
 from llmconv.request.options import parse, typed
 from llmconv.request.output import Layout
-from llmconv.toolchain import cache_dir
+from llmconv.toolchain.find import cache_dir
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from llmconv.coefficients.blob import coefficients
 from llmconv.coefficients.roles import Linear, Packed, Role
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Weight
 
 UNITS = (1, 32, 64, 128, 256)  # shares are multiples of one of these

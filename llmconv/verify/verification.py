@@ -7,9 +7,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from llmconv import toolchain
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
+from llmconv.toolchain.fetch import obtain
 from llmconv.verify import manifest
 from llmconv.verify.selection import Choice, announcement, choose, looks
 from llmconv.verify.settings import Settings, code
@@ -49,7 +49,7 @@ def verify(
     plan = built.plan
     choice = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths)
     # the simulator comes with it
-    tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    tools = obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     title = f"{built.bmodel.name} on {plan.job.chip}"
     for line in announcement(choice, settings, title):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -130,7 +130,7 @@ def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
     from llmconv.simulator.client import Simulator
     from llmconv.verify.fleet import Fleet
 
-    root = toolchain.obtain().root
+    root = obtain().root
     return Fleet(plan, files, root) if plan.job.num_device > 1 else Simulator(files[0], plan.job.chip, root)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from llmconv import toolchain
+from llmconv.toolchain.find import Toolchain
+from llmconv.toolchain.flags import CompileFlags
+from llmconv.toolchain.tpuc_opt import compile_mlir
 
 CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}  # and the cores that the samples are compiled for
 
@@ -113,19 +115,19 @@ Compile = Callable[..., Path]
 
 
 @pytest.fixture(scope="session")
-def compiled(compiler: toolchain.Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Compile:
+def compiled(compiler: Toolchain, tmp_path_factory: pytest.TempPathFactory) -> Compile:
     """compiled(sample, chip="bm1684x", mode="BF16", **more flags) -> the .bmodel; the same one for the same
     arguments."""
     made: dict[tuple, Path] = {}
 
     def build(sample: Sample, chip: str = "bm1684x", mode: str = "BF16", **more) -> Path:
-        flags = toolchain.CompileFlags(chip=chip, mode=mode, num_core=CHIPS[chip], **more)
+        flags = CompileFlags(chip=chip, mode=mode, num_core=CHIPS[chip], **more)
         if (sample, flags) not in made:
             folder = tmp_path_factory.mktemp(sample.name)
             source, out = folder / f"{sample.name}.mlir", folder / f"{sample.name}.bmodel"
             source.write_text(sample.text)
             np.savez(folder / f"{sample.name}.npz", **sample.weights)
-            toolchain.compile_mlir(compiler, source, flags, out, folder / "scratch", folder / "log", folder / "ppl")
+            compile_mlir(compiler, source, flags, out, folder / "scratch", folder / "log", folder / "ppl")
             made[sample, flags] = out
         return made[sample, flags]
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import pytest
 from plans import planned
 
-from llmconv import toolchain
 from llmconv.bmodel.normalise import EPOCH, normalise
 from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import npz
+from llmconv.toolchain import jit
+from llmconv.toolchain.find import cache_dir
+from llmconv.toolchain.tpuc_opt import compile_mlir
 
 
 @pytest.mark.compiler
@@ -21,13 +23,11 @@ def test_what_memory_held_is_cleared(model, chip, compiler, llmconv_env, vision_
     mlir, files = tmp_path / "vit.mlir", []
     mlir.write_text(net.mlir)
     npz.write(tmp_path / "weights.npz", net.weights, made.checkpoint)
-    kernels = toolchain.kernels(toolchain.cache_dir(), compiler.version, compiler.digest)
+    kernels = jit.kernels(cache_dir(), compiler.version, compiler.digest)
     for pattern in (1, 200, 3, 150):  # four: a byte that is random is the same twice now and then
         monkeypatch.setenv("MALLOC_PERTURB_", str(pattern))  # of glibc
         files.append(tmp_path / f"{pattern}.bmodel")
-        toolchain.compile_mlir(
-            compiler, mlir, net.flags, files[-1], tmp_path / f"run{pattern}", tmp_path / "log", kernels
-        )
+        compile_mlir(compiler, mlir, net.flags, files[-1], tmp_path / f"run{pattern}", tmp_path / "log", kernels)
     raw = [file.read_bytes() for file in files]
     for file in files:
         normalise(file)

@@ -13,10 +13,11 @@ import pytest
 from bmodels import described
 from sample_nets import CHIPS, Compile, embedding, linear, token
 
-from llmconv import toolchain
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.errors import ConvertError
+from llmconv.toolchain.find import Toolchain
+from llmconv.toolchain.model_tool import model_tool
 
 pytestmark = pytest.mark.compiler
 
@@ -57,29 +58,27 @@ EQUAL = [
 ]
 
 
-def check_equal(compiler: toolchain.Toolchain, files: list[Path], folder: Path) -> Path:
+def check_equal(compiler: Toolchain, files: list[Path], folder: Path) -> Path:
     ours, theirs = folder / "ours.bmodel", folder / "theirs.bmodel"
     combine(files, ours, 0)
-    toolchain.model_tool(compiler, "--combine", *files, "-o", theirs)
+    model_tool(compiler, "--combine", *files, "-o", theirs)
     mine, vendors = BModel.read(ours), BModel.read(theirs)
     vendors.tree["time"] = mine.tree["time"]
     assert described(mine, "Model", mine.tree) == described(vendors, "Model", vendors.tree)
     assert mine.base % 4096 == 0
     assert ours.stat().st_size - mine.base == theirs.stat().st_size - vendors.base
     for option in ("--info", "--print", "--weight"):
-        toolchain.model_tool(compiler, option, ours)
+        model_tool(compiler, option, ours)
     return ours
 
 
 @pytest.mark.parametrize("names", EQUAL)
-def test_equals_the_vendors_tool(compiler: toolchain.Toolchain, parts: dict[str, Path], names: str, tmp_path: Path):
+def test_equals_the_vendors_tool(compiler: Toolchain, parts: dict[str, Path], names: str, tmp_path: Path):
     check_equal(compiler, [parts[name] for name in names.split()], tmp_path)
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_equals_the_vendors_tool_on_every_chip(
-    compiler: toolchain.Toolchain, compiled: Compile, chip: str, tmp_path: Path
-):
+def test_equals_the_vendors_tool_on_every_chip(compiler: Toolchain, compiled: Compile, chip: str, tmp_path: Path):
     samples = [embedding(), embedding("embedding_cache", length=1), linear(), linear("other", seed=1)]
     ours = check_equal(compiler, [compiled(sample, chip) for sample in samples], tmp_path)
     (tmp_path / "again").mkdir()
@@ -88,11 +87,11 @@ def test_equals_the_vendors_tool_on_every_chip(
     assert [len(net.stages) for net in BModel.read(one).nets] == [1, 1, 2, 1]
 
 
-def test_extract(compiler: toolchain.Toolchain, parts: dict[str, Path], tmp_path: Path):
+def test_extract(compiler: Toolchain, parts: dict[str, Path], tmp_path: Path):
     ours = tmp_path / "ours.bmodel"
     combine([parts["b"], parts["ids"]], ours, 0)
-    toolchain.model_tool(compiler, "--extract", ours)
-    assert "embedding" in toolchain.model_tool(compiler, "--info", ours)
+    model_tool(compiler, "--extract", ours)
+    assert "embedding" in model_tool(compiler, "--info", ours)
 
 
 def test_the_same_bytes_anywhere_at_any_time(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -140,7 +139,7 @@ def test_damaged_coefficients(parts: dict[str, Path], tmp_path: Path):
     assert not (tmp_path / "out").exists()
 
 
-def test_stamps(compiler: toolchain.Toolchain, compiled: Compile, parts: dict[str, Path], tmp_path: Path):
+def test_stamps(compiler: Toolchain, compiled: Compile, parts: dict[str, Path], tmp_path: Path):
     """A template with another net's name and coefficients is that other net, apart from the time."""
     wanted = BModel.read(compiled(linear("c", rows=8, seed=5)))
     blob = wanted.nets[0].stages[0].coeff
@@ -152,7 +151,7 @@ def test_stamps(compiler: toolchain.Toolchain, compiled: Compile, parts: dict[st
         BModel.read(tmp_path / "stamped.bmodel").net("c").stages[0].coeff_sha256
         == wanted.nets[0].stages[0].coeff_sha256
     )
-    assert "net 1: [c]" in toolchain.model_tool(compiler, "--info", tmp_path / "stamped.bmodel")
+    assert "net 1: [c]" in model_tool(compiler, "--info", tmp_path / "stamped.bmodel")
 
 
 def test_stamps_that_cannot_be(parts: dict[str, Path], tmp_path: Path):

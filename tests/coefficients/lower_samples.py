@@ -16,7 +16,7 @@ from llmconv.checkpoint.recipe import names
 from llmconv.coefficients.blob import Blob, coefficients
 from llmconv.coefficients.roles import roles
 from llmconv.plan.exported import Exported
-from llmconv.toolchain import CompileFlags
+from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.text import render
 
@@ -138,7 +138,8 @@ class Compiler:
     ) -> tuple[bytes, list[tuple[str, int, int]], dict]:
         """(coefficients, table, flags as a dict) of the net; `arrays` instead of the checkpoint's weights where
         given."""
-        from llmconv import toolchain
+        from llmconv.toolchain.flags import CompileFlags
+        from llmconv.toolchain.tpuc_opt import compile_mlir
 
         self.count += 1
         place = self.scratch / str(self.count)
@@ -148,8 +149,8 @@ class Compiler:
             npz.write(place / "weights.npz", listed(graph), checkpoint)
         else:
             np.savez(place / "weights.npz", **arrays)
-        settings = replace(toolchain.CompileFlags(chip="bm1684x", mode="BF16"), **flags)
-        toolchain.compile_mlir(
+        settings = replace(CompileFlags(chip="bm1684x", mode="BF16"), **flags)
+        compile_mlir(
             self.tools, place / "net.mlir", settings, place / "net.bmodel", place / "run", place / "log", self.jit
         )
         bmodel = BModel.read(place / "net.bmodel")

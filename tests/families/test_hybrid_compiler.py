@@ -9,10 +9,13 @@ import pytest
 import qwen3_5_family
 from test_families_graph import planned
 
-from llmconv import toolchain
 from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import recipe
 from llmconv.plan import settle
+from llmconv.toolchain import jit
+from llmconv.toolchain.fetch import obtain
+from llmconv.toolchain.find import cache_dir
+from llmconv.toolchain.tpuc_opt import compile_mlir
 
 pytestmark = [pytest.mark.compiler]
 
@@ -21,8 +24,8 @@ def test_prefill_and_decode_have_one_set_of_coefficients(family_checkpoint, tmp_
     """Triangles and first zeros of prefill are in decode too, where nothing reads them, and the two shapes of the
     convolution's kernel are the same bytes: a .bmodel stores them once."""
     monkeypatch.setattr(settle, "family_of", lambda _: qwen3_5_family.family)
-    made, tools, found = planned(family_checkpoint("qwen3_5"), 128, chip="cv186x"), toolchain.obtain(), {}
-    kernels = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest)
+    made, tools, found = planned(family_checkpoint("qwen3_5"), 128, chip="cv186x"), obtain(), {}
+    kernels = jit.kernels(cache_dir(), tools.version, tools.digest)
     for net in made.nets:
         if net.name in ("block_0", "block_cache_0"):
             place = tmp_path / net.name
@@ -32,7 +35,7 @@ def test_prefill_and_decode_have_one_set_of_coefficients(family_checkpoint, tmp_
             np.savez(place / "weights.npz", **weights)
             out = place / "net.bmodel"
             flags = replace(net.flags, num_core=1)
-            toolchain.compile_mlir(tools, place / "net.mlir", flags, out, place / "run", place / "log", kernels)
+            compile_mlir(tools, place / "net.mlir", flags, out, place / "run", place / "log", kernels)
             found[net.name] = BModel.read(out).nets[0].stages[0]
     assert found["block_0"].coeff_sha256 == found["block_cache_0"].coeff_sha256
     assert [at.size for at in found["block_0"].locations] == [at.size for at in found["block_cache_0"].locations]

@@ -16,11 +16,11 @@ import pytest
 from processes import SOON, living, wait_for
 from sample_nets import Compile, embedding, linear
 
-from llmconv import toolchain
 from llmconv.bmodel.read import Blob, BModel
 from llmconv.errors import ToolError
 from llmconv.simulator.client import Simulator, memory_needed
 from llmconv.simulator.log import reason
+from llmconv.toolchain.find import Toolchain
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
@@ -36,7 +36,7 @@ def nothing_left(nothing_open, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
 
 
 @pytest.fixture
-def start(compiler: toolchain.Toolchain) -> Callable[..., Simulator]:
+def start(compiler: Toolchain) -> Callable[..., Simulator]:
     return lambda path, chip="bm1684x", **more: Simulator(path, chip, compiler.root, **more)
 
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from sample_nets import CHIPS, Compile, Sample, embedding, linear, token
 
-from llmconv import toolchain
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.numeric import from_bf16, to_bf16
 from llmconv.simulator.client import Simulator
+from llmconv.toolchain.find import Toolchain
 from llmconv.top.graph import Graph
 from llmconv.top.text import render
 
@@ -30,7 +30,7 @@ def rounded(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_chips(compiler: toolchain.Toolchain, compiled: Compile, chip: str, tmp_path: Path):
+def test_chips(compiler: Toolchain, compiled: Compile, chip: str, tmp_path: Path):
     """One file with three nets on every chip; and wrong inputs, rows and weights are far off."""
     rows, product, head = embedding(), linear(), token()
     parts = [compiled(rows, chip), compiled(product, chip), compiled(head, chip, quant_output=False)]
@@ -59,7 +59,7 @@ def test_chips(compiler: toolchain.Toolchain, compiled: Compile, chip: str, tmp_
             assert (found.dtype, found.tolist()) == (np.int32, [[row]])
 
 
-def test_rounding_of_inputs(compiler: toolchain.Toolchain, compiled: Compile):
+def test_rounding_of_inputs(compiler: Toolchain, compiled: Compile):
     """The identity gives back what the net was given: the nearest bf16, ties to even; bf16 bits go in as they are."""
     x = RANDOM.standard_normal((1, 16, 64)).astype(np.float32)
     x[0, 0, :4] = [1 + 2**-8, 1 + 3 * 2**-8, -1 - 2**-8, 0]
@@ -74,7 +74,7 @@ def test_rounding_of_inputs(compiler: toolchain.Toolchain, compiled: Compile):
         )
 
 
-def test_modes_stages_and_true_shapes(compiler: toolchain.Toolchain, compiled: Compile, tmp_path: Path):
+def test_modes_stages_and_true_shapes(compiler: Toolchain, compiled: Compile, tmp_path: Path):
     """f16, io_alone with two stages, f32 at the borders, and dynamic nets, in one file."""
     weight = linear().weights["w"]
     parts = [
@@ -106,7 +106,7 @@ def test_modes_stages_and_true_shapes(compiler: toolchain.Toolchain, compiled: C
             assert error(found, x @ weight) < bound, (net, rows)
 
 
-def test_stamped_net(compiler: toolchain.Toolchain, compiled: Compile, tmp_path: Path):
+def test_stamped_net(compiler: Toolchain, compiled: Compile, tmp_path: Path):
     """A template with other coefficients computes with them."""
     template, other = linear("template"), linear("other", seed=3)
     content = to_bf16(other.weights["w"]).tobytes()
@@ -119,7 +119,7 @@ def test_stamped_net(compiler: toolchain.Toolchain, compiled: Compile, tmp_path:
         assert error(simulator.run("template", {"x": x})["y"], expected) > 1
 
 
-def test_two_chips_at_once(compiler: toolchain.Toolchain, compiled: Compile):
+def test_two_chips_at_once(compiler: Toolchain, compiled: Compile):
     ids = np.arange(16)[None]
     with Simulator(compiled(embedding()), "bm1684x", compiler.root) as one:
         with Simulator(compiled(embedding(), "bm1688"), "bm1688", compiler.root) as other:
@@ -136,7 +136,7 @@ def sums() -> Sample:
 
 
 @pytest.mark.parametrize("chip", CHIPS)
-def test_a_net_that_writes_to_its_input(compiler: toolchain.Toolchain, compiled: Compile, chip: str):
+def test_a_net_that_writes_to_its_input(compiler: Toolchain, compiled: Compile, chip: str):
     """An output in the memory of an input: the input is read back as the launch left it, and the others untouched."""
     x, kept = RANDOM.standard_normal((2, 1, 1, 64))
     file = compiled(sums(), chip, addr_mode="io_alone", same_addr="1:1")
@@ -153,7 +153,7 @@ def test_a_net_that_writes_to_its_input(compiler: toolchain.Toolchain, compiled:
         np.testing.assert_array_equal(found["kept"], kept)
 
 
-def test_an_operation_in_another_precision(compiler: toolchain.Toolchain, compiled: Compile):
+def test_an_operation_in_another_precision(compiler: Toolchain, compiled: Compile):
     """One operation in F32: its inputs are not rounded, which the net's own half precision would show."""
     x, kept = RANDOM.standard_normal((2, 1, 1, 64)).astype(np.float32)
     file = compiled(sums(), "cv186x", addr_mode="io_alone", precision=(("times", "F32"), ("new", "F32")))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from llmconv.toolchain import Toolchain
+from llmconv.toolchain.find import Toolchain
 from llmconv.toolchain.pinned import VERSION
 
 

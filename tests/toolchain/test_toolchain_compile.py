@@ -11,16 +11,12 @@ import pytest
 import toolchain_nets as nets
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import (
-    CompileFlags,
-    CompileResult,
-    Toolchain,
-    compile_mlir,
-    environment,
-    model_tool,
-    passes,
-    tpuc_opt,
-)
+from llmconv.toolchain import tpuc_opt
+from llmconv.toolchain.environment import environment
+from llmconv.toolchain.find import Toolchain
+from llmconv.toolchain.flags import CompileFlags, passes
+from llmconv.toolchain.model_tool import model_tool
+from llmconv.toolchain.tpuc_opt import CompileResult, compile_mlir
 
 pytestmark = pytest.mark.compiler
 CHIPS = {"bm1684x": 1, "bm1688": 2, "cv186x": 1}

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from llmconv.errors import InputError
-from llmconv.toolchain import Check, check, doctor, preflight, report, status
+from llmconv.toolchain import doctor
+from llmconv.toolchain.doctor import Check, check, preflight, report, status
 
 
 @pytest.fixture

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from llmconv.toolchain import Toolchain, environment
+from llmconv.toolchain.environment import environment
+from llmconv.toolchain.find import Toolchain
 
 TC = Toolchain(Path("/opt/tc"), "1.30.2", "0")
 

@@ -13,7 +13,8 @@ import pytest
 from processes import SOON, living, numbers, wait_for
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import CompileFlags, CompileResult, compile_mlir
+from llmconv.toolchain.flags import CompileFlags
+from llmconv.toolchain.tpuc_opt import CompileResult, compile_mlir
 
 FLAGS = CompileFlags("bm1684x", "BF16")
 MLIR = 'module @block_0 attributes {module.chip = "ALL", module.weight_file = "../weights/w.npz"} {\n}\n'

@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import digests, fetch, find, obtain
+from llmconv.toolchain import digests
 from llmconv.toolchain import wheel as wheels
+from llmconv.toolchain.fetch import fetch, obtain
+from llmconv.toolchain.find import find
 from llmconv.toolchain.pinned import FOLDER, VERSION
 
 NAME = f"tpu_mlir-{VERSION}-py3-none-any.whl"

@@ -9,8 +9,9 @@ from types import SimpleNamespace
 import pytest
 
 from llmconv.errors import InputError, ToolError
-from llmconv.toolchain import cache_dir, digests, find
-from llmconv.toolchain import find as found_by
+from llmconv.toolchain import digests
+from llmconv.toolchain.find import cache_dir, find
+from llmconv.toolchain.find import find as found_by
 from llmconv.toolchain.pinned import FOLDER, GLIBC
 
 module = __import__("importlib").import_module("llmconv.toolchain.find")

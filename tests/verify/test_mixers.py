@@ -19,7 +19,7 @@ from llmconv.checkpoint import recipe
 from llmconv.families.family import Family
 from llmconv.plan import settle
 from llmconv.plan.net import IO
-from llmconv.toolchain import CompileFlags, passes
+from llmconv.toolchain.flags import CompileFlags, passes
 from llmconv.top.interpret import interpret
 from llmconv.verify import state
 from llmconv.verify.generate import Turn, converse
