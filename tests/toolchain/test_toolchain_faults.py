@@ -133,7 +133,8 @@ def test_a_hanging_compiler_dies_with_its_group(fake, tmp_path: Path) -> None:
     tc = fake("echo $$ > pid; exec sleep 600")
     (tmp_path / "n.mlir").write_text('module @n attributes {module.weight_file = "None"} {}')
     code = (
-        "import sys; from pathlib import Path; from llmconv.toolchain import *\n"
+        "import sys; from pathlib import Path; from llmconv.toolchain.find import Toolchain\n"
+        "from llmconv.toolchain.flags import CompileFlags; from llmconv.toolchain.tpuc_opt import compile_mlir\n"
         "root, d = map(Path, sys.argv[1:])\n"
         "compile_mlir(Toolchain(root, '', ''), d / 'n.mlir', CompileFlags('bm1684x', 'BF16'), d / 'o', d / 's', d / 'l', d / 'k')"
     )
