@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING
 from llmconv.plan.plan import Plan
 from llmconv.verify import compare
 from llmconv.verify import prompt as towers
+from llmconv.verify.heads import pick
+from llmconv.verify.ledger import Picked
 from llmconv.verify.reference import Reference
 from llmconv.verify.runtime import Runtime
-from llmconv.verify.session import CHIP, Picked, Session, pick
+from llmconv.verify.session import Session
 from llmconv.verify.state import LayerState
 from llmconv.verify.vision import Course, Shown
 
@@ -147,7 +149,7 @@ class Speaker:
                 "difference": compare.measure(rows[:, clear], right[:, clear]),
                 "torch_half": compare.measure(half[:, clear], right[:, clear]),
             }
-            self.session.record(CHAIN, "output_states", CHIP, tolerance=compare.CHAIN, **given)
+            self.session.ledger.record(CHAIN, "output_states", compare.CHAIN, **given)
         self.past += len(ids)
         self._state = rows[:, -1], right[:, -1], half[:, -1]
 

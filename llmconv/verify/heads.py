@@ -10,34 +10,12 @@ from llmconv.plan.net import Net
 from llmconv.verify import compare
 from llmconv.verify.compare import measure
 from llmconv.verify.launches import Launch
+from llmconv.verify.ledger import Ledger, Picked
+from llmconv.verify.reference import Reference
 from llmconv.verify.sampling import Settings
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from llmconv.verify.session import Session
-
-CHIP = "chip"  # whose weights the reference has
-
-
-@dataclass(frozen=True)
-class Picked:
-    """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's
-    best over its second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the
-    noise.
-    """
-
-    net: str
-    label: str
-    found: int
-    expected: int
-    gap: float
-    margin: float
-    noise: float
-
-    @property
-    def ok(self) -> bool:
-        return self.gap <= self.noise
 
 
 def pick(net: str, label: str, found: int, logits: np.ndarray, noise: float) -> Picked:
@@ -70,58 +48,54 @@ def sample(net: Net, logits: np.ndarray, ids: np.ndarray, settings: Settings, wh
     return Launch(net, {io.name: inputs[io.name] for io in net.inputs}, 1, label=str(settings))
 
 
-def _lm_head(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The choice against the reference's logits, and the logits themselves if they are an output.
+@dataclass(frozen=True)
+class Judge:
+    """Judges launches of heads, for the ledger. reference, half: the model in float32 and in half precision."""
 
-    Both allow for rounding to half precision.
-    """
-    (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
-    logits, name = session.reference.logits(hidden), session.name(launch.net)
-    if io.dtype != "i32":
-        own, chip = (measure(values[None], logits[None]) for values in (session.half.logits(hidden), found[io.name]))
-        session.record(name, io.name, CHIP, tolerance=compare.LINEAR, difference=chip, torch_half=own)
-    noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
-    session.picked.append(pick(name, launch.label, choice(found), logits[0], noise))
+    reference: Reference
+    half: Reference
+    ledger: Ledger
 
+    def lm_head(self, name: str, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
+        """The choice against the reference's logits, and the logits themselves if they are an output.
 
-def _greedy(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The best of the very logits that went in."""
-    (logits,) = launch.inputs.values()
-    session.picked.append(pick(session.name(launch.net), launch.label, choice(found), logits[0], 0.0))
+        Both allow for rounding to half precision.
+        """
+        (hidden,), (io,) = launch.inputs.values(), launch.net.outputs
+        logits = self.reference.logits(hidden)
+        if io.dtype != "i32":
+            chip, own = (measure(values[None], logits[None]) for values in (found[io.name], self.half.logits(hidden)))
+            self.ledger.record(name, io.name, compare.LINEAR, chip, own)
+        noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
+        self.ledger.picked.append(pick(name, launch.label, choice(found), logits[0], noise))
 
+    def greedy_head(self, name: str, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
+        """The best of the very logits that went in."""
+        (logits,) = launch.inputs.values()
+        self.ledger.picked.append(pick(name, launch.label, choice(found), logits[0], 0.0))
 
-def _sample(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and their
-    odds.
-    """
-    import numpy as np
+    def sample_head(self, name: str, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
+        """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and
+        their odds.
+        """
+        import numpy as np
 
-    given, name = launch.inputs, session.name(launch.net)
-    penalty, temperature, top_p = (float(given[n][0]) for n in ("penalty", "temperature", "top_p"))
-    settings = Settings(penalty, temperature, int(given["top_k"][0]), top_p)
-    odds, tokens = settings.candidates(given["m_logits"][0], given["input_ids"])
-    values = settings.adjusted(given["m_logits"][0], given["input_ids"])
-    there = found["token_idx"].ravel()[: len(tokens)].astype(int)
-    known = (there >= 0) & (there < len(values))
-    logits = np.where(known, values[np.where(known, there, 0)], np.nan)
-    session.record(
-        name,
-        "token_idx",
-        CHIP,
-        tolerance=compare.SAME,
-        difference=measure(logits[None, None], values[tokens][None, None]),
-    )
-    session.record(
-        name,
-        "Softmax1",
-        CHIP,
-        tolerance=compare.ODDS,
-        difference=measure(found["Softmax1"].reshape(1, 1, -1), odds[None, None]),
-    )
+        given = launch.inputs
+        penalty, temperature, top_p = (float(given[n][0]) for n in ("penalty", "temperature", "top_p"))
+        settings = Settings(penalty, temperature, int(given["top_k"][0]), top_p)
+        odds, tokens = settings.candidates(given["m_logits"][0], given["input_ids"])
+        values = settings.adjusted(given["m_logits"][0], given["input_ids"])
+        there = found["token_idx"].ravel()[: len(tokens)].astype(int)
+        known = (there >= 0) & (there < len(values))
+        logits = np.where(known, values[np.where(known, there, 0)], np.nan)
+        same = measure(logits[None, None], values[tokens][None, None])
+        self.ledger.record(name, "token_idx", compare.SAME, same)
+        right = measure(found["Softmax1"].reshape(1, 1, -1), odds[None, None])
+        self.ledger.record(name, "Softmax1", compare.ODDS, right)
 
 
-JUDGES: dict[str, Callable[[Session, Launch, Mapping[str, np.ndarray]], None]] = {
-    "lm_head": _lm_head,
-    "greedy_head": _greedy,
-    "sample_head": _sample,
+JUDGES: dict[str, Callable[[Judge, str, Launch, Mapping[str, np.ndarray]], None]] = {
+    "lm_head": Judge.lm_head,
+    "greedy_head": Judge.greedy_head,
+    "sample_head": Judge.sample_head,
 }

@@ -14,7 +14,8 @@ from llmconv import __version__
 from llmconv.verify import record
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation
-from llmconv.verify.session import CHIP, ORIGINAL, Compared, Picked, Session
+from llmconv.verify.ledger import CHIP, ORIGINAL, Compared, Picked
+from llmconv.verify.session import Session
 from llmconv.verify.settings import versions
 from llmconv.verify.table import Table
 
@@ -56,8 +57,8 @@ class Report:
     ) -> Report:
         compared = tuple(c for s in sessions for c in s.compared)
         picked = tuple(p for s in sessions for p in s.picked)
-        launches = {name: n for s in sessions for name, n in s.launches.items()}
-        times = {name: n for s in sessions for name, n in s.seconds.items()}
+        launches = {name: n for s in sessions for name, n in s.ledger.launches.items()}
+        times = {name: n for s in sessions for name, n in s.ledger.seconds.items()}
         plan = sessions[0].plan
         notes = tuple(plan.spec.longrope(plan.job.seq_length))
         return cls(

@@ -24,7 +24,8 @@ from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import launches, state
 from llmconv.verify.embedding_file import Table
-from llmconv.verify.session import Session, checkable, choice
+from llmconv.verify.heads import choice
+from llmconv.verify.session import Session, checkable
 from llmconv.verify.state import LayerState
 from llmconv.verify.vision import Seen
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.verify import compare, heads, launches, sampling, state
 from llmconv.verify.adapters import Adapter
-from llmconv.verify.compare import Difference, Tolerance, measure
-from llmconv.verify.heads import CHIP, JUDGES, Picked, choice, pick
+from llmconv.verify.compare import Tolerance, measure
+from llmconv.verify.heads import JUDGES
 from llmconv.verify.launches import EXPECTED, Launch
+from llmconv.verify.ledger import ORIGINAL, Compared, Ledger, Picked
 from llmconv.verify.lengths import places
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -24,47 +24,11 @@ if TYPE_CHECKING:
     from llmconv.simulator.client import Simulator
     from llmconv.verify.fleet import Fleet
 
-__all__ = ["CHIP", "ORIGINAL", "Compared", "Picked", "Session", "alone", "checkable", "choice", "pick"]
-
 STATES = 3  # that a head is tried with
-ORIGINAL = "original"  # the checkpoint's own weights, as CHIP stands for those that the chip has
-
-
-@dataclass(frozen=True)
-class Compared:
-    """An output of a net, over all launches so far, against what it should be.
-
-    against: whose weights the reference has, the chip's or the checkpoint's original ones; torch_half: what torch in
-    half precision makes of the same inputs, where that matters."""
-
-    net: str
-    output: str
-    against: str
-    tolerance: Tolerance
-    difference: Difference
-    torch_half: Difference | None = None
-
-    @property
-    def ok(self) -> bool:
-        return self.tolerance.allows(self.difference, self.torch_half)
-
-    @property
-    def limit(self) -> float:
-        return self.tolerance.limit(self.torch_half)
-
-    @property
-    def cosine_limit(self) -> float:
-        return self.tolerance.cosine_limit(self.torch_half)
-
-    @property
-    def by_torch(self) -> bool:
-        """Whether torch's own error in half precision sets a limit, and not the tolerance alone."""
-        return self.limit > self.tolerance.relative_l2 or self.cosine_limit < self.tolerance.cosine
 
 
 class Session:
-    """A .bmodel on the simulator beside the model. Every launch is judged; `compared`, `picked` and `seconds` collect
-    what they came to.
+    """A .bmodel on the simulator beside the model. Every launch is judged; `ledger` has what they came to.
 
     say: told what runs; adapter: what has been loaded into the nets' room for LoRA.
     """
@@ -84,15 +48,16 @@ class Session:
             if plan.job.weight_bits < 16 and not plan.spec.packed
             else None
         )
-        self._compared: dict[tuple[str, str, str], Compared] = {}
-        self.picked: list[Picked] = []
-        self.seconds: dict[str, float] = {}
-        self.launches: dict[str, int] = {}
+        self.ledger = Ledger()
+        self._heads = heads.Judge(self.reference, self.half, self.ledger)
 
     @property
     def compared(self) -> list[Compared]:
-        """One for every net, output and set of weights, in the order of their first launches."""
-        return list(self._compared.values())
+        return self.ledger.compared
+
+    @property
+    def picked(self) -> list[Picked]:
+        return self.ledger.picked
 
     def name(self, net: Net) -> str:
         """The name under which a net is reported."""
@@ -105,42 +70,20 @@ class Session:
         self.say(f"{name}: {launch.label}")
         start = time.monotonic()
         found = self.simulator.run(net.stage_of or net.name, launch.inputs, *([written] if written else []))
-        self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - start
-        first = name not in self.launches
-        self.launches[name] = self.launches.get(name, 0) + 1
+        first = self.ledger.ran(name, time.monotonic() - start)
         if net.kind in JUDGES:
-            JUDGES[net.kind](self, launch, found)
+            JUDGES[net.kind](self._heads, name, launch, found)
             return found
         for tensor in (io.name for io in net.history if io.name in written):  # all but the row that it has to write
             kept = measure(found[tensor][:, :-1], launch.inputs[tensor][:, :-1])
-            self.record(name, f"{tensor}, other rows", CHIP, tolerance=compare.SAME, difference=kept)
+            self.ledger.record(name, f"{tensor}, other rows", compare.SAME, kept)
         self._judge(launch, launches.results(launch, found), first)
         return found
 
     def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
         """Compare what is no net's output, under a name of its own."""
-        self.launches[name] = self.launches.get(name, 0) + 1
-        self.record(name, output, CHIP, tolerance=tolerance, difference=measure(found, right))
-
-    def record(
-        self,
-        net: str,
-        output: str,
-        against: str,
-        *,
-        tolerance: Tolerance,
-        difference: Difference,
-        torch_half: Difference | None = None,
-    ) -> None:
-        """Add a launch's difference to that of (net, output, against)."""
-        what = net, output, against
-        old = self._compared.get(what)
-        if old:
-            difference, torch_half = (
-                old.difference + difference,
-                old.torch_half and torch_half and old.torch_half + torch_half,
-            )
-        self._compared[what] = Compared(*what, tolerance, difference, torch_half)
+        self.ledger.ran(name)
+        self.ledger.record(name, output, tolerance, measure(found, right))
 
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
         """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the
@@ -156,16 +99,11 @@ class Session:
             if right[:, rows].size:
                 own = measure(half[output][:, rows], right[:, rows]) if block else None
                 difference = measure(found[output][:, rows], right[:, rows])
-                self.record(name, output, CHIP, tolerance=self._tolerance(net), difference=difference, torch_half=own)
+                self.ledger.record(name, output, self._tolerance(net), difference, own)
             rows = slice(None) if output in whole else same
             if original and original[output][:, rows].size:
-                self.record(
-                    name,
-                    output,
-                    ORIGINAL,
-                    tolerance=compare.ORIGINAL,
-                    difference=measure(found[output][:, rows], original[output][:, rows]),
-                )
+                lost = measure(found[output][:, rows], original[output][:, rows])
+                self.ledger.record(name, output, compare.ORIGINAL, lost, against=ORIGINAL)
 
     def _tolerance(self, net: Net) -> Tolerance:
         if net.tower:  # its blocks are each fed by the one before

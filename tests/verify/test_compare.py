@@ -9,7 +9,7 @@ import pytest
 
 from llmconv.verify import compare
 from llmconv.verify.compare import BLOCK, CHAIN, EXACT, LINEAR, ORIGINAL, Difference, Tolerance, measure
-from llmconv.verify.session import pick
+from llmconv.verify.heads import pick
 
 
 def states(seed: int = 0, rows: int = 20) -> np.ndarray:

@@ -183,7 +183,7 @@ def test_a_tower_and_a_sum_by_themselves(vision_checkpoint):
     session, by_name = Session(plan, chip), {net.name: net for net in plan.nets}
     towers.alone(session, by_name["vit"], np.random.default_rng(0), 5)
     alone(session, by_name["add"], np.random.default_rng(0), thorough=True)
-    assert right(session) and session.launches == {"vit": 5, "add": 1}
+    assert right(session) and session.ledger.launches == {"vit": 5, "add": 1}
     assert len([c for c in session.compared if c.net == "vit"]) == 4
     spec = plan.towers[0].spec
     grids = list(shapes(spec, masked=True))

@@ -247,7 +247,7 @@ def test_towers_by_themselves(planned):
     session, nets = Session(plan, Interpreted(plan)), {net.name: net for net in plan.nets}
     for net in ("audio", "eye"):
         towers.alone(session, nets[net], np.random.default_rng(0), 5)
-    assert right(session) and session.launches == {"audio": 2, "eye": 2}
+    assert right(session) and session.ledger.launches == {"audio": 2, "eye": 2}
 
 
 def test_layers_that_look_across(planned):

@@ -20,7 +20,7 @@ from llmconv.verify import compare, manifest, result, selection
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation, Runtime
 from llmconv.verify.launches import HIDDEN, mask, step, tokens
-from llmconv.verify.session import Compared, Picked
+from llmconv.verify.ledger import Compared, Picked
 from llmconv.verify.verification import differences
 
 REAL = {  # Qwen2-0.5B

@@ -1,0 +1,103 @@
+"""The ledger of a verification: every launch's judgement, summed up by net and output."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from llmconv.verify.compare import Difference, Tolerance
+
+CHIP = "chip"  # whose weights the reference has: those that the chip has
+ORIGINAL = "original"  # the checkpoint's own
+
+
+@dataclass(frozen=True)
+class Compared:
+    """An output of a net, over all launches so far, against what it should be.
+
+    against: whose weights the reference has, CHIP or ORIGINAL; torch_half: what torch in half precision makes of the
+    same inputs, where that matters."""
+
+    net: str
+    output: str
+    against: str
+    tolerance: Tolerance
+    difference: Difference
+    torch_half: Difference | None = None
+
+    @property
+    def ok(self) -> bool:
+        return self.tolerance.allows(self.difference, self.torch_half)
+
+    @property
+    def limit(self) -> float:
+        return self.tolerance.limit(self.torch_half)
+
+    @property
+    def cosine_limit(self) -> float:
+        return self.tolerance.cosine_limit(self.torch_half)
+
+    @property
+    def by_torch(self) -> bool:
+        """Whether torch's own error in half precision sets a limit, and not the tolerance alone."""
+        return self.limit > self.tolerance.relative_l2 or self.cosine_limit < self.tolerance.cosine
+
+
+@dataclass(frozen=True)
+class Picked:
+    """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's
+    best over its second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the
+    noise.
+    """
+
+    net: str
+    label: str
+    found: int
+    expected: int
+    gap: float
+    margin: float
+    noise: float
+
+    @property
+    def ok(self) -> bool:
+        return self.gap <= self.noise
+
+
+class Ledger:
+    """What the launches of a session came to.
+
+    picked: the tokens that heads picked. seconds, launches: how long the simulator ran and how often, by net.
+    """
+
+    def __init__(self) -> None:
+        self._compared: dict[tuple[str, str, str], Compared] = {}
+        self.picked: list[Picked] = []
+        self.seconds: dict[str, float] = {}
+        self.launches: dict[str, int] = {}
+
+    @property
+    def compared(self) -> list[Compared]:
+        """One for every net, output and set of weights, in the order of their first launches."""
+        return list(self._compared.values())
+
+    def ran(self, net: str, seconds: float = 0.0) -> bool:
+        """Count a launch; returns whether it is the net's first."""
+        self.seconds[net] = self.seconds.get(net, 0.0) + seconds
+        self.launches[net] = self.launches.get(net, 0) + 1
+        return self.launches[net] == 1
+
+    def record(
+        self,
+        net: str,
+        output: str,
+        tolerance: Tolerance,
+        difference: Difference,
+        torch_half: Difference | None = None,
+        *,
+        against: str = CHIP,
+    ) -> None:
+        """Add a launch's difference to that of (net, output, against)."""
+        what = net, output, against
+        if old := self._compared.get(what):
+            difference = old.difference + difference
+            torch_half = old.torch_half and torch_half and old.torch_half + torch_half
+        self._compared[what] = Compared(*what, tolerance, difference, torch_half)
