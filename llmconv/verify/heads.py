@@ -91,8 +91,8 @@ def _greedy(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -
 
 
 def _sample(session: Session, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-    """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and their
-    odds.
+    """The candidates and their odds. Candidates are compared by their logits after the penalty, because equal ones may
+    change places.
     """
     import numpy as np
 
