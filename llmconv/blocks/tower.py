@@ -78,8 +78,8 @@ class Tower(ABC, Generic[S, I]):
         one is added, at the same places, to what the next layer of the language model gives."""
 
     def extra(self, spec: S, length: int, hidden: int) -> Sequence[Graph]:
-        """Further nets, in half precision, that a runtime needs beside it: `add`, the sum of two [length * hidden], for
-        a tower with further outputs."""
+        """Nets beside it, in half precision: the sum `add` of two [length * hidden], where there are further
+        outputs."""
         return ()
 
     @abstractmethod

@@ -1,4 +1,4 @@
-"""The graph of a tower that takes rows of patches, as in the Qwen-VL line: a ViT with two-dimensional rope, and a
+"""The graph of a tower that takes rows of patches, that of the Qwen-VL line: a ViT with two-dimensional rope, and a
 merger of merge x merge patches.
 
 Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
@@ -73,8 +73,8 @@ def add(length: int, hidden: int) -> Graph:
 
 
 def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None) -> Value:
-    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix, plus learned
-    positions mixed from four rows of their table.
+    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix; and the mixed
+    learned positions.
     """
     x = _linear(g, spec, "patch", None, x, spec.width, bias=bool(taps))
     if taps is None:
@@ -90,7 +90,7 @@ def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
     """cos and sin [1, n, 1, head_dim]: a quarter of a head turns by the patch's row, a quarter by its column, and both
     halves alike.
 
-    One table [n, head_dim / 2] holds both, and is gathered once.
+    Of both parts there is one table [n, head_dim / 2], and one gather.
     """
     quarter, n, name = spec.head_dim // 4, spec.patches, f"{spec.prefix}rotary"
     params = {"rope_type": "default", "rope_theta": THETA, "dim": 2 * quarter}
@@ -119,8 +119,8 @@ def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Val
 
 
 def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
-    """Attention of one block. Queries and keys are one product and turn together, because their rows are neighbours in
-    the tensor that holds q, k and v.
+    """Queries and keys are one product and turned together: their rows are neighbours in the tensor that holds q, k and
+    v.
     """
     n, heads, dim, width = spec.patches, spec.heads, spec.head_dim, spec.width
     fused = spec.path("qkv", layer)

@@ -1,4 +1,5 @@
-"""The sizes of a tower that takes rows of patches, from vision_config."""
+"""The sizes of a tower that takes rows of patches, from vision_config: what its net is built with, what images it
+takes."""
 
 from __future__ import annotations
 
@@ -16,8 +17,8 @@ class TowerSpec:
     """Sizes of one tower that takes rows of patches.
 
     prefix: what its tensors' names begin with; names: role -> name behind it, {i} a block or merger.
-    width: size of its hidden states; out: of the language model's. patch: side in pixels; merge: side in patches of the
-    square that becomes one token.
+    width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is
+    merge x merge of them).
     temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms"; gated: the MLP has a gate.
     window: side in pixels of the windows that attention keeps to in all blocks but `full` ones; 0: none.
     positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the

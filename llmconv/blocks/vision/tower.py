@@ -1,4 +1,4 @@
-"""Towers that take rows of patches, and so images of any size, as in the Qwen-VL line."""
+"""The towers that take rows of patches, and images of any size: those of the Qwen-VL line."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ class PatchTower(Tower[TowerSpec, Images]):
     """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may
     begin with.
 
-    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. preprocess: makes the
-    net's inputs, as a runtime does. norm, gated: see TowerSpec."""
+    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. preprocess: what a
+    runtime prepares. norm, gated: see TowerSpec."""
 
     names: Mapping[str, str]
     prefixes: tuple[str, ...]
@@ -123,6 +123,6 @@ class PatchTower(Tower[TowerSpec, Images]):
 
 
 def _masked(spec: TowerSpec, dynamic: bool) -> bool:
-    """Whether the net has a mask input. A dynamic launch is one image and needs none, but only the public inputs of
-    towers with learned positions leave it out."""
+    """A dynamic launch is one image, so that a tower with learned positions needs no mask; the others' public inputs
+    have one in any case."""
     return not (dynamic and spec.positions)
