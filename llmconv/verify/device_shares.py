@@ -23,7 +23,7 @@ from llmconv.plan.plan import Plan
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Weight
 
-UNITS = (1, 32, 64, 128, 256)  # of outputs or inputs
+UNITS = (1, 32, 64, 128, 256)  # shares are multiples of one of these
 BY_INPUTS = ("o", "down")
 
 Held = Counter  # of coefficients, each as (number of bytes as stored, sha256)

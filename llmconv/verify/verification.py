@@ -48,7 +48,7 @@ def verify(
     built = manifest.read(Path(out_dir))
     plan = built.plan
     choice = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths)
-    # the simulator comes with the compiler
+    # the simulator comes with it
     tools = toolchain.obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
     title = f"{built.bmodel.name} on {plan.job.chip}"
     for line in announcement(choice, settings, title):
