@@ -40,11 +40,11 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
 
 
 def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str, Value]:
-    """cos and sin [1, L, 1, width], where every frequency turns by one of a token's three positions [3, L] (or
-    [B, 3, 1]).
+    """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L] (or [B, 3,
+    1]).
 
-    One table has a column for the cos and one for the sin of every frequency. It is gathered for each axis, with the
-    columns of the other axes made 0, and the three are summed. The sum is exact: all but one of its terms are 0."""
+    One table has a column for the cos and one for the sin of every frequency; of the rows for an axis the columns of
+    other axes are made 0, and their sum has each column from its own axis. Exact: all but one of the addends are 0."""
     width = kind.rope["dim"]
     # a sequence's three positions are side by side where several are decoded: [B, 3, 1]
     shape, axes_at = ((step.capacity, 1, width), 0) if step.batch == 1 else ((step.capacity, width), 1)

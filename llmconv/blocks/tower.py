@@ -1,4 +1,4 @@
-"""Towers: nets that turn images or sound into hidden states for the language model, and what each says of itself.
+"""What a tower says of itself: the net that makes hidden states of what is no text, images or sound.
 
 A family has a tuple of towers. Plans, verification and reports ask them alone, and know no tower by its name."""
 
@@ -41,7 +41,7 @@ class Tower(ABC, Generic[S, I]):
     Words: net, what its net is called; title, what people call the tower; item, `one`: what it looks at ("image",
     "an image").
     token: the field of config.json with the placeholder's id, and the class's default. joins: its hidden states take
-    the places of the placeholders ("tokens"), or layers attend to them by cross-attention ("cross").
+    the places of the placeholders ("tokens"), or layers look across at them ("cross").
     reads: names of the job's options that size it. dynamic: with --dynamic its net takes fewer rows too.
     """
 
@@ -60,7 +60,7 @@ class Tower(ABC, Generic[S, I]):
         reads, "" where they are not set. Raises InputError for a missing or senseless field or option."""
 
     def settled(self, spec: S) -> Mapping[str, str]:
-        """The options that it reads, with their settled values."""
+        """The options that it reads, as they came to be."""
         return {}
 
     def notes(self, spec: S, options: Mapping[str, str], length: int) -> list[str]:
@@ -69,8 +69,8 @@ class Tower(ABC, Generic[S, I]):
 
     @abstractmethod
     def largest(self, spec: S) -> Mapping[str, float]:
-        """The largest item of one launch, for a runtime: numbers by what they count. Its size comes first (width and
-        height in pixels, or one number such as seconds); `tokens` is among the others."""
+        """The largest item of one launch, for a runtime: numbers by what they count, how large it is first (width and
+        height in pixels, or one such as seconds), `tokens` among them."""
 
     @abstractmethod
     def graph(self, spec: S, dynamic: bool) -> Graph:
@@ -120,7 +120,7 @@ class Tower(ABC, Generic[S, I]):
         """What transformers' own model makes of the items in `dtype`: [k, H] for every output of the net."""
 
     def reference_positions(self, model: Any, spec: S, ids: np.ndarray, shown: Mapping[str, Any]) -> np.ndarray | None:
-        """As `positions` with `first` 0, by transformers' own model."""
+        """As `positions` from 0, by transformers' own model."""
         return None
 
 

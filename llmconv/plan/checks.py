@@ -141,8 +141,8 @@ def _divisor(most: int, *sizes: int) -> int:
 def check_tensors(
     checkpoint: Checkpoint, family: Family, spec: Spec, nets: Sequence[Net], others: Iterable[str]
 ) -> None:
-    """Raise InputError unless the checkpoint has every tensor that the nets and `others` need, in the right shape, and
-    no tensor that is neither used nor known to be unused.
+    """Every tensor that the nets and `others` need is there in the right shape; every tensor that is there is used or
+    known to be unused. Raise InputError otherwise.
     """
     used = {checkpoint.info(name).name for name in others}
     for net in nets:
