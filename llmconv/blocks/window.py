@@ -1,8 +1,8 @@
 """Sliding windows, made from the one causal mask that runtimes hand to every layer.
 
 Where the keys' columns are in order, a key is `window` or more positions back exactly when the query also sees the
-key `window` columns further on. So the mask itself, moved by `window` columns, says what to hide. This computes with
-no positions, which half precision holds up to 256 alone, and needs no coefficients.
+key `window` columns further on. So the mask itself, moved by `window` columns, says what to hide. This needs no
+coefficients, and no positions, which bf16 holds exactly only up to 256.
 """
 
 from __future__ import annotations
