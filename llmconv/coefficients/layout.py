@@ -86,6 +86,7 @@ class Piece:
 
     @property
     def stored(self) -> int:
+        """Bytes with padding."""
         return -(-self.nbytes // ALIGN) * ALIGN
 
 

@@ -37,6 +37,7 @@ class Scheme:
 
     @property
     def top(self) -> int:
+        """The largest code."""
         return (1 << self.bits) - 1
 
 

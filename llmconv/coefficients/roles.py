@@ -37,6 +37,8 @@ class _Use:
 
 @dataclass(frozen=True)
 class Linear(_Use):
+    """op: the MatMul's name; weight: [K, N]."""
+
     kind: ClassVar[str] = "linear"
     op: str
     weight: str

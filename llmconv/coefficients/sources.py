@@ -45,6 +45,7 @@ class Source:
         return prod(self.shape[1:])
 
     def all(self) -> tuple[np.ndarray, str]:
+        """All rows, as `read` gives them."""
         return self.read(0, self.shape[0])
 
 

@@ -152,6 +152,7 @@ def coefficient_bytes(nets: Sequence[Net]) -> int:
 
 
 def io_bytes(net: Net) -> int:
+    """Bytes of a net's inputs and outputs."""
     sizes = {"f32": 4, "i32": 4}
     return sum(prod(io.shape) * sizes.get(io.dtype, 2) for io in (*net.inputs, *net.outputs))
 

@@ -18,14 +18,14 @@ from llmconv.families.family import Family
 from llmconv.request.job import Job
 from llmconv.request.options import BY_NAME
 
-# ends of the names of tensors that only quantised layers have
+# ends of names of what only quantised layers have
 SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")
 
 
 def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
     """Settle what config.json alone decides, before any weights are there.
 
-    Returns config, family, quantisation, the settled job, and notes. Raises InputError.
+    Returns config, family, quantisation, the resolved job, and notes. Errors: as `plan`.
     """
     config = Config.read(job.model_path)
     family = family_of(config["model_type"])

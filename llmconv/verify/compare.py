@@ -124,6 +124,7 @@ class Tolerance:
         return min(self.cosine, torch_half.cosine - self.below)
 
     def allows(self, difference: Difference, torch_half: Difference | None = None) -> bool:
+        """Whether a difference is right, where torch in half precision comes to `torch_half`."""
         if difference.not_finite or difference.relative_l2 > self.limit(torch_half):
             return False
         if difference.cosine < self.cosine_limit(torch_half):

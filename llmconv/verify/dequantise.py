@@ -39,6 +39,7 @@ class Dequantised:
 
     @classmethod
     def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
+        """The checkpoint of a plan, by the quantisation that its config.json declares."""
         config = plan.config
         parts = (config.sub("text_config"), config)
         section = next(

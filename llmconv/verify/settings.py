@@ -17,12 +17,10 @@ LIBRARIES = ("torch", "transformers", "numpy")  # libraries that it depends on
 
 @dataclass(frozen=True)
 class Settings:
-    """nets: only these, by themselves. full: everything, however long it takes. Without either, a model whose
-    verification takes minutes is verified in full, and of a larger one a decode block.
-
-    tokens: how many to generate. seed: of the random prompt and inputs. lengths: of the prompts that blocks are
-    launched for by themselves, decode blocks for the token behind them (default: the shortest, the longest and others;
-    one that tells the most for nets that take seconds)."""
+    """nets: only these, by themselves; full: everything however long it takes. By default a model whose verification
+    takes minutes is verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random
+    prompt and inputs. lengths: of the prompts that blocks are launched for by themselves, and decode blocks behind
+    (default: the shortest, the longest and others; of nets that take seconds one that tells the most)."""
 
     nets: tuple[str, ...] = ()
     full: bool = False
@@ -64,7 +62,7 @@ def code() -> str:
 
 
 def versions() -> dict[str, str]:
-    """The versions of the libraries that the model's own maths comes from, by name; only of those installed."""
+    """Of the libraries that the model's own maths comes from; those that are installed."""
     from importlib.metadata import PackageNotFoundError, version
 
     found = {}

@@ -141,7 +141,7 @@ class Sight:
         return tuple(states.float().numpy() for states in found)
 
     def _load(self) -> None:
-        """Give the frame the parameters that are neither the language model's nor the head's; none is quantised."""
+        """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
         frame = self.reference.frame
         text = {id(p) for module in (frame.get_decoder(), frame.get_output_embeddings()) for p in module.parameters()}
         names = [name for name, p in frame.named_parameters() if id(p) not in text]
