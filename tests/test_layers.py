@@ -1,4 +1,4 @@
-"""The house: which rooms llmconv has, on which floors, and that imports run down only, in no circle."""
+"""Which packages (here: rooms) llmconv has, on which floors, and that imports run down only, in no circle."""
 
 from __future__ import annotations
 

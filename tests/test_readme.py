@@ -85,7 +85,7 @@ def test_the_picture_of_the_floors(request):
 
 
 def test_every_room_has_its_line():
-    text = (DOCS / "architecture.md").read_text().partition("## Rooms")[2].partition("\n## ")[0]
+    text = (DOCS / "architecture.md").read_text().partition("## Packages")[2].partition("\n## ")[0]
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == LEVEL.keys()
 
 

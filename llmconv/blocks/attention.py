@@ -16,8 +16,8 @@ from llmconv.top.graph import Graph, Value
 def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Value, k: Value) -> tuple[Value, Value]:
     """Rotary embedding of q and k [B, L, heads, D] by rows of the cos and sin tables.
 
-    Elements beyond the rotated ones come through unchanged. Where pairs are neighbours the tables have 1 and 0 for
-    them; where they are halves they are cut off and put back (a wider table would pair the wrong elements)."""
+    Only the first `dim` elements of a head turn. Where pairs are neighbours, the tables have cos 1 and sin 0 for the
+    others. Where pairs are halves, the others are cut off and put back: a wider table would pair the wrong elements."""
     params = dict(spec.kinds[layer].rope)
     width = spec.head_dim if spec.rope_mode == NEIGHBOURS else params["dim"]
     if spec.rope_mode == NEIGHBOURS:
@@ -77,7 +77,7 @@ def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str
 
 
 def _elementary_rope(g: Graph, x: Value, sin: Value, cos: Value, name: str) -> Value:
-    """x * cos + (-second half, first half) * sin; order of operands and operations is what the compiler looks for."""
+    """x * cos + (-second half, first half) * sin. The compiler looks for just this order of operands and operations."""
     size = x.shape[-1]
     second, first = cut(g, x, size // 2, size, f"{name}.second"), cut(g, x, 0, size // 2, f"{name}.first")
     turned = g.Concat(g.MulConst(second, const_val=-1.0, name=f"{name}.negated"), first, axis=3, name=f"{name}.turned")
@@ -99,10 +99,9 @@ def slab(g: Graph, x: Value, axis: int, first: int, last: int, name: str) -> Val
 
 @dataclass(frozen=True)
 class Attention(Mixer):
-    """Attention over the tokens before and the token itself. Its states are the keys, after rope, and the values [KV,
-    D] of every token.
+    """Causal self-attention. Its states are the keys, after rope, and the values of every token, [KV, D] each.
 
-    gated: q has the rows of a gate behind those of every head, whose sigmoid multiplies what the head gives.
+    gated: in q's weight, rows of a gate follow those of every head; the gate's sigmoid multiplies the head's output.
     """
 
     gated: bool = False
@@ -195,6 +194,6 @@ def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Va
     """The cache with the new rows: behind it, or in its last place when several sequences are decoded at once."""
     if step.batch > 1:
         return g.Insert(history, rows, axis=1, offset=step.history - 1, name=f"{path}.insert")
-    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied. Of a history that
-    # may be shorter the end is not known then, and the chip would attend to what lies between.
+    # only_merge: the address pass puts the new rows right behind the history, so nothing is copied. A dynamic history
+    # may be shorter than that place, and the chip would attend to what lies between.
     return g.Concat(history, rows, axis=1, only_merge=not step.dynamic, name=f"{path}.concat")

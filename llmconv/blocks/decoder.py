@@ -30,12 +30,11 @@ def _no_experts(config: Config) -> Experts | None:
 class Decoder:
     """A family's knobs. A bias knob is True, False, or the config.json field that says so.
 
-    names, fused, qk_norm, norm_offset, rope_mode: see `Spec`. prefixes: what tensor names may begin with in place of
-    "model.".
+    names, fused, qk_norm, norm_offset, rope_mode: see `Spec`.
+    prefixes: what tensor names may begin with in place of "model.".
     section: the part of config.json that describes the decoder, where that is not the whole.
     defaults: what the family's own class takes for fields that config.json leaves out.
-    requires: fields whose other values would mean maths that llmconv does not have (null always stands for the one it
-    has).
+    requires: fields -> the one value that llmconv has maths for (null stands for it too).
     fields: from the family's config.json, the fields that llama (or granite, for the multipliers) calls otherwise.
     kinds: what differs from layer to layer. experts: the sizes of routed experts.
     """
@@ -134,10 +133,11 @@ def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Val
 
 
 def inputs(g: Graph, spec: Spec, layer: int, step: Step, window: int | None) -> tuple[Value, Given]:
-    """The inputs of a block net, in their public order: input_states [B, L, H]; for a mixer that takes positions
-    position_ids [B, L] (with three positions for every token [3, L], or [B, 3, L] of several sequences); for one that
-    takes a mask attention_mask [B, 1, L, keys] (not where prefill has a constant tile; the mask is None then in a layer
-    with a window); and the states."""
+    """The inputs of a block net, in their public order.
+
+    input_states [B, L, H]; position_ids [B, L], if the mixer takes positions (with three positions for every token
+    [3, L], or [B, 3, L] for several sequences); attention_mask [B, 1, L, keys], if it takes a mask; the states. A
+    prefill with a constant tile has no attention_mask; its mask is the tile, or None in a layer with a window."""
     mixer = spec.kinds[layer].mixer
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
     positions = g.input("position_ids", _positions(spec, step), "si32") if "positions" in mixer.takes else None
@@ -161,8 +161,8 @@ def _positions(spec: Spec, step: Step) -> tuple[int, ...]:
 
 
 def _tile(g: Graph, step: Step, mask: Value | None, used: bool) -> Value | None:
-    """The constant causal tile as the mask, or where it is not used, the mask as it is: the tile then keeps the
-    coefficients laid out as those of a prefill that uses it, so that they are shared."""
+    """The constant causal tile as the mask if it is used, else the mask as it is. An unused tile still lies among the
+    coefficients: they are then laid out as those of a prefill that uses it, and the two share them."""
     shape, recipe = (step.mask_tile, step.mask_tile), ("causal", step.mask_tile)
     if used:
         return g.weight(MASK_WEIGHT, shape, recipe)

@@ -17,10 +17,10 @@ CHUNK = 64  # tokens that the chip's prefill takes at once; with others it gives
 LEAST = -8.0  # of the log of a decay: exp(-8) is below what half precision can tell from 0
 TRIANGLES = ("upper", "above", "lower", "on")  # constant operands of the rule, [CHUNK, CHUNK], in its order
 
-# Names without their layer's number, of the operations that a table gives another mode. The rule sums logs of decays,
-# which bf16 rounds too much: it is computed in f16. A chip cannot cast bf16 to f16, so that all its operands come
-# through f32, and its result goes on in f32 as far as the gate. The convolution stays in bf16: in f32 its kernel would
-# be no longer the one that decode has, and decode's state would leave the net under another name.
+# Names, without their layer's number, of the operations that run in another mode than the net. The rule sums logs of
+# decays, which bf16 rounds too much: it is computed in f16. A chip cannot cast bf16 to f16. So all operands of the rule
+# come through f32, and its result goes on in f32 as far as the gate. The convolution stays in bf16: in f32, prefill and
+# decode would not share its kernel, and decode's state would leave the net under another name.
 _SINGLE = ("conv.silu", "softplus", "decay", "decay.clip", "beta", "rule.norm", "rule.flat", "rule.gated")
 _PARTS = tuple(f"rule.{part}{end}" for part in "qkv" for end in (".slice", ""))
 PREFILL = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, "heads", *_PARTS)))
@@ -92,8 +92,7 @@ class DeltaNet(Mixer):
     def mix(
         self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
     ) -> tuple[Value, Mapping[str, Value]]:
-        """The new state that is an output is that of the convolution, [B, C, taps]; it is the same for any number of
-        tokens, with zeros for those that were not."""
+        """The convolution's new state [B, C, taps] is an output. It has zeros for columns before the first token."""
         z = linear(g, spec, "delta_z", layer, x)
         z = g.SiLU(z, name=f"{spec.path('delta_z', layer)}.silu")
         beta = g.Sigmoid(linear(g, spec, "delta_b", layer, x), name="beta")
@@ -116,7 +115,7 @@ class DeltaNet(Mixer):
         return linear(g, spec, "delta_out", layer, g.Mul(y, z, name="rule.gated")), {"conv": columns}
 
     def _decay(self, g: Graph, spec: Spec, layer: int, x: Value) -> Value:
-        """The log of what is left of the state [B, L, value_heads]: -exp(A_log) * softplus(a + dt_bias)."""
+        """The log of the state's decay [B, L, value_heads]: -exp(A_log) * softplus(a + dt_bias)."""
         path = spec.path("delta_decay", layer)
         factor = g.weight(
             path, (1, 1, self.value_heads), ("reshape", ("decay", ("tensor", path)), (1, 1, self.value_heads))
@@ -152,7 +151,7 @@ class DeltaNet(Mixer):
         return columns, g.Reduce(y, axes=(2,), keepdims=False, mode="ReduceSum", name="conv")
 
     def _parts(self, g: Graph, step: Step, y: Value) -> list[Value]:
-        """Queries, keys and values [B, L, heads, width] of what is convolved."""
+        """Queries, keys and values [B, L, heads, width], cut out of the convolution's result."""
         if step.decode:
             return [
                 g.Reshape(
@@ -171,13 +170,13 @@ class DeltaNet(Mixer):
         ]
 
     def _zeros(self, g: Graph, spec: Spec, layer: int, **attrs: str) -> Value:
-        """Columns before the first token. placeholder: only so that a net's coefficients are those of prefill."""
+        """Columns before the first token. A placeholder only gives a net the same coefficients as prefill."""
         shape = (1, self.channels, self.taps)
         return g.weight(f"{spec.path('delta_conv', layer)}.zeros", shape, ("fill", shape, 0.0), **attrs)
 
     def _triangle(self, g: Graph, spec: Spec, layer: int, step: Step, kind: str) -> Value:
-        """A constant of the chunked rule; of a net of one token a placeholder, as above. That one is stored in bf16, in
-        which the bits of the rule's 1.0, which is f16, are those of 2^-7."""
+        """A constant of the chunked rule, f16. A decode net has it as a placeholder (see `_zeros`), stored as bf16: the
+        bits of 1.0 in f16 are those of 2^-7 in bf16."""
         name, one = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}", 2.0**-7 if step.decode else 1.0
         attrs = {"placeholder": "Auto"} if step.decode else {}
         return g.weight(name, (CHUNK, CHUNK), ("triangle", CHUNK, kind, one), **attrs)

@@ -42,11 +42,11 @@ def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
 
 
 def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> Graph:
-    """hidden_states [1, H] -> token_id [1, 1], the index of the largest logit, or the logits [1, V]. norm: with the
-    final norm, which the last block has otherwise.
+    """hidden_states [1, H] -> if `greedy` token_id [1, 1], the index of the largest logit, else the logits [1, V].
 
-    The table is the left operand so that the compiler stores it as it stores the embedding's: tied models then share
-    it. A head that the checkpoint holds quantised is a layer like others.
+    norm: begin with the final norm, which is in the last block otherwise. dtype: as in `embedding`. The table is the
+    left operand so that the compiler stores it as it stores the embedding's: tied models then share it. A head that the
+    checkpoint holds quantised is a linear layer like others.
     """
     g = Graph("lm_head", platform=spec.platform)
     path = spec.path("head")
@@ -89,10 +89,12 @@ def greedy_head(spec: Spec) -> Graph:
 def sample_head(spec: Spec, capacity: int) -> Graph:
     """Penalty, temperature, top-k and top-p: candidates and their probabilities.
 
-    Inputs m_logits [1, V], input_ids [1, S] (tokens so far), penalty, temperature, top_k, top_p [1]. Outputs the
-    probabilities and token_idx [1, 50]: logits of input_ids are divided by the penalty (multiplied when negative), the
-    top_k best are divided by the temperature; those whose cumulated probability stays below top_p are kept, and the 5
-    best always; the rest get -1000 before the last softmax.
+    Inputs: m_logits [1, V], input_ids [1, S] (tokens so far), penalty, temperature, top_k, top_p [1]. Outputs: the
+    probabilities and token_idx, [1, 50] each.
+
+    Logits of input_ids are divided by the penalty (multiplied when negative). The top_k best are divided by the
+    temperature. Of these, the 5 best are kept, and those whose cumulated probability stays below top_p. The rest get
+    -1000 before the last softmax.
     """
     g = Graph("sample_head")
     logits = g.input("m_logits", (1, spec.vocab))

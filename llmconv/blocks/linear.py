@@ -29,11 +29,10 @@ def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool 
 
 
 def lora(g: Graph, path: str, name: str, x: Value, base: Value, shape: tuple[int, int], first: float = 0.0) -> Value:
-    """base + x A^T B, beside a linear of `shape` (K, N): room for an adapter of rank r, A [r, K] and B [r, N], filled
-    with `first` and zeros.
+    """base + x A^T B, beside a linear of `shape` (K, N): room for an adapter of rank r.
 
-    The path attribute, lora.<rank>.<axis of the rank>.<weight>, is how the runtime finds the weights to load an adapter
-    into. B is PEFT's transposed; scaling by alpha / r is the runtime's part.
+    A [r, K] is filled with `first`, B [r, N] with zeros. The runtime finds them by their path attribute,
+    lora.<rank>.<axis of the rank>.<weight>. B is PEFT's transposed; scaling by alpha / r is the runtime's part.
     """
     (k, n), r = shape, g.lora_rank
     a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
@@ -48,7 +47,7 @@ def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name:
     """RMSNorm over the last axis by the role's weight; x itself where the family has no such norm.
 
     The operation is named after its weight unless `name` says otherwise. Weights with an offset (1 + w) stay float32 in
-    the net, because bf16 would lose the low bits of w; not where dynamic nets cannot read them (Spec.float_norms).
+    the net, because bf16 would lose the low bits of w. Dynamic nets cannot read float32 ones (Spec.float_norms).
     """
     if role not in spec.names:
         return x

@@ -1,5 +1,5 @@
-"""What mixes the tokens of a layer, as data: the states that it keeps between launches, the tensors that carry them in
-and out of a net, its linears, and its graph. Attention is one (llmconv.blocks.attention)."""
+"""A mixer is the part of a layer that lets tokens see each other, such as attention (llmconv.blocks.attention): the
+states that it keeps between launches, the tensors that carry them in and out of a net, its linears, and its graph."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class State:
         return self.update == "append"
 
     def shaped(self, sequences: int, rows: int) -> tuple[int, ...]:
-        """Of a tensor with the state of so many sequences, each of so many rows if it grows."""
+        """The shape of a tensor with this state of `sequences` sequences, each with `rows` rows if it grows."""
         return (sequences, *((rows,) if self.grows else ()), *self.shape)
 
 
@@ -77,8 +77,8 @@ class State:
 class Ports:
     """The tensors of a block net that carry states, in their public order: (name of the state, name of the tensor).
 
-    written: states that the net writes over its inputs (one that grows: into the last row), and what reports call the
-    new value. A state that is neither there nor among the outputs is only read.
+    written: states that the net writes over its inputs (one that grows: into the last row), with the name of the new
+    value in reports. A state that is neither there nor among the outputs is only read.
     """
 
     inputs: tuple[tuple[str, str], ...] = ()
@@ -88,9 +88,10 @@ class Ports:
 
 @dataclass(frozen=True)
 class Given:
-    """What a mixer gets beside the hidden states: positions and the mask, where it takes them (the mask is None as long
-    as none is made), and by name the states that are inputs. history: a state that grows, if one is an input; its
-    second axis has the past tokens."""
+    """What a mixer gets beside the hidden states.
+
+    positions, mask: where it takes them (mask: None until one is made). states: those that are inputs, by name.
+    history: an input state that grows, if there is one; its second axis has the past tokens."""
 
     positions: Value | None = None
     mask: Value | None = None
@@ -115,7 +116,7 @@ class Mixer(ABC):
     """What mixes the tokens of a layer. Its instances are frozen dataclasses, equal where they mean the same.
 
     kind: what verification knows it by (llmconv.families.oracle). last: the role of the linear that gives its output.
-    takes: of positions and mask those that its nets have as inputs.
+    takes: which of "positions" and "mask" its nets have as inputs.
     splits: whether the compiler can split it over devices.
     """
 
@@ -134,7 +135,7 @@ class Mixer(ABC):
 
     @abstractmethod
     def linears(self, spec: Spec) -> Mapping[str, tuple[int, int]]:
-        """(K, N) of its linears by their roles, which no other mixer of the model has with other sizes."""
+        """(K, N) of its linears, by role. Mixers of one model that share a role give it the same size."""
 
     @abstractmethod
     def mix(

@@ -18,8 +18,7 @@ LARGE = 32768.0  # exact in every type
 
 
 def experts(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
-    """x [B, L, H] -> the sum of what the chosen experts of each token give, times their weights, plus the gated shared
-    expert."""
+    """x [B, L, H] -> [B, L, H]: the weighted sum of each token's chosen experts, plus the gated shared expert."""
     e, (batch, length, _) = spec.routed, x.shape
     path = spec.path("expert_gate", layer)
     inner = g.SiLU(linear(g, spec, "expert_gate", layer, x, adapted=False), name=f"{path}.silu")
@@ -68,7 +67,7 @@ def scores(g: Graph, spec: Spec, role: str, layer: int, x: Value, count: int) ->
 
 
 def chosen(g: Graph, path: str, logits: Value, count: int, best: int) -> Value:
-    """[N, E] of logits [N, E]: 1 for the `best` largest of each row, else 0; of equal ones the first.
+    """[N, E]: 1 for the `best` largest logits [N, E] of each row, else 0. Of equal ones the first counts as larger.
 
     It counts the values before each one, because TopK takes 15,000 cycles a row. Counts up to 256 are exact in bf16.
     Clipping gives the signs, because dynamic nets cannot compute with what Compare gives (1.30.2).

@@ -60,8 +60,9 @@ def packed(spec: Spec, source: tuple, outputs: int) -> Packed | None:
 def matmul(
     g: Graph, path: str, weight: Packed, shape: tuple[int, int], x: Value, bias: Value, shared: str = ""
 ) -> Value:
-    """x [.., K] times the weight, of `shape` (K, N), plus the bias. shared: the path by which inputs in another order
-    are named, so that layers that want the same input in the same order share it.
+    """x [.., K] times the weight, of `shape` (K, N), plus the bias.
+
+    shared: the path that names x in the weight's order, so that layers with the same input and order share it.
     """
     k, n = shape
     assert weight.codes  # `packed` gives no others

@@ -25,10 +25,9 @@ ACTIVATIONS = {
 # Pairs that rope turns: elements i and i + dim/2 of a head, or 2i and 2i + 1
 HALVES, NEIGHBOURS = "contiguous_halves", "interleaved_pairs"
 
-# Role -> tensor name without .weight/.bias; {i} is the layer; "role.bias" is the whole name of a bias that is called
-# otherwise. Norms may be absent, and two more may be there:
-# attention_norm and mlp_out_norm, on what attention and MLP give, before it is added to the residual. {e} is an
-# expert's number.
+# Role -> tensor name without .weight/.bias; {i} is the layer, {e} an expert's number. "role.bias" is the whole name of
+# a bias that is not called after its weight. Norms may be absent, and two more may be there: attention_norm and
+# mlp_out_norm, on the outputs of attention and MLP before they are added to the residual.
 LLAMA: Mapping[str, str] = {
     "embedding": "model.embed_tokens",
     "norm": "model.norm",
@@ -57,8 +56,8 @@ def renamed(**changed: str | None) -> Mapping[str, str]:
 class Layer:
     """What may differ from layer to layer. rope: Config.rope's dict. window: tokens that a query sees, itself included
     (None: all before it). sparse: routed experts in place of the MLP. axes: for every frequency of rope, which of a
-    token's three positions (time, height, width) it turns by; empty where a token has one position. mixer: what mixes
-    its tokens."""
+    token's three positions (time, height, width) it turns by; empty where a token has one position. mixer: what lets
+    its tokens see each other."""
 
     rope: Mapping[str, Any]
     window: int | None = None
@@ -69,8 +68,8 @@ class Layer:
 
 @dataclass(frozen=True)
 class Experts:
-    """Routed experts: their number, the number that a token gets, the widths of one and of the shared expert, and
-    whether the weights of the chosen ones are scaled to sum to 1.
+    """Routed experts. count: all of them; chosen: experts of one token; width: inner size of one; shared: inner size of
+    the shared expert; normalised: the weights of the chosen ones are scaled to sum to 1.
     """
 
     count: int
@@ -84,7 +83,7 @@ class Experts:
 class Spec:
     """Sizes and constants of one decoder. `bias` holds the roles of linears that have one.
 
-    fused: tensors of a layer that hold the rows of several roles, in order; a role's path is then the tensor's, "_" and
+    fused: tensors of a layer -> the roles whose rows they hold, in order; a role's path is then the tensor's, "_" and
     the role.
     qk_norm: "head" (each head of q and k by itself), "all" (all heads at once) or "".
     norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
@@ -131,7 +130,7 @@ class Spec:
 
     @cached_property
     def mixers(self) -> tuple[Mixer, ...]:
-        """What mixes the tokens of the layers, each once."""
+        """The mixers of the layers, each once."""
         return tuple(dict.fromkeys(kind.mixer for kind in self.kinds))
 
     @cached_property
@@ -206,9 +205,7 @@ class Spec:
         )
 
     def source(self, role: str, layer: int, part: str = "weight") -> tuple:
-        """The recipe of a linear's weight [N, K] or bias [N]. Experts' are one beneath the other (down: beside the
-        other).
-        """
+        """The recipe of a linear's weight [N, K] or bias [N]. Experts' weights are joined along N (down: along K)."""
         if "{e}" in (path := self.names.get(role, "")):
             assert self.experts
             each = (

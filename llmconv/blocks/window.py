@@ -1,8 +1,8 @@
 """Sliding windows, made from the one causal mask that runtimes hand to every layer.
 
 Where the keys' columns are in order, a key is `window` or more positions back exactly when the query also sees the
-key `window` columns further on. So the mask itself, moved by `window` columns, says what to hide. This computes with
-no positions, which half precision holds up to 256 alone, and needs no coefficients.
+key `window` columns further on. So the mask itself, moved by `window` columns, says what to hide. This needs no
+coefficients, and no positions, which bf16 holds exactly only up to 256.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ def windowed(g: Graph, step: Step, window: int, x: Value, given: Given) -> Value
 def causal(g: Graph, x: Value, given: Given) -> Value:
     """The causal mask [L, history + L] in the lengths of a dynamic launch.
 
-    Of two dimensions: of four the compiler makes groups with Trilu in or behind them, which dynamic nets cannot
-    compute, or where one of two cores does not wait for the other (1.30.2).
+    It has two dimensions. With four, the compiler makes layer groups with Trilu in or behind them: dynamic nets cannot
+    compute some of these, and in others one of two cores does not wait for the other (1.30.2).
     """
     new = _zeros(g, x, "causal_new")
     one = g.AddConst(new, const_val=1.0, name="causal_one")
@@ -73,11 +73,11 @@ def _too_far(g: Graph, step: Step, window: int, mask: Value) -> Value:
 
 
 def _too_far_in_history(g: Graph, step: Step, window: int, mask: Value) -> Value:
-    """[1, 1, L, P] for a static net, between whose past tokens and new ones may be columns without a key.
+    """[1, 1, L, P] for a static net, where columns without a key may lie between past tokens and new ones.
 
-    The new token r sees history `window` - 1 - r columns further on where the key is too far back, and all see the
-    same history. So each row is the first one, moved by one column more: rows of N beneath each other, read as rows
-    of N - 1.
+    For new token r, a key of the history is too far back where the history still shows `window` - 1 - r columns further
+    on. All tokens see the same history. So each row is the first one, moved by one column more: rows of N elements
+    beneath each other, read as rows of N - 1.
     """
     length, past, width = step.length, step.history, step.length + step.history
     row = _seen(g, _corner(g, mask, (1, 1, 1, past), "window_history"), "window_history.seen")

@@ -1,7 +1,7 @@
 """Compute a net's coefficients, as the compiler stores them, from the checkpoint's bytes.
 
-Memory: one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows; never a float copy
-of a tensor.
+In memory are one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows. No tensor is
+ever copied to float whole.
 """
 
 from __future__ import annotations
@@ -40,12 +40,11 @@ def coefficients(
     flags: CompileFlags,
     locations: Sequence[tuple[str, int, int]] | None = None,
 ) -> Blob:
-    """The coefficient blob of a net. It has read nothing but headers yet.
+    """The coefficient blob of a net. Only headers are read yet.
 
-    roles: llmconv.coefficients.roles of the graph. locations: (place, offset, bytes) entries of a compiled net of the
-    same structure, its template, LoRA paths renamed for this net (Structure.rename). Needed for quantised nets of
-    several cores, otherwise only checked. Raises NotCovered for what llmconv does not compute; such a net is compiled
-    as it is.
+    roles: llmconv.coefficients.roles of the graph. locations: the entries (place, offset, bytes) of a compiled net of
+    the same structure, with the LoRA paths of this net. Quantised nets of several cores need them; for others they are
+    only checked. Raises NotCovered for what llmconv does not compute; such a net is compiled as it is.
     """
     mode = Mode.of(flags)
     table = {weight.name: weight for weight in weights}
@@ -161,7 +160,7 @@ class Blob:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
         source = self._source(name, transposed=True)
         for top, out in _blocks(source.width, piece):
-            # fewer rows would write tiny pieces of columns
+            # with fewer than 64 rows, each write would be a tiny piece of a column
             for first, last in _steps(piece.first, piece.last, source.width, least=64):
                 bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
                 out[:, first - piece.first : last - piece.first] = bits.T
@@ -184,8 +183,8 @@ class Blob:
 def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int) -> Codes:
     """Codes, scale bits and zero points of a linear's first `last` rows, as the compiler quantises them.
 
-    `quantize` describes their forms. weights: by name. Raises NotCovered for values that are not finite or next to
-    denormal.
+    Shapes and dtypes: as `quantize` returns them. weights: by name. Raises NotCovered for values that are not finite or
+    next to denormal.
     """
     wholes: list[np.ndarray] = []
     at = 0

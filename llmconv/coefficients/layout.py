@@ -68,10 +68,10 @@ class Mode:
 
 @dataclass(frozen=True)
 class Piece:
-    """One stored tensor. `use` indexes the roles; `what` says which of its tensors: weight, bias, q, scale, zero,
-    dequantised.
+    """One stored tensor. use: index of its role. what: which tensor of the role (weight, bias, bias_rounded, q, scale,
+    zero, dequantised).
 
-    first..last: the output columns (N) of a linear layer that it holds.
+    nbytes: without padding. first..last: the output columns (N) of a linear layer that it holds.
     """
 
     name: str
@@ -86,6 +86,7 @@ class Piece:
 
     @property
     def stored(self) -> int:
+        """Bytes with padding."""
         return -(-self.nbytes // ALIGN) * ALIGN
 
 
@@ -125,7 +126,7 @@ def fit(found: Sequence[Piece], locations: Sequence[tuple[str, int, int]], cores
         run = 0
         while at + run < len(locations) and run < cores and locations[at + run][0] == piece.place:
             run += 1
-        # neighbours of one place are cuts of one tensor: a linear's bias, zero points, scales and weight take turns
+        # neighbours of one place are cuts of one tensor, because a linear's tensors have different places
         for part in _cut(piece, cores) if run == cores > 1 and piece.place in _CUT else [piece]:
             if at >= len(locations) or locations[at][0] != part.place or locations[at][2] != part.stored:
                 got = f"{locations[at][0]} of {locations[at][2]} bytes" if at < len(locations) else "nothing"

@@ -9,8 +9,8 @@ Per output row and group of `group` inputs, in float32, m = 15 or 255, rha = nea
                                                 a row of zeros: s = 0, q = -128
 
 The chip multiplies with (q - z) * s, where s and then the product are rounded to the half precision type (`dequantize`;
-seen on the simulator with differences of two weights); q is made with the unrounded s. Per channel, chip and compiler
-read the int8 codes as unsigned numbers: such nets are wrong, and their coefficients are here for completeness alone.
+seen on the simulator with differences of two weights). q is computed with the unrounded s. Per channel, chip and
+compiler read the int8 codes as unsigned numbers: such nets are wrong, and only their coefficients are computed here.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class Scheme:
 
     @property
     def top(self) -> int:
+        """The largest code."""
         return (1 << self.bits) - 1
 
 
@@ -79,9 +80,9 @@ def quantize(even: np.ndarray, odd: np.ndarray, scheme: Scheme) -> tuple[np.ndar
 
 
 def dequantize(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray, scheme: Scheme) -> np.ndarray:
-    """What the chip multiplies with, float32 [R, K], exactly, from `quantize`'s results (per channel: what it should).
+    """The weights that the chip multiplies with, float32 [R, K], exactly, from the results of `quantize`.
 
-    Quantising that again need not give the same codes.
+    Per channel they are those that it should multiply with. Quantising them again need not give the same codes.
     """
     rows = packed.shape[0]
     if scheme.bits == 4:
@@ -97,8 +98,8 @@ def dequantize(packed: np.ndarray, scale: np.ndarray, zero: np.ndarray, scheme: 
 
 
 def _extremes(even: np.ndarray, odd: np.ndarray, groups: int) -> tuple[np.ndarray, np.ndarray]:
-    """(max, min) of every group, float32 [R, groups]. Halving over flat arrays: NumPy's own reduction of short rows is
-    slow.
+    """(max, min) of every group, float32 [R, groups]. Flat arrays are halved, because NumPy's own reduction of short
+    rows is slow.
     """
     rows = even.shape[0]
     found = []

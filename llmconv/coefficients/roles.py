@@ -1,4 +1,4 @@
-"""How a net uses each of its weights: all that the coefficients' layout depends on in the graph (no NumPy here).
+"""How a net uses each of its weights: the part of the graph that the layout of coefficients depends on (no NumPy here).
 
 `Linear`    a MatMul by a constant [K, N], which the w4 and w8 modes quantise
 `Packed`    an A16MatMul, whose weight the checkpoint, or a form of the net, has quantised
@@ -37,6 +37,8 @@ class _Use:
 
 @dataclass(frozen=True)
 class Linear(_Use):
+    """op: the MatMul's name; weight: [K, N]."""
+
     kind: ClassVar[str] = "linear"
     op: str
     weight: str
@@ -107,7 +109,7 @@ def roles(graph: Graph) -> list[Role]:
         name = op.results[0].name
         if name in used:
             continue
-        # only placeholders have no operation: they give two nets the same layout
+        # only a placeholder is used by no operation: it gives two nets the same layout
         placeholder = dict(op.attrs) == {"placeholder": "F32"}
         found.append(Plain(name, "top.Weight.Placeholder", True) if placeholder else Unknown(name, "no operation"))
     return found

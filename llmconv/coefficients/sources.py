@@ -27,9 +27,10 @@ Read = Callable[[int, int], tuple[np.ndarray, str]]
 
 
 class Source:
-    """A weight [rows, ...] that is read by rows: (array, how it is stored: "BF16" bits, "F16", "F32" or "U8").
+    """A weight [rows, ...] that is read by rows. read(first, last) gives (array, how it is stored), where the latter is
+    "BF16" (bits as uint16), "F16", "F32" or "U8".
 
-    transposed: the rows of the transposed recipe, for a linear's [K, N] weight its N rows of K inputs.
+    transposed: rows of the transposed recipe; of a linear's weight [K, N], its N rows of K inputs.
     """
 
     def __init__(self, recipe: Recipe, checkpoint: Checkpoint, transposed: bool = False):
@@ -44,6 +45,7 @@ class Source:
         return prod(self.shape[1:])
 
     def all(self) -> tuple[np.ndarray, str]:
+        """All rows, as `read` gives them."""
         return self.read(0, self.shape[0])
 
 
@@ -87,7 +89,7 @@ def _reader(recipe: Recipe, checkpoint: Checkpoint) -> Read:
 
 
 def _rowwise(operation: Callable[..., np.ndarray], recipe: Recipe, checkpoint: Checkpoint) -> Read:
-    """An operation on every row by itself: of just as many rows."""
+    """The rows of an operation that works on each row by itself."""
     inner = _reader(recipe[1], checkpoint)
     given = [evaluate(part, checkpoint) if is_recipe(part) else part for part in recipe[2:]]
 
@@ -99,7 +101,7 @@ def _rowwise(operation: Callable[..., np.ndarray], recipe: Recipe, checkpoint: C
 
 
 def _columns(name: str, checkpoint: Checkpoint) -> Read:
-    """The rows of a transposed tensor, which is kept."""
+    """The rows of a transposed tensor. The tensor is read once and kept."""
     kept: list[np.ndarray] = []
 
     def read(first: int, last: int) -> tuple[np.ndarray, str]:
@@ -128,7 +130,7 @@ def _stacked(parts: Sequence[Recipe], checkpoint: Checkpoint) -> Read:
 
 
 def _side_by_side(parts: Sequence[Recipe], checkpoint: Checkpoint) -> Read:
-    """Matrices of as many rows, one beside the other."""
+    """Matrices with the same number of rows, one beside the other."""
     readers = [_reader(part, checkpoint) for part in parts]
     return lambda first, last: _joined([read(first, last) for read in readers], axis=1)
 
@@ -153,6 +155,6 @@ def _dequantised(recipe: Recipe, checkpoint: Checkpoint) -> Read:
 
 @lru_cache(maxsize=2)
 def _table(recipe: str) -> np.ndarray:
-    """Rotary tables are the same in every layer, and sines of long sequences take a while."""
+    """A rotary table, kept because it is the same in every layer, and sines of long sequences take a while."""
     _, part, parameters, length = json.loads(recipe)
     return rope.table(parameters, length, part)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from llmconv.top.graph import Weight
 
-# the first number between dots of a quoted name: a layer's; a LoRA path begins with its rank and axis, which stay
+# the first number between dots in a quoted name is the layer's; a LoRA path begins with its rank and axis, which stay
 LAYER = re.compile(r'("(?:lora\.\d+\.\d+\.)?(?:[A-Za-z_][^".]*\.)+)(\d+)(?=\.)')
 MODULE = re.compile(r"^module @\S+", re.MULTILINE)
 

@@ -26,7 +26,8 @@ def check_linear(
 ) -> dict[str, Any]:
     """Compare our coefficients for a linear with the compiler's. Writes {why} to the target; "" when they are the same.
 
-    parts: each a Text (llmconv.plan.forms.parts); flags: of the net that the linear is part of; place: a Workplace.
+    parts: Texts (llmconv.plan.forms.parts); model: the model directory; flags: of the net that the linear is part of;
+    place: a Workplace; all as JSON. out: the target by its name.
     """
     (target,) = out
     texts = [Text.from_json(part) for part in parts]

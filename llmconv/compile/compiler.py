@@ -26,9 +26,8 @@ from llmconv.top.graph import Weight
 class Compiler:
     """Compiles with `flags`. Each compile has a folder of its own below the scratch folder; all write one log.
 
-    The scratch folder is emptied first.
-
-    beside: files that the compiler finds where it runs, by the names that it knows. `results`: what each compile took.
+    The scratch folder is emptied first. beside: files that the compiler finds where it runs, by the names that it
+    knows. `results`: what each compile took.
     """
 
     def __init__(
@@ -58,8 +57,8 @@ class Compiler:
     ) -> Path:
         """Compile an MLIR text with its weights; returns the .bmodel.
 
-        absent: weights that the MLIR names and the weight file does not have, by their names after lowering. signed:
-        codes get the sign of those that the compiler quantises (lowered_mlir.signed).
+        absent: weights that the MLIR names and the weight file lacks, by their names after lowering. signed: mark codes
+        as signed, as the compiler marks those that it quantises itself (lowered_mlir.signed).
         """
         run, source = self.scratch / name / "run", self.scratch / name / "source"
         shutil.rmtree(self.scratch / name, ignore_errors=True)
@@ -125,7 +124,8 @@ class Compiler:
 def refused(failed: ToolError) -> str:
     """Why a cheaper form of a net is of no use.
 
-    A compiler that was killed is no reason to try a form that needs more memory: the engine runs the task again, alone.
+    Raises the failure again when the compiler was killed: another form needs more memory, so the engine runs the task
+    again, alone.
     """
     if "SIGKILL" in failed.what:
         raise failed

@@ -1,4 +1,4 @@
-"""The compiler's MLIR between its passes, as text: types and places of its weights, the net without some of them."""
+"""Read and change the compiler's MLIR between its passes, as text: types and places of weights, and their removal."""
 
 from __future__ import annotations
 
@@ -41,8 +41,9 @@ class Place:
 
 @dataclass(frozen=True)
 class Coefficients:
-    """Those of one net of a .bmodel, which has a net per device and step where devices share the work: their address
-    and bytes.
+    """The coefficients of one net of a .bmodel: their address, and their size in bytes.
+
+    Where devices share the work, the .bmodel has a net for each device and step.
     """
 
     address: int
@@ -71,9 +72,9 @@ def retyped(text: str, types: Mapping[str, str], without_bytes: bool = False) ->
 
 
 def signed(text: str) -> str:
-    """The net with the sign that the compiler gives to codes that it quantises itself.
+    """The net with its codes marked as signed, as the compiler marks those that it quantises itself.
 
-    Dynamic programs hold the sign in one byte for each linear. It is the same for all codes of 4 bits, and static
+    Dynamic programs hold the mark in one byte for each linear. All codes of 4 bits have the same one, and static
     commands do not depend on it.
     """
     return text.replace("sign = false", "sign = true")

@@ -102,7 +102,7 @@ def compile_net(task: NetTask, targets: NetFiles, wrong: str = "") -> tuple[Outc
 def first_outcome(build: Build, forms: Sequence[Form], why: str = "") -> Outcome:
     """The outcome of the first form that works; the last one's failure is the net's.
 
-    why: why it is not the first form of all, as far as that is known already.
+    why: the reason, if it is known already, why a cheaper form than these is not used.
     """
     *cheaper, last = forms
     for form in cheaper:
@@ -207,7 +207,7 @@ class Build:
         return self.task.owner.read() if self.task.owner else None
 
     def _check(self, sha256: str) -> str:
-        """ "equal" when our coefficients are the compiler's, byte for byte; else what is different."""
+        """The word "equal" when our coefficients are the compiler's, byte for byte; else what is different."""
         try:
             ours = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
             return "equal" if ours.sha256 == sha256 else "our coefficients for the template differ from the compiler's"

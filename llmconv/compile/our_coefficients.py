@@ -24,7 +24,7 @@ def our_coefficients(
 ) -> Blob:
     """Our coefficients for a net whose program is `bare`.
 
-    places: new names of the weights that adapters are loaded into, by their names in the program. Raises NotCovered for
+    places: name in the program -> name in the net, for weights that adapters are loaded into. Raises NotCovered for
     what llmconv does not compute.
     """
     stage = BModel.read(bare).nets[0].stages[0]

@@ -53,9 +53,10 @@ class Outcome:
     """The facts of a finished net, for manifest.json and for the keys of dependent tasks.
 
     how: compiled or stamped. why: the reason, a clause. cycles: the compiler's estimate, None where it gives none.
-    coefficients: the name of the file that holds them, "" for a net without, or with its own inside. form: the cheaper
-    form in which the compiler got the net, "" as it is. check: "equal" when our coefficients for the net are the
-    compiler's, "" when that was not asked for, else what is different.
+    coefficient_bytes, coefficient_sha256: size and digest (hex) of the coefficients. coefficients: the name of the file
+    that holds them; "" for a net without any, and for one whose .bmodel holds them. form: the cheaper form in which the
+    compiler got the net, "" as it is. check: "equal" when our coefficients for the net are the compiler's, "" when that
+    was not asked for, else what is different.
     """
 
     how: str
@@ -109,10 +110,10 @@ class NetFiles:
 class NetTask:
     """One net to make.
 
-    module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: those
-    that a further decode stage must use. checks: what check_linear wrote about its linears. template, owner: finished
-    nets (llmconv.plan.origins); places: what the template calls the weights that adapters are loaded into, and what
-    this net does. check: compare our coefficients with the compiler's, because other nets will be stamped from this
+    module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: the file
+    of addresses that a further decode stage must use. checks: what check_linear wrote about its linears. template,
+    owner: finished nets (llmconv.plan.origins). places: the template's name -> this net's, for weights that adapters
+    are loaded into. check: compare our coefficients with the compiler's, because other nets will be stamped from this
     one.
     """
 

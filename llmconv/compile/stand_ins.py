@@ -4,11 +4,11 @@ The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. 
 linears that are quantised already, and that lack most of their codes (llmconv.compile.without_weights). The program is
 the same, and the coefficients are ours.
 
-Every build makes two checks. Each linear of the block has our coefficients (llmconv.compile.check_linear: tasks of
-their own; one layer stands for all layers with linears of these sizes). The block with stand-ins has our coefficients
-too, which checks its layout, norms and biases.
+Every build makes two checks. The compiler's coefficients for each linear have to be ours (llmconv.compile.check_linear:
+tasks of their own; one layer stands for all layers with linears of these sizes). Its coefficients for the block with
+stand-ins have to be ours too, which checks the layout, norms and biases.
 
-The compiler lays out the parts of a block that several devices share, so it gets our real codes there.
+Where several devices share a block, the compiler lays out their parts, and gets our real codes.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def over_devices(net: str, packed: Text, whole: Exported, compiler: Compiler) ->
 
 
 def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absent]]:
-    """The weights of the block with stand-ins but for its codes, and its codes by their names after lowering."""
+    """The weights of the block with stand-ins except its codes, and those codes by their names after lowering."""
     ops = {role.weight: role.op for role in packed.roles if isinstance(role, Packed) and role.weight.endswith(CODES)}
     absent: dict[str, Absent] = {}
     for weight in packed.weights:
@@ -71,7 +71,7 @@ def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absen
 
 
 def _quantised(packed: Text, whole: Exported, checkpoint: Checkpoint, mode: Mode) -> Iterator[Weight | Values]:
-    """The weights of the form with stand-ins, with real codes, scales and zero points in their place.
+    """The weights of the block, with real codes, scales and zero points in place of stand-ins.
 
     One linear at a time is in memory.
     """

@@ -42,7 +42,7 @@ class Absent:
     """A linear's weight that lowering does not see.
 
     type: in the MLIR, such as "256x512xbf16" ([K, N]), or "512x128xui8" for codes [N, K * bits / 8]. values: gives its
-    coefficients. codes: what codes are called before lowering, which calls them after their operation.
+    coefficients. codes: the name of codes before lowering, which names them after their operation; else "".
     """
 
     type: str

@@ -58,12 +58,12 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
 
 
 def embedding_length(job: Job) -> int:
-    """Longest prompt of one launch. A shared prompt goes through the embedding too."""
+    """Most tokens of one launch of `embedding`. A shared prompt goes through it too."""
     return max(job.max_input_length, job.max_prefill_kv_length) if job.share_prompt else job.max_input_length
 
 
 def has_sampling_heads(job: Job) -> bool:
-    """Logits leave the lm_head for sampling, and so that lm_head_lora can add to them."""
+    """Whether lm_head gives logits instead of a token: for sampling, or so that lm_head_lora can add to them."""
     return job.do_sample or job.lora_max_rank > 0
 
 

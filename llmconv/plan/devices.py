@@ -21,8 +21,8 @@ class Group:
 
 
 def groups(plan: Plan) -> list[Group]:
-    """The devices of a pipeline, [] where there is none: towers and embeddings first, then the layers in equal runs,
-    then heads and the rest."""
+    """The devices of a pipeline, [] where there is none. The first has towers and embeddings, the last has heads and
+    the rest, and those between have the layers in equal runs."""
     job = plan.job
     if job.num_device == 1 or job.distribute_strategy != "pp":
         return []
@@ -41,9 +41,7 @@ def groups(plan: Plan) -> list[Group]:
 
 
 def configuration(plan: Plan) -> str:
-    """The combine configuration: JSON with num_device and, by device, its .bmodel and the nets that it was combined
-    from.
-    """
+    """The combine configuration: JSON with num_device and, for each device, its .bmodel and its nets."""
     made = {
         "num_device": plan.job.num_device,
         "bmodel_dir": ".",

@@ -17,8 +17,9 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
-    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process, the net having
-    that form (llmconv.plan.forms). Not those that are quantised already.
+    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process.
+
+    form: the net's (llmconv.plan.forms). Elements that are quantised already do not count.
     """
     absent = (
         {weight.name for weight in linears(net)} if form == "packed" or (form == "hollow" and not coded(net)) else ()
@@ -48,10 +49,10 @@ def _quantised_bytes(net: Net, form: str = "") -> int:
 
 
 def compile_memory(net: Net, form: str = "") -> int:
-    """Bytes of memory that compiling a net takes, on top of a fixed part. Measured: 2.6 times its float32 weights, 3
-    times those in half precision, 4 times what is quantised already; 1.9, 1.1 and 2.2 times where codegen does without
-    them, 1.9, 2.2 and 3 times if devices share them then. Of a hollow or packed net at least what our coefficients for
-    its linears take.
+    """Bytes of memory that compiling a net takes, 150 MB of them fixed. Measured: 2.6 times its float32 weights, 3
+    times those in half precision, 4 times what is quantised already. Where codegen does without weights: 1.9, 1.1 and
+    2.2 times; if devices share them then, 1.9, 2.2 and 3 times. A hollow or packed net takes at least what our
+    coefficients for its linears take.
     """
     (floats, halves), codes = weight_elements(net, form), _quantised_bytes(net, form)
     shares = 2.6, 3, 4
@@ -83,8 +84,8 @@ def net_bytes(net: Net, owner: bool) -> int:
 
 
 def compile_seconds(net: Net, form: str = "") -> float:
-    """CPU-seconds of a compile with warm attention kernels: measured 0.85 for 15M weights, 15 for 233M; 1.5 for those
-    233M in packed form, most of it for our coefficients.
+    """CPU-seconds of a compile, with the attention kernels built already. Measured: 0.85 for 15M weights, 15 for 233M;
+    1.5 for 233M in packed form, most of it for our coefficients.
     """
     floats, halves = weight_elements(net, "halved" if form == "hollow" else form)
     return (
@@ -97,12 +98,12 @@ def compile_seconds(net: Net, form: str = "") -> float:
 
 
 def check_memory() -> int:
-    """Bytes of memory that checking a linear takes, whose parts have at most PART weights."""
+    """Bytes of memory that checking a linear takes; one part has at most PART weights."""
     return 150 * MB + int(2.6 * 4 * PART)
 
 
 def check_scratch() -> int:
-    """Bytes of disk that it takes: the weight file, the lowered weights, the .bmodel of a part."""
+    """Bytes of disk that checking a linear takes: the weight file, the lowered weights, the .bmodel of a part."""
     return KERNEL + 4 * PART + 4 * PART
 
 
@@ -151,6 +152,7 @@ def coefficient_bytes(nets: Sequence[Net]) -> int:
 
 
 def io_bytes(net: Net) -> int:
+    """Bytes of a net's inputs and outputs."""
     sizes = {"f32": 4, "i32": 4}
     return sum(prod(io.shape) * sizes.get(io.dtype, 2) for io in (*net.inputs, *net.outputs))
 
@@ -170,7 +172,7 @@ def device_memory(plan: Plan) -> dict[str, dict[str, int]]:
 
 
 def _memory(nets: Sequence[Net]) -> dict[str, int]:
-    """Of one device's nets; of a net that is split over devices each has its share."""
+    """The memory of one device by use. Of nets that are split over devices it has its share."""
     split = [net for net in nets if net.flags.num_device > 1]
     cache = sum(
         io_bytes(net) // net.flags.num_device for net in nets if net.flags.addr_mode == "io_alone" and not net.stage_of

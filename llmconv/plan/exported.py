@@ -42,8 +42,10 @@ class LeftOut:
 
 @dataclass(frozen=True)
 class TableTexts:
-    """A net with a large table and a sample of it. input: with the table as the last input, in place of the weight;
-    shifted: with an unused input behind that. sample: the net with the first rows of the table, as it is.
+    """The texts of a net with a large table, and of a sample: the net with the first rows of the table.
+
+    sample: with the table as a weight. _input: with the table as the last input instead. _shifted: with an unused input
+    behind that.
     """
 
     sample: Text
@@ -57,8 +59,8 @@ class TableTexts:
 class Form:
     """A form of a net. kind: one of KINDS, or "" for the net as it is.
 
-    text: what the compiler gets. absent: the linears without values of a hollow net. table: of a net without its table
-    the texts, of which `text` is one, that show that its program is right.
+    text: what the compiler gets. absent: the linears that a hollow net has without values. table: only of a net without
+    its table, the texts that show that its program is right; `text` is one of them.
     """
 
     kind: str

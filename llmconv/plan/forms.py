@@ -1,10 +1,10 @@
-"""Cheaper forms in which the compiler gets a net, and which give the same program. Pure.
+"""Forms of a net that cost the compiler less memory and time, and give the same program. Pure.
 
-apart    a net with a large table, without the table (llmconv.compile.table_as_input)
-packed   a large block that is to be quantised, its linears already quantised (llmconv.compile.stand_ins)
-halved   a net in half precision, its linears in that type
-hollow   a large one of those, its linears without values (llmconv.compile.without_weights), which are checked like
-         those of packed blocks; or a very large one that the checkpoint has quantised, without its codes
+apart    of a net with a large table: without the table (llmconv.compile.table_as_input)
+packed   of a large block that is to be quantised: with linears quantised already (llmconv.compile.stand_ins)
+halved   of a net in half precision: with linears in that type
+hollow   of a large net in half precision: with linears without values (llmconv.compile.without_weights), which are
+         checked as in packed blocks; of a very large net that the checkpoint has quantised: without codes
 
 `no_stamp` compiles every net as it is; the tests compare with that.
 """
@@ -55,24 +55,24 @@ def form_of(net: Net) -> str:
 
 
 def alone(flags: CompileFlags) -> CompileFlags:
-    """Those of a net for linears compiled by themselves, on one device."""
+    """The flags of a net for its linears compiled by themselves, on one device."""
     return replace(flags, num_device=1, same_addr="", precision=())
 
 
 def codes_apart(flags: CompileFlags) -> bool:
-    """Whether a packed net is lowered without its codes; not where the compiler cuts them for devices or cores."""
+    """Whether a net is lowered without its codes; not where the compiler cuts them for devices or cores."""
     return flags.num_device == flags.num_core == 1 and not flags.debug
 
 
 def lean(flags: CompileFlags, weight_bytes: int) -> bool:
     """Whether a net with a weight file of that size goes through codegen without weights
-    (llmconv.compile.without_weights): not with debug, which leaves all to be read.
+    (llmconv.compile.without_weights). With debug it does not, so that all files can be read.
     """
     return weight_bytes >= LEAN and not flags.debug
 
 
 def exported(net: Net, stamp: bool = True) -> Exported:
-    """What export writes of a net. stamp: its cheaper forms too."""
+    """What export writes of a net. stamp: whether with its cheaper forms."""
     return Exported(net.weights, net.roles, forms(net) if stamp else ())
 
 
@@ -138,7 +138,8 @@ def parts(net: Net, weight: Weight) -> list[Text]:
 
 
 def linears(net: Net) -> list[Weight]:
-    """The weights of its linear layers: [K, N]; and of a head that is multiplied from the left its table [V, H]."""
+    """The weights [K, N] of a net's linear layers; also the table [V, H] of a head, which is multiplied from the
+    left."""
     return [net.graph.weights[role.weight] for role in net.roles if _is_linear(role, net.graph.weights[role.weight])]
 
 
@@ -148,7 +149,7 @@ def _is_linear(role: Role, weight: Weight) -> bool:
 
 
 def coded(net: Net) -> list[Weight]:
-    """The codes [N, K * bits / 8] of its linears that the checkpoint has quantised, where they are left out."""
+    """The codes [N, K * bits / 8] of a net's linears that the checkpoint has quantised; [] unless they are left out."""
     codes = sum(prod(weight.shape) for weight in net.weights if weight.dtype == "ui8")
     if not codes_apart(net.flags) or codes < CODED:
         return []

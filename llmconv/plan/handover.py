@@ -24,7 +24,7 @@ class Requirement:
 
 @dataclass(frozen=True)
 class Mask:
-    """What hides a place in a mask input (0 shows it). bits: the value as the input's dtype has it, in hex."""
+    """The value that hides a place in a mask input (0 shows it). bits: the same in the input's dtype, in hex."""
 
     input: str
     dtype: str
@@ -40,7 +40,7 @@ HIDDEN = {"bf16": (-9984.0, "0xC61C"), "f16": (-10000.0, "0xF0E2"), "f32": (-100
 class KVCache:
     """The KV cache of one sequence: history inputs [rows, heads, size] of every layer, for keys and for values.
 
-    stages: rows of the decode stages.
+    stages: rows of the further decode stages, the longest first.
     """
 
     layers: int
@@ -53,8 +53,8 @@ class KVCache:
 @dataclass(frozen=True)
 class Handover:
     """half: dtype of hidden states, KV cache and masks. equal_lengths: the family's public demo needs
-    max_input_length == seq_length. rope: which of longrope's tables the nets have, "" for other models. largest: of
-    each tower the largest item of one launch, in numbers, by what the tower looks at ("image")."""
+    max_input_length == seq_length. largest: for what each tower looks at ("image"), the largest item of one launch, in
+    numbers. rope: which of longrope's tables the nets have, "" for other models."""
 
     chip: str
     devices: int
@@ -75,7 +75,8 @@ class Handover:
 
     @classmethod
     def of(cls, plan: Plan) -> Handover:
-        """Of a plan. Raises InputError for a generation_config.json or tokenizer_config.json that cannot be read."""
+        """The handover of a plan. Raises InputError where generation_config.json or tokenizer_config.json cannot be
+        read."""
         job = plan.job
         special = tokens.read(plan.config, job.model_path)
         marks = {tower.token[0]: spec.token for tower, spec in plan.towers}
@@ -124,7 +125,7 @@ def _masks(nets: tuple[Net, ...]) -> Iterator[Mask]:
 
 
 def rows(device: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What a manifest has under "device", for people: (what, text)."""
+    """What a manifest has under "device", for people: pairs of label and text."""
     needs, cache, special = (device[key] for key in ("requires", "kv_cache", "tokens"))
     lengths = f"{device['seq_length']} tokens, prompts up to {device['max_input_length']}" + (
         f", {device['batch']} sequences at once" if device["batch"] > 1 else ""

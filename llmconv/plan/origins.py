@@ -22,11 +22,11 @@ class Origin:
 
     template: the net of the same structure that is compiled for it; None for one that is compiled itself.
     owner: an earlier net made of the same weights, whose coefficients are expected to be the same; None for the first.
-    linears: of a packed or hollow net the first one whose linears have the same sizes: what is found out about those
-    holds for this one's.
+    linears: of a packed or hollow net, the first net whose linears have the same sizes; checks of those count for this
+    one's too.
     form: how the compiler gets it (llmconv.plan.forms), "" as it is.
-    after: a net with a large table that is compiled before this one, which has one too: together they would need much
-    memory and disk.
+    after: a net that is compiled before this one, because both have a large table: together they would need much memory
+    and disk.
     members: how many nets are stamped from this one.
     structure: the same for nets whose programs are the same.
     """

@@ -27,9 +27,8 @@ from llmconv.request.job import Job
 
 @dataclass(frozen=True)
 class Plan:
-    """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were
-    settled.
-    `towers`: those for images or sound, with their sizes."""
+    """A settled job and its nets, in the order of the .bmodel. notes: what a user should know about how options were
+    settled. towers: those for images or sound, with their sizes."""
 
     job: Job
     config: Config

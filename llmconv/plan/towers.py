@@ -1,4 +1,4 @@
-"""The nets of a model that sees or hears: its towers, and what brings their hidden states into the language model."""
+"""The nets of towers, for a model that sees or hears, and those that add their hidden states to the language model."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ GROUPS = ("vision",)  # of the options that size towers
 
 
 def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, spec: Spec) -> tuple[Fitted, ...]:
-    """The family's towers with their sizes, those that the model has. Raises InputError for options that do not fit
-    them, or that no tower is there for."""
+    """Those of the family's towers that the model has, with their sizes. Raises InputError for options that do not fit
+    them, and for options of a tower that the model lacks."""
     found = []
     for tower in family.towers:
         sizes = tower.spec(config, checkpoint.tensors, {name: getattr(job, name) for name in tower.reads})
@@ -50,13 +50,13 @@ def notes(job: Job, towers: Iterable[Fitted]) -> list[str]:
 
 
 def settled(job: Job, towers: Iterable[Fitted]) -> Job:
-    """The job with the towers' options as they came to be."""
+    """The job with the settled values of the towers' options."""
     return replace(job, **{name: value for tower, spec in towers for name, value in tower.settled(spec).items()})
 
 
 def tower_nets(job: Job, spec: Spec, towers: Iterable[Fitted]) -> Iterator[Net]:
-    """The towers, which stay in half precision whatever the blocks' weights become, each behind the nets that stand
-    beside it; towers that need the same one share it."""
+    """The towers' nets, each behind the further nets that its tower needs. Towers share a further net of one name. All
+    stay in half precision, whatever the blocks' weights become."""
     beside: set[str] = set()
     for fitted in towers:
         tower, sizes = fitted

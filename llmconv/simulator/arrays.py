@@ -17,7 +17,7 @@ INTEGERS = {"i8": np.int8, "u8": np.uint8, "i16": np.int16, "u16": np.uint16, "i
 
 @dataclass(frozen=True)
 class NetInfo:
-    """A net as the runtime sees it. inputs and outputs are those of the first stage; every stage's are in `shapes`.
+    """A net as the runtime sees it. inputs, outputs: with the shapes of the first stage.
 
     shapes: by stage, (the inputs' shapes, the outputs' shapes), in the order of inputs and outputs.
     """

@@ -1,8 +1,8 @@
 """The simulator's process: `python -m llmconv.simulator.child READ_FD WRITE_FD PARENT FOLDER BMODEL`.
 
-The vendor's libraries allow one chip per process, print to fds 1 and 2, and end the process on some faults; so they
-live here, with fds 1 and 2 leading to a log, and talk to client.py through two pipes. A message is one line of JSON and
-then the bytes that its "sizes" announces:
+The vendor's libraries allow one chip per process, print to fds 1 and 2, and end the process on some faults. So they
+live here, fds 1 and 2 lead to a log, and two pipes lead to client.py. A message is one line of JSON and then the bytes
+that its "sizes" announces:
 
     child -> client, when loaded    {"nets": [...]}                                 see library.Runtime.nets
     client -> child                 {"net": name, "shapes": [...], "read": [...], "sizes": [...]}  + the inputs

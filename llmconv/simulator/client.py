@@ -32,10 +32,9 @@ MiB = 1 << 20
 class Simulator:
     """A simulated chip with one .bmodel loaded, in a process of its own; use it in a `with` statement.
 
-    bmodel: the file; chip: "bm1684x", "bm1688" or "cv186x", which must be the file's; root: the compiler's folder
-    (TPUC_ROOT); memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched
-    costs anything); log: where the libraries' output goes (by default it is thrown away, and only an error quotes its
-    end).
+    bmodel: the file. chip: "bm1684x", "bm1688" or "cv186x", which must be the file's. root: the compiler's folder
+    (TPUC_ROOT). memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched
+    costs anything). log: where the libraries' output goes (by default nowhere; an error quotes its end).
 
     Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the
     simulator. The process dies with the thread that made it.
@@ -90,12 +89,12 @@ class Simulator:
         """Run a net; returns its outputs by name: f32 for f32, bf16 and f16 tensors, else the tensor's own integer
         type.
 
-        read: inputs that the net writes to: they are returned too, as the launch left them.
-
         inputs: one array per input of the net, by name. Floats are rounded (nearest even) to the net's bf16 or f16; a
-        uint16 array is taken for a bf16 tensor's bits; integers must fit. The shape must be that of a stage. In a
-        dynamic net any dimension may also be smaller, though not 0 (the runtime cannot tell which of them may vary: a
-        smaller one that may not gives a wrong result); its outputs come in their true shapes.
+        uint16 array is taken for a bf16 tensor's bits; integers must fit. The shapes must be those of a stage. In a
+        dynamic net any dimension may also be smaller, but not 0, and outputs come in their true shapes. The runtime
+        cannot tell which dimensions may vary: a smaller one that may not gives a wrong result.
+
+        read: inputs that the net writes to. They are returned too, as the launch left them.
         """
         if net not in self.nets:
             raise ToolError(f"{self.bmodel} has no net {net!r}", f"it has {', '.join(self.nets)}")

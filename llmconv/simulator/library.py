@@ -166,9 +166,7 @@ class Runtime:
             raise RuntimeError("the runtime refuses the file")
 
     def nets(self) -> list[dict]:
-        """What the runtime says of its nets: name, dynamic, core_num, addr_mode, and by stage the inputs and
-        outputs.
-        """
+        """What the runtime says of its nets: name, dynamic, core_num, addr_mode; inputs and outputs of every stage."""
         names = [
             self._library.bmrt_get_network_name(self._runtime, number)
             for number in range(self._library.bmrt_get_network_number(self._runtime))
@@ -199,7 +197,7 @@ class Runtime:
         )
         if not done:
             raise RuntimeError(f"the runtime could not run net {net}")
-        # a net of its own io addresses has its inputs there still
+        # a net with io addresses of its own still has its inputs there
         memories = _stage(info, shapes).input_memories
         outputs += [self._bytes(net, memories[number], len(inputs[number])) for number in read]
         return outputs, [shape.list() for shape in out_shapes]
@@ -207,8 +205,8 @@ class Runtime:
     def _launch_in_place(
         self, net: str, inputs: list[bytearray], shapes: list[list[int]], read: list[int]
     ) -> tuple[list[bytearray], list[list[int]]]:
-        """The same for a net that writes to inputs without addresses of their own: tensors lie in the memory that the
-        runtime has for the net's stage, as those of programs on a device do.
+        """As `launch`, for a net in basic mode that writes to its inputs. Tensors lie in the memory that the runtime
+        has for the net's stage, as they do for programs on a device.
         """
         info = self._info(net.encode())
         stage = _stage(info, shapes)
@@ -236,7 +234,7 @@ class Runtime:
 
 
 def _stage(info: NetInfo, shapes: list[list[int]]) -> StageInfo:
-    """The stage with inputs of these shapes; of a dynamic net, whose shapes may be smaller, the first."""
+    """The stage with inputs of these shapes; the first one where there is none (a dynamic net takes smaller shapes)."""
     stages = [info.stages[n] for n in range(info.stage_count)]
     return next((s for s in stages if [s.input_shapes[n].list() for n in range(info.input_count)] == shapes), stages[0])
 

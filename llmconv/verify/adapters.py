@@ -22,10 +22,10 @@ SHARED = ("shared_gate", "shared_up", "shared_down")  # of the expert beside rou
 
 @dataclass(frozen=True)
 class Adapter:
-    """weights: A [r, K] and B [r, N] of every linear (the embedding's A is [V, r]), by the names that they have in the
-    nets;
-    paths: a linear's recipe for its weight -> its path in the nets; embedding, head: their paths; dtype: bf16 or f16,
-    which holds them.
+    """weights: A [r, K] and B [r, N] of every linear (the embedding's A is [V, r]), by their names in the nets.
+
+    paths: the recipe of a linear's weight -> its path in the nets; embedding, head: their paths; dtype: bf16 or f16,
+    the type of A and B in the file.
     """
 
     weights: Mapping[str, np.ndarray]
@@ -66,8 +66,9 @@ class Adapter:
         return self.weights[f"{path}.lora_A.weight"], self.weights[f"{path}.lora_B.weight"]
 
     def parts_of(self, source: tuple) -> Iterator[tuple[int, int, np.ndarray, np.ndarray]]:
-        """What is added to the linear whose weight [N, K] the model has from recipe `source`: (first, last, A, B) for
-        its rows first to last, which are all, or those of one role in a fused tensor.
+        """The parts of the model's linear whose weight [N, K] has the recipe `source`: (first, last, A, B) each.
+
+        B^T A is added to the rows first to last of the weight: to all of them, or to one role's in a fused tensor.
         """
         whole, start, end = _rows(source)
         for recipe, path in self.paths.items():
@@ -92,9 +93,10 @@ class Adapter:
 
 
 def load(adapter: Adapter, files: Sequence[Path], folder: Path) -> list[Path]:
-    """Copy a plan's .bmodel files to `folder` and write the adapter into their coefficients, where their tables of
-    locations name them (lora.<rank>.<axis of the rank>.<weight>). ToolError when they name one that the adapter lacks,
-    or not all of the adapter's.
+    """Copy a plan's .bmodel files to `folder`, and write the adapter into the coefficients of the copies.
+
+    A file's table of locations names the places: lora.<rank>.<axis of the rank>.<weight>. Returns the copies. Raises
+    ToolError when a table names a weight that the adapter lacks, or when no table names one of the adapter's.
     """
     copies = [Path(shutil.copyfile(file, folder / file.name)) for file in files]
     found = {name for copy in copies for name in _write(adapter, copy)}

@@ -56,7 +56,7 @@ def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
         text = cut.get_text_config()
         fields: dict[str, Any] = {"layer_types": []} if layer is None else oracle.layer(text.to_dict(), layer)
         fields["num_hidden_layers"] = 0 if layer is None else 1
-        # a row of the whole embedding table, of which a call gets a few; it matters to training alone
+        # it counts rows of the whole embedding table, and a call gets only a few of them; training alone needs it
         fields["pad_token_id"] = None
         for name, value in fields.items():
             setattr(text, name, value)
@@ -94,8 +94,9 @@ def cache_argument(decoder: Any) -> str:
 def before(
     module: Any, given: torch.Tensor | None = None, seen: Callable[[torch.Tensor], None] = lambda _: None
 ) -> Any:
-    """A hook that tells `seen` the hidden states that reach the module, its first argument, and puts `given` in
-    their place. It is a context manager, which takes the hook away.
+    """Hook the module's first argument, its hidden states: pass it to `seen`, and put `given` in its place, if given.
+
+    Returns a context manager that removes the hook.
     """
 
     def hook(_: Any, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict[str, Any]] | None:

@@ -63,7 +63,7 @@ class Difference:
 
     @property
     def cosine(self) -> float:
-        """Of the two as vectors; NaN where values are not finite."""
+        """Cosine of the angle between the two as vectors; NaN where values are not finite."""
         if self.not_finite:
             return math.nan
         if not self.expected or not self.found:
@@ -103,8 +103,8 @@ class Tolerance:
     """The bounds of a Difference. Values that are not finite are never right.
 
     factor: a relative L2 beyond the bound is right up to this many times torch's own error in half precision (0:
-    never), but not beyond `most`. below: a cosine below the bound is right down to torch's own less this (None: never).
-    The error by token, which has no tolerance of its own in the measurements, may always be FACTOR times torch's.
+    never), but not beyond `most`. below: a cosine below the bound is right down to torch's own cosine minus this (None:
+    never). The error by token has no measured bound of its own: it may be `relative_l2`, or FACTOR times torch's.
     """
 
     relative_l2: float = math.inf
@@ -124,6 +124,7 @@ class Tolerance:
         return min(self.cosine, torch_half.cosine - self.below)
 
     def allows(self, difference: Difference, torch_half: Difference | None = None) -> bool:
+        """Whether a difference is right, where torch in half precision comes to `torch_half`."""
         if difference.not_finite or difference.relative_l2 > self.limit(torch_half):
             return False
         if difference.cosine < self.cosine_limit(torch_half):
@@ -132,7 +133,7 @@ class Tolerance:
 
 
 def _finite(difference: Difference | None, figure: str) -> float:
-    """A figure of torch's own error; 0 where it is not known or not finite: that excuses nothing."""
+    """A figure of torch's own error; 0, which excuses nothing, where it is not known or not finite."""
     return getattr(difference, figure) if difference and not difference.not_finite else 0.0
 
 
@@ -152,9 +153,11 @@ ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}
 
 
 def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndarray:
-    """[L]: the tokens to judge behind a router, by its logits [L, E] and those of half precision: all, but for those
-    whose last of the `chosen` experts and first one left out are closer than half precision can tell (as for generated
-    tokens): either is right, and they give different results.
+    """bool [L]: the tokens that a router sends clearly to its `chosen` experts. Only they are judged.
+
+    logits: the router's [L, E]; half: the same in half precision. For the other tokens the last expert chosen and the
+    first one left out are closer than half precision can tell, by the same bound as for generated tokens. Either
+    expert is right there, and the results differ.
     """
     import numpy as np
 

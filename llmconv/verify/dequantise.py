@@ -24,9 +24,10 @@ KEEP_BYTES = 256 << 20  # dequantised weights kept for their next rows
 
 @dataclass
 class Dequantised:
-    """The checkpoint with a float weight PATH.weight [N, K] for every quantised one. zero_shift: what was taken from
-    GPTQ's zero points;
-    scales: the type that scales are rounded to (the chip has them in half precision; f32: as they are).
+    """The checkpoint with a float weight PATH.weight [N, K] for every quantised one.
+
+    zero_shift: GPTQ stores its zero points less this. block: rows and columns of a weight for each fp8 scale. scales:
+    the type that scales are rounded to (the chip has them in half precision; f32: as they are).
     """
 
     checkpoint: Checkpoint
@@ -38,6 +39,7 @@ class Dequantised:
 
     @classmethod
     def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
+        """The checkpoint of a plan, by the quantisation that its config.json declares."""
         config = plan.config
         parts = (config.sub("text_config"), config)
         section = next(
@@ -58,7 +60,7 @@ class Dequantised:
         return self.checkpoint.info(name)
 
     def float32(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """As of a Checkpoint."""
+        """As Checkpoint.float32."""
         path = name.removesuffix(".weight")
         if all(
             f"{path}.{part}" not in self.checkpoint.tensors for part in ("qweight", "weight_packed", "weight_scale_inv")
@@ -80,7 +82,7 @@ class Dequantised:
         return self._awq(path) if self.awq else self._gptq(path)
 
     def _tensor(self, name: str) -> torch.Tensor:
-        """Integers as int64, of which words are without sign; anything else as float32."""
+        """Integers as int64, their 32-bit words taken as unsigned; anything else as float32."""
         import torch
 
         if self.checkpoint.info(name).dtype in ("I32", "I64"):

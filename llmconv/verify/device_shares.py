@@ -1,8 +1,8 @@
 """Layers that are split over devices: each device's coefficients have to be its share of the model's weights.
 
-Queries, keys, values and the MLP's first matrices are split by outputs, the output projections by inputs, with their
-bias on the first device; norms and rotary tables are whole on every device. The compiler gives all devices but the last
-the same share, a multiple of a few units that it chooses.
+Queries, keys, values and the MLP's first matrices are split by outputs. The output projections are split by inputs, and
+the first device has their bias. Every device has norms and rotary tables whole. The compiler gives all devices but the
+last the same share, a multiple of one of UNITS.
 """
 
 from __future__ import annotations
@@ -26,13 +26,11 @@ from llmconv.top.graph import Weight
 UNITS = (1, 32, 64, 128, 256)  # shares are multiples of one of these
 BY_INPUTS = ("o", "down")
 
-Held = Counter  # of (bytes as stored, sha256)
+Held = Counter  # of coefficients, each as (number of bytes as stored, sha256)
 
 
 def unlike(plan: Plan, bmodel: Path) -> list[str]:
-    """What the devices of a file hold of the split nets that is not their share, one sentence for each net; [] when all
-    is right.
-    """
+    """What is wrong with the split nets of a file: a sentence for each net of which a device holds another share."""
     model = BModel.read(bmodel)
     held = _held(model, plan.job.num_device)
     found = []
@@ -43,7 +41,7 @@ def unlike(plan: Plan, bmodel: Path) -> list[str]:
 
 
 def _held(model: BModel, devices: int) -> dict[str, list[Held]]:
-    """By split net, what each device has of it."""
+    """The coefficients of each device, by split net."""
     found: dict[str, list[Held]] = {}
     for entry, net in zip(model.tree["net"], model.nets):
         if cascade := entry.get("cascade"):

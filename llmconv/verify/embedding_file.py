@@ -24,9 +24,7 @@ PIECE = 1 << 14  # rows that are compared at a time
 
 @dataclass(frozen=True)
 class Table:
-    """A file of `rows` x `width` values of half type `dtype`, row by row. scale: what the runtime multiplies a row
-    with.
-    """
+    """A file of `rows` x `width` values of half type `dtype`, row by row. scale: the runtime's factor for every row."""
 
     path: Path
     rows: int

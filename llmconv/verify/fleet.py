@@ -37,8 +37,9 @@ class Part:
 
 
 class Fleet:
-    """The files of a plan's devices, one simulated chip each; like a Simulator, `nets` and `run` are those of all. A
-    file for several devices is run part by part on one chip.
+    """The files of a plan's devices, one simulated chip each. `nets` and `run` are a Simulator's, for all of them.
+
+    One file for several devices runs part by part on one chip.
     """
 
     def __init__(self, plan: Plan, files: Sequence[Path], root: Path):

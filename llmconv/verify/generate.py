@@ -1,7 +1,7 @@
 """A short greedy generation on the simulator exactly as a runtime does it, beside the same with the model's own maths.
 
 The reference follows the chip's tokens, so that every one is judged on the same prefix; it never sees the chip's
-numbers. Each launch is also compared by itself (runs.Session), fed with what the chip's previous net gave.
+numbers. Each launch is also compared by itself (session.Session), fed with what the chip's previous net gave.
 
 Noise: half precision blurs the logits. How much is measured on the model itself: torch computes the same chain in the
 net's half precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.FACTOR) each
@@ -44,8 +44,9 @@ class Generation:
 
 @dataclass(frozen=True)
 class Turn:
-    """Tokens [n] to read, and how many to generate behind them (0: read on). back: first forget all but so many tokens.
-    shown: what its placeholders stand for."""
+    """ids: tokens [n] to read; tokens: how many to generate behind them (0: none, the next turn follows at once).
+
+    back: keep only so many tokens before reading (None: all). shown: what the placeholders among the ids stand for."""
 
     ids: np.ndarray
     tokens: int
@@ -54,8 +55,9 @@ class Turn:
 
 
 class Own:
-    """The model run by itself, layer by layer, with states of its own behind `past` tokens. routing: the router's
-    logits [n, experts] of each layer with routed experts, of the tokens that were read last."""
+    """The model run by itself, layer by layer, with states of its own behind `past` tokens.
+
+    routing: router logits [n, experts] of the n tokens read last, for each layer with routed experts."""
 
     def __init__(self, reference: Reference):
         self.reference = reference
@@ -65,7 +67,7 @@ class Own:
         self.routing: list[np.ndarray] = []
 
     def look(self, ids: np.ndarray, shown: Sequence[Shown]) -> None:
-        """See what a prompt [n], which is read next, shows."""
+        """Look at what a prompt [n] shows; it is read next."""
         self.course.show(*self.reference.sight.look(ids, shown, self.course.next))
 
     def forward(self, ids: np.ndarray) -> np.ndarray:
@@ -101,8 +103,8 @@ class Own:
 
 
 class Speaker:
-    """One sequence on both sides: the chip's states by layer and how many tokens they are behind, the model by itself,
-    exactly and blurred."""
+    """One sequence on both sides: the chip's states by layer behind `past` tokens, and the model by itself, in float32
+    (`own`) and in half precision (`blurred`)."""
 
     def __init__(self, session: Session, runtime: Runtime, name: str = ""):
         spec = session.plan.spec
@@ -141,7 +143,7 @@ class Speaker:
             model.mark()
 
     def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        """The chip has read tokens [n], to hidden states `rows` [1, n, H]: compare the chain with the model's."""
+        """Read tokens [n] in the model too, and compare its final hidden states with the chip's `rows` [1, n, H]."""
         right, half = self.own.forward(ids), self.blurred.forward(ids)
         clear = self._clearly_routed(len(ids))
         if clear.any():
@@ -154,7 +156,7 @@ class Speaker:
         self._state = rows[:, -1], right[:, -1], half[:, -1]
 
     def _clearly_routed(self, tokens: int) -> np.ndarray:
-        """[tokens]: those that every router sends clearly to its experts."""
+        """bool [tokens]: those that every router sends clearly to its experts."""
         import numpy as np
 
         experts = self.session.plan.spec.experts
@@ -188,8 +190,8 @@ class Speaker:
 
 
 def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
-    """Generate up to `tokens` tokens in each sequence (as far as the cache reaches); returns the last ones, not read
-    yet."""
+    """Generate up to `tokens` tokens in each sequence, as far as the cache reaches. Returns the last token of each; it
+    is not read yet."""
     import numpy as np
 
     first = sequences[0]
@@ -232,9 +234,9 @@ def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Genera
 def generate_batch(
     session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Sequence[Shown]], tokens: int
 ) -> Generation:
-    """Generate up to `tokens` tokens behind each of several prompts, which are read one after the other and decoded
-    together.
-    shown: what the placeholders of each stand for."""
+    """Generate up to `tokens` tokens behind each of several prompts. They are read one by one, and decoded together.
+
+    shown: what the placeholders of each prompt stand for."""
     sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
     for sequence, prompt, seen in zip(sequences, prompts, shown):
         sequence.read(prompt, seen)
@@ -243,8 +245,10 @@ def generate_batch(
 
 
 def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -> list[Turn]:
-    """A conversation that a plan's nets are for: one prompt; with prefill history a long one and another; for a shared
-    prompt that and two questions, each behind the prompt alone. The first shows something, if the model has towers."""
+    """A conversation that a plan's nets are for: one prompt; with prefill history, a long prompt and another behind it;
+    with a shared prompt, that prompt and two questions, each behind the prompt alone.
+
+    The first prompt shows something to each tower."""
 
     def first_turn(count: int, answer: int) -> Turn:
         read, shown = towers.prompt(plan, rng, max(1, count))

@@ -75,8 +75,8 @@ class Judge:
         self.ledger.picked.append(pick(name, launch.label, choice(found), logits[0], 0.0))
 
     def sample_head(self, name: str, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
-        """The candidates (by the logits that they have after the penalty, so that equal ones may change places) and
-        their odds.
+        """The candidates and their odds. Candidates are compared by their logits after the penalty, because equal ones
+        may change places.
         """
         import numpy as np
 

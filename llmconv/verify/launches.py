@@ -13,15 +13,15 @@ The layout is that of the public demo programs:
 * Decode at position p sees rows [0, p) of the history, none of [p, S), and the column S, which is the token itself.
   Several sequences at once have S columns, the last of which is the token itself.
 * What lies in rows of padding differs among the demos. Those that copy the real rows into an input that was zeroed
-  (Qwen2.5, Qwen3, Gemma 3, MiniCPM4) leave zeros: so do launches of a net by itself (runs.alone). Those that hand on
+  (Qwen2.5, Qwen3, Gemma 3, MiniCPM4) leave zeros: so do launches of a net by itself (session.alone). Those that hand on
   whole outputs or never clear their buffers (Llama 3, Phi-3, Qwen2-VL, Qwen3-VL) leave the states of an earlier prompt:
   so do generations (runtime.Runtime).
-* Not followed is what no net could be right with: row p of the history, not written yet, is visible to decode at
-  position p in the demos of GLM-4 and of several sequences at once; and those of shared prompts give the history of a
-  dynamic launch the length of the question.
+* Two faults of demos are not followed, because no net could be right with them. The demos of GLM-4 and of several
+  sequences at once show row p of the history to decode at position p, before it is written. The demos of shared prompts
+  give the history of a dynamic launch the length of the question.
 
-`EXPECTED` has a function for every kind of net that gives tensors, but for towers (`expected` asks the tower itself)
-and heads (judged by heads.py)."""
+`EXPECTED` has a function for every kind of net that gives tensors, except towers (`expected` asks the tower itself) and
+heads (heads.py judges them)."""
 
 from __future__ import annotations
 
@@ -47,11 +47,9 @@ HIDDEN = -10000.0
 class Launch:
     """Inputs by name, floats in float32 but with values that the net's half precision holds exactly.
 
-    count: tokens that are real, the rest of the net's length is padding; past: rows of history that are real, for each
-    sequence;
-    positions: [3, count] of the tokens (or [B, 3, 1]) where they are not those of text behind `past` tokens; shown:
-    what a tower's net looks at;
-    label: for people.
+    count: tokens that are real (the rest of the net's length is padding). past: rows of history that are real, for each
+    sequence. positions: the tokens' [3, count] (or [B, 3, 1]), where they are not those of text behind `past` tokens.
+    shown: what a tower's net looks at. label: for people.
     """
 
     net: Net
@@ -74,7 +72,7 @@ def capacity(net: Net) -> int:
 
 
 def follows(net: Net, past: int) -> bool:
-    """Whether a block net can take tokens behind `past` others: it gets all that its layer keeps of them."""
+    """Whether a block net can take tokens behind `past` others: its inputs hold all that its layer keeps of them."""
     if not past:
         return True
     kept = {one.name for one in net.states} <= dict(net.ports.inputs).keys()
@@ -148,9 +146,8 @@ def step(
 ) -> Launch:
     """A launch of a block: `count` tokens behind `past` ones. places: their positions [3, count], if not those of text.
 
-    hidden [1, L, H] with L >= count, whatever in the padding; history: the layer's states by name, rows whatever beyond
-    `past` (None: zeros). The net says which inputs it has; positions may have more than one row (mrope): text has the
-    same number in each."""
+    hidden: [1, L, H] with L >= count, any values in the padding. history: the layer's states by name, any values in
+    rows beyond `past` (None: zeros). Positions may have three rows (mrope); text has the same number in each."""
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
@@ -177,11 +174,11 @@ def steps(
     label: str = "",
     places: np.ndarray | None = None,
 ) -> Launch:
-    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens. places: [B,
-    3, 1], their positions, if not those of text.
+    """A launch of a decode block for one token of each of B sequences, sequence b behind pasts[b] tokens.
 
-    hidden [B, 1, H]; history: the layer's states by name [B, ...], rows whatever beyond the pasts. The net writes each
-    new row into the last place of the history, so that the last column of the mask [B, 1, 1, S] is the token itself."""
+    hidden: [B, 1, H]. history: the layer's states by name [B, ...], any values in rows beyond the pasts. places: the
+    tokens' positions [B, 3, 1], if not those of text. The net writes each new row into the last place of the history,
+    so that the last column of the mask [B, 1, 1, S] is the token itself."""
     import numpy as np
 
     ios = {io.name: io for io in net.inputs}
@@ -204,9 +201,8 @@ def steps(
 
 
 def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarray:
-    """[1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens), else
-    `hidden`. It is the
-    same for every layer: windows are in the nets."""
+    """float32 [1, 1, rows, keys + rows]: 0 where a token may look (history before `past`, itself, earlier new tokens),
+    else `hidden`. It is the same for every layer: windows are in the nets."""
     import numpy as np
 
     new = past + np.arange(count)
@@ -219,8 +215,10 @@ def mask(rows: int, keys: int, count: int, past: int, hidden: float) -> np.ndarr
 
 
 def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """What a launch gave, as `EXPECTED` gives it: of every output, and of every state that the net writes to its
-    inputs, [1, tokens, ...], one token of each sequence in a batch; [1, sequences, ...] of states that do not grow."""
+    """What a launch gave, as `EXPECTED` gives it: every output, and every state that the net writes to its inputs.
+
+    Shapes: [1, tokens, ...], where a batch has one token of each sequence; [1, sequences, ...] for states that do not
+    grow."""
     net, made = launch.net, {}
     new = {state.told(net)[name]: values for name, values in state.made(net, found).items()}
     for name, values in (dict(found) | new).items():
@@ -232,14 +230,14 @@ def results(launch: Launch, found: Mapping[str, np.ndarray]) -> dict[str, np.nda
 
 
 def _by_token(values: np.ndarray, launch: Launch) -> np.ndarray:
-    """[1, tokens, ...] of an output of one."""
+    """An output as [1, tokens, ...]."""
     if len(launch.past) > 1:
         return values.swapaxes(0, 1)
     return values[:, : launch.count] if len(values.shape) > 2 else values[None, : launch.count]
 
 
 def whole(net: Net) -> frozenset[str]:
-    """The outputs that are no rows of tokens, by their names in reports: states that do not grow."""
+    """The outputs without a row for each token, by their names in reports: states that do not grow."""
     told = state.told(net)
     return frozenset(told[one.name] for one in net.states if one.name in told and not one.grows)
 
@@ -250,8 +248,7 @@ def _embedding(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
 
 
 def _block(reference: Reference, launch: Launch) -> dict[str, np.ndarray]:
-    """What the layer makes of the same hidden states and states. Mask and positions are the model's, not the
-    launch's."""
+    """The model's layer on the launch's hidden states and kept states. Mask and positions are the model's own."""
     import numpy as np
 
     net, n, made, routing = launch.net, launch.count, [], []

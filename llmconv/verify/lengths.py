@@ -45,11 +45,11 @@ def _longest(plan: Plan) -> int:
 
 
 def places(net: Net, job: Job, thorough: bool, lengths: Sequence[int] = ()) -> list[Place]:
-    """The launches of a block net by itself: of prompts of these `lengths`, else those that tell the most.
+    """The launches of a block net by itself: those for prompts of these `lengths`, else those that tell the most.
 
-    Thorough are: prefill of 1, all but one and all tokens that the net takes, and of some; behind no history, some and
-    all of it; decode of the first token, of one in the middle and of the one that fills the last row of the cache. Else
-    one of those in the middle.
+    Without `thorough` that is one in the middle. With it, prefill also takes 1, all but one and all of the tokens that
+    the net takes, behind no and all of the history; decode also takes the first token, and the one that fills the last
+    row of the cache.
     """
     found = list(_asked(net, job, lengths)) or list(_telling(net, thorough))
     least = 1 if net.flags.dynamic and capacity(net) else 0  # a dynamic launch has no empty history
@@ -57,8 +57,8 @@ def places(net: Net, job: Job, thorough: bool, lengths: Sequence[int] = ()) -> l
 
 
 def _asked(net: Net, job: Job, lengths: Sequence[int]) -> Iterator[Place]:
-    """The last launch that a prompt of each length comes to in this net; in a decode net the token behind it. None
-    where it has none.
+    """For each length, the last launch of this net for a prompt of it, if there is one; in a decode net, the launch for
+    the token behind the prompt.
     """
     most, rows = length(net), capacity(net)
     for count in lengths:

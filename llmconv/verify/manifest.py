@@ -16,15 +16,12 @@ from llmconv.request.output import Layout
 
 CHUNK = 8 << 20
 
-
 AGAIN = "Run the conversion again."
 
 
 @dataclass(frozen=True)
 class Told:
-    """What manifest.json says of a build. sums: every .bmodel, the whole one first, with the sha256 that it was built
-    with; nets: names.
-    """
+    """What manifest.json says of a build. sums: each .bmodel, the whole one first, and its sha256; nets: names."""
 
     job: Job
     bmodel: Path
@@ -104,7 +101,7 @@ def read(out_dir: Path) -> Built:
 
 
 def _job(given: dict[str, Any], out_dir: Path) -> Job:
-    """The Job of a manifest; an output directory may have been moved since."""
+    """The Job of a manifest. The output directory may have moved since, so `out_dir` replaces it."""
     values: dict[str, Any] = {f.name: given[f.name] for f in fields(Job) if f.name in given}
     values |= {"model_path": Path(given["model_path"]), "out_dir": out_dir}
     return Job(**values)

@@ -50,8 +50,8 @@ def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> No
 
 
 def prompt(plan: Plan, rng: np.random.Generator, length: int) -> tuple[np.ndarray, tuple[Shown, ...]]:
-    """Tokens [length] of text that shows each tower something, as much as half of its share of them allows; nothing
-    where not even the smallest fits, and for models without towers."""
+    """Random tokens [length], and what their placeholders stand for. Towers have equal shares of the tokens, and what
+    one sees takes at most half of its share. Nothing is shown to a tower whose smallest item does not fit."""
     vocab = plan.spec.vocab
     ids, shown = rng.integers(0, vocab, length), []
     own = {fitted.spec.token for fitted in plan.towers}

@@ -11,7 +11,7 @@ from typing import Any
 from llmconv.request.output import Layout
 
 SHOWN = 3  # layers that are named
-# who quantised: the checkpoint's maker, we, or we what it had dequantised
+# who quantised: the checkpoint's maker; llmconv; or llmconv again, after dequantising what the maker had quantised
 PACKED, QUANTISED, AGAIN = "checkpoint", "layers", "layers again"
 BLOCK = re.compile(r"block(?:_[a-z]+)?_(\d+)(?: \+ adapter)?")
 

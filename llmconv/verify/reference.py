@@ -98,13 +98,12 @@ class Reference:
     def block(
         self, layer: int, hidden: np.ndarray, positions: np.ndarray, past: Mapping[str, np.ndarray] | None = None
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """One decoder layer; the last one ends with the final norm, as the nets have it (but those that are split over
-        devices).
+        """One decoder layer. The last one ends with the final norm, as in the nets, unless they are split over devices.
 
-        hidden [1, L, H]: tokens of which each attends to itself, to those before it and to the history, as far as the
-        layer's window goes; positions [1, L] (or [3, 1, L]); past: the layer's states by name, [1, history, ...] of
-        those that grow, else [1, ...] (those that are missing: nothing, or zeros). Returns hidden [1, L, H] and the new
-        states, [1, L, ...] of those that grow.
+        hidden [1, L, H]: each token attends to itself, to those before it and to the history, as far as the layer's
+        window goes. positions: [1, L] (or [3, 1, L]). past: the layer's states by name, [1, history, ...] if they grow,
+        else [1, ...]; a missing one is empty, or zeros. Returns hidden [1, L, H] and the new states, [1, L, ...] if
+        they grow.
         """
         import torch
 
@@ -191,16 +190,16 @@ class Reference:
         return self.precision.of_linear(values)
 
     def _kind(self, layer: int) -> Any:
-        """The class with the layer alone. Layers that the config does not tell apart have one."""
+        """The class with the layer alone. Layers that the config does not tell apart share it."""
         fields = repr(sorted(self.oracle.layer(self.config.get_text_config().to_dict(), layer).items()))
         if fields not in self._kinds:
             self._kinds[fields] = classes.build(self.oracle, self.config, layer)
         return self._kinds[fields]
 
     def _hooks(self, decoder: Any, layer: int, given: torch.Tensor, made: list[torch.Tensor]) -> Iterable[Any]:
-        """What puts `given` in front of the decoder's only layer, whatever the class makes of its embeddings before,
-        keeps what the layer gives, and adds the adapter's part to what its linears give, as PEFT does: x A^T B, in the
-        dtype of the maths."""
+        """Hooks of the decoder's only layer. One feeds it `given`, whatever the class makes of its embeddings. One
+        appends its output to `made`. The others add the adapter to the outputs of its linears, as PEFT does: x A^T B,
+        in the dtype of the maths."""
         import torch
 
         only = decoder.layers[0]
@@ -232,8 +231,8 @@ class Reference:
         return {name.removeprefix(f"{path}."): weight for name, weight in found.items()}
 
     def _layer(self, layer: int) -> dict[str, torch.Tensor]:
-        """The parameters of a decoder with this layer alone, by their names in it; its linears may be quantised, but
-        not one with a single output, the gate of a shared expert."""
+        """The parameters of a decoder with this layer alone, by their names in it. Its linears may be quantised, except
+        one with a single output: the gate of a shared expert."""
         if layer not in self._kept:
             only, path = self._kind(layer).get_decoder().layers[0], self._path(layer)
             linear = [f"{path}.{name}" for name in _linears(only)]
@@ -246,8 +245,8 @@ class Reference:
 
 
 def _linears(layer: Any) -> Iterator[str]:
-    """The parameters of a layer that are weights of linears with more than one output, or of three axes, those of all
-    experts, which a convolution's are not."""
+    """The names of a layer's weights that may be quantised: those of linears with more than one output, and those of
+    three axes, which hold all experts. A convolution's weight has three axes too, and is left out."""
     import torch
 
     for path, module in layer.named_modules():

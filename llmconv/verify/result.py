@@ -29,10 +29,11 @@ COLUMNS = ("net", "runs", "output", "rel L2", "limit", "cosine", "max abs", "NaN
 
 @dataclass(frozen=True)
 class Report:
-    """The results of one verification. interface: where the file's nets differ from the plan's contract with the
-    runtimes;
-    unchecked: nets that were asked for but that there is no reference for; seconds: wall time by net; notes: on what
-    the reference and the nets agree to take; quantised: by whom, see llmconv.verify.record ("": nothing is).
+    """The results of one verification.
+
+    interface: where the file's nets differ from the plan's contract with the runtimes. unchecked: nets that were asked
+    for, but have no reference. launches: their number by net. seconds: wall time by net. notes: choices that the nets
+    and the reference share. quantised: by whom, see llmconv.verify.record ("": nothing is).
     """
 
     title: str
@@ -122,7 +123,7 @@ def _quantised(plan: Plan) -> str:
 
 
 def rows(report: Report) -> list[tuple[str, ...]]:
-    """The table's cells, a row per net: that of its worst output."""
+    """The table's cells: a row for each net, with the figures of its worst output."""
     made = []
     for name in report.names:
         runs = str(report.launches.get(name, ""))
@@ -251,7 +252,8 @@ def _measured(report: Report) -> dict[str, Any]:
 
 
 def _largest(report: Report, name: str, against: str) -> float | None:
-    """Of a net's outputs; None where nothing was compared, or where one is not finite (its `ok` tells which)."""
+    """The largest relative L2 of a net's outputs; None where nothing was compared, or where one is not finite (its `ok`
+    tells which)."""
     errors = [c.difference.relative_l2 for c in report.compared if c.net == name and c.against == against]
     return _number(max(errors, key=lambda e: (math.isnan(e), e))) if errors else None
 

@@ -6,11 +6,12 @@ Where the public demo programs differ, this is the convention that asks most of 
   rows only), and behind the prompt the first block finds the states of an earlier one, as in a buffer that is never
   cleared (Qwen3-VL).
 * Keys and values of a whole prefill output go into the history (Qwen2-VL, Qwen2.5-VL, Llama 3; others copy the real
-  rows only), and behind them are the rows of an earlier conversation (none of those without clear_history zeroes the
-  history between two).
+  rows only). Behind them lie the rows of an earlier conversation: a demo without clear_history never zeroes the history
+  between two.
 * A tower runs once for each item, over zeroed inputs; only the item's own tokens are copied to their places.
-* Where a tower gives more, the net `add` sums the whole [L * H] buffers, zeros where nothing is seen.
-* Of several decode stages the shortest runs that has a row for the new token.
+* Where a tower gives more outputs (deepstack), the net `add` sums whole [L * H] buffers, with zeros where nothing is
+  seen.
+* Of several decode stages, the shortest one with a row for the new token runs.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Runtime:
-    """by_name: the plan's nets; layers: how many; capacity: rows of the whole cache; table: the embedding, where it is
-    a file."""
+    """by_name: the plan's nets; layers: their number; capacity: rows of the whole cache; table: the embedding, where it
+    is a file."""
 
     by_name: Mapping[str, Net]
     layers: int
@@ -75,11 +76,11 @@ class Runtime:
         return launches.length(nets[0]) if all(launches.follows(net, past) for net in nets) else 0
 
     def reach(self) -> int:
-        """Tokens behind which a prefill reads on at most."""
+        """The longest history that a prefill reads on behind, in tokens."""
         return max(map(launches.capacity, self.blocks(1)))
 
     def caches(self, past: int) -> list[Net]:
-        """The decode nets, by layer, for a token behind `past` others: of several stages the shortest that has a row
+        """The decode nets, by layer, for a token behind `past` others: of several stages, the shortest one with a row
         for it."""
 
         def stages(layer: int) -> list[Net]:
@@ -97,8 +98,8 @@ class Runtime:
         return [LayerState.used(kind.mixer.states(spec), self.capacity, rng) for kind in spec.kinds]
 
     def prompt(self, tokens: int) -> int:
-        """A prompt's length that leaves padding in the prefill and lets a generation of `tokens` fill the cache to its
-        last row, if prefill takes one that is so long."""
+        """A prompt's length that leaves padding in the prefill. If prefill takes so long a prompt, a generation of
+        `tokens` behind it fills the cache to its last row."""
         last = self.capacity - tokens + 1
         if 0 < last < self.chunk(0) and tokens > 1:
             return last
@@ -139,9 +140,10 @@ class Runtime:
         places: np.ndarray | None = None,
         seen: Seen | None = None,
     ) -> np.ndarray:
-        """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H]. Their rows go
-        into the layers' states, and those of the padding behind them, as in a runtime's copy. places: the tokens'
-        positions [3, n], where they have three."""
+        """Read up to a chunk of tokens [n] behind `past` others; returns their hidden states [1, n, H].
+
+        Their rows go into the layers' states, and the rows of the padding behind them, as a runtime copies them.
+        places: the tokens' positions [3, n], where they have three."""
         hidden = self.embed(session, ids, label)
         blocks = self.blocks(past)
         hidden = _in_a_used_buffer(seen.enter(hidden) if seen else hidden, len(ids), launches.length(blocks[0]))
@@ -164,9 +166,9 @@ class Runtime:
         label: str,
         places: Sequence[np.ndarray] | None = None,
     ) -> list[np.ndarray]:
-        """One more token for each sequence, behind pasts[b] others; returns the hidden states [1, 1, H]. New states go
-        into those of the sequences.
-        places: each token's positions [3, 1], where it has three."""
+        """One more token for each sequence, behind pasts[b] others; returns their hidden states [1, 1, H].
+
+        The sequences' states take the new ones. places: each token's positions [3, 1], where it has three."""
         import numpy as np
 
         states = [self.embed(session, np.array([token]), label, decode=True)[:, :1] for token in tokens]

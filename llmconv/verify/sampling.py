@@ -14,9 +14,9 @@ NEVER = -1000.0  # what a dropped candidate's logit becomes
 
 @dataclass(frozen=True)
 class Settings:
-    """How to sample: logits of tokens that were there are divided by `penalty` (multiplied when negative), the `top_k`
-    best by `temperature`; of those, candidates are dropped from the one on with which their odds come to `top_p`, but
-    never the five best.
+    """How to sample. Logits of tokens that occurred are divided by `penalty` (multiplied when negative). The `top_k`
+    best are divided by `temperature`. The candidate with which their odds reach `top_p` is dropped, and all after it,
+    but never the five best.
     """
 
     penalty: float

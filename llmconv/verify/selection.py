@@ -30,9 +30,9 @@ LAUNCH_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Choice:
-    """nets: those to launch by themselves; tokens: how many to generate with all of them (0: no generation); seconds:
-    estimated; lengths: of the prompts that blocks are launched for, () for those that tell the most; thorough: every
-    net is launched several times, not only those whose launch takes few seconds.
+    """nets: those to launch by themselves. tokens: how many to generate with all nets (0: no generation). seconds: an
+    estimate for all of it. lengths: of the prompts that blocks are launched for; () for those that tell the most.
+    thorough: every net is launched several times, not only those whose launch takes few seconds.
     """
 
     nets: tuple[Net, ...]
@@ -122,7 +122,7 @@ def _find(plan: Plan, name: str) -> Net:
 
 
 def announcement(choice: Choice, settings: Settings, title: str) -> list[str]:
-    """What to say before it starts: how long it will take, and what is left out. title: of the file and its chip."""
+    """What to say before the start: how long it will take, and what is left out. title: the file and its chip."""
     said = []
     if choice.seconds > ANNOUNCE_SECONDS:
         said.append(f"verifying {title}: {roughly(choice.seconds)} on the simulator")

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from llmconv.simulator.client import Simulator
     from llmconv.verify.fleet import Fleet
 
-STATES = 3  # that a head is tried with
+STATES = 3  # random hidden states that a head is tried with
 
 
 class Session:
@@ -86,8 +86,8 @@ class Session:
         self.ledger.record(name, output, tolerance, measure(found, right))
 
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
-        """Compare the rows that count with the reference; blocks also with torch in half precision and (at first) the
-        original."""
+        """Compare the rows that count with the reference. Blocks are also compared with torch in half precision, and at
+        their first launch with the original weights."""
         net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None or bool(launch.net.tower)
         expected = launches.expected(self.reference, launch)
         half = launches.expected(self.half, launch) if block else {}
@@ -138,8 +138,8 @@ def checkable(net: Net) -> bool:
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:
-    """Launches of one net that need no other: edge cases too when `thorough`, else one that tells the most. lengths: of
-    the prompts that blocks are launched for instead."""
+    """Launch one net by itself: for edge cases too when `thorough`, else once. lengths: blocks are launched for prompts
+    of these instead."""
     vocab, shapes = session.plan.spec.vocab, {io.name: io.shape for io in net.inputs}
     if net.kind == "embedding":
         ids = rng.integers(0, vocab, launches.length(net))
@@ -169,12 +169,13 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, 
 
 
 def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.random.Generator) -> None:
-    """`count` new tokens behind `past`; in a batch every sequence stands elsewhere, the first there."""
+    """Launch a block for `count` new tokens behind `past`. In a batch, the first sequence is there, and each other one
+    elsewhere."""
     import numpy as np
 
     shapes = {io.name: io.shape for io in net.inputs}
     hidden = np.zeros(shapes["input_states"], np.float32)
-    # rows beyond `past` are as random: what an earlier conversation left there must not count
+    # rows beyond `past` are random too: what an earlier conversation left there must not count
     history = state.random(net, rng)
     batch = len(hidden)
     hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))

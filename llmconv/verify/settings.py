@@ -47,7 +47,7 @@ class Settings:
         return cls(**{**given, "nets": tuple(given["nets"]), "lengths": tuple(given["lengths"])})
 
     def kept(self, record: Mapping[str, Any] | None) -> Settings:
-        """These, or in full where a record that is right is of just that: it is all that these ask for, and more."""
+        """These settings, or the same with `full` if `record` is a successful verification of that: it covers these."""
         whole = replace(self, full=True)
         return (
             whole

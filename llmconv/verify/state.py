@@ -32,8 +32,8 @@ class LayerState:
 
     @classmethod
     def used(cls, states: Sequence[State], room: int, rng: np.random.Generator) -> LayerState:
-        """As a runtime begins a conversation behind an earlier one: rows that must not count are still there, and what
-        does not grow is cleared."""
+        """As a runtime begins a conversation after an earlier one: old rows are still there and must not count, and
+        what does not grow is cleared."""
         import numpy as np
 
         made = cls(states, room)
@@ -81,8 +81,9 @@ def batch(sequences: Sequence[LayerState]) -> Values:
 
 
 def fed(net: Net, values: Mapping[str, np.ndarray] | None, rows: int) -> Values:
-    """What a net gets of the states [B, ...], by the names of its inputs: the first `rows` of those that grow. None for
-    zeros."""
+    """The states [B, ...] as a net gets them, by the names of its inputs: of those that grow, the first `rows` rows.
+
+    values: the states by name; None for zeros."""
     import numpy as np
 
     ios, growing = {io.name: io for io in net.inputs}, {state.name for state in net.states if state.grows}
@@ -100,8 +101,8 @@ def given(net: Net, inputs: Mapping[str, np.ndarray], sequence: int, past: int) 
 
 
 def made(net: Net, found: Mapping[str, np.ndarray]) -> Values:
-    """The new states [B, ...] that a launch gave: outputs, and what the net has written to its inputs (of rows the last
-    one)."""
+    """The new states [B, ...] that a launch gave, by name: outputs, and what the net has written to its inputs (the
+    last row of those that grow)."""
     inputs, growing = dict(net.ports.inputs), {state.name for state in net.states if state.grows}
     new = {name: found[tensor] for name, tensor in net.ports.outputs}
     for name, _ in net.ports.written:
@@ -121,6 +122,6 @@ def written(net: Net) -> tuple[str, ...]:
 
 
 def random(net: Net, rng: np.random.Generator) -> Values:
-    """States of the net's inputs that no conversation left, beyond the past tokens too."""
+    """Random states for the net's inputs, in the rows beyond the past tokens too."""
     shapes = {io.name: io.shape for io in net.inputs}
     return {name: rng.standard_normal(shapes[tensor]) for name, tensor in net.ports.inputs}

@@ -1,4 +1,4 @@
-"""What a prompt's images or sounds come to: on the chip and by transformers' own towers, and where their tokens stand.
+"""What the towers make of a prompt's images or sounds, on the chip and in transformers, and where their tokens stand.
 
 Nothing of our preparation is used in `Sight`: the class works all of it out by itself, from what a processor gives."""
 
@@ -32,9 +32,11 @@ def named(shown: Sequence[Shown]) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class Seen:
-    """What is seen, to a language model. at [k]: places in the prompt; tokens [k, H]: the hidden states there; deep: by
-    layer, [k, H] to add to what it gives at these places; cross [m, H]: what layers that look across get, None where
-    nothing is for them."""
+    """What is seen, as a language model gets it.
+
+    at [k]: places in the prompt. tokens [k, H]: the hidden states there. deep: for each of the first layers, [k, H] to
+    add to its output at these places. cross [m, H]: what layers with cross-attention get; None where there is nothing.
+    """
 
     at: np.ndarray
     tokens: np.ndarray
@@ -43,7 +45,7 @@ class Seen:
 
     @classmethod
     def of(cls, ids: np.ndarray, found: Sequence[tuple[Fitted, Sequence[np.ndarray]]]) -> Seen:
-        """Of a prompt [n]: the towers with all outputs of their nets, [k, H] each."""
+        """What is seen in a prompt [n]. found: each tower with all outputs of its net, [k, H] each."""
         import numpy as np
 
         placed = [(spec.token, states) for (tower, spec), states in found if tower.joins == "tokens"]
@@ -62,7 +64,7 @@ class Seen:
         )
 
     def part(self, first: int, last: int) -> Seen:
-        """Of tokens first to last of the prompt."""
+        """What is seen in tokens first to last of the prompt."""
         here = (self.at >= first) & (self.at < last)
         deep = tuple(states[here] for states in self.deep)
         return Seen(self.at[here] - first, self.tokens[here], deep, self.cross)
@@ -85,8 +87,8 @@ class Seen:
 
 
 class Course:
-    """The positions of a sequence's tokens, one or three of each: those so far, and those that a prompt with something
-    to see has set ahead."""
+    """The positions of a sequence's tokens, one or three for each: those so far, and those of a prompt with something
+    to see that comes next."""
 
     def __init__(self, axes: int):
         import numpy as np
@@ -100,8 +102,8 @@ class Course:
         return int(self.places.max(initial=-1)) + 1
 
     def show(self, seen: Seen, ahead: np.ndarray | None) -> None:
-        """A prompt with something to see comes next; ahead [axes, n]: its tokens' positions (None: those of text);
-        `seen` counts places from its first token."""
+        """A prompt with something to see comes next. seen: places count from its first token. ahead [axes, n]: its
+        tokens' positions (None: those of text)."""
         self._seen = replace(seen, at=seen.at + self.places.shape[1])
         self._ahead = self._ahead[:, :0] if ahead is None else ahead
 

@@ -24,9 +24,8 @@ def half(values: np.ndarray, dtype: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Precision:
-    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint); bits: 4 or 8 with `group` inputs per
-    scale, else 16;
-    scales: type of the scales of weights that the checkpoint has quantised (f32: as there).
+    """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint). bits: 4 or 8 with `group` inputs per
+    scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there).
     """
 
     dtype: str = "f32"

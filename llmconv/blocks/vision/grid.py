@@ -82,7 +82,7 @@ def mask(lengths: Sequence[int], size: int) -> np.ndarray:
 
 
 def alone(grids: Grids) -> None:
-    """Raise InputError unless the grids are one frame, where no mask keeps several apart."""
+    """Raise InputError unless the grids are one frame: without a mask, nothing keeps several apart."""
     if len(frames(grids)) != 1:
         what = f"grids {[list(map(int, g)) for g in grids]} in a dynamic launch"
         raise InputError(
@@ -91,8 +91,9 @@ def alone(grids: Grids) -> None:
 
 
 def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
-    """(the tokens' numbers in window order [k / merge^2], how many tokens each window has). Windows begin at a frame's
-    upper left corner; those at its right and lower edge may be smaller.
+    """(the tokens' numbers in window order, int [k / merge^2]; the number of tokens of each window).
+
+    Windows begin at a frame's upper left corner; those at its right and lower edge may be smaller.
     """
     import numpy as np
 
@@ -148,15 +149,14 @@ def token_positions(
     tokens: Sequence[int] = (),
     seconds: Sequence[float] = (),
 ) -> tuple[np.ndarray, int]:
-    """(int32 [3, n], the position of the token that is generated next): time, height and width of every token [n] of a
-    prompt.
+    """(int32 [3, n]: time, height and width of every token [n] of a prompt; the position of the token generated next).
 
-    A text token has one number in all three rows. The tokens of an image, which stand for its merged patches, have the
-    number behind the text plus their frame, row and column; the text behind it goes on after the longer side of the
+    A text token has one number in all three rows. An image has a token for each merged patch: the first position behind
+    the text, plus its frame, row and column. The text behind an image goes on after the image's longer side.
+
+    first: position of the first token. tokens: ids that stand for images or videos (default: the image token). seconds:
+    for each grid, the time between two frames of a video, in families whose frames have positions by time; 0 for an
     image.
-    first: position of the first token; tokens: ids that stand for images or videos (default: the image token); seconds:
-    of a video, between two of its frames, for families whose frames have positions by time (one for each grid; 0 for
-    images).
     """
     import numpy as np
 

@@ -1,4 +1,4 @@
-"""Images as a processor leaves them, and random ones that verification shows."""
+"""Images as a processor gives them, and random ones for verification."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Images:
 
 
 def random(spec: TowerSpec, grids: Grids, rng: np.random.Generator) -> Images:
-    """Images of these sizes with the colours of noise."""
+    """Images of these sizes, of normally distributed noise."""
     import numpy as np
 
     return Images(rng.standard_normal((sum(map(prod, grids)), spec.row)).astype(np.float32), grids)
