@@ -147,11 +147,8 @@ class Speaker:
         right, half = self.own.forward(ids), self.blurred.forward(ids)
         clear = self._clearly_routed(len(ids))
         if clear.any():
-            given = {
-                "difference": compare.measure(rows[:, clear], right[:, clear]),
-                "torch_half": compare.measure(half[:, clear], right[:, clear]),
-            }
-            self.session.ledger.record(CHAIN, "output_states", compare.CHAIN, **given)
+            chip, own = (compare.measure(found[:, clear], right[:, clear]) for found in (rows, half))
+            self.session.ledger.record(CHAIN, "output_states", compare.CHAIN, chip, own)
         self.past += len(ids)
         self._state = rows[:, -1], right[:, -1], half[:, -1]
 

@@ -66,7 +66,7 @@ class Reference:
     @cached_property
     def sight(self) -> Sight:
         """The towers, of a model that has some."""
-        return Sight(self)
+        return Sight(self.frame, self.weights, self.dtype)
 
     @property
     def longrope(self) -> str | None:

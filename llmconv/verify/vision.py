@@ -4,7 +4,7 @@ Nothing of our preparation is used in `Sight`: the class works all of it out by 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,8 +13,7 @@ from llmconv.verify import classes
 
 if TYPE_CHECKING:
     import numpy as np
-
-    from llmconv.verify.reference import Reference
+    import torch
 
 
 @dataclass(frozen=True)
@@ -124,10 +123,13 @@ class Course:
 
 
 class Sight:
-    """The towers of a reference's class. Their weights are read when the first one looks, and kept."""
+    """The towers of a reference's class. Their weights are read when the first one looks, and kept.
 
-    def __init__(self, reference: Reference):
-        self.reference, self.whole = reference, reference.frame.base_model
+    frame: the class without layers; weights: names of its parameters to their values; dtype: what it computes in.
+    """
+
+    def __init__(self, frame: Any, weights: Callable[[Sequence[str]], dict[str, torch.Tensor]], dtype: torch.dtype):
+        self.frame, self.whole, self.weights, self.dtype = frame, frame.base_model, weights, dtype
         self._loaded = False
 
     def features(self, shown: Shown) -> tuple[np.ndarray, ...]:
@@ -137,15 +139,15 @@ class Sight:
         if not self._loaded:
             self._load()
         with classes.quiet(), torch.inference_mode():
-            found = shown.fitted.tower.reference(self.whole, shown.items, self.reference.dtype)
+            found = shown.fitted.tower.reference(self.whole, shown.items, self.dtype)
         return tuple(states.float().numpy() for states in found)
 
     def _load(self) -> None:
         """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
-        frame = self.reference.frame
+        frame = self.frame
         text = {id(p) for module in (frame.get_decoder(), frame.get_output_embeddings()) for p in module.parameters()}
         names = [name for name, p in frame.named_parameters() if id(p) not in text]
-        frame.load_state_dict(self.reference.weights(names), strict=False, assign=True)
+        frame.load_state_dict(self.weights(names), strict=False, assign=True)
         self._loaded = True
 
     def positions(self, ids: np.ndarray, shown: Sequence[Shown]) -> np.ndarray | None:
