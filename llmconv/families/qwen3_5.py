@@ -1,7 +1,5 @@
 """Qwen3.5, the language model: three gated delta-net layers before every layer of gated attention, which turns a
-quarter of every head by three interleaved positions; (1 + w) norms.
-
-It is here, and no family that a user is offered, until its nets are verified on the simulator from file to answer."""
+quarter of every head by three interleaved positions; (1 + w) norms."""
 
 from __future__ import annotations
 
@@ -96,5 +94,4 @@ family = Family(
     unused=(r"rotary_emb\.inv_freq$", r"^mtp\."),
     left_out=(r"(^|\.)visual\.",),
     forces={"dynamic": True},
-    name="qwen3_5",
 )
