@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import family_checkpoints
+
 _TEXT = {
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -90,7 +92,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
 }
-CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+# families whose layers keep more than rows, with tests of their own
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_5": _TOKENS
+    | {
+        "model_type": "qwen3_5",
+        "tie_word_embeddings": True,
+        "text_config": family_checkpoints.QWEN3_5_TEXT | {"tie_word_embeddings": True},
+        "vision_config": _SIZES
+        | {
+            "model_type": "qwen3_5",
+            "deepstack_visual_indexes": [],
+            "depth": 3,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "in_channels": 3,
+            "out_hidden_size": 256,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+        },
+    },
+}
+CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5"}
 
 
 def whole(model: Path | dict[str, Any]):
@@ -109,9 +133,9 @@ def whole(model: Path | dict[str, Any]):
 def published(name: str, kind: str) -> str:
     """What a checkpoint calls the class's parameter."""
     return (
-        name
-        if kind == "qwen3_vl"
-        else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+        if kind in ("qwen2_vl", "qwen2_5_vl")
+        else name
     )
 
 
@@ -119,6 +143,8 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float 
     """float32 values of a tensor, every one with a generator of its own. gain: of linears, times unit scale."""
     import numpy as np
 
+    if name in HYBRIDS and "language_model" in tensor:
+        return family_checkpoints.draw(name, tensor, shape, name, seed, gain)
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
     if tensor.endswith(".bias") or "pos_embed" in tensor:
         return 0.3 * x
@@ -149,7 +175,7 @@ def make(
     import torch
     from safetensors.torch import save_file
 
-    config = CONFIGS[name] | changes
+    config = (CONFIGS | HYBRIDS)[name] | changes
     config = (
         config | {"text_config": config["text_config"] | (text or {})}
         if "text_config" in config
