@@ -119,7 +119,12 @@ def test_pictures_of_many_sizes_go_through_the_processor(vision_checkpoint):
     made = seeing(vision_checkpoint, "160,96")
     (kind, spec), *_ = made.towers
     model = made.job.model_path
-    fields = {"patch_size": 16, "temporal_patch_size": 2, "merge_size": 2, "image_processor_type": "Qwen2VLImageProcessor"}
+    fields = {
+        "patch_size": 16,
+        "temporal_patch_size": 2,
+        "merge_size": 2,
+        "image_processor_type": "Qwen2VLImageProcessor",
+    }
     fields |= {"image_mean": [0.5] * 3, "image_std": [0.5] * 3}
     (model / "preprocessor_config.json").write_text(json.dumps(fields))
     size = {"shortest_edge": 4 * spec.unit**2, "longest_edge": 160 * 96}
@@ -204,7 +209,9 @@ def test_the_language_model_alone(vision_checkpoint):
             places = np.tile(np.arange(64), (3, 1, 1))
             right, _ = Reference(whole_one, Precision()).block(net.layer, hidden, places)
             np.testing.assert_array_equal(reference.block(net.layer, hidden, places)[0], right)
-        with pytest.raises(InputError, match="max_pixels 64,64 with a qwen3_5.* model: it is converted without a vision"):
+        with pytest.raises(
+            InputError, match="max_pixels 64,64 with a qwen3_5.* model: it is converted without a vision"
+        ):
             planned(path, max_pixels="64,64")
 
 

@@ -112,7 +112,10 @@ def test_faults_are_seen(vision_checkpoint, monkeypatch):
     )
     # few full layers, and a part of a head that turns, would hide it
     attending = {"layer_types": ["full_attention"] * 3}
-    turning = family_checkpoints.QWEN3_5_TEXT["rope_parameters"] | {"partial_rotary_factor": 1.0, "mrope_section": [12, 10, 10]}
+    turning = family_checkpoints.QWEN3_5_TEXT["rope_parameters"] | {
+        "partial_rotary_factor": 1.0,
+        "mrope_section": [12, 10, 10],
+    }
     model = vision_checkpoint("qwen3_5", text=attending | {"rope_parameters": turning})
     plan = plan_of(model, seq=SEQ, max_pixels="64,96")
     assert wrong(Interpreted(plan)) == {CHAIN}
