@@ -145,7 +145,13 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         },
     },
 }
-CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "qwen3_5": "Qwen3_5", "minicpmv4_6": "MiniCPMV4_6"}
+CLASSES = {
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_5": "Qwen3_5",
+    "minicpmv4_6": "MiniCPMV4_6",
+}
 
 
 def whole(model: Path | dict[str, Any]):

@@ -19,16 +19,19 @@ from llmconv.families.family import Family
 from llmconv.families.memory import DeltaStates, KeysAndValues
 from llmconv.families.oracle import Oracle
 
-NAMES = renamed(
-    delta_qkv="linear_attn.in_proj_qkv",
-    delta_z="linear_attn.in_proj_z",
-    delta_b="linear_attn.in_proj_b",
-    delta_a="linear_attn.in_proj_a",
-    delta_out="linear_attn.out_proj",
-    delta_conv="linear_attn.conv1d",
-    delta_decay="linear_attn.A_log",
-    delta_norm="linear_attn.norm",
-) | {"delta_a.bias": "linear_attn.dt_bias"}
+NAMES = {
+    **renamed(
+        delta_qkv="linear_attn.in_proj_qkv",
+        delta_z="linear_attn.in_proj_z",
+        delta_b="linear_attn.in_proj_b",
+        delta_a="linear_attn.in_proj_a",
+        delta_out="linear_attn.out_proj",
+        delta_conv="linear_attn.conv1d",
+        delta_decay="linear_attn.A_log",
+        delta_norm="linear_attn.norm",
+    ),
+    "delta_a.bias": "linear_attn.dt_bias",
+}
 VISION = {role: name for role, name in qwen3_vl.NAMES.items() if not role.startswith("deep")}
 FIELDS = {name: field for name, field in qwen3_vl.FIELDS.items() if name != "deepstack"}
 # what the class takes for fields that are left out

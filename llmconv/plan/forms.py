@@ -11,7 +11,7 @@ hollow   a large one of those, its linears without values (llmconv.compile.witho
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from math import prod
 
@@ -153,6 +153,15 @@ def coded(net: Net) -> list[Weight]:
     if not codes_apart(net.flags) or codes < CODED:
         return []
     return [net.graph.weights[role.weight] for role in net.roles if isinstance(role, Packed)]
+
+
+def checks(nets: Iterable[Net]) -> dict[str, tuple[Net, Weight]]:
+    """The linears to check in these nets, by their names; one that several nets have is checked in the first."""
+    found: dict[str, tuple[Net, Weight]] = {}
+    for net in nets:
+        for weight in checked(net):
+            found.setdefault(weight.name, (net, weight))
+    return found
 
 
 def checked(net: Net) -> list[Weight]:

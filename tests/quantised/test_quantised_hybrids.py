@@ -55,7 +55,7 @@ def equal(made) -> None:
 def test_forms(form, quantised):
     made = planned(quantised_as(quantised, form), max_pixels="64,96")
     equal(made)
-    method, how, _ = FORMS[form]
+    _, how, _ = FORMS[form]
     by_name = {net.name: net for net in made.nets}
     assert made.job.quantize == f"w{how.bits}bf16" and made.job.q_group_size == how.group
     for name in ("block_0", "block_cache_1"):
@@ -110,6 +110,21 @@ def test_mixed_layers(form, quantised):
     by_name = {net.name: packed_ops(net) for net in made.nets}
     assert {path.rsplit(".", 1)[-1] for path in by_name["block_0"]} == DELTA
     assert by_name["block_1"] == {} and set(by_name["block_2"].values()) == {(8, 64), (4, 128)}
+
+
+def test_minicpmv4_6(quantised):
+    """As its AWQ is published: names without their beginnings, both parts of the vision model."""
+    kept = ["in_proj_b", "in_proj_a", "model.vision_tower", "model.merger", "lm_head"]
+    how = How(4, 128)
+
+    def pick(path):
+        return None if any(name in path for name in kept) else how
+
+    made = planned(quantised("awq", how, "minicpmv4_6", pick, modules_to_not_convert=kept), max_pixels="112,168")
+    equal(made)
+    by_name = {net.name: packed_ops(net) for net in made.nets}
+    assert {path.rsplit(".", 1)[-1] for path in by_name["block_0"]} == DELTA and len(by_name["block_2"]) == 7
+    assert not by_name["vit_4x"] and not by_name["vit_16x"] and made.job.quantize == "w4bf16"
 
 
 def test_dequantised(quantised):

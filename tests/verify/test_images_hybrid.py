@@ -10,7 +10,10 @@ import test_nets_of_options
 from test_generate import right
 from test_images import chosen, conversation, image
 from verify_helpers import plan_of
+from vision_checkpoints import whole
 
+from llmconv.blocks.navit import slices
+from llmconv.blocks.navit.slices import Slices
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.images import random
 from llmconv.verify import launches
@@ -38,13 +41,25 @@ def planned(vision_checkpoint, **options):
     return plan_of(vision_checkpoint("qwen3_5"), seq=SEQ, max_pixels="64,96", **options)
 
 
+def chosen_of_slices(model, ids: np.ndarray, given: Slices, mode: str, tokens: list[int]) -> list[int]:
+    """As `chosen`, of MiniCPM-V 4.6, whose class counts positions as those of text."""
+    import torch
+
+    pixels, sizes = torch.from_numpy(given.strip), torch.tensor(given.sizes)
+    with torch.inference_mode():
+        found = whole(model)(
+            torch.tensor([[*ids.tolist(), *tokens[:-1]]]), pixel_values=pixels, target_sizes=sizes, downsample_mode=mode
+        )
+    return found.logits[0, len(ids) - 1 :].argmax(-1).tolist()
+
+
 def test_a_prompt_with_an_image_is_what_transformers_generates(vision_checkpoint):
     plan = planned(vision_checkpoint)
     chip = Interpreted(plan)
     session, (turn,), found = conversation(plan, chip)
     assert right(session, found)
     (where,) = np.nonzero(turn.ids == 1000)
-    assert len(where) == image(turn.shown).tokens(2) == plan.towers[0].spec.tokens and 0 < where[0]
+    assert len(where) == image(turn.shown).tokens(2) == plan.towers[0].spec.tokens and where[0] > 0
     tokens = [t.found for t in found.tokens]
     assert [t.expected for t in found.tokens] == chosen(plan.job.model_path, turn.ids, image(turn.shown), tokens)
     assert chip.runs[:5] == ["vit", "embedding", "block_0", "block_1", "block_2"] and chip.runs.count("vit") == 1
@@ -121,3 +136,45 @@ def test_faults_are_seen(vision_checkpoint, monkeypatch):
     assert wrong(Interpreted(plan)) == {CHAIN}
     monkeypatch.undo()
     assert wrong(Interpreted(plan)) == set()
+
+
+@pytest.mark.parametrize("options", [{}, {"use_history_kv": 1, "chunk_length": 16}], ids=str)
+def test_a_prompt_shows_one_of_two_towers(options, vision_checkpoint):
+    """Those of MiniCPM-V 4.6 stand for one another: the prompt has that of the model's own mode."""
+    plan = plan_of(vision_checkpoint("minicpmv4_6"), seq=SEQ, max_pixels="112,168", **options)
+    chip = Interpreted(plan)
+    session, said, found = conversation(plan, chip)
+    assert right(session, found) and chip.runs[0] == "vit_16x" and "vit_4x" not in chip.runs
+    ids, tokens, (shown,) = said[0].ids, [t.found for t in found.tokens[: said[0].tokens]], said[0].shown
+    assert shown.fitted is plan.towers[1] and (ids == 1000).sum() == shown.fitted.tower.count(
+        shown.fitted.spec, shown.items
+    )
+    expected = [t.expected for t in found.tokens[: said[0].tokens]]
+    assert expected == chosen_of_slices(plan.job.model_path, ids, shown.items, "16x", tokens)
+
+
+@pytest.mark.parametrize("number, mode", [(0, "4x"), (1, "16x")])
+def test_an_image_of_several_slices(number, mode, vision_checkpoint):
+    """A launch for each; with each of the towers."""
+    plan = plan_of(vision_checkpoint("minicpmv4_6"), seq=SEQ, max_pixels="112,168")
+    spec = plan.towers[number].spec
+    shown = slices.random(spec, ((4, 8), (8, 4), (4, 4)), np.random.default_rng(0))
+    pads = [[1000] * (rows * columns // spec.side**2) for rows, columns in shown.sizes]
+    ids = np.array([5, 998, *pads[0], 999, 7, 998, *pads[1], 999, 998, *pads[2], 999, 8, 9])
+    chip = Interpreted(plan)
+    session = Session(plan, chip)
+    found = converse(session, Runtime.of(plan), [Turn(ids, TOKENS, shown=[Shown(plan.towers[number], shown)])])
+    assert right(session, found) and chip.runs[:4] == [f"vit_{mode}"] * 3 + ["embedding"]
+    expected = chosen_of_slices(plan.job.model_path, ids, shown, mode, [t.found for t in found.tokens])
+    assert [t.expected for t in found.tokens] == expected
+
+
+def test_rows_of_a_strip_tower_backwards_are_seen(vision_checkpoint):
+    plan = plan_of(vision_checkpoint("minicpmv4_6"), seq=SEQ, max_pixels="112,168")
+    chip = Interpreted(plan)
+    sound = chip.run
+    chip.run = lambda name, inputs, read=(): {
+        k: v[::-1] if name == "vit_16x" else v for k, v in sound(name, inputs, read).items()
+    }
+    session, _, _found = conversation(plan, chip)
+    assert "vit_16x" in {c.net for c in session.compared if not c.ok}

@@ -84,9 +84,19 @@ def _attention(g: Graph, spec: StripSpec, path: str, x: Value, groups: tuple[int
         shape = (heads, dim)
         return g.Reshape(y, to=(count, size, *shape), shape=(*free, *shape), name=f"{path}{role}.reshape")
 
-    q, k, v = (part(role) for role in "qkv")
-    sizes = {"batch": count, "q_head": heads, "kv_head": heads, "dim": dim, "mq": size, "mk": size}
-    y = g.FAttention(q, k, v, g.none, g.none, scale=dim**-0.5, **sizes, name=f"{path}fattention")
+    y = g.FAttention(
+        *(part(role) for role in "qkv"),
+        g.none,
+        g.none,
+        scale=dim**-0.5,
+        batch=count,
+        q_head=heads,
+        kv_head=heads,
+        dim=dim,
+        mq=size,
+        mk=size,
+        name=f"{path}fattention",
+    )
     y = g.Reshape(y, to=x.shape, shape=(-1, spec.width), name=f"{path}fattention.reshape")
     return _linear(g, f"{path}out_proj", y, spec.width)
 

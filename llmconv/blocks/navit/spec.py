@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 from llmconv.blocks.spec import ACTIVATIONS
@@ -21,6 +20,7 @@ DEFAULTS = {
     "hidden_act": "gelu_pytorch_tanh",
     "layer_norm_eps": 1e-6,
 }
+SMALLEST, LARGEST = 2, 4  # sides of a token in patches: one merge of 2 x 2, or two
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class StripSpec:
     @property
     def side(self) -> int:
         """Side of one token in patches. Rows and columns of a slice are multiples of it."""
-        return 2 if self.merging is None else 4
+        return SMALLEST if self.merging is None else LARGEST
 
     @property
     def unit(self) -> int:
@@ -117,13 +117,13 @@ def read(config: Config, *, merges: bool, token: int, pixels: tuple[int, int]) -
 
 
 def _check_pixels(spec: StripSpec) -> None:
-    if any(side < 1 or side % spec.unit for side in spec.pixels):
-        near = ",".join(str(max(1, round(side / spec.unit)) * spec.unit) for side in spec.pixels)
+    """Of both towers alike, since a model has both."""
+    unit = spec.patch * LARGEST
+    if any(side < 1 or side % unit for side in spec.pixels):
+        near = ",".join(str(max(1, round(side / unit)) * unit) for side in spec.pixels)
         raise InputError(
             f"max_pixels {','.join(map(str, spec.pixels))}",
-            f"both sides must be multiples of {spec.unit}: {spec.side} x {spec.side} patches of {spec.patch} pixels "
-            "are one token",
+            f"both sides must be multiples of {unit}: {LARGEST} x {LARGEST} patches of {spec.patch} pixels are one "
+            "token of the tower that merges twice",
             f"Use {near}.",
         )
-
-
