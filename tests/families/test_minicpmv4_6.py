@@ -17,6 +17,7 @@ from vision_checkpoints import HYBRIDS, whole
 
 from llmconv.blocks.navit import slices
 from llmconv.blocks.navit.slices import Slices
+from llmconv.checkpoint import recipe
 from llmconv.cli.main import main
 from llmconv.errors import InputError
 from llmconv.plan.handover import Handover
@@ -35,8 +36,9 @@ ODD = (
 )
 
 
-def seeing(vision_checkpoint, pixels: str = PIXELS, **options):
-    return planned(vision_checkpoint("minicpmv4_6", **options), max_pixels=pixels)
+def seeing(vision_checkpoint, pixels: str = PIXELS, job: dict | None = None, **options):
+    """job: options of the conversion; options: of the checkpoint."""
+    return planned(vision_checkpoint("minicpmv4_6", **options), max_pixels=pixels, **(job or {}))
 
 
 def towers(made) -> list:
@@ -243,3 +245,33 @@ def test_the_published_size_makes_a_graph_of_tasks(tmp_path, capsys):
     assert main([*given, "--dry_run", "-o", str(tmp_path / "out")]) == 0
     said = capsys.readouterr().out
     assert "max_pixels is not set, 448,504 is used" in said and re.search(r"vit_4x +1 .*\n +vit_16x +1 ", said)
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize(
+    "chip, quantize",
+    [
+        ("bm1684x", "bf16"),
+        ("cv186x", "bf16"),
+        *(pytest.param(chip, "f16", marks=pytest.mark.slow) for chip in ("bm1684x", "cv186x", "bm1688")),
+        pytest.param("bm1688", "bf16", marks=pytest.mark.slow),
+    ],
+)
+def test_both_towers_have_one_set_of_coefficients(chip, quantize, vision_checkpoint, tmp_path):
+    """A .bmodel stores it once: vit_4x has the weights of the windows too, where nothing reads them."""
+    from llmconv import toolchain
+    from llmconv.bmodel.read import BModel
+
+    made, tools = seeing(vision_checkpoint, job={"chip": chip, "quantize": quantize}), toolchain.obtain()
+    assert made.origins["vit_16x"].owner == "vit_4x"
+    kernels, found = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest), []
+    for net in towers(made):
+        place = tmp_path / net.name
+        place.mkdir()
+        (place / "net.mlir").write_text(net.mlir)
+        weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint).reshape(w.shape) for w in net.weights}
+        np.savez(place / "weights.npz", **weights)
+        out = place / "net.bmodel"
+        toolchain.compile_mlir(tools, place / "net.mlir", net.flags, out, place / "run", place / "log", kernels)
+        found.append(BModel.read(out).nets[0].stages[0].coeff_sha256)
+    assert found[0] == found[1]

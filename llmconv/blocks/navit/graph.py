@@ -29,22 +29,39 @@ def graph(name: str, spec: StripSpec) -> Graph:
     pixels = g.input("pixel_values", (1, spec.channels, spec.patch, n * spec.patch))
     places = g.input("pos_ids", (n,), "si32")
     order = g.input("merger.reorder_index", (spec.tokens * WINDOW,), "si32")
-    turns = (
-        None
-        if spec.merging is None
-        else tuple(g.input(f"vit_merger.{kind}_index", (n,), "si32") for kind in ("window", "reverse"))
-    )
+    turns = _turns(g, spec) if spec.merges else ()
     x = _embed(g, spec, pixels, places)
     for layer in range(spec.depth):
         x = _layer(g, spec, layer, x)
         if turns and layer == spec.merging:
             x = _windows(g, spec, x, *turns)
+    if not turns:
+        _unused(g, spec)
     x = _norm(g, f"{VISION}post_layernorm", x, spec.eps)
     x = g.Gather(x, order, axis=0, name="merger.gather_2x2")
     x = g.Reshape(x, to=(spec.tokens, WINDOW * spec.width), shape=(-1, WINDOW * spec.width), name="merger.reshape_2x2")
     x = _norm(g, f"{MERGER}pre_norm", x, EPS)
     x = _activate(g, "gelu", _linear(g, f"{MERGER}linear_1", x, WINDOW * spec.width), f"{MERGER}linear_1")
     return g.output(_linear(g, f"{MERGER}linear_2", x, spec.out))
+
+
+def _turns(g: Graph, spec: StripSpec) -> tuple[Value, Value]:
+    window, reverse = (g.input(f"vit_merger.{kind}_index", (spec.patches,), "si32") for kind in ("window", "reverse"))
+    return window, reverse
+
+
+def _unused(g: Graph, spec: StripSpec) -> None:
+    """The weights of the windows, in a tower without them: only so that both towers have the same coefficients, which a
+    .bmodel then stores once. Each is kept as where it is used: matrices in the net's half precision, norms in float32,
+    biases as the chip has them."""
+    other = Graph(g.name)
+    _windows(other, spec, other.input("x", (spec.patches, spec.width)), *_turns(other, spec))
+    half = {
+        op.operands[i].name for op in other.ops if op.kind == "MatMul" for i in ((1,) if spec.float_bias else (1, 2))
+    }
+    for weight in other.weights.values():
+        kind = "Auto" if weight.name in half else "F32"
+        g.weight(weight.name, weight.shape, weight.recipe, placeholder=kind)
 
 
 def _embed(g: Graph, spec: StripSpec, pixels: Value, places: Value) -> Value:

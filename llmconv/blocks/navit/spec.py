@@ -29,9 +29,10 @@ class StripSpec:
 
     width: of its hidden states; out: of the language model's; patch: side of a patch in pixels; places: side of the
     square table of learned positions.
-    merging: number of the layer behind which windows of 2 x 2 patches become one, None where that does not happen.
-    Behind the last layer 2 x 2 become a token in any case.
+    merges: whether windows of 2 x 2 patches become one behind layer `merging`. Behind the last layer 2 x 2 become a
+    token in any case.
     token: id of the token that stands for one of these; pixels: width and height of the largest slice.
+    float_bias: see llmconv.chips.Chip.
     """
 
     depth: int
@@ -44,9 +45,11 @@ class StripSpec:
     places: int
     activation: str
     eps: float
-    merging: int | None
+    merges: bool
+    merging: int
     token: int
     pixels: tuple[int, int]
+    float_bias: bool
 
     @property
     def head_dim(self) -> int:
@@ -55,7 +58,7 @@ class StripSpec:
     @property
     def side(self) -> int:
         """Side of one token in patches. Rows and columns of a slice are multiples of it."""
-        return SMALLEST if self.merging is None else LARGEST
+        return LARGEST if self.merges else SMALLEST
 
     @property
     def unit(self) -> int:
@@ -81,12 +84,12 @@ class StripSpec:
         if self.activation not in ACTIVATIONS:
             known = f"llmconv knows {', '.join(ACTIVATIONS)}"
             raise InputError(f"hidden_act {self.activation!r} {where}", known, "Convert a model with one of these.")
-        if self.merging is not None and self.merging >= self.depth:
+        if self.merging >= self.depth:
             why = f"the tower has layers 0 to {self.depth - 1}"
             raise InputError(f"insert_layer_id {self.merging} of config.json", why, "Repair config.json.")
 
 
-def read(config: Config, *, merges: bool, token: int, pixels: tuple[int, int]) -> StripSpec:
+def read(config: Config, *, merges: bool, token: int, pixels: tuple[int, int], float_bias: bool) -> StripSpec:
     """The sizes in config.json. merges: whether windows become one patch on the way. Raises InputError for a missing or
     senseless field, and for sides of `pixels` that are no multiples of a token's."""
     part = config.sub("vision_config")
@@ -108,9 +111,11 @@ def read(config: Config, *, merges: bool, token: int, pixels: tuple[int, int]) -
         places=part.int("image_size") // part.int("patch_size"),
         activation=str(part["hidden_act"]),
         eps=part.float("layer_norm_eps"),
-        merging=config.int("insert_layer_id", 6, least=0) if merges else None,
+        merges=merges,
+        merging=config.int("insert_layer_id", 6, least=0),
         token=token,
         pixels=pixels,
+        float_bias=float_bias,
     )
     _check_pixels(made)
     return made

@@ -12,6 +12,7 @@ from llmconv.blocks.navit.slices import Slices
 from llmconv.blocks.navit.spec import StripSpec, read
 from llmconv.blocks.tower import Tower
 from llmconv.checkpoint.config import Config
+from llmconv.chips import CHIPS
 from llmconv.top.graph import Graph
 
 if TYPE_CHECKING:
@@ -32,12 +33,18 @@ class StripTower(Tower[StripSpec, Slices]):
     item = "image"
     one = "a slice of an image"
     token = ("image_token_id", 248056)
-    reads = ("max_pixels",)
+    reads = ("max_pixels", "chip")
 
     def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> StripSpec:
         width, _, height = options["max_pixels"].partition(",")
         pixels = (int(width), int(height)) if width else self.pixels
-        return read(config, merges=self.mode == "16x", token=config.int(*self.token, least=0), pixels=pixels)
+        return read(
+            config,
+            merges=self.mode == "16x",
+            token=config.int(*self.token, least=0),
+            pixels=pixels,
+            float_bias=CHIPS[options["chip"]].float_bias,
+        )
 
     def settled(self, spec: StripSpec) -> dict[str, str]:
         return {"max_pixels": ",".join(map(str, spec.pixels))}
@@ -65,7 +72,7 @@ class StripTower(Tower[StripSpec, Slices]):
 
         rows, columns = slices.check(spec, items)
         made = {"pixel_values": items.strip, "pos_ids": slices.positions(spec, rows, columns)}
-        if spec.merging is None:
+        if not spec.merges:
             return made | {"merger.reorder_index": slices.windows(rows, columns)}
         order = slices.windows(rows, columns)
         return made | {
