@@ -31,7 +31,7 @@ class StripTower(Tower[StripSpec, Slices]):
 
     title = "Vision tower"
     item = "image"
-    one = "a slice of an image"
+    one = "an image"
     token = ("image_token_id", 248056)
     reads = ("max_pixels", "chip")
 
