@@ -12,7 +12,7 @@ from llmconv.coefficients.code import code
 from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
-from llmconv.plan.forms import alone, checked, parts
+from llmconv.plan.forms import alone, checks, parts
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
@@ -25,9 +25,8 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     firsts = [net for net in plan.nets if plan.origins[net.name].linears == net.name]
     if firsts:
         yield head("check", "hold our coefficients for linears against the compiler's")
-    for net in firsts:
-        for weight in checked(net):
-            yield _task(plan, layout, net, weight)
+    for net, weight in checks(firsts).values():
+        yield _task(plan, layout, net, weight)
 
 
 def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:

@@ -105,6 +105,17 @@ def test_nets(name, headers, request):
     hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
 
 
+@pytest.mark.parametrize("name, pixels", [("qwen3_5", "128,128"), ("minicpmv4_6", "112,168")])
+def test_towers_of_hybrids(name, pixels, tmp_path, request):
+    """Families whose layers keep more than rows: their towers alone."""
+    config = vision_checkpoints.HYBRIDS[name]
+    shapes = {tensor: tuple(value.shape) for tensor, value in vision_checkpoints.whole(config).state_dict().items()}
+    del shapes["lm_head.weight"]
+    made = planned(checkpoints.headers(tmp_path / name, config, shapes.items()), max_pixels=pixels)
+    found = texts([("dynamic", [net for net in made.nets if net.tower])])
+    hold(GOLDEN / f"{name}_towers.txt", found, request.config.getoption("--update-golden"))
+
+
 @pytest.mark.parametrize("method", ["gptq", "awq"])
 def test_nets_of_quantised_checkpoints(method, checkpoint, tmp_path, request):
     """The checkpoint's own integers; with gptq in mixed order, which the nets undo."""

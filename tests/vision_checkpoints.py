@@ -11,6 +11,8 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import family_checkpoints
+
 _TEXT = {
     "hidden_size": 256,
     "intermediate_size": 512,
@@ -90,7 +92,66 @@ CONFIGS: dict[str, dict[str, Any]] = {
         },
     },
 }
-CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+# families whose layers keep more than rows, with tests of their own
+HYBRIDS: dict[str, dict[str, Any]] = {
+    "qwen3_5": _TOKENS
+    | {
+        "model_type": "qwen3_5",
+        "tie_word_embeddings": True,
+        "text_config": family_checkpoints.QWEN3_5_TEXT | {"tie_word_embeddings": True},
+        "vision_config": _SIZES
+        | {
+            "model_type": "qwen3_5",
+            "deepstack_visual_indexes": [],
+            "depth": 3,
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 256,
+            "intermediate_size": 512,
+            "in_channels": 3,
+            "out_hidden_size": 256,
+            "patch_size": 16,
+            "num_position_embeddings": 2304,
+        },
+    },
+    "minicpmv4_6": {
+        "model_type": "minicpmv4_6",
+        "dtype": "bfloat16",
+        "image_token_id": 1000,
+        "video_token_id": 1001,
+        "insert_layer_id": 1,
+        "merge_kernel_size": [2, 2],
+        "merger_times": 1,
+        "drop_vision_last_layer": False,
+        "tie_word_embeddings": True,
+        "text_config": family_checkpoints.QWEN3_5_TEXT
+        | {
+            "tie_word_embeddings": True,
+            "partial_rotary_factor": 0.375,
+            "rope_parameters": {"partial_rotary_factor": 0.375, "rope_theta": 1e7, "rope_type": "default"},
+        },
+        "vision_config": {
+            "model_type": "minicpmv4_6_vision",
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 192,
+            "image_size": 980,
+            "insert_layer_id": 6,
+            "intermediate_size": 256,
+            "layer_norm_eps": 1e-6,
+            "num_attention_heads": 3,
+            "num_channels": 3,
+            "num_hidden_layers": 3,
+            "patch_size": 14,
+            "window_kernel_size": [2, 2],
+        },
+    },
+}
+CLASSES = {
+    "qwen2_vl": "Qwen2VL",
+    "qwen2_5_vl": "Qwen2_5_VL",
+    "qwen3_vl": "Qwen3VL",
+    "qwen3_5": "Qwen3_5",
+    "minicpmv4_6": "MiniCPMV4_6",
+}
 
 
 def whole(model: Path | dict[str, Any]):
@@ -109,9 +170,9 @@ def whole(model: Path | dict[str, Any]):
 def published(name: str, kind: str) -> str:
     """What a checkpoint calls the class's parameter."""
     return (
-        name
-        if kind == "qwen3_vl"
-        else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+        name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
+        if kind in ("qwen2_vl", "qwen2_5_vl")
+        else name
     )
 
 
@@ -119,8 +180,10 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float 
     """float32 values of a tensor, every one with a generator of its own. gain: of linears, times unit scale."""
     import numpy as np
 
+    if name in HYBRIDS and "language_model" in tensor:
+        return family_checkpoints.draw(name, tensor, shape, "qwen3_5", seed, gain)
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
-    if tensor.endswith(".bias") or "pos_embed" in tensor:
+    if tensor.endswith(".bias") or re.search("pos_embed|position_embedding", tensor):
         return 0.3 * x
     if "norm" in tensor or "ln_q" in tensor:
         return 1 + 0.2 * x
@@ -149,7 +212,7 @@ def make(
     import torch
     from safetensors.torch import save_file
 
-    config = CONFIGS[name] | changes
+    config = (CONFIGS | HYBRIDS)[name] | changes
     config = (
         config | {"text_config": config["text_config"] | (text or {})}
         if "text_config" in config

@@ -14,6 +14,8 @@ from llmconv.top.graph import Graph, Value
 
 # the compiler dequantises A16MatMul with another number of outputs itself, and dies of some on two cores
 LANES = 64
+# roles of linears that take the same input
+ALIKE = (("q", "k", "v"), ("gate", "up"), ("delta_qkv", "delta_z", "delta_b", "delta_a"))
 
 
 def floats(spec: Spec, source: tuple) -> tuple:
@@ -89,7 +91,7 @@ def _ordered(g: Graph, path: str, weight: Packed, x: Value) -> Value:
 
 def ordered_by(spec: Spec, role: str, layer: int, weight: Packed) -> str:
     """The path of the first of the roles with the same input whose weight has the same order."""
-    for alike in (("q", "k", "v"), ("gate", "up")):
+    for alike in ALIKE:
         for other in alike if role in alike else ():
             found = packed(spec, spec.source(other, layer), LANES)
             if found and found.order_key == weight.order_key and found.order:

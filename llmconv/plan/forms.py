@@ -11,7 +11,7 @@ hollow   of a large net in half precision: with linears without values (llmconv.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from math import prod
 
@@ -154,6 +154,15 @@ def coded(net: Net) -> list[Weight]:
     if not codes_apart(net.flags) or codes < CODED:
         return []
     return [net.graph.weights[role.weight] for role in net.roles if isinstance(role, Packed)]
+
+
+def checks(nets: Iterable[Net]) -> dict[str, tuple[Net, Weight]]:
+    """The linears to check in these nets, by their names; one that several nets have is checked in the first."""
+    found: dict[str, tuple[Net, Weight]] = {}
+    for net in nets:
+        for weight in checked(net):
+            found.setdefault(weight.name, (net, weight))
+    return found
 
 
 def checked(net: Net) -> list[Weight]:

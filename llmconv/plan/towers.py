@@ -40,13 +40,15 @@ def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, 
 
 
 def notes(job: Job, towers: Iterable[Fitted]) -> list[str]:
-    """How the towers' options were settled."""
+    """How the towers' options were settled; what several say is said once."""
     length = embedding_length(job)
-    return [
-        note
-        for tower, spec in towers
-        for note in tower.notes(spec, {name: getattr(job, name) for name in tower.reads}, length)
-    ]
+    return list(
+        dict.fromkeys(
+            note
+            for tower, spec in towers
+            for note in tower.notes(spec, {name: getattr(job, name) for name in tower.reads}, length)
+        )
+    )
 
 
 def settled(job: Job, towers: Iterable[Fitted]) -> Job:

@@ -21,7 +21,7 @@ from llmconv.plan.estimate import (
     net_coefficients,
     stamp_seconds,
 )
-from llmconv.plan.forms import checked
+from llmconv.plan.forms import checks
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.job import Job
@@ -117,9 +117,8 @@ def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
             stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form)
             for net in made.nets
         )
-        cpu += sum(
-            check_seconds(weight) for net in made.nets if found[net.name].linears == net.name for weight in checked(net)
-        )
+        firsts = (net for net in made.nets if found[net.name].linears == net.name)
+        cpu += sum(check_seconds(weight) for _, weight in checks(firsts).values())
         return [_row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
     todo = [item for item in outlook.items if item.action in ("run", "maybe")]
     at_once = f"{outlook.jobs} task{'s' * (outlook.jobs > 1)} at once"

@@ -73,7 +73,7 @@ def compare(np, attrs, x, y):
 
 
 def reduce(np, attrs, x):
-    return {"ReduceSum": np.sum}[attrs["mode"]](x, attrs["axes"], keepdims=attrs["keepdims"])
+    return {"ReduceSum": np.sum, "ReduceMean": np.mean}[attrs["mode"]](x, attrs["axes"], keepdims=attrs["keepdims"])
 
 
 def topk(np, attrs, x, count=None):

@@ -51,15 +51,16 @@ def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> No
 
 def prompt(plan: Plan, rng: np.random.Generator, length: int) -> tuple[np.ndarray, tuple[Shown, ...]]:
     """Random tokens [length], and what their placeholders stand for. Towers have equal shares of the tokens, and what
-    one sees takes at most half of its share. Nothing is shown to a tower whose smallest item does not fit."""
+    one sees takes at most half of its share. Nothing is shown to a tower whose smallest item does not fit. Towers with
+    one placeholder stand for one another: the last of them is shown something."""
     vocab = plan.spec.vocab
     ids, shown = rng.integers(0, vocab, length), []
-    own = {fitted.spec.token for fitted in plan.towers}
-    for token in own:  # text has none of the towers' own
-        ids[ids == token] = next(other for n in count(token + 1) if (other := n % vocab) not in own)
-    for number, fitted in enumerate(plan.towers):
+    used = {fitted.spec.token: fitted for fitted in plan.towers}
+    for token in used:  # text has none of the towers' own
+        ids[ids == token] = next(other for n in count(token + 1) if (other := n % vocab) not in used)
+    for number, fitted in enumerate(used.values()):
         tower, spec = fitted
-        begin, end = (length * n // len(plan.towers) for n in (number, number + 1))
+        begin, end = (length * n // len(used) for n in (number, number + 1))
         items = tower.sample(spec, (end - begin) // 2, rng) if spec.token < vocab else None
         if items is not None:
             marks = tower.marks(spec, items)

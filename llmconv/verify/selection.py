@@ -1,4 +1,5 @@
-"""Choose what to run: everything where that takes minutes, one decode block where it would take hours."""
+"""Choose what to run: everything where that takes minutes, a decode block of each kind of layer where it would take
+hours."""
 
 from __future__ import annotations
 
@@ -47,10 +48,11 @@ class Choice:
 
 
 def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, lengths: Sequence[int] = ()) -> Choice:
-    """The nets that were asked for; else all nets if `full` or the model is tiny; else one decode block.
+    """The nets that were asked for; else all nets if `full` or the model is tiny; else one decode block of each kind of
+    layer.
 
-    Nets are launched several times if that takes minutes at most. With `lengths` a decode block comes with the prefill
-    nets of its layer.
+    Nets are launched several times if that takes minutes at most. With `lengths` the decode blocks come with the
+    prefill nets of their layers.
 
     Raises InputError for a name that is no net's, and for a length that the nets do not take.
     """
@@ -73,9 +75,23 @@ def choose(plan: Plan, names: Sequence[str] | None, full: bool, tokens: int, len
         everything = those(plan.nets, thorough, tokens, generation)
         if everything.seconds <= FULL_SECONDS or (full and not thorough):
             return everything
-    decode = next((net for net in plan.nets if net.kind == "block_cache"), plan.nets[0])
-    prefill = [net for net in plan.nets if lengths and net.layer == decode.layer and net.kind != "block_cache"]
-    return those([decode, *prefill])
+    layers = examples(plan)
+    blocks = [net for net in plan.nets if net.layer in layers and not net.stage_of]
+    decode = [net for net in blocks if net.kind == "block_cache"] or [plan.nets[0]]
+    return those([*decode, *(net for net in blocks if lengths and net.kind != "block_cache")])
+
+
+def examples(plan: Plan) -> list[int]:
+    """A layer of each kind, the kinds in the order in which they begin: the first layer of the first kind, the last one
+    of the last kind, and between them ones that lie between."""
+    kinds: list[list[int]] = []
+    for layer, kind in enumerate(plan.spec.kinds):
+        alike = next((one for one in kinds if plan.spec.kinds[one[0]] == kind), None)
+        if alike is None:
+            kinds.append(alike := [])
+        alike.append(layer)
+    steps = max(1, len(kinds) - 1)
+    return [layers[(len(layers) - 1) * number // steps] for number, layers in enumerate(kinds)]
 
 
 def launches(net: Net, plan: Plan, choice: Choice) -> int:

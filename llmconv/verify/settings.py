@@ -18,9 +18,10 @@ LIBRARIES = ("torch", "transformers", "numpy")  # libraries that it depends on
 @dataclass(frozen=True)
 class Settings:
     """nets: only these, by themselves; full: everything however long it takes. By default a model whose verification
-    takes minutes is verified in full, of a larger one a decode block. tokens: how many to generate; seed: of the random
-    prompt and inputs. lengths: of the prompts that blocks are launched for by themselves, and decode blocks behind
-    (default: the shortest, the longest and others; of nets that take seconds one that tells the most)."""
+    takes minutes is verified in full, of a larger one a decode block of each kind of layer. tokens: how many to
+    generate; seed: of the random prompt and inputs. lengths: of the prompts that blocks are launched for by themselves,
+    and decode blocks behind (default: the shortest, the longest and others; of nets that take seconds one that tells
+    the most)."""
 
     nets: tuple[str, ...] = ()
     full: bool = False

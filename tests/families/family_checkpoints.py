@@ -190,7 +190,6 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     if kind == "qwen3_5":
         for name, shape in tensors(config["text_config"] | {"tie_word_embeddings": config["tie_word_embeddings"]}):
             yield name.replace("model.", "model.language_model.", 1), shape
-        yield "model.visual.patch_embed.proj.bias", (64,)
         yield "mtp.fc.weight", (64, 64)
         return
     if kind == "minicpm":

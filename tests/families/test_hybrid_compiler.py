@@ -6,12 +6,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import qwen3_5_family
 from test_families_graph import planned
 
 from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import recipe
-from llmconv.plan import settle
 from llmconv.toolchain import jit
 from llmconv.toolchain.fetch import obtain
 from llmconv.toolchain.find import cache_dir
@@ -20,10 +18,9 @@ from llmconv.toolchain.tpuc_opt import compile_mlir
 pytestmark = [pytest.mark.compiler]
 
 
-def test_prefill_and_decode_have_one_set_of_coefficients(family_checkpoint, tmp_path, monkeypatch):
+def test_prefill_and_decode_have_one_set_of_coefficients(family_checkpoint, tmp_path):
     """Triangles and first zeros of prefill are in decode too, where nothing reads them, and the two shapes of the
     convolution's kernel are the same bytes: a .bmodel stores them once."""
-    monkeypatch.setattr(settle, "family_of", lambda _: qwen3_5_family.family)
     made, tools, found = planned(family_checkpoint("qwen3_5"), 128, chip="cv186x"), obtain(), {}
     kernels = jit.kernels(cache_dir(), tools.version, tools.digest)
     for net in made.nets:

@@ -9,7 +9,7 @@ import json
 
 import pytest
 from verify_helpers import verify
-from vision_checkpoints import CONFIGS
+from vision_checkpoints import CONFIGS, HYBRIDS
 
 SEQ = 48
 # towers of other dimensions than the golden ones: head sizes 64, 48 and 72, another merge, windows of four tokens
@@ -100,3 +100,41 @@ def test_an_adapter(name, vision_checkpoint, convert):
     # an adapter is two more roundings for every linear: see tests/test_options.py
     model = vision_checkpoint(name, vision=vision, gain=1.0)
     assert verify(convert(model, seq=SEQ, chip="bm1688", max_pixels=pixels, lora_max_rank=8), full=True, tokens=2)
+
+
+# always dynamic; heads of 72 as the published towers have them, and towers with other places of the windows
+HYBRID_TOWERS = {
+    "qwen3_5": (({}, {}, "128,128"), ({"hidden_size": 144, "num_heads": 2, "depth": 2}, {}, "96,160")),
+    "minicpmv4_6": (
+        ({}, {}, "112,168"),
+        ({"hidden_size": 144, "num_attention_heads": 2, "num_hidden_layers": 2}, {"insert_layer_id": 0}, "168,112"),
+    ),
+}
+
+
+@pytest.mark.parametrize(
+    "name, size, chip, options",
+    [
+        ("minicpmv4_6", 0, "cv186x", {}),
+        *(
+            pytest.param(name, size, chip, options, marks=pytest.mark.slow)
+            for name in HYBRIDS
+            for chip in ("cv186x", "bm1688", "bm1684x")
+            for size, options in ((0, {}), (1, {"use_history_kv": 1, "chunk_length": 32}))
+        ),
+        *(
+            pytest.param(name, 0, "bm1688", options, marks=pytest.mark.slow)
+            for name in HYBRIDS
+            for options in ({"embedding_disk": 1, "do_sample": 1}, {"num_device": 3, "distribute_strategy": "pp"})
+        ),
+    ],
+    ids=str,
+)
+def test_hybrids(name, size, chip, options, vision_checkpoint, convert):
+    vision, more, pixels = HYBRID_TOWERS[name][size]
+    model = vision_checkpoint(name, vision=vision, seed=size, **more)
+    out = convert(model, seq=64, chip=chip, max_pixels=pixels, **options)
+    assert verify(out, full=True, tokens=4)
+    towers = [net for net in json.loads((out / "verify.json").read_text())["nets"] if net["name"].startswith("vit")]
+    assert len(towers) == (1 if name == "qwen3_5" else 2)
+    assert all(net["launches"] >= 4 and worst(out, net["name"]) < 0.02 for net in towers)

@@ -17,7 +17,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """base("llama", num_hidden_layers=1, ...) -> the directory of a float checkpoint."""
 
     def maker(place: Path, name: str, **options) -> Path:
-        module = vision_checkpoints if name in vision_checkpoints.CONFIGS else family_checkpoints
+        seeing = vision_checkpoints.CONFIGS | vision_checkpoints.HYBRIDS
+        module = vision_checkpoints if name in seeing else family_checkpoints
         return (make if name in CONFIGS else module.make)(place, name, **options)
 
     return once(maker, tmp_path_factory)

@@ -59,6 +59,28 @@ def test_a_real_model_by_one_decode_block(checkpoint, monkeypatch):
     ]
 
 
+def test_a_real_model_by_one_decode_block_of_each_kind_of_layer(checkpoint, monkeypatch):
+    """The first layer of the first kind, the last one of the last; the prefill nets of all with lengths."""
+    plan = plan_of(checkpoint("qwen2", num_hidden_layers=6), seq=128)
+    monkeypatch.setattr(selection, "seconds", lambda net: 350.0)
+    one = plan.spec.kinds[0]
+    for windows, layers in (
+        ([None] * 6, [0]),
+        ([8, 8, None, 8, 8, None], [0, 5]),
+        ([8, None, 16, 8, None, 16], [0, 1, 5]),
+        ([8, 16, 16, 16, None, None], [0, 2, 5]),
+    ):
+        kinds = tuple(replace(one, window=window) for window in windows)
+        mixed = replace(plan, spec=replace(plan.spec, kinds=kinds))
+        chosen = selection.choose(mixed, None, full=False, tokens=16)
+        assert [net.name for net in chosen.nets] == [f"block_cache_{layer}" for layer in layers]
+        chosen = selection.choose(mixed, None, False, 16, (1, 31))
+        assert [net.name for net in chosen.nets] == [
+            f"{kind}_{layer}" for kind in ("block_cache", "block") for layer in layers
+        ]
+        assert chosen.seconds == pytest.approx(len(layers) * (2 + 2) * 350)
+
+
 def test_estimates_are_those_that_were_measured(checkpoint):
     from llmconv.plan.decoder import decoder_nets
 

@@ -36,16 +36,19 @@ class PatchTower(Tower[TowerSpec, Images]):
     preprocess: Preprocess
     norm: str = "layer"
     gated: bool = False
+    token: tuple[str, int] = ("image_token_id", 151655)
 
     net = "vit"
     title = "Vision tower"
     item = "image"
     one = "an image"
-    token = ("image_token_id", 151655)
     reads = ("max_pixels",)
 
-    def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> TowerSpec:
+    def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> TowerSpec | None:
+        """None for a language model alone: neither vision_config nor the tower's first tensor."""
         found = [p for p in self.prefixes if f"{p}{self.names['patch']}.weight" in tensors]
+        if not found and config.sub("vision_config") is config:
+            return None
         width, _, height = options["max_pixels"].partition(",")
         return read(
             config,

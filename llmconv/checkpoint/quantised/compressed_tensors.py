@@ -111,6 +111,7 @@ def linear(checkpoint: Checkpoint, path: str, scheme: Scheme) -> Packed:
     if not scheme.symmetric:
         expect(checkpoint, f"{path}.weight_zero_point", ("I32",), (-(-n * bits // 32), count), words)
         zeros = ("transpose", ("unpack", ("bytes", ("transpose", ("raw", f"{path}.weight_zero_point"))), bits))
+        zeros = ("rows", zeros, 0, n) if n * bits % 32 else zeros  # the last word may not be full
     indices = f"{path}.weight_g_idx"
     mixed = order(checkpoint, indices, k, k // count) if indices in checkpoint.tensors else None
     beside += (indices,) if mixed else ()

@@ -1,7 +1,6 @@
-"""Qwen3.5, the language model: three gated delta-net layers before every layer of gated attention, which turns a
-quarter of every head by three interleaved positions; (1 + w) norms.
-
-It is here, and no family that a user is offered, until its nets are verified on the simulator from file to answer."""
+"""Qwen3.5: three gated delta-net layers before every layer of gated attention, which turns a quarter of every head by
+three interleaved positions; (1 + w) norms; and Qwen3-VL's vision tower without deepstack. A model of type qwen3_5_text
+is the language model alone."""
 
 from __future__ import annotations
 
@@ -13,21 +12,28 @@ from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.delta_net import DeltaNet
 from llmconv.blocks.layers import interleaved, three_axes
 from llmconv.blocks.spec import Layer, Spec, renamed
+from llmconv.blocks.vision.tower import PatchTower
 from llmconv.checkpoint.config import Config
+from llmconv.families import qwen3_vl
 from llmconv.families.family import Family
 from llmconv.families.memory import DeltaStates, KeysAndValues
 from llmconv.families.oracle import Oracle
 
-NAMES = renamed(
-    delta_qkv="linear_attn.in_proj_qkv",
-    delta_z="linear_attn.in_proj_z",
-    delta_b="linear_attn.in_proj_b",
-    delta_a="linear_attn.in_proj_a",
-    delta_out="linear_attn.out_proj",
-    delta_conv="linear_attn.conv1d",
-    delta_decay="linear_attn.A_log",
-    delta_norm="linear_attn.norm",
-) | {"delta_a.bias": "linear_attn.dt_bias"}
+NAMES = {
+    **renamed(
+        delta_qkv="linear_attn.in_proj_qkv",
+        delta_z="linear_attn.in_proj_z",
+        delta_b="linear_attn.in_proj_b",
+        delta_a="linear_attn.in_proj_a",
+        delta_out="linear_attn.out_proj",
+        delta_conv="linear_attn.conv1d",
+        delta_decay="linear_attn.A_log",
+        delta_norm="linear_attn.norm",
+    ),
+    "delta_a.bias": "linear_attn.dt_bias",
+}
+VISION = {role: name for role, name in qwen3_vl.NAMES.items() if not role.startswith("deep")}
+FIELDS = {name: field for name, field in qwen3_vl.FIELDS.items() if name != "deepstack"}
 # what the class takes for fields that are left out
 DEFAULTS = {
     "head_dim": 256,
@@ -63,15 +69,23 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     return tuple(table[kind] for kind in types)
 
 
-def as_text(config: Config) -> dict[str, Any]:
-    """The config of the language model alone."""
-    text: Mapping[str, Any] = config.sub("text_config")
-    return {"tie_word_embeddings": config.bool("tie_word_embeddings", False), **text, "model_type": "qwen3_5_text"}
+def as_whole(config: Config) -> dict[str, Any]:
+    """The config of the whole model; around a language model alone, of one whose tower has no blocks."""
+    if config.sub("vision_config") is not config:
+        return dict(config.data)
+    text: Mapping[str, Any] = config.sub("text_config").data
+    return {
+        "model_type": "qwen3_5",
+        "text_config": {**text, "model_type": "qwen3_5_text"},
+        "vision_config": {"depth": 0},
+        "tie_word_embeddings": config.bool("tie_word_embeddings", text.get("tie_word_embeddings", False)),
+    }
 
 
-def text_tensor(name: str, spec: Spec) -> tuple:
-    """The class for text alone knows no prefix but "model."."""
-    return ("tensor", name.replace("model.", spec.names["embedding"].removesuffix("embed_tokens"), 1))
+def whole_tensor(name: str, spec: Spec) -> tuple:
+    """The whole model's parameter `name` under the name that the checkpoint has."""
+    prefix = spec.names["embedding"].removesuffix("embed_tokens")
+    return ("tensor", name.replace("model.language_model.", prefix, 1))
 
 
 family = Family(
@@ -88,13 +102,22 @@ family = Family(
         qk_norm="head",
         norm_offset=1.0,
     ),
+    towers=(
+        PatchTower(
+            VISION,
+            ("model.visual.",),
+            FIELDS,
+            pixels=(768, 768),
+            preprocess=qwen3_vl.preprocess,
+            token=("image_token_id", 248056),
+        ),
+    ),
     reference=Oracle(
-        config=as_text,
-        tensor=text_tensor,
+        config=as_whole,
+        tensor=whole_tensor,
+        auto="AutoModelForImageTextToText",
         memories={"attention": KeysAndValues(), "delta_net": DeltaStates()},
     ),
     unused=(r"rotary_emb\.inv_freq$", r"^mtp\."),
-    left_out=(r"(^|\.)visual\.",),
     forces={"dynamic": True},
-    name="qwen3_5",
 )
