@@ -73,8 +73,7 @@ class DeltaNet(Mixer):
         }
 
     def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
-        """The compiler takes no table in the modes that quantise, and f16 needs none."""
-        table = (delta_rule.DECODE if step.decode else delta_rule.PREFILL) if mode == "BF16" else ()
+        table = delta_rule.DECODE if step.decode else delta_rule.PREFILL
         return Compiling("0:0,1:1" if step.decode else "", table)
 
     def mix(
@@ -163,8 +162,9 @@ class DeltaNet(Mixer):
         return g.weight(f"{spec.path('delta_conv', layer)}.zeros", shape, ("fill", shape, 0.0), **attrs)
 
     def _triangle(self, g: Graph, spec: Spec, layer: int, step: Step, kind: str) -> Value:
-        """A constant of the chunked rule; of a net of one token a placeholder, as above. That one is stored in bf16, in
-        which the bits of the rule's 1.0, which is f16, are those of 2^-7."""
-        name, one = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}", 2.0**-7 if step.decode else 1.0
+        """A constant of the chunked rule; of a net of one token a placeholder, as above. Where that is stored in bf16,
+        the bits of the rule's 1.0, which is f16, are those of 2^-7."""
+        one = 2.0**-7 if step.decode and step.half == "bf16" else 1.0
+        name = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}"
         attrs = {"placeholder": "Auto"} if step.decode else {}
         return g.weight(name, (delta_rule.CHUNK,) * 2, ("triangle", delta_rule.CHUNK, kind, one), **attrs)

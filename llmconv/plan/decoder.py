@@ -125,7 +125,7 @@ def _sampling(job: Job, graph: Graph, outputs: list[tuple[str, str]], dynamic: b
 
 
 def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
-    step = replace(step, split=job.splits)
+    step = replace(step, split=job.splits, half=job.half)
     graph, mixer = decoder.block(name, spec, layer, step, job.lora_max_rank), spec.kinds[layer].mixer
     states, ports = mixer.states(spec), mixer.ports(spec, layer, step)
     own = {state.name: state.dtype for state in states}
