@@ -7,24 +7,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmconv.blocks import delta_rule
 from llmconv.blocks.attention import slab
 from llmconv.blocks.linear import linear
 from llmconv.blocks.mixer import Compiling, Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
-
-CHUNK = 64  # tokens that the chip's prefill takes at once; with others it gives NaN (1.30.2)
-LEAST = -8.0  # of the log of a decay: exp(-8) is below what half precision can tell from 0
-TRIANGLES = ("upper", "above", "lower", "on")  # constant operands of the rule, [CHUNK, CHUNK], in its order
-
-# Names, without their layer's number, of the operations that run in another mode than the net. The rule sums logs of
-# decays, which bf16 rounds too much: it is computed in f16. A chip cannot cast bf16 to f16. So all operands of the rule
-# come through f32, and its result goes on in f32 as far as the gate. The convolution stays in bf16: in f32, prefill and
-# decode would not share its kernel, and decode's state would leave the net under another name.
-_SINGLE = ("conv.silu", "softplus", "decay", "decay.clip", "beta", "rule.norm", "rule.flat", "rule.gated")
-_PARTS = tuple(f"rule.{part}{end}" for part in "qkv" for end in (".slice", ""))
-PREFILL = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, "heads", *_PARTS)))
-DECODE = (("rule", "F16"), *((name, "F32") for name in (*_SINGLE, *_PARTS)))
 
 
 @dataclass(frozen=True)
@@ -85,8 +73,7 @@ class DeltaNet(Mixer):
         }
 
     def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
-        """The compiler takes no table in the modes that quantise, and f16 needs none."""
-        table = (DECODE if step.decode else PREFILL) if mode == "BF16" else ()
+        table = delta_rule.DECODE if step.decode else delta_rule.PREFILL
         return Compiling("0:0,1:1" if step.decode else "", table)
 
     def mix(
@@ -97,16 +84,15 @@ class DeltaNet(Mixer):
         z = g.SiLU(z, name=f"{spec.path('delta_z', layer)}.silu")
         beta = g.Sigmoid(linear(g, spec, "delta_b", layer, x), name="beta")
         decay = self._decay(g, spec, layer, x)
-        qkv = linear(g, spec, "delta_qkv", layer, x)
         behind = self._decoded if step.decode else self._convolved
-        columns, convolved = behind(g, spec, layer, step, qkv, given)
-        q, k, v = self._parts(g, step, g.SiLU(convolved, name="conv.silu"))
-        triangles = [self._triangle(g, spec, layer, step, kind) for kind in TRIANGLES]
-        kind = "RecurrentGatedDeltaRule" if step.decode else "ChunkGatedDeltaRule"
-        chunks: dict[str, Any] = {} if step.decode else {"chunk_size": CHUNK}
-        operands = (q, k, v, decay, beta, given.states["recurrent"], *([] if step.decode else triangles))
-        sizes = {"num_k_heads": self.key_heads, "num_v_heads": self.value_heads, "d": self.width}
-        y = g.op(kind, *operands, **sizes, **chunks, scale=self.width**-0.5, name="rule")
+        columns, convolved = behind(g, spec, layer, step, linear(g, spec, "delta_qkv", layer, x), given)
+        qkv = self._parts(g, step, g.SiLU(convolved, name="conv.silu"))
+        triangles = [self._triangle(g, spec, layer, step, kind) for kind in delta_rule.TRIANGLES]
+        heads, state = delta_rule.Heads(self.key_heads, self.value_heads, self.width), given.states["recurrent"]
+        if step.decode:
+            y = delta_rule.one_token(g, heads, qkv, decay, beta, state)
+        else:
+            y = delta_rule.prompt(g, heads, qkv, (decay, beta), state, triangles)
         norm = spec.path("delta_norm", layer)
         gamma = g.weight(f"{norm}.weight", (1, 1, 1, self.width), ("tensor", f"{norm}.weight"))
         y = g.RMSNorm(y, gamma, eps=spec.eps, name="rule.norm")
@@ -121,7 +107,7 @@ class DeltaNet(Mixer):
             path, (1, 1, self.value_heads), ("reshape", ("decay", ("tensor", path)), (1, 1, self.value_heads))
         )
         y = g.Mul(g.Softplus(linear(g, spec, "delta_a", layer, x), name="softplus"), factor, name="decay")
-        return g.Clip(y, min=LEAST, max=0.0, name="decay.clip")
+        return g.Clip(y, min=delta_rule.LEAST, max=delta_rule.MOST, name="decay.clip")
 
     def _convolved(self, g: Graph, spec: Spec, layer: int, step: Step, qkv: Value, given: Given) -> tuple[Value, Value]:
         """The state behind a prompt, and its convolved columns [1, C, 1, L]. Earlier columns, or zeros, stand before
@@ -175,8 +161,9 @@ class DeltaNet(Mixer):
         return g.weight(f"{spec.path('delta_conv', layer)}.zeros", shape, ("fill", shape, 0.0), **attrs)
 
     def _triangle(self, g: Graph, spec: Spec, layer: int, step: Step, kind: str) -> Value:
-        """A constant of the chunked rule, f16. A decode net has it as a placeholder (see `_zeros`), stored as bf16: the
-        bits of 1.0 in f16 are those of 2^-7 in bf16."""
-        name, one = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}", 2.0**-7 if step.decode else 1.0
+        """A constant of the chunked rule; of a net of one token a placeholder, as above. Where that is stored in bf16,
+        the bits of the rule's 1.0, which is f16, are those of 2^-7."""
+        one = 2.0**-7 if step.decode and step.half == "bf16" else 1.0
+        name = f"{spec.names['layer'].format(i=layer)}linear_attn.{kind}"
         attrs = {"placeholder": "Auto"} if step.decode else {}
-        return g.weight(name, (CHUNK, CHUNK), ("triangle", CHUNK, kind, one), **attrs)
+        return g.weight(name, (delta_rule.CHUNK,) * 2, ("triangle", delta_rule.CHUNK, kind, one), **attrs)

@@ -24,6 +24,7 @@ class Step:
     dynamic: a launch may bring fewer tokens, and fewer rows of history.
     split: for several devices: rope is written in elementary operations (the compiler splits no other form), and the
     last block leaves the final norm to the head.
+    half: the nets' half precision, bf16 or f16.
     batch: sequences decoded at once; more than one writes the new rows into the history instead of returning them.
     mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
     """
@@ -36,6 +37,7 @@ class Step:
     mask_tile: int = 0
     dynamic: bool = False
     split: bool = False
+    half: str = "bf16"
 
     @property
     def phase(self) -> Phase:

@@ -170,9 +170,10 @@ def _plain(use: int, role: Plain, weight: Weight, mode: Mode) -> Piece:
         return Piece(role.weight, role.place, use, "weight", "f32", 4 * prod(weight.shape))
     if (weight.dtype == "bf16" and mode.half != "bf16") or weight.dtype not in ("f32", "bf16"):
         raise NotCovered(f"a weight of type {weight.dtype} in {mode.half}")
+    half = role.half or mode.half
     # a table declared bf16 is already what is stored, whatever the mode's name for it
-    name = role.weight + ("_bf16" if weight.dtype == "bf16" else f"_{mode.half}")
-    return Piece(name, role.place, use, "weight", mode.half, 2 * prod(weight.shape))
+    name = role.weight + ("_bf16" if weight.dtype == "bf16" else f"_{half}")
+    return Piece(name, role.place, use, "weight", half, 2 * prod(weight.shape))
 
 
 def _bias_axis(role: Linear, weights: Mapping[str, Weight]) -> int:

@@ -12,7 +12,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar
 
 if TYPE_CHECKING:
@@ -61,12 +62,14 @@ class Packed(_Use):
 
 @dataclass(frozen=True)
 class Plain(_Use):
-    """float: a weight that the net declares as float32 stays so."""
+    """float: a weight that the net declares as float32 stays so. half: the half-precision type that it is stored in,
+    where that is not the net's."""
 
     kind: ClassVar[str] = "plain"
     weight: str
     place: str
     float: bool
+    half: str = ""
 
 
 @dataclass(frozen=True)
@@ -94,8 +97,9 @@ def role_from_json(entry: Mapping[str, Any]) -> Role:
     return _KINDS[entry["kind"]](**{name: value for name, value in entry.items() if name != "kind"})
 
 
-def roles(graph: Graph) -> list[Role]:
-    """One role per use of a weight, in the graph's order."""
+def roles(graph: Graph, modes: Mapping[str, str] = MappingProxyType({})) -> list[Role]:
+    """One role per use of a weight, in the graph's order. modes: of the operations that are computed in another mode
+    than the net, by their names."""
     weights = {op.results[0].id: op for op in graph.ops if op.kind == "Weight"}
     found: list[Role] = []
     used: set[str] = set()
@@ -103,16 +107,26 @@ def roles(graph: Graph) -> list[Role]:
         names = [weights[v.id].results[0].name if v.id in weights else None for v in op.operands]
         if any(names):
             attrs = {n: weights[v.id].attrs for n, v in zip(names, op.operands) if n}
-            found.extend(_uses(op, names, attrs))
+            found.extend(_in_mode(role, modes.get(op.results[0].name, "")) for role in _uses(op, names, attrs))
             used.update(attrs)
     for op in weights.values():
         name = op.results[0].name
         if name in used:
             continue
-        # only a placeholder is used by no operation: it gives two nets the same layout
-        placeholder = dict(op.attrs) == {"placeholder": "F32"}
-        found.append(Plain(name, "top.Weight.Placeholder", True) if placeholder else Unknown(name, "no operation"))
+        # only placeholders have no operation: they give two nets the same layout
+        kind = op.attrs.get("placeholder") if len(op.attrs) == 1 else ""
+        known = kind in ("F32", "Auto")
+        found.append(Plain(name, "top.Weight.Placeholder", kind == "F32") if known else Unknown(name, "no operation"))
     return found
+
+
+def _in_mode(role: Role, mode: str) -> Role:
+    """The role in an operation of another mode."""
+    if not mode:
+        return role
+    if not isinstance(role, Plain):
+        return Unknown(role.weight, f"an operation in {mode}")
+    return replace(role, float=True) if mode == "F32" else replace(role, half=mode.lower())
 
 
 def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, Any]]) -> list[Role]:
@@ -131,6 +145,10 @@ def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, 
     elif op.kind == "FAttention":
         if names[3] and not any((*names[:3], *names[4:])):
             return [_plain(names[3], "tpu.FAttention.3", attrs, True)]
+    elif op.kind == "ChunkGatedDeltaRule" and not any(names[:6]):
+        return [_plain(name, f"tpu.{op.kind}.{i}", attrs) for i, name in enumerate(names) if name]
+    elif op.kind == "Concat" and names[0] and not any(names[1:]):
+        return [_plain(names[0], "tpu.Concat.0", attrs)]
     elif op.kind == "Gather" and names[0] and not names[1]:
         return [_plain(names[0], "tpu.Gather.source", attrs)]
     elif len(names) > 1 and (second := names[1]):
@@ -138,6 +156,8 @@ def _uses(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[str, 
             return [_plain(second, "tpu.RMSNorm.gamma", attrs, op.attrs["weight_keep_f32"])]
         if op.kind == "Mul" and not names[0]:
             return [_plain(second, "tpu.Mul.1", attrs)]
+        if op.kind == "Conv" and not names[0] and not any(names[2:]):
+            return [_plain(second, "tpu.Conv2D.weight", attrs)]
         if op.kind == "Gather" and not names[0]:
             return [Index(second, "tpu.Gather.index")]
     return [Unknown(n, op.kind) for n in names if n]

@@ -140,7 +140,7 @@ class Blocks:
 
     def net(self, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
         """The net of a layer; flags: CompileFlags of its own."""
-        step = replace(step, split=self.job.splits)
+        step = replace(step, split=self.job.splits, half=self.job.half)
         build = partial(decoder.block, name, self.spec, layer, step, self.job.lora_max_rank)
         key = (kind, step, *flags.items(), *self._like(layer))
         if first := self._firsts.get(key):

@@ -92,7 +92,7 @@ class Net:
     @cached_property
     def roles(self) -> tuple[Role, ...]:
         """How the graph uses each of its weights (llmconv.coefficients.roles)."""
-        return tuple(roles(self.graph))
+        return tuple(roles(self.graph, dict(self.flags.precision)))
 
     @cached_property
     def tensors(self) -> list[str]:

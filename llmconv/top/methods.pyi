@@ -326,6 +326,11 @@ class Methods:
         *operands: Value,
         name: str,
     ) -> Value: ...
+    def Exp(
+        self,
+        *operands: Value,
+        name: str,
+    ) -> Value: ...
     def ConcatSlice(
         self,
         *operands: Value,

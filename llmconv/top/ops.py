@@ -275,6 +275,7 @@ ROWS = (
         },
     ),
     Row("Softplus", infer.same, lambda np, a, x: np.logaddexp(x, 0)),
+    Row("Exp", infer.same, lambda np, a, x: np.exp(x)),
     Row("ConcatSlice", infer.same, maths.concat_slice, {"axis": Attr("i64")}),
     # both write the new recurrent state over the operand; of the chunked one the last four are constant triangles
     Row("ChunkGatedDeltaRule", infer.delta_rule, maths.delta_rule, {**_DELTA, "chunk_size": Attr("i64", 64)}),
