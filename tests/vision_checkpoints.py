@@ -89,8 +89,41 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "deepstack_visual_indexes": [0, 1, 2],
         },
     },
+    # flat, as on the hub; transformers' own form has a text_config
+    "glm4v": _TEXT
+    | _TOKENS
+    | {
+        "model_type": "glm4v",
+        "rms_norm_eps": 1e-5,
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "default", "mrope_section": [8, 12, 12]},
+        "vision_config": _SIZES
+        | {
+            "depth": 2,
+            "hidden_size": 192,
+            "hidden_act": "silu",
+            "in_channels": 3,
+            "image_size": 112,
+            "rms_norm_eps": 1e-5,
+            "out_hidden_size": 256,
+            "intermediate_size": 384,
+            "attention_bias": False,
+        },
+    },
 }
-CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL"}
+CLASSES = {"qwen2_vl": "Qwen2VL", "qwen2_5_vl": "Qwen2_5_VL", "qwen3_vl": "Qwen3VL", "glm4v": "Glm4v"}
+
+
+def nested(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json with a part for the language model, where it has none: as transformers writes one."""
+    outer = {name for name in config if name.endswith("_token_id") and name not in _TEXT}
+    outer |= {"model_type", "vision_config", "tie_word_embeddings", "torch_dtype"}
+    if config["model_type"] != "glm4v" or "text_config" in config:
+        return config
+    text = {name: value for name, value in config.items() if name not in outer}
+    return {name: config[name] for name in outer} | {"text_config": text | {"model_type": "glm4v_text"}}
 
 
 def whole(model: Path | dict[str, Any]):
@@ -98,19 +131,20 @@ def whole(model: Path | dict[str, Any]):
     import torch
     import transformers
 
-    given = model if isinstance(model, dict) else json.loads((model / "config.json").read_text())
+    given = nested(model if isinstance(model, dict) else json.loads((model / "config.json").read_text()))
     made = getattr(transformers, f"{CLASSES[given['model_type']]}ForConditionalGeneration")
+    config = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(json.loads(json.dumps(given)))
     if isinstance(model, dict):
         with torch.device("meta"):
-            return made(transformers.CONFIG_MAPPING[given["model_type"]].from_dict(json.loads(json.dumps(given))))
-    return made.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+            return made(config)
+    return made.from_pretrained(model, config=config, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def published(name: str, kind: str) -> str:
     """What a checkpoint calls the class's parameter."""
     return (
         name
-        if kind == "qwen3_vl"
+        if kind in ("qwen3_vl", "glm4v")
         else name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
     )
 
@@ -120,7 +154,7 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float 
     import numpy as np
 
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
-    if tensor.endswith(".bias") or "pos_embed" in tensor:
+    if tensor.endswith(".bias") or "pos_embed" in tensor or "position_embedding" in tensor:
         return 0.3 * x
     if "norm" in tensor or "ln_q" in tensor:
         return 1 + 0.2 * x
