@@ -145,4 +145,5 @@ family = Family(
     ),
     reference=Oracle(config=nested, auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
     equal_lengths=True,
+    demo_half="bf16",
 )
