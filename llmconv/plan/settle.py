@@ -44,9 +44,7 @@ def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
     return job.forced(new), [f"{name} is {value}: the nets of {family.name} need it" for name, value in told.items()]
 
 
-def resolve(
-    job: Job, config: Config, found: Quantisation | None = None, demo_half: str = ""
-) -> tuple[Job, list[str]]:
+def resolve(job: Job, config: Config, found: Quantisation | None = None, demo_half: str = "") -> tuple[Job, list[str]]:
     """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes. demo_half:
     the half-precision type that a family's public demo needs, if it needs one."""
     dtype = config.sub("text_config").dtype() or config.dtype()
