@@ -145,5 +145,12 @@ family = Family(
     ),
     reference=Oracle(config=nested, auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
     equal_lengths=True,
-    demo_half="bf16",
+    demo={
+        "half": ("bf16",),
+        "use_block_with_kv": (False,),
+        "use_history_kv": (False,),
+        "batch": (1,),
+        "embedding_disk": (False,),
+        "num_device": (1,),
+    },
 )

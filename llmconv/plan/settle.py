@@ -31,7 +31,7 @@ def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, li
     family = family_of(config["model_type"])
     quantisation = quantised.read(config)
     job, forced = _forced(job, family)
-    job, notes = resolve(job, config, quantisation, family.demo_half)
+    job, notes = resolve(job, config, quantisation, family.demo.get("half", ()))
     return config, family, quantisation, job, forced + notes
 
 
@@ -44,12 +44,14 @@ def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
     return job.forced(new), [f"{name} is {value}: the nets of {family.name} need it" for name, value in told.items()]
 
 
-def resolve(job: Job, config: Config, found: Quantisation | None = None, demo_half: str = "") -> tuple[Job, list[str]]:
-    """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes. demo_half:
-    the half-precision type that a family's public demo needs, if it needs one."""
+def resolve(
+    job: Job, config: Config, found: Quantisation | None = None, demo: tuple[str, ...] = ()
+) -> tuple[Job, list[str]]:
+    """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes. demo: the
+    half-precision types that a family's public demo knows, where it does not know both."""
     dtype = config.sub("text_config").dtype() or config.dtype()
     own = "f16" if dtype == "float16" else "bf16"
-    asked, half = job.quantize, demo_half or own
+    asked, half = job.quantize, own if not demo or own in demo else demo[0]
     job, notes = _resolve_quantised(job, half, found) if found else _resolve_float(job, dtype)
     if found and asked == "auto" and half != own:
         notes.append(f"quantize auto: the checkpoint is {dtype}, the rest becomes {half}: the public demo needs it")
@@ -183,14 +185,14 @@ def _lengths(job: Job, notes: list[str]) -> Job:
 def demo_notes(job: Job, family: Family) -> list[str]:
     """Warnings where the options do not go with the family's public demo."""
     found = []
+    for name, values in family.demo.items():
+        if (given := getattr(job, name)) not in values:
+            told = "on" if given is True else f"{given}"
+            known = " or ".join("off" if value is False else f"{value}" for value in values)
+            found.append(f"{name} is {told}: the public demo of {family.name} can drive nets with {known} alone")
     if family.equal_lengths and job.max_input_length != job.seq_length:
         found.append(
             f"max_input_length {job.max_input_length} is not seq_length {job.seq_length}: the public demo of "
             f"{family.name} takes the embedding net's length for the KV cache's, and needs both to be the same"
-        )
-    if family.demo_half not in ("", job.half):
-        found.append(
-            f"quantize {job.quantize} makes {job.half} nets: the public demo of {family.name} writes masks in "
-            f"{family.demo_half} whatever the nets have, and works with {family.demo_half} alone"
         )
     return found

@@ -202,7 +202,7 @@ def test_auto_takes_what_the_demo_knows(dtype, told, quantised):
     made = planned(model, quantize="auto", max_pixels="112,112")
     assert made.job.quantize == "w4bf16"
     assert any("the rest becomes bf16: the public demo needs it" in note for note in made.notes) is told
-    assert not any("writes masks in bf16" in note for note in made.notes)
+    assert not any("can drive nets with bf16" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("method, how", [("gptq", How(4, 64)), ("awq", How(4, 128)), ("compressed", How(8, 64))])

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmconv.blocks.vision.parts import activate, joined, layer_norm, linear, matmul, mlp, norm
+from llmconv.blocks.vision.layers import activate, layer_norm, matmul
+from llmconv.blocks.vision.parts import joined, linear, mlp, norm
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.top.graph import Graph, Value
 

@@ -12,8 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmconv.blocks.attention import cut
+from llmconv.blocks.vision.layers import matmul
 from llmconv.blocks.vision.merger import merged, perceived
-from llmconv.blocks.vision.parts import linear, matmul, mlp, norm
+from llmconv.blocks.vision.parts import linear, mlp, norm
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
