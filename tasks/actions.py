@@ -11,7 +11,10 @@ import os
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from llmconv.checkpoint.files import Checkpoint
 
 Out = Mapping[str, str]
 
@@ -124,21 +127,44 @@ def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
+def copy_config(model: str, embedding: str, half: str, arrays: Mapping[str, Sequence[Any]], out: Out) -> None:
     """Copy the model directory's configuration and tokenizer files.
 
     embedding: the name of the token table, which is then written as embedding.bin, or "". That file is row-major
-    [V, H], 2 bytes each in type `half`, little endian, without a header.
+    [V, H], 2 bytes each in type `half`, little endian, without a header. arrays: further files, in NumPy's own format
+    and float32, by their names, and the recipes that they are made by.
     """
     (target,) = out
-    shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
-    if embedding:
+    place = Path(out[target])
+    shutil.copytree(model, place, ignore=shutil.ignore_patterns(*NOT_CONFIG))
+    if embedding or arrays:
         from llmconv.checkpoint.files import Checkpoint
-        from llmconv.checkpoint.npz import half_rows
 
-        with open(Path(out[target]) / "embedding.bin", "wb") as f:
-            for rows in half_rows(Checkpoint.open(Path(model)), embedding, half):
-                f.write(rows.data)
+        checkpoint = Checkpoint.open(Path(model))
+        if embedding:
+            _write_rows(place / "embedding.bin", checkpoint, embedding, half)
+        for name, recipe in arrays.items():
+            _write_array(place / name, checkpoint, recipe)
+
+
+def _write_rows(path: Path, checkpoint: Checkpoint, tensor: str, half: str) -> None:
+    from llmconv.checkpoint.npz import half_rows
+
+    with open(path, "wb") as f:
+        for rows in half_rows(checkpoint, tensor, half):
+            f.write(rows.data)
+
+
+def _write_array(path: Path, checkpoint: Checkpoint, made_by: Sequence[Any]) -> None:
+    import numpy as np
+
+    from llmconv.checkpoint.recipe import evaluate
+
+    # runtimes take the numbers in the file's order for those of the shape
+    values = np.ascontiguousarray(evaluate(list(made_by), checkpoint), "<f4")
+    path.unlink(missing_ok=True)  # the model directory may have one of its own, read-only
+    with open(path, "wb") as f:
+        np.save(f, values, allow_pickle=False)
 
 
 def write_sums(bmodels: Mapping[str, str], others: list[str], out: Out) -> None:

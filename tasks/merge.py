@@ -90,14 +90,16 @@ def _combination(plan: Plan, layout: Layout) -> dict:
 
 def _config(plan: Plan, layout: Layout) -> dict:
     embedding = plan.disk_tensors[0] if plan.disk_tensors else ""
+    arrays = {one.name: one.recipe for one in plan.beside}
     return single(
         "config",
         "llmconv.tasks.actions:copy_config",
-        {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half},
+        {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half, "arrays": arrays},
         targets=[layout.config],
         file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),
-        **reading(plan, layout, plan.disk_tensors),
-        key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]},
+        **reading(plan, layout, [*plan.disk_tensors, *plan.beside_tensors]),
+        key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]}
+        | ({"arrays": arrays} if arrays else {}),
         need=Need(memory=150 * MB, seconds=0.2),
         cacheable=False,
         doc="copy configuration and tokenizer",

@@ -25,7 +25,7 @@ from llmconv.tasks.export import with_form
 from llmconv.top.text import render
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
-PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
+PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
 FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS]
 OPTIONS = {
     "static": {},

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import numpy as np
 import pytest
 from plans import planned
 
@@ -149,3 +150,35 @@ def test_sums_of_a_pipeline(checkpoint, convert):
         named == {path.name for path in (*out.glob("*.bmodel"), *out.glob("*_combine.json"))} | {"config/config.json"}
         and len(named) == 6
     )
+
+
+@pytest.mark.compiler
+def test_learned_positions_beside_the_bmodel(vision_checkpoint, llmconv_env, tmp_path, capsys):
+    """As GLM-4V's public demo reads them; written again when they are damaged or their tensor changes, with no net."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model, out = tmp_path / "model", tmp_path / "out"
+    shutil.copytree(vision_checkpoint("glm4v"), model)
+    argv = ["convert", "-m", str(model), "-s", "64", "-c", "cv186x", "--max_pixels", "112,112", "-o", str(out)]
+    file, name = out / "config" / "pos_embed_weight.npy", "model.visual.embeddings.position_embedding.weight"
+
+    def right() -> bool:
+        table = load_file(model / "model.safetensors")[name].float()
+        found = np.load(file, allow_pickle=False)
+        assert found.dtype == np.float32 and found.flags.c_contiguous and found.shape == (1, 192, 8, 8)
+        same = torch.equal(torch.from_numpy(found), table.view(8, 8, -1).permute(2, 0, 1)[None])
+        return same and check_sums(out).returncode == 0
+
+    assert main(argv) == 0 and right()
+    assert "config/pos_embed_weight.npy" in (out / "SHA256SUMS").read_text()
+    assert "compile:vit" in capsys.readouterr().out
+    assert main(argv) == 0 and "up to date" in capsys.readouterr().out
+    for spoil in (lambda: file.write_bytes(file.read_bytes()[:-4]), file.unlink):
+        spoil()
+        capsys.readouterr()
+        assert main(argv) == 0 and "1 built" in capsys.readouterr().out and right()
+    tensors = load_file(model / "model.safetensors")
+    tensors[name] = tensors[name] + 1
+    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+    assert main(argv) == 0 and "compile:" not in capsys.readouterr().out and right()

@@ -91,6 +91,29 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "deepstack_visual_indexes": [0, 1, 2],
         },
     },
+    # flat, as on the hub; transformers' own form has a text_config
+    "glm4v": _TEXT
+    | _TOKENS
+    | {
+        "model_type": "glm4v",
+        "rms_norm_eps": 1e-5,
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "rope_theta": 10000.0,
+        "rope_scaling": {"type": "default", "mrope_section": [8, 12, 12]},
+        "vision_config": _SIZES
+        | {
+            "depth": 2,
+            "hidden_size": 192,
+            "hidden_act": "silu",
+            "in_channels": 3,
+            "image_size": 112,
+            "rms_norm_eps": 1e-5,
+            "out_hidden_size": 256,
+            "intermediate_size": 384,
+            "attention_bias": False,
+        },
+    },
 }
 # families whose layers keep more than rows, with tests of their own
 HYBRIDS: dict[str, dict[str, Any]] = {
@@ -151,7 +174,18 @@ CLASSES = {
     "qwen3_vl": "Qwen3VL",
     "qwen3_5": "Qwen3_5",
     "minicpmv4_6": "MiniCPMV4_6",
+    "glm4v": "Glm4v",
 }
+
+
+def nested(config: dict[str, Any]) -> dict[str, Any]:
+    """config.json with a part for the language model, where it has none: as transformers writes one."""
+    outer = {name for name in config if name.endswith("_token_id") and name not in _TEXT}
+    outer |= {"model_type", "vision_config", "tie_word_embeddings", "torch_dtype"}
+    if config["model_type"] != "glm4v" or "text_config" in config:
+        return config
+    text = {name: value for name, value in config.items() if name not in outer}
+    return {name: config[name] for name in outer} | {"text_config": text | {"model_type": "glm4v_text"}}
 
 
 def whole(model: Path | dict[str, Any]):
@@ -159,12 +193,13 @@ def whole(model: Path | dict[str, Any]):
     import torch
     import transformers
 
-    given = model if isinstance(model, dict) else json.loads((model / "config.json").read_text())
+    given = nested(model if isinstance(model, dict) else json.loads((model / "config.json").read_text()))
     made = getattr(transformers, f"{CLASSES[given['model_type']]}ForConditionalGeneration")
+    config = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(json.loads(json.dumps(given)))
     if isinstance(model, dict):
         with torch.device("meta"):
-            return made(transformers.CONFIG_MAPPING[given["model_type"]].from_dict(json.loads(json.dumps(given))))
-    return made.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+            return made(config)
+    return made.from_pretrained(model, config=config, dtype=torch.float32, attn_implementation="eager").eval()
 
 
 def published(name: str, kind: str) -> str:

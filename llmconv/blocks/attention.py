@@ -8,7 +8,7 @@ from typing import Any
 
 from llmconv.blocks.linear import linear, rms_norm
 from llmconv.blocks.mixer import Given, Mixer, Ports, State, Step
-from llmconv.blocks.spec import NEIGHBOURS, Layer, Spec
+from llmconv.blocks.spec import NEIGHBOURS, Spec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
 
@@ -22,7 +22,7 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
     width = spec.head_dim if spec.rope_mode == NEIGHBOURS else params["dim"]
     if spec.rope_mode == NEIGHBOURS:
         params["neighbours"] = width
-    rows = _three_axes(g, spec.kinds[layer], step, positions) if spec.kinds[layer].axes else {}
+    rows = _three_axes(g, params, spec.kinds[layer].axes, step, positions) if spec.kinds[layer].axes else {}
     for part in ("cos", "sin") if not rows else ():
         table = g.weight(f"rotary_{part}.weight", (step.capacity, 1, width), ("rope", part, params, step.capacity))
         rows[part] = g.Gather(table, positions, name=f"rotary_{part}")
@@ -39,16 +39,21 @@ def rotate(g: Graph, spec: Spec, layer: int, step: Step, positions: Value, q: Va
     return turn(q, "q_proj"), turn(k, "k_cache")
 
 
-def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str, Value]:
+def _three_axes(
+    g: Graph, params: Mapping[str, Any], axes: tuple[int, ...], step: Step, positions: Value
+) -> dict[str, Value]:
     """cos and sin [1, L, 1, width] where every frequency turns by one of a token's three positions [3, L] (or [B, 3,
     1]).
 
-    One table has a column for the cos and one for the sin of every frequency; of the rows for an axis the columns of
-    other axes are made 0, and their sum has each column from its own axis. Exact: all but one of the addends are 0."""
-    width = kind.rope["dim"]
+    One table has a column for the cos and one for the sin of every frequency (where pairs are neighbours all columns
+    of both); of the rows for an axis the columns of other axes are made 0, and their sum has each column from its own
+    axis. Exact: all but one of the addends are 0."""
+    whole = params.get("neighbours", 0)
+    of_half = [axis for axis in axes for _ in range(2)] + [0] * (whole - 2 * len(axes)) if whole else list(axes)
+    size = len(of_half)
     # a sequence's three positions are side by side where several are decoded: [B, 3, 1]
-    shape, axes_at = ((step.capacity, 1, width), 0) if step.batch == 1 else ((step.capacity, width), 1)
-    table = g.weight("rotary.weight", shape, ("rope", BOTH, kind.rope, step.capacity))
+    shape, axes_at = ((step.capacity, 1, 2 * size), 0) if step.batch == 1 else ((step.capacity, 2 * size), 1)
+    table = g.weight("rotary.weight", shape, ("rope", BOTH, params, step.capacity))
     found = g.Gather(table, positions, name="rotary")
     total = None
     for axis, letter in enumerate("thw"):
@@ -64,14 +69,17 @@ def _three_axes(g: Graph, kind: Layer, step: Step, positions: Value) -> dict[str
             ends=tuple(last),
             name=f"rotary_{letter}",
         )
-        own = tuple(float(a == axis) for a in kind.axes)
-        mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, width), ("values", ((((*own, *own),),),)))
+        own = tuple(float(a == axis) for a in of_half)
+        mask = g.weight(f"rotary_{letter}.weight", (1, 1, 1, 2 * size), ("values", ((((*own, *own),),),)))
         rows = g.Mul(rows, mask, name=f"rotary_{letter}.mul")
         total = rows if total is None else g.Add(total, rows, name=f"rotary_{letter}.add")
     assert total
+    if whole:
+        return {
+            part: cut(g, total, first, first + whole, f"rotary_{part}") for part, first in (("cos", 0), ("sin", whole))
+        }
     parts = {
-        part: cut(g, total, first, first + width // 2, f"rotary_{part}.half")
-        for part, first in (("cos", 0), ("sin", width // 2))
+        part: cut(g, total, first, first + size, f"rotary_{part}.half") for part, first in (("cos", 0), ("sin", size))
     }
     return {part: g.Concat(half, half, axis=3, name=f"rotary_{part}") for part, half in parts.items()}
 

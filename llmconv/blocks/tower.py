@@ -6,6 +6,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, Protocol, TypeVar
 
 from llmconv.checkpoint.config import Config
@@ -29,6 +30,17 @@ class Sizes(Protocol):
 
     def check(self, layers: int, hidden: int) -> None:
         """Raise InputError for sizes that contradict each other or the language model's (layers, hidden size)."""
+
+
+@dataclass(frozen=True)
+class Beside:
+    """A file of config/ that a tower's runtime reads: an array in NumPy's own format (.npy), float32.
+
+    recipe: how it is made of the checkpoint's tensors (llmconv.checkpoint.recipe)."""
+
+    name: str
+    recipe: tuple
+    shape: tuple[int, ...]
 
 
 S = TypeVar("S", bound=Sizes)  # a tower's spec
@@ -81,6 +93,14 @@ class Tower(ABC, Generic[S, I]):
         """Nets beside it, in half precision: the sum `add` of two [length * hidden], where there are further
         outputs."""
         return ()
+
+    def beside(self, spec: S) -> Sequence[Beside]:
+        """The files of config/ that its runtime reads."""
+        return ()
+
+    def holding(self, spec: S, beside: Mapping[str, np.ndarray]) -> S:
+        """The sizes with what the files of config/ hold, by their names: `prepare` needs that."""
+        return spec
 
     @abstractmethod
     def prepare(self, spec: S, items: I, dynamic: bool) -> dict[str, np.ndarray]:

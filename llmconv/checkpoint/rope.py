@@ -166,12 +166,14 @@ HALF_COS, HALF_SIN, BOTH = "half_cos", "half_sin", "cos_sin"
 
 def width(rope: Mapping[str, Any], part: str = "") -> int:
     """Sizes of a row of the table."""
+    if part == BOTH and "neighbours" in rope:
+        return 2 * rope["neighbours"]
     return rope["dim"] // 2 if part in (HALF_COS, HALF_SIN) else rope.get("neighbours") or rope["dim"]
 
 
 def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
     """float32 [length, 1, width] of every position. part: cos or sin; half_cos or half_sin, which have each frequency
-    once; cos_sin, which has both halves.
+    once; cos_sin, which has both of these (of neighbours cos and sin).
 
     The layout is that of rotate-half rope, with both halves alike. If rope["neighbours"] is the head's whole size,
     it is that of pairs of neighbours: every value twice, then no rotation (cos 1, sin 0) for the rest of the head.
@@ -179,7 +181,8 @@ def table(rope: Mapping[str, Any], length: int, part: str) -> np.ndarray:
     import numpy as np
 
     if part == BOTH:
-        return np.concatenate([table(rope, length, HALF_COS), table(rope, length, HALF_SIN)], 2)
+        parts = ("cos", "sin") if "neighbours" in rope else (HALF_COS, HALF_SIN)
+        return np.concatenate([table(rope, length, one) for one in parts], 2)
     frequencies, attention = inverse_frequencies(rope, length)
     angle = np.outer(np.arange(length, dtype=np.float32), frequencies)
     if part not in (HALF_COS, HALF_SIN):

@@ -65,7 +65,16 @@ family = Family(
     model_types=("qwen2_5_vl",),
     decoder=qwen2_vl.decoder(),
     towers=(
-        PatchTower(NAMES, qwen2_vl.VISUAL, FIELDS, pixels=(672, 896), norm="rms", gated=True, preprocess=preprocess),
+        PatchTower(
+            NAMES,
+            qwen2_vl.VISUAL,
+            FIELDS,
+            pixels=(672, 896),
+            norm="rms",
+            gated=True,
+            bias=qwen2_vl.BIAS,
+            preprocess=preprocess,
+        ),
     ),
     reference=Oracle(auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
 )

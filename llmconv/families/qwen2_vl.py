@@ -42,6 +42,7 @@ FIELDS = {
     "temporal": ("temporal_patch_size", 2),
     "activation": ("hidden_act", "quick_gelu"),
 }
+BIAS = {"patch": False}
 # what the class takes for fields that are left out
 TEXT = {"rope_theta": 1000000.0, "rms_norm_eps": 1e-5, "max_position_embeddings": 32768, "max_window_layers": 80}
 
@@ -87,6 +88,6 @@ def decoder(**knobs: Any) -> Decoder:
 family = Family(
     model_types=("qwen2_vl",),
     decoder=decoder(),
-    towers=(PatchTower(NAMES, VISUAL, FIELDS, pixels=(756, 756), preprocess=preprocess),),
+    towers=(PatchTower(NAMES, VISUAL, FIELDS, pixels=(756, 756), bias=BIAS, preprocess=preprocess),),
     reference=Oracle(auto="AutoModelForImageTextToText", tensor=tensor),
 )

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 
 from llmconv.blocks.spec import HALVES, Spec
+from llmconv.blocks.tower import Beside
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
@@ -139,24 +140,29 @@ def _divisor(most: int, *sizes: int) -> int:
 
 
 def check_tensors(
-    checkpoint: Checkpoint, family: Family, spec: Spec, nets: Sequence[Net], others: Iterable[str]
+    checkpoint: Checkpoint,
+    family: Family,
+    spec: Spec,
+    nets: Sequence[Net],
+    others: Iterable[str],
+    beside: Iterable[Beside] = (),
 ) -> None:
-    """Every tensor that the nets and `others` need is there in the right shape; every tensor that is there is used or
-    known to be unused. Raise InputError otherwise.
+    """Every tensor that the nets, `others` and the files beside the .bmodel need is there in the right shape; every
+    tensor that is there is used or known to be unused. Raise InputError otherwise.
     """
     used = {checkpoint.info(name).name for name in others}
-    for net in nets:
-        for weight in net.weights:
-            found = recipe.shape(weight.recipe, checkpoint)
-            used |= set(recipe.names(weight.recipe))
-            if _squeeze(found) != _squeeze(weight.shape):
-                name = next(recipe.names(weight.recipe), weight.name)
-                raise InputError(
-                    f"tensor {name} of {checkpoint.path} has shape {list(checkpoint.info(name).shape)}",
-                    f"net {net.name} with the sizes of config.json gives {list(weight.shape)} "
-                    f"where the tensor gives {list(found)}",
-                    "config.json and the weights do not belong together: download both again.",
-                )
+    made = [(f"net {net.name}", weight) for net in nets for weight in net.weights]
+    for where, weight in [*made, *((f"config/{one.name}", one) for one in beside)]:
+        found = recipe.shape(weight.recipe, checkpoint)
+        used |= set(recipe.names(weight.recipe))
+        if _squeeze(found) != _squeeze(weight.shape):
+            name = next(recipe.names(weight.recipe), weight.name)
+            raise InputError(
+                f"tensor {name} of {checkpoint.path} has shape {list(checkpoint.info(name).shape)}",
+                f"{where} with the sizes of config.json gives {list(weight.shape)} "
+                f"where the tensor gives {list(found)}",
+                "config.json and the weights do not belong together: download both again.",
+            )
     for path, one in spec.stored.items():
         used |= set(one.beside)
         # a bias where the model has none: writers of GPTQ add them, all zero

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from llmconv.blocks.spec import Spec
-from llmconv.blocks.tower import Fitted
+from llmconv.blocks.tower import Beside, Fitted
+from llmconv.checkpoint import recipe
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.families.family import Family
@@ -47,13 +48,24 @@ class Plan:
     @property
     def weights(self) -> int:
         """Number of weights: elements of all tensors that are used. A tensor that two nets share counts once."""
-        names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}.union(self.disk_tensors)
+        names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}
+        names = names.union(self.disk_tensors, self.beside_tensors)
         return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
 
     @property
     def disk_tensors(self) -> list[str]:
         """Tensors that are written as files for the CPU, and are in no net."""
         return [f"{self.spec.path('embedding')}.weight"] if self.job.embedding_disk else []
+
+    @property
+    def beside(self) -> list[Beside]:
+        """The files of config/ that runtimes read for the towers."""
+        return [one for tower, spec in self.towers for one in tower.beside(spec)]
+
+    @property
+    def beside_tensors(self) -> list[str]:
+        """Tensors that these files are made of."""
+        return [name for one in self.beside for name in recipe.names(one.recipe)]
 
     @property
     def folder(self) -> str:
@@ -88,7 +100,7 @@ def plan(job: Job) -> Plan:
     if apart:
         notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
     made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted)
-    check_tensors(checkpoint, family, spec, nets, made.disk_tensors)
+    check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)
     return made
 
 

@@ -108,12 +108,13 @@ def lora(net: Net, values: Mapping[str, np.ndarray], count: int, label: str = ""
     return Launch(net, made, count, label=label)
 
 
-def tower(net: Net, items: Any, label: str = "") -> Launch:
+def tower(net: Net, items: Any, beside: Mapping[str, np.ndarray] | None = None, label: str = "") -> Launch:
     """A launch of a tower's net for items that fit into one. Inputs are as the tower prepares them: a runtime zeroes
-    them before it copies into them, so padding is zeros, and masks hide it, with -10000 in float32."""
+    them before it copies into them, so padding is zeros, and masks hide it, with -10000 in float32. beside: what the
+    tower's files of config/ hold, by their names."""
     assert net.tower
     kind, spec = net.tower
-    inputs = kind.prepare(spec, items, net.flags.dynamic)
+    inputs = kind.prepare(kind.holding(spec, beside or {}), items, net.flags.dynamic)
     return Launch(
         net,
         {io.name: inputs[io.name] for io in net.inputs},

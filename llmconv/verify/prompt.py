@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.verify import launches
+from llmconv.verify import beside, launches
 from llmconv.verify.vision import Seen, Shown, named
 
 if TYPE_CHECKING:
@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def launch(session: Session, net: Net, items: Any) -> list[np.ndarray]:
     """Run a tower's net on items; returns of every output the rows [k, H] that are theirs."""
-    made = launches.tower(net, items)
+    assert net.tower
+    made = launches.tower(net, items, beside.read(session.plan, net.tower))
     return [rows[0] for rows in launches.results(made, session.launch(made)).values()]
 
 

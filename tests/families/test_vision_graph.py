@@ -22,7 +22,7 @@ from llmconv.verify.reference import Reference
 from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
-PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
+PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
 # (name, fields of vision_config, max_pixels): other head sizes, depths, merges, patches, channels and windows than the
 # published ones
 ODD = (
@@ -75,6 +75,29 @@ ODD = (
         {"hidden_size": 64, "num_heads": 1, "spatial_merge_size": 4, "patch_size": 8, "deepstack_visual_indexes": []},
         "64,96",
     ),
+    (
+        "glm4v",
+        {"hidden_size": 144, "num_heads": 2, "depth": 3, "intermediate_size": 200, "attention_bias": True},
+        "140,84",
+    ),
+    (
+        "glm4v",
+        {"hidden_size": 64, "num_heads": 1, "spatial_merge_size": 3, "patch_size": 7, "image_size": 40},
+        "84,63",
+    ),
+    (
+        "glm4v",
+        {
+            "depth": 1,
+            "spatial_merge_size": 1,
+            "temporal_patch_size": 1,
+            "image_size": 14,
+            "hidden_act": "gelu",
+            "rms_norm_eps": 0.01,
+            "rope_parameters": {"rope_type": "axial", "rope_theta": 500.0},
+        },
+        "112,98",
+    ),
 )
 
 
@@ -84,12 +107,13 @@ class Both:
     def __init__(self, made):
         self.made, self.reference = made, Reference(made, Precision())
         self.net = next(net for net in made.nets if net.name == "vit")
+        self.beside = {one.name: recipe.evaluate(one.recipe, made.checkpoint) for one in made.beside}
         self.weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in self.net.graph.weights.values()}
 
     def see(self, grids):
         """(the net's outputs for random images of these grids, what the class gives for them)."""
         images = random(self.made.towers[0].spec, tuple(map(tuple, grids)), np.random.default_rng(0))
-        launch = nets.tower(self.net, images)
+        launch = nets.tower(self.net, images, self.beside)
         return nets.results(launch, self.run(launch.inputs)), nets.expected(self.reference, launch)
 
     def run(self, inputs) -> dict[str, np.ndarray]:
@@ -131,6 +155,7 @@ FAULTS = [
     *((name, fault) for name in CONFIGS for fault in ("places", "mask", "order")),
     ("qwen2_5_vl", "windows"),
     ("qwen3_vl", "taps"),
+    ("glm4v", "interpolated"),
 ]
 
 
@@ -138,12 +163,13 @@ FAULTS = [
 def test_wrong_preparation_is_seen(name, fault, vision_checkpoint, monkeypatch):
     """What the class works out by itself, so that the comparison shows when a runtime's is wrong."""
     made = planned(vision_checkpoint(name), max_pixels=PIXELS[name])
-    right = {part: getattr(grid, part) for part in ("places", "mask", "windows", "taps", "padded")}
+    right = {part: getattr(grid, part) for part in ("places", "mask", "windows", "taps", "padded", "interpolated")}
     wrong = {
         "places": lambda tower, grids: np.roll(right["places"](tower, grids), 1, 0),
         "mask": lambda lengths, size: 0 * right["mask"](lengths, size),
         "windows": lambda tower, grids: (right["windows"](tower, grids)[0][::-1], right["windows"](tower, grids)[1]),
         "taps": lambda tower, grids: (right["taps"](tower, grids)[0][:, ::-1], right["taps"](tower, grids)[1]),
+        "interpolated": lambda tower, grids: right["interpolated"](tower, grids)[::-1],
         "padded": lambda values, rows: right["padded"](values[::-1] if values.dtype.kind == "f" else values, rows),
     }
     part = {"order": "padded"}.get(fault, fault)
@@ -300,6 +326,7 @@ def test_every_published_form_gives_the_same_nets(name, vision_checkpoint):
         ("qwen2_vl", "756,756", "768,768", "756,756"),
         ("qwen2_5_vl", "672,896", "100,224", "112,224"),
         ("qwen3_vl", "768,768", "10,128", "32,128"),
+        ("glm4v", "756,756", "768,768", "756,756"),
     ],
 )
 def test_max_pixels(name, default, bad, near, vision_checkpoint):
@@ -342,6 +369,11 @@ def test_models_that_do_not_see_take_no_pixels(checkpoint):
         ("qwen3_vl", {"deepstack_visual_indexes": [0]}, "deepstack_merger_list.1.linear_fc1.bias.* would not be used"),
         ("qwen3_vl", {"depth": 5}, "model.visual.blocks.4"),
         ("qwen2_vl", {"patch_size": 7}, "visual.patch_embed.proj.weight .*has shape"),
+        ("glm4v", {"image_size": 10}, "image_size 10 of vision_config"),
+        ("glm4v", {"image_size": 126}, "position_embedding.weight .*has shape .*pos_embed_weight.npy"),
+        ("glm4v", {"attention_bias": True}, "model.visual.blocks.0.attn.qkv.bias"),
+        ("glm4v", {"intermediate_size": 512}, "merger.gate_proj.weight .*has shape"),
+        ("glm4v", {"out_hidden_size": 128}, "output size 128"),
     ],
 )
 def test_towers_that_do_not_fit_are_refused(name, vision, word, vision_checkpoint):

@@ -29,10 +29,15 @@ ODD = {
         },
         "144,96",
     ),
+    "glm4v": (
+        {"hidden_size": 288, "num_heads": 4, "depth": 3, "intermediate_size": 320, "image_size": 70},
+        "84,112",
+    ),
 }
-PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
+PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
 BUILDS = {
     "bf16 on bm1688": ("bf16", "bm1688"),
+    "bf16 on cv186x": ("bf16", "cv186x"),
     "w4bf16 on bm1684x": ("w4bf16", "bm1684x"),
     "bf16 on bm1684x": ("bf16", "bm1684x"),
 }
@@ -57,7 +62,9 @@ def worst(out, net: str) -> float:
 
 
 @pytest.mark.parametrize(
-    "name, options", [("qwen3_vl", {}), ("qwen2_5_vl", {"dynamic": 1})], ids=["qwen3_vl-static", "qwen2_5_vl-dynamic"]
+    "name, options",
+    [("qwen3_vl", {}), ("glm4v", {}), ("qwen2_5_vl", {"dynamic": 1})],
+    ids=["qwen3_vl-static", "glm4v-static", "qwen2_5_vl-dynamic"],
 )
 def test_an_image_and_its_tokens(name, options, vision_checkpoint, convert):
     vision, pixels = ODD[name]

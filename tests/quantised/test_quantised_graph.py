@@ -167,6 +167,44 @@ def test_fused_tensors(name, method, how, quantised):
     assert len(packed_ops(made.nets[-1])) == 7
 
 
+AUTO_ROUND = {"packing_format": "auto_round:auto_gptq", "block_name_to_quantize": "model.language_model.layers"}
+TOWERS = [  # as the published ones say that their tower is not quantised
+    ("awq", How(4, 128), {"modules_to_not_convert": ["visual"]}),
+    ("gptq", How(4, 128, True), {}),
+    ("gptq", How(8, 64), {}),
+    ("auto-round", How(4, 128, True), AUTO_ROUND),
+    ("compressed", How(4, 32, True), {"ignore": ["re:.*visual.*", "lm_head"]}),
+]
+
+
+@pytest.mark.parametrize("method, how, section", TOWERS)
+def test_a_tower_beside_quantised_layers(method, how, section, quantised):
+    """Gate and up lie in one tensor, and the tower stays as it is."""
+
+    def pick(path: str) -> How | None:
+        return None if "lm_head" in path or "visual" in path else how
+
+    made = planned(quantised(method, how, "glm4v", pick, **section), quantize="auto", max_pixels="112,112")
+    assert made.job.quantize == f"w{how.bits}bf16"
+    exact(made)
+    assert len(packed_ops(made.nets[-1])) == 7 and not packed_ops(made.nets[0])
+
+
+@pytest.mark.parametrize("dtype, told", [("float16", True), ("bfloat16", False)])
+def test_auto_takes_what_the_demo_knows(dtype, told, quantised):
+    """Published AWQ checkpoints say float16, and the demo of GLM-4V has masks in bf16."""
+
+    def pick(path: str) -> How | None:
+        return None if "lm_head" in path or "visual" in path else How(4, 128)
+
+    options = {"torch_dtype": dtype}
+    model = quantised("awq", How(4, 128), "glm4v", pick, options, modules_to_not_convert=["visual"])
+    made = planned(model, quantize="auto", max_pixels="112,112")
+    assert made.job.quantize == "w4bf16"
+    assert any("the rest becomes bf16: the public demo needs it" in note for note in made.notes) is told
+    assert not any("can drive nets with bf16" in note for note in made.notes)
+
+
 @pytest.mark.parametrize("method, how", [("gptq", How(4, 64)), ("awq", How(4, 128)), ("compressed", How(8, 64))])
 def test_experts(method, how, quantised):
     """Routed experts are parts of wide matrices; the router stays float."""

@@ -74,6 +74,7 @@ SEEING = {  # as the published ones say that their tower is not quantised
     "qwen2_vl": ("gptq", How(4, 128, True), "w4f16", {}),
     "qwen2_5_vl": ("awq", How(4, 128), "w4bf16", {"modules_to_not_convert": ["visual"]}),
     "qwen3_vl": ("compressed", How(4, 64, True), "w4bf16", {"ignore": ["re:.*visual.*", "lm_head"]}),
+    "glm4v": ("auto-round", How(4, 128, True), "w4bf16", {"packing_format": "auto_round:auto_gptq"}),
 }
 
 

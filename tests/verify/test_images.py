@@ -14,6 +14,9 @@ from vision_checkpoints import CONFIGS, whole
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.images import Images, random, shapes
+from llmconv.checkpoint import recipe
+from llmconv.errors import ConvertError
+from llmconv.request.output import Layout
 from llmconv.verify import launches
 from llmconv.verify import prompt as towers
 from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
@@ -21,11 +24,17 @@ from llmconv.verify.session import Session, alone
 from llmconv.verify.vision import Shown
 
 SEQ, TOKENS = 48, 5
-PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96"}
+PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96", "glm4v": "56,84"}
 
 
 def planned(vision_checkpoint, name: str, **options):
-    return plan_of(vision_checkpoint(name), seq=SEQ, max_pixels=PIXELS[name], **options)
+    """The plan, and beside it the files that a runtime reads for the tower."""
+    plan = plan_of(vision_checkpoint(name), seq=SEQ, max_pixels=PIXELS[name], **options)
+    for one in plan.beside:
+        place = Layout(plan.job.out_dir).config
+        place.mkdir(parents=True, exist_ok=True)
+        np.save(place / one.name, recipe.evaluate(one.recipe, plan.checkpoint))
+    return plan
 
 
 def chosen(model, ids: np.ndarray, shown: Images | None, tokens: list[int]) -> list[int]:
@@ -82,7 +91,7 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_chec
 @pytest.mark.parametrize(
     "options", [{"use_block_with_kv": 1}, {"share_prompt": 1, "max_prefill_kv_length": 28}], ids=str
 )
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "glm4v"])
 def test_an_image_in_a_conversation(name, options, vision_checkpoint):
     """In chunks, and shared by two questions: every answer is what transformers gives behind all that was read."""
     plan = planned(vision_checkpoint, name, **options)
@@ -99,7 +108,7 @@ def test_an_image_in_a_conversation(name, options, vision_checkpoint):
         read = np.concatenate([read, tokens]).astype(int)
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "glm4v"])
 def test_a_batch_with_images(name, vision_checkpoint):
     plan = planned(vision_checkpoint, name, batch=2)
     assert next(net for net in plan.nets if net.name == "block_cache_0").inputs[1].shape == (2, 3, 1)
@@ -154,8 +163,9 @@ def test_text_alone(name, vision_checkpoint):
             {"vit", CHAIN},
         ),
         ("qwen3_vl", "add", lambda out: {k: 0.5 * v for k, v in out.items()}, {"add", CHAIN}),
+        ("glm4v", "vit", lambda out: {k: np.roll(v, 1, 0) for k, v in out.items()}, {"vit", CHAIN}),
     ],
-    ids=["qwen2_vl-backwards", "qwen2_5_vl-rolled", "qwen3_vl-deepstack", "qwen3_vl-sum"],
+    ids=["qwen2_vl-backwards", "qwen2_5_vl-rolled", "qwen3_vl-deepstack", "qwen3_vl-sum", "glm4v-rolled"],
 )
 def test_faults_of_the_chip_are_seen(name, net, spoil, wrong, vision_checkpoint):
     plan = planned(vision_checkpoint, name)
@@ -205,3 +215,41 @@ def test_a_launch_of_the_tower_follows_the_net(vision_checkpoint):
         "reverse_index": (tower.tokens,),
     }
     assert launch.count == 4 and launch.inputs["reverse_index"].dtype == np.int32
+
+
+@pytest.fixture
+def table(vision_checkpoint, tmp_path):
+    """A plan of GLM-4V in a place of its own, and the file of its learned positions."""
+    plan = planned(vision_checkpoint, "glm4v", out=tmp_path / "out")
+    return plan, tmp_path / "out" / "config" / "pos_embed_weight.npy"
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [lambda t: t.swapaxes(2, 3), lambda t: t[:, ::-1], lambda t: np.roll(t, 1, 3), lambda t: 0 * t],
+    ids=["turned", "channels backwards", "shifted", "empty"],
+)
+def test_wrong_positions_beside_the_bmodel_are_seen(spoil, table):
+    """What a runtime would read is what verification reads."""
+    plan, file = table
+    net, rng = next(n for n in plan.nets if n.name == "vit"), np.random.default_rng(0)
+    for wrong in (False, True):
+        session = Session(plan, Interpreted(plan))
+        towers.alone(session, net, rng, 1)
+        assert right(session) is not wrong
+        np.save(file, spoil(np.load(file)))
+
+
+def test_positions_that_cannot_be_read(table):
+    plan, file = table
+    net, session = next(n for n in plan.nets if n.name == "vit"), Session(plan, Interpreted(plan))
+    for content, word in (
+        (lambda: np.save(file, np.load(file)[:, :, 1:]), r"is an array \[1, 192, 7, 8\] of float32"),
+        (lambda: np.save(file, np.zeros((1, 192, 8, 8))), "of float64"),
+        (lambda: np.save(file, np.array([None])), "cannot be read"),
+        (lambda: file.write_bytes(b"?"), "cannot be read"),
+        (file.unlink, "cannot be read"),
+    ):
+        content()
+        with pytest.raises(ConvertError, match=f"pos_embed_weight.npy.*{word}"):
+            towers.alone(session, net, np.random.default_rng(0), 1)

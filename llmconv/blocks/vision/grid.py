@@ -1,4 +1,4 @@
-"""The inputs that a runtime prepares for a vision tower of the Qwen-VL line, and for its tokens, in NumPy.
+"""The inputs that a runtime prepares for a vision tower of the Qwen-VL line or of GLM-4V and its tokens, in NumPy.
 
 A grid (frames, rows, columns) counts the patches of one image or video; images follow one another. Patches are in the
 processor's order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
@@ -7,7 +7,7 @@ processor's order: frame by frame, and in a frame merge x merge of them together
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
+from math import ceil, floor, prod, sqrt
 from typing import TYPE_CHECKING
 
 from llmconv.blocks.vision.spec import TowerSpec
@@ -139,6 +139,99 @@ def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
         index.append((y[:, :, None] * side + x[:, None, :]).reshape(-1, 4))
         weight.append((of_y[:, :, None] * of_x[:, None, :]).reshape(-1, 4))
     return np.concatenate(index).astype(np.int32), np.concatenate(weight).astype(np.float32)
+
+
+def interpolated(tower: TowerSpec, grids: Grids) -> np.ndarray:
+    """float32 [k, width]: the learned positions, stretched over each image, at the centre of every patch.
+
+    The table is a square grid of patches whose centres lie in the middle of its cells (align_corners false); beyond its
+    edge it goes on as at the edge. Bicubic convolution (Keys 1981, a = -0.75), as in torch's grid_sample, with its
+    float32 steps.
+    """
+    import numpy as np
+
+    if tower.learned is None:
+        raise InputError("the learned positions", "they were not read", "Read config/pos_embed_weight.npy first.")
+    side, one = tower.side, np.float32(1)
+
+    def along(count: int) -> np.ndarray:
+        """float32 [count, side]: what each line of the table gives to a line of patches."""
+        middle = (np.arange(count, dtype=np.float32) + np.float32(0.5)) / np.float32(count) * np.float32(2) - one
+        at = ((middle + one) * np.float32(side) - one) / np.float32(2)
+        low = np.floor(at)
+        share = np.zeros((count, side), np.float32)
+        for step in range(-1, 3):
+            line = np.clip(low + np.float32(step), 0, side - 1).astype(int)
+            np.add.at(share, (np.arange(count), line), _keys(np.abs(at - low - np.float32(step))))
+        return share
+
+    found = []
+    for count, rows, columns in grids:
+        stretched = along(rows) @ tower.learned[0] @ along(columns).T
+        y, x = places(tower, [(count, rows, columns)]).T
+        found.append(stretched[:, y, x].T)
+    return np.concatenate(found)
+
+
+def _keys(far: np.ndarray, a: float = -0.75) -> np.ndarray:
+    """The weight of a value that lies `far` lines away, at most 2."""
+    import numpy as np
+
+    near = ((a + 2) * far - (a + 3)) * far * far + 1
+    beyond = ((a * far - 5 * a) * far + 8 * a) * far - 4 * a
+    return np.where(far <= 1, near, beyond).astype(np.float32)
+
+
+def resized(tower: TowerSpec, height: int, width: int, least: int, most: int) -> tuple[int, int]:
+    """(height, width) in pixels to which an image is resized: multiples of a token's side near its own, `least` to
+    `most` pixels in all, as transformers' smart_resize has it.
+
+    least, most: of the `temporal` frames that a still image fills, as the processor of GLM-4V counts them (of one
+    frame in the Qwen-VL line). Raises InputError for an image that is more than 200 times as long as wide.
+    """
+    unit, frames = tower.unit, tower.temporal
+    if min(height, width) < unit:
+        scale = max(unit / height, unit / width)
+        height, width = int(height * scale), int(width * scale)
+    if max(height, width) > 200 * min(height, width):
+        raise InputError(
+            f"an image of {width} x {height} pixels", "its sides are more than 1 : 200", "Cut it into several images."
+        )
+    sides = [round(side / unit) * unit for side in (height, width)]
+    if frames * prod(sides) > most:
+        by = sqrt(frames * height * width / most)
+        sides = [max(unit, floor(side / by / unit) * unit) for side in (height, width)]
+    elif frames * prod(sides) < least:
+        by = sqrt(least / (frames * height * width))
+        sides = [ceil(side * by / unit) * unit for side in (height, width)]
+    return sides[0], sides[1]
+
+
+def patches_of(
+    tower: TowerSpec, image: np.ndarray, mean: Sequence[float], deviation: Sequence[float]
+) -> tuple[np.ndarray, tuple[int, int, int]]:
+    """(patches [k, row] float32, grid) of one image, as the processors of the Qwen-VL line and of GLM-4V make them.
+
+    image: uint8 [height, width, channels] of multiples of a token's side; mean, deviation: of each channel where white
+    is 1. A row of `patches` is (channel, frame, row, column) of a patch; all frames are the same. The merge x merge
+    patches of a token follow one another.
+    """
+    import numpy as np
+
+    patch, merge, (height, width, channels) = tower.patch, tower.merge, image.shape
+    if height % tower.unit or width % tower.unit or channels != tower.channels:
+        raise InputError(
+            f"an image of shape {list(image.shape)}",
+            f"its sides are multiples of {tower.unit} pixels, of {tower.channels} values each",
+            "Resize it first.",
+        )
+    # the processors scale in float64 and round once before they shift
+    values = (image.astype(np.float64) * (1 / 255)).astype(np.float32)
+    values = (values - np.asarray(mean, np.float32)) / np.asarray(deviation, np.float32)
+    cells = values.reshape(height // tower.unit, merge, patch, width // tower.unit, merge, patch, channels)
+    cells = cells.transpose(0, 3, 1, 4, 6, 2, 5)[:, :, :, :, :, None]
+    cells = np.broadcast_to(cells, (*cells.shape[:5], tower.temporal, patch, patch))
+    return np.ascontiguousarray(cells).reshape(-1, tower.row), (1, height // patch, width // patch)
 
 
 def token_positions(

@@ -1,25 +1,23 @@
-"""The graph of a tower that takes rows of patches, that of the Qwen-VL line: a ViT with two-dimensional rope, and a
-merger of merge x merge patches.
+"""The graph of a tower that takes rows of patches, that of the Qwen-VL line and of GLM-4V: a ViT with two-dimensional
+rope, and a merger of merge x merge patches (llmconv.blocks.vision.merger).
 
 Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
 masks and indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025),
-DeepStack (Meng et al. 2024), conventions as in transformers' modeling_qwen2_vl, modeling_qwen2_5_vl and
-modeling_qwen3_vl.
+DeepStack (Meng et al. 2024), GLM-4.1V (Hong et al. 2025), conventions as in transformers' modeling_qwen2_vl,
+modeling_qwen2_5_vl, modeling_qwen3_vl and modeling_glm4v.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmconv.blocks.attention import cut
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision.layers import matmul
+from llmconv.blocks.vision.merger import merged, perceived
+from llmconv.blocks.vision.parts import linear, mlp, norm
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
-
-EPS = 1e-6  # of every norm, a constant in the classes' code
-THETA = 10000.0  # of rope, a constant there too
 
 
 @dataclass(frozen=True)
@@ -38,7 +36,8 @@ def graph(name: str, spec: TowerSpec, masked: bool = True) -> Graph:
     Inputs, in their public order: input_states [n, row] f32, position_ids [n, 2] (row and column of a patch); with a
     learned table pos_idx [n, 4] and pos_weight [n, 4, 1] f32, four of its rows to mix for each patch; full_attn_mask or
     attention_mask [1, 1, n, n] f32, unless not `masked`; with windows window_attn_mask [1, 1, n, n] f32 and
-    reverse_index [N], which puts tokens back in order.
+    reverse_index [N], which puts tokens back in order; pos_embed [n, width] f32, where the runtime mixes the learned
+    table's rows itself.
     Outputs: the tokens [N, out], and as many for every deepstack block.
     """
     g = Graph(name)
@@ -50,14 +49,15 @@ def graph(name: str, spec: TowerSpec, masked: bool = True) -> Graph:
     full = g.input(seen, (1, 1, n, n)) if masked else g.none
     window = g.input("window_attn_mask", (1, 1, n, n)) if spec.window else None
     order = g.input("reverse_index", (spec.tokens,), "si32") if spec.window else None
-    x = _embed(g, spec, x, taps)
+    mixed = g.input("pos_embed", (n, spec.width)) if spec.image else None
+    x = _embed(g, spec, x, taps, mixed)
     sight = Sight(**_turns(g, spec, places), full=full, window=window)
     kept = []
     for layer in range(spec.depth):
         x = _block(g, spec, layer, x, sight)
         if layer in spec.deepstack:
-            kept.append(_merge(g, spec, "deep", spec.deepstack.index(layer), x))
-    x = _merge(g, spec, "merge", None, x)
+            kept.append(perceived(g, spec, "deep", spec.deepstack.index(layer), x))
+    x = merged(g, spec, x)
     if order is not None:
         x = g.Gather(x, order, axis=0, name=f"{spec.path('merge_fc2')}.reverse")
     return g.output(x, *kept)
@@ -72,18 +72,17 @@ def add(length: int, hidden: int) -> Graph:
     return g.output(g.Add(g.input("input0", shape), g.input("input1", shape), name="add"))
 
 
-def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None) -> Value:
-    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix; and the mixed
-    learned positions.
+def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None, mixed: Value | None) -> Value:
+    """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix, normed where the
+    family does that; and the learned positions, which are mixed here or by the runtime.
     """
-    x = _linear(g, spec, "patch", None, x, spec.width, bias=bool(taps))
-    if taps is None:
-        return x
-    path = spec.path("position")
-    table = g.weight(f"{path}.weight", (spec.positions, spec.width), ("tensor", f"{path}.weight"))
-    rows = g.Mul(g.Gather(table, taps[0], name=path), taps[1], name=f"{path}.mul")
-    mixed = g.Reduce(rows, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
-    return g.Add(x, mixed, name=f"{path}.add")
+    x = norm(g, spec, "patch_norm", None, linear(g, spec, "patch", None, x, spec.width))
+    path = spec.path("position") if taps or mixed else ""
+    if taps:
+        table = g.weight(f"{path}.weight", (spec.positions, spec.width), ("tensor", f"{path}.weight"))
+        rows = g.Mul(g.Gather(table, taps[0], name=path), taps[1], name=f"{path}.mul")
+        mixed = g.Reduce(rows, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
+    return g.Add(x, mixed, name=f"{path}.add") if mixed else x
 
 
 def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
@@ -93,7 +92,7 @@ def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
     Of both parts there is one table [n, head_dim / 2], and one gather.
     """
     quarter, n, name = spec.head_dim // 4, spec.patches, f"{spec.prefix}rotary"
-    params = {"rope_type": "default", "rope_theta": THETA, "dim": 2 * quarter}
+    params = {"rope_type": "default", "rope_theta": spec.theta, "dim": 2 * quarter}
     table = g.weight(f"{name}.weight", (n, 2 * quarter), ("rope", BOTH, params, n))
     found = g.Reshape(
         g.Gather(table, places, name=name),
@@ -112,9 +111,9 @@ def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
 
 
 def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
-    y = _attention(g, spec, layer, _norm(g, spec, "norm1", layer, x), sight)
+    y = _attention(g, spec, layer, norm(g, spec, "norm1", layer, x), sight)
     x = g.Add(x, y, name=f"{spec.path('proj', layer)}.add")
-    y = _mlp(g, spec, layer, _norm(g, spec, "norm2", layer, x))
+    y = mlp(g, spec, norm(g, spec, "norm2", layer, x), spec.intermediate, spec.width, layer)
     return g.Add(x, y, name=f"{spec.path('fc2', layer)}.add")
 
 
@@ -127,9 +126,11 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
 
     def project(role: str, first: int, last: int) -> Value:
         path = fused.removesuffix("qkv") + role
-        y = _matmul(
-            g, path, x, last - first, lambda part: ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width)
-        )
+
+        def source(part: str) -> tuple:
+            return ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width)
+
+        y = matmul(g, path, x, last - first, source, "qkv" not in spec.bare)
         count = (last - first) // dim
         return g.Reshape(y, to=(1, n, count, dim), shape=(1, -1, count, dim), name=f"{path}.reshape")
 
@@ -165,58 +166,4 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
         name=name,
     )
     y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
-    return _linear(g, spec, "proj", layer, y, width)
-
-
-def _mlp(g: Graph, spec: TowerSpec, layer: int, x: Value) -> Value:
-    """fc2(act(fc1(x))), or fc2(act(gate(x)) * fc1(x))."""
-    role = "gate" if spec.gated else "fc1"
-    y = _activate(g, spec.activation, _linear(g, spec, role, layer, x, spec.intermediate), spec.path(role, layer))
-    if spec.gated:
-        y = g.Mul(y, _linear(g, spec, "fc1", layer, x, spec.intermediate), name=f"{spec.path('fc1', layer)}.mul")
-    return _linear(g, spec, "fc2", layer, y, spec.width)
-
-
-def _merge(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
-    """merge^2 neighbouring rows become one token; the norm comes before that, or behind it in a deepstack merger."""
-    wide = spec.width * spec.merge**2
-    behind = role == "deep"
-    name = f"{spec.path(f'{role}_fc1', index)}.rows"
-
-    def join(y: Value) -> Value:
-        return g.Reshape(y, to=(spec.tokens, wide), shape=(-1, wide), name=name)
-
-    x = _norm(g, spec, f"{role}_norm", index, join(x) if behind else x)
-    x = x if behind else join(x)
-    x = _activate(g, "gelu", _linear(g, spec, f"{role}_fc1", index, x, wide), spec.path(f"{role}_fc1", index))
-    return _linear(g, spec, f"{role}_fc2", index, x, spec.out)
-
-
-def _linear(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, out: int, bias: bool = True) -> Value:
-    path = spec.path(role, index)
-
-    def source(part: str) -> tuple:
-        tensor = ("tensor", f"{path}.{part}")
-        return ("flat", tensor) if (role, part) == ("patch", "weight") else tensor
-
-    return _matmul(g, path, x, out, source, bias)
-
-
-def _matmul(g: Graph, path: str, x: Value, out: int, source: Callable[[str], tuple], bias: bool = True) -> Value:
-    """x [n, K] times the weight [out, K] that source("weight") says, transposed, plus source("bias")."""
-    weight = g.weight(f"{path}.weight", (x.shape[-1], out), ("transpose", source("weight")))
-    return g.MatMul(x, weight, g.weight(f"{path}.bias", (1, out), source("bias")) if bias else g.none, name=path)
-
-
-def _norm(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
-    path, size = spec.path(role, index), x.shape[-1]
-    weight = g.weight(f"{path}.weight", (1, size), ("tensor", f"{path}.weight"))
-    if spec.norm == "rms":
-        return g.RMSNorm(x, weight, eps=EPS, name=path)
-    bias = g.weight(f"{path}.bias", (1, size), ("tensor", f"{path}.bias"))
-    return g.LayerNorm(x, weight, bias, axis=len(x.shape) - 1, eps=EPS, normalized_shape=(size,), name=path)
-
-
-def _activate(g: Graph, activation: str, x: Value, path: str) -> Value:
-    kind, attrs = ACTIVATIONS[activation]
-    return g.op(kind, x, **attrs, name=f"{path}.{kind.lower()}")
+    return linear(g, spec, "proj", layer, y, width)

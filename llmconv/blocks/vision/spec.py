@@ -4,12 +4,15 @@ takes."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.spec import ACTIVATIONS
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)
@@ -19,10 +22,13 @@ class TowerSpec:
     prefix: what its tensors' names begin with; names: role -> name behind it, {i} a block or merger.
     width: of its hidden states; out: of the language model's. Sides in pixels: patch; in patches: merge (a token is
     merge x merge of them).
-    temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms"; gated: the MLP has a gate.
+    temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms", with `eps`; gated: the MLP has a gate.
+    bare: roles of linears without a bias. theta: of rope.
     window: side in pixels of the windows that attention keeps to in all blocks but `full` ones; 0: none.
-    positions: rows of the learned position table, 0 if there is none. deepstack: blocks whose states are merged for the
-    language model too.
+    positions: rows of the learned position table in the net, 0 if there is none there; image: side in pixels of the
+    images that the learned positions are of, where a runtime interpolates them itself, else 0; learned: these positions
+    [1, width, side, side] float32, when they were read. deepstack: blocks whose states are merged for the language
+    model too; merged: width of a gated merger.
     token: id of the token that stands for one merged patch of an image; interval: temporal positions per second of a
     video, 0: one per frame; pixels: width and height of the largest image.
     """
@@ -48,6 +54,12 @@ class TowerSpec:
     positions: int = 0
     deepstack: tuple[int, ...] = ()
     interval: float = 0.0
+    bare: frozenset[str] = frozenset()
+    eps: float = 1e-6
+    theta: float = 10000.0
+    image: int = 0
+    merged: int = 0
+    learned: np.ndarray | None = field(default=None, compare=False, repr=False)
 
     @property
     def head_dim(self) -> int:
@@ -72,6 +84,11 @@ class TowerSpec:
     def tokens(self) -> int:
         """Largest number of tokens that the net gives."""
         return self.patches // self.merge**2
+
+    @property
+    def side(self) -> int:
+        """Rows and columns of the learned positions that a runtime interpolates."""
+        return self.image // self.patch
 
     def path(self, role: str, index: int | None = None) -> str:
         """The name of a role's tensor without .weight; `index`: block or merger."""
@@ -101,6 +118,12 @@ class TowerSpec:
                 f"a window holds at least one token of {self.unit} pixels",
                 "Repair config.json.",
             )
+        if 0 < self.image < self.patch:
+            raise InputError(
+                f"image_size {self.image} {where}",
+                f"a patch has {self.patch} pixels, and there is a learned position for each",
+                "Repair config.json.",
+            )
         if int(self.positions**0.5) ** 2 != self.positions:
             raise InputError(
                 f"num_position_embeddings {self.positions} {where}",
@@ -119,9 +142,12 @@ class TowerSpec:
             raise InputError(f"deepstack_visual_indexes {list(self.deepstack)} {where}", why, "Repair config.json.")
 
 
-def read(config: Config, fields: Mapping[str, tuple[str, Any]], **known: Any) -> TowerSpec:
-    """The sizes in vision_config. fields: TowerSpec's field -> (name there, default); known: the other fields. Raises
-    InputError for a missing or senseless field, and for sides of `pixels` that are no multiples of a token's."""
+def read(
+    config: Config, fields: Mapping[str, tuple[str, Any]], bias: Mapping[str, bool | str], **known: Any
+) -> TowerSpec:
+    """The sizes in vision_config. fields: TowerSpec's field -> (name there, default); bias: role of a linear -> False,
+    or the field there that says whether it has one; known: TowerSpec's other fields. Raises InputError for a missing or
+    senseless field, and for sides of `pixels` that are no multiples of a token's."""
     part = config.sub("vision_config")
     if part is config:
         raise InputError(
@@ -133,6 +159,10 @@ def read(config: Config, fields: Mapping[str, tuple[str, Any]], **known: Any) ->
     values["intermediate"] = values.get("intermediate") or int(values["width"] * part.float("mlp_ratio", 4.0))
     # the class calls it in_channels, published files in_chans
     values["channels"] = part.int("in_channels", part.int("in_chans", 3))
+    values["bare"] = frozenset(
+        role for role, rule in bias.items() if not (part.bool(rule, False) if isinstance(rule, str) else rule)
+    )
+    values["theta"] = part.sub("rope_parameters").float("rope_theta", TowerSpec.theta)
     made = TowerSpec(**known, **values)
     _check_pixels(made)
     return made

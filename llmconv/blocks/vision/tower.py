@@ -1,12 +1,12 @@
-"""The towers that take rows of patches, and images of any size: those of the Qwen-VL line."""
+"""The towers that take rows of patches, and images of any size: those of the Qwen-VL line and of GLM-4V."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from llmconv.blocks.tower import Tower
+from llmconv.blocks.tower import Beside, Tower
 from llmconv.blocks.vision import grid, patch_rows
 from llmconv.blocks.vision.images import Images, fitting, random, shapes
 from llmconv.blocks.vision.spec import TowerSpec, read
@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # (spec, patches [k, row], grids, dynamic) -> inputs of the net by name
 Preprocess = Callable[[TowerSpec, "np.ndarray", Sequence[Sequence[int]], bool], "dict[str, np.ndarray]"]
 
+TABLE = "pos_embed_weight.npy"  # as the public demo calls the learned positions that it interpolates
+
 
 @dataclass(frozen=True)
 class PatchTower(Tower[TowerSpec, Images]):
@@ -27,7 +29,8 @@ class PatchTower(Tower[TowerSpec, Images]):
     begin with.
 
     fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. preprocess: what a
-    runtime prepares. norm, gated: see TowerSpec."""
+    runtime prepares. norm, gated: see TowerSpec. bias: role of a linear -> False, or the field that says whether it has
+    one. framewise: the class knows no grid of several frames, each is an image to it."""
 
     names: Mapping[str, str]
     prefixes: tuple[str, ...]
@@ -36,6 +39,8 @@ class PatchTower(Tower[TowerSpec, Images]):
     preprocess: Preprocess
     norm: str = "layer"
     gated: bool = False
+    bias: Mapping[str, bool | str] = field(default_factory=dict)
+    framewise: bool = False
     token: tuple[str, int] = ("image_token_id", 151655)
 
     net = "vit"
@@ -53,6 +58,7 @@ class PatchTower(Tower[TowerSpec, Images]):
         return read(
             config,
             self.fields,
+            self.bias,
             prefix=(found or self.prefixes)[0],
             names=self.names,
             norm=self.norm,
@@ -85,6 +91,16 @@ class PatchTower(Tower[TowerSpec, Images]):
     def extra(self, spec: TowerSpec, length: int, hidden: int) -> Sequence[Graph]:
         return [patch_rows.add(length, hidden)] if spec.deepstack else []
 
+    def beside(self, spec: TowerSpec) -> Sequence[Beside]:
+        if not spec.image:
+            return ()
+        shape = (1, spec.width, spec.side, spec.side)
+        table = ("tensor", f"{spec.path('position')}.weight")
+        return [Beside(TABLE, ("reshape", ("transpose", table), shape), shape)]
+
+    def holding(self, spec: TowerSpec, beside: Mapping[str, np.ndarray]) -> TowerSpec:
+        return replace(spec, learned=beside[TABLE]) if spec.image else spec
+
     def prepare(self, spec: TowerSpec, items: Images, dynamic: bool) -> dict[str, np.ndarray]:
         return self.preprocess(spec, items.patches, items.grids, dynamic)
 
@@ -111,7 +127,8 @@ class PatchTower(Tower[TowerSpec, Images]):
         import torch
 
         patches = torch.from_numpy(items.patches).to(dtype)
-        out = model.get_image_features(patches, torch.tensor(items.grids))
+        grids = [(1, *sides) for count, *sides in items.grids for _ in range(count)] if self.framewise else items.grids
+        out = model.get_image_features(patches, torch.tensor(grids))
         found = (out.pooler_output, *(getattr(out, "deepstack_features", None) or ()))  # of each image apart
         return [torch.cat(list(states)) for states in found]
 
