@@ -46,7 +46,7 @@ def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
 
 def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
     """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes."""
-    dtype = config.sub("text_config").dtype() or config.dtype()
+    dtype = config.text().dtype() or config.dtype()
     job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
     return _lengths(job, notes), notes

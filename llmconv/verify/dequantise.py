@@ -39,7 +39,7 @@ class Dequantised:
     @classmethod
     def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
         config = plan.config
-        parts = (config.sub("text_config"), config)
+        parts = (config.text(), config)
         section = next(
             (part[name] for part in parts for name in ("quantization_config", "compression_config") if part.get(name)),
             {},
