@@ -146,21 +146,21 @@ def decoder(config: Config, names: Container[str]) -> Decoder:
 
 
 def blocks(config: Config, key: str, there: int) -> int:
-    """How many of the tower's blocks are run to get the hidden states with the number in `key`: 0 are those before the
-    first block, and negative numbers count from the end."""
+    """How many of the tower's blocks are run: those up to the one with the number in `key`, counted from 1, or from the
+    end where it is negative."""
     value = config.get(key)
     if value is None:
         return there
-    if isinstance(value, bool) or not isinstance(value, int) or not -there - 1 <= value <= there:
-        raise config.error(key, f"is {value!r}; a whole number from {-there - 1} to {there} is expected")
-    return value if value >= 0 else there + 1 + value
+    if isinstance(value, bool) or not isinstance(value, int) or not 1 <= abs(value) <= there:
+        raise config.error(key, f"is {value!r}; a block from 1 to {there}, or from {-there} to -1, is expected")
+    return value if value > 0 else there + 1 + value
 
 
 def merge(config: Config) -> int:
     """Patches along the side of a token."""
     ratio = config.float("downsample_ratio", 0.5)
-    if not 0 < ratio <= 1 or (1 / ratio) % 1:
-        raise config.error("downsample_ratio", f"is {ratio}; 1 divided by a whole number is expected")
+    if ratio not in (1, 0.5, 0.25, 0.125):
+        raise config.error("downsample_ratio", f"is {ratio}; 1, 0.5, 0.25 or 0.125 is expected")
     return int(1 / ratio)
 
 

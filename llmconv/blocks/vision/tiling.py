@@ -29,8 +29,8 @@ def arrangement(width: int, height: int, side: int, least: int, most: int) -> tu
 
 
 def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
-    """uint8 [height, width, channels] of a picture uint8 [h, w, channels]: Pillow's `Image.resize` (bicubic), to the
-    bit.
+    """uint8 [height, width, channels] of a picture uint8 [h, w, channels]: `Image.resize` of Pillow up to version 12
+    (bicubic), to the bit. Later ones begin with the columns for some sizes, which rounds otherwise.
 
     A pass along the rows, then one along the columns, each rounded to 8 bits. A new pixel is the weighted sum of the
     old ones around its centre; the cubic (a = -0.5) is stretched when the picture becomes smaller, and the weights are
