@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import internvl_checkpoints
 import pytest
 import vision_checkpoints
 from checkpoints import make, once
@@ -80,6 +81,13 @@ def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same
     directory."""
     return once(vision_checkpoints.make, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def internvl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """internvl_checkpoint("internvl_chat", text="qwen3", form="6b", ...) -> its directory; the same call gives the same
+    directory."""
+    return once(internvl_checkpoints.make, tmp_path_factory)
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from typing import Any
 
 import checkpoints
 import family_checkpoints
+import internvl_checkpoints
 import pytest
 import quantised_checkpoints
 import vision_checkpoints
@@ -26,7 +27,9 @@ from llmconv.top.text import render
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
-FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS]
+# InternVL's layout, language model and form of the tower
+TILES = {"internvl_chat": ("internvl_chat", "qwen2", "300m"), "internvl": ("internvl", "qwen3", "6b")}
+FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, *TILES]
 OPTIONS = {
     "static": {},
     "w4": {"quantize": "w4bf16"},
@@ -61,6 +64,10 @@ def headers(tmp_path_factory: pytest.TempPathFactory):
         if name in checkpoints.CONFIGS:
             changes = {"num_hidden_layers": layers} if layers else {}
             return checkpoints.headers(place, *checkpoints.published(name, **changes))
+        if name in TILES:
+            layout, *which = TILES[name]
+            config = deeper(internvl_checkpoints.CONFIGS[layout](*which), layers)
+            return checkpoints.headers(place, config, internvl_checkpoints.tensors(config))
         module = vision_checkpoints if name in PIXELS else family_checkpoints
         config = deeper(module.CONFIGS[name], layers) if layers else module.CONFIGS[name]
         if name not in PIXELS:
@@ -73,9 +80,12 @@ def headers(tmp_path_factory: pytest.TempPathFactory):
 
 
 def deeper(config: dict[str, Any], layers: int) -> dict[str, Any]:
-    """config.json of a family's model with more layers."""
-    if "text_config" in config:
-        return config | {"text_config": deeper(config["text_config"], layers)}
+    """config.json of a family's model with more layers; 0: as it is."""
+    for part in ("text_config", "llm_config"):
+        if part in config:
+            return config | {part: deeper(config[part], layers)}
+    if not layers:
+        return config
     rope = {"no_rope_layers": [1, 0] * (layers // 2) + [1] * (layers % 2)} if "no_rope_layers" in config else {}
     return config | {"num_layers" if config["model_type"] == "chatglm" else "num_hidden_layers": layers} | rope
 

@@ -61,6 +61,11 @@ class Config(Mapping):
                 return Config(self.data[name], self.file, f"{name}.")
         return self
 
+    def text(self) -> Config:
+        """The part that describes the language model, under one of the names that it is published with, else the
+        whole."""
+        return self.sub("text_config", "llm_config")
+
     def over(self, defaults: Mapping[str, Any]) -> Config:
         """This config, with defaults for the fields that it lacks."""
         return Config({**defaults, **self.data}, self.file, self.where)

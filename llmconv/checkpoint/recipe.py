@@ -3,6 +3,7 @@
     ("tensor", name)                  a tensor as it is
     ("transpose", r)                  the two last axes swapped: HF stores linear weights [N, K], MatMul wants [K, N]
     ("rows", r, first, last[, total]) part of a fused tensor, along its first axis, which has `total` rows
+    ("part", r, i, n)                 the i-th of n equal parts along its first axis
     ("stack", r, ...)                 tensors of one shape along a new first axis
     ("concat", r, ...)                tensors along their first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
@@ -115,6 +116,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (inner[0], prod(inner[1:]))
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
+    if kind == "part":
+        return (inner[0] // recipe[3], *inner[1:]) if inner[0] % recipe[3] == 0 else inner
     if kind == "rows":
         first, last, total = (*recipe[2:], inner[0])[:3]
         # a tensor of another size is not the fused one; its own shape is the result, which does not fit
@@ -208,6 +211,11 @@ def _rows(checkpoint: Checkpoint, inner: list | tuple, first: int, last: int, to
     return evaluate(inner, checkpoint)[first:last]
 
 
+def _part(checkpoint: Checkpoint, inner: list | tuple, number: int, parts: int) -> np.ndarray:
+    size = shape(inner, checkpoint)[0] // parts
+    return _rows(checkpoint, inner, number * size, (number + 1) * size)
+
+
 def _stack(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
     import numpy as np
 
@@ -237,6 +245,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "tensor": lambda checkpoint, name: checkpoint.float32(name),
     "transpose": _transpose,
     "rows": _rows,
+    "part": _part,
     "stack": _stack,
     "concat": _concat,
     "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),

@@ -36,7 +36,7 @@ def read(config: Config, model: Path) -> SpecialTokens:
 
     Raises InputError for a file that is no JSON object.
     """
-    text = config.sub("text_config")
+    text = config.text()
     places = [
         _file(model / "generation_config.json"),
         config,
@@ -52,6 +52,26 @@ def read(config: Config, model: Path) -> SpecialTokens:
     return SpecialTokens(bos[0] if bos else None, named("eos_token_id"), pad[0] if pad else None, seen)
 
 
+def added(model: Path, text: str) -> int | None:
+    """The id of an added token by its text, from the tokenizer's files in a model directory; None where none names it.
+
+    Raises InputError for a file that is no JSON object.
+    """
+    table = _file(model / "added_tokens.json")
+    if isinstance(found := table.get(text), int):
+        return found
+    for part in (_table(_file(model / "tokenizer_config.json")), _listed(_file(model / "tokenizer.json"))):
+        if text in part:
+            return part[text]
+    return None
+
+
+def _listed(data: Mapping[str, Any]) -> dict[str, int]:
+    """Text -> id of the added tokens in a tokenizer.json."""
+    entries = data.get("added_tokens")
+    return {_text(one): one["id"] for one in (entries if isinstance(entries, list) else ()) if _ids(one.get("id"))}
+
+
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
@@ -59,17 +79,19 @@ def _ids(value: Any) -> list[int]:
 
 def _of_tokenizer(data: Mapping[str, Any]) -> dict[str, list[int]]:
     """bos_token_id and so on of a tokenizer_config.json, which has the tokens' texts and a table of them."""
-    table = data.get("added_tokens_decoder")
-    known = {
-        _text(entry): int(number)
-        for number, entry in (table.items() if isinstance(table, dict) else ())
-        if number.isdigit()
-    }
+    known = _table(data)
     return {
         f"{key}_id": [known[text]]
         for key in ("bos_token", "eos_token", "pad_token")
         if (text := _text(data.get(key))) and text in known
     }
+
+
+def _table(data: Mapping[str, Any]) -> dict[str, int]:
+    """Text -> id of the added tokens in a tokenizer_config.json."""
+    table = data.get("added_tokens_decoder")
+    entries = table.items() if isinstance(table, dict) else ()
+    return {_text(entry): int(number) for number, entry in entries if number.isdigit()}
 
 
 def _text(token: Any) -> str:

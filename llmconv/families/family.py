@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from llmconv.blocks.decoder import Decoder
+from llmconv.blocks.spec import Spec
 from llmconv.blocks.tower import Tower
+from llmconv.checkpoint.config import Config
 from llmconv.families.oracle import Oracle
 
 
@@ -15,6 +17,8 @@ from llmconv.families.oracle import Oracle
 class Family:
     """A model family: the model_types of config.json that it serves, its decoder's knobs, and tensors to leave alone.
 
+    decoder: a function of config.json and the names of the checkpoint's tensors, where the language model may be one
+    of several families'; it raises InputError for others.
     towers: those of its towers, for images or sound, that are converted.
     reference: the transformers class whose maths verification trusts (default: what AutoModelForCausalLM picks).
     left_out: name patterns of tensors of parts that are not converted, such as a vision tower; a note says so.
@@ -28,7 +32,7 @@ class Family:
     """
 
     model_types: tuple[str, ...]
-    decoder: Decoder
+    decoder: Decoder | Callable[[Config, Container[str]], Decoder]
     towers: tuple[Tower[Any, Any], ...] = ()
     reference: Oracle | None = None
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
@@ -37,3 +41,8 @@ class Family:
     demo: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     forces: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
+
+    def spec(self, config: Config, tensors: Container[str] = ()) -> Spec:
+        """The decoder's sizes in one model; see `Decoder.spec`."""
+        decoder = self.decoder if isinstance(self.decoder, Decoder) else self.decoder(config, tensors)
+        return decoder.spec(config, tensors)

@@ -84,7 +84,7 @@ def plan(job: Job) -> Plan:
     """Make the plan of a job. Raises InputError for every fault that can be found before work starts."""
     config, family, quantisation, job, notes = check_config(job)
     checkpoint = _checkpoint(job)
-    spec = stored(family.decoder.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
+    spec = stored(family.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
     spec.check(job.seq_length)
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)

@@ -49,7 +49,7 @@ def resolve(
 ) -> tuple[Job, list[str]]:
     """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes. demo: the
     half-precision types that a family's public demo knows, where it does not know both."""
-    dtype = config.sub("text_config").dtype() or config.dtype()
+    dtype = config.text().dtype() or config.dtype()
     own = "f16" if dtype == "float16" else "bf16"
     asked, half = job.quantize, own if not demo or own in demo else demo[0]
     job, notes = _resolve_quantised(job, half, found) if found else _resolve_float(job, dtype)

@@ -78,7 +78,7 @@ def specs(tmp_path_factory):
     found = {}
     for name in ("qwen2", "qwen3", "llama"):
         config = Config.read(make(tmp_path_factory.mktemp("models"), name))
-        found[name] = family_of(config["model_type"]).decoder.spec(config)
+        found[name] = family_of(config["model_type"]).spec(config)
     odd = dataclasses.replace(found["qwen2"], hidden=320, heads=5, kv_heads=5, intermediate=1000)
     return found | {"odd": odd}
 

@@ -18,7 +18,7 @@ from llmconv.top.text import render
 @pytest.fixture(scope="module")
 def spec(tmp_path_factory):
     config = Config.read(make(tmp_path_factory.mktemp("models"), "qwen2", num_hidden_layers=12))
-    return family_of("qwen2").decoder.spec(config)
+    return family_of("qwen2").spec(config)
 
 
 STEP = Step(64, 128)

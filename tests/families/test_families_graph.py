@@ -183,7 +183,7 @@ def test_gemma3_fields_may_be_left_out():
         "sliding_window": 1024,
         "rope_scaling": {"factor": 8.0, "rope_type": "linear"},
     }
-    spec = family_of("gemma3").decoder.spec(
+    spec = family_of("gemma3").spec(
         Config({"model_type": "gemma3", "text_config": given | {"model_type": "gemma3_text"}}, "config.json")
     )
     right = Gemma3TextConfig(**deepcopy(given))

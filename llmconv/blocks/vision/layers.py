@@ -9,9 +9,10 @@ from llmconv.top.graph import Graph, Value
 
 
 def matmul(g: Graph, path: str, x: Value, out: int, source: Callable[[str], tuple], bias: bool = True) -> Value:
-    """x [n, K] times the weight [out, K] that source("weight") says, transposed, plus source("bias")."""
+    """x [..., K] times the weight [out, K] that source("weight") says, transposed, plus source("bias")."""
+    shape = (*(1 for _ in x.shape[1:]), out)
     weight = g.weight(f"{path}.weight", (x.shape[-1], out), ("transpose", source("weight")))
-    return g.MatMul(x, weight, g.weight(f"{path}.bias", (1, out), source("bias")) if bias else g.none, name=path)
+    return g.MatMul(x, weight, g.weight(f"{path}.bias", shape, source("bias")) if bias else g.none, name=path)
 
 
 def linear(g: Graph, path: str, x: Value, out: int, bias: bool = True) -> Value:

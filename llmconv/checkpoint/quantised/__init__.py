@@ -30,7 +30,7 @@ def read(config: Config) -> Quantisation | None:
     InputError for what llmconv does not convert. One of these declares it: quantization_config of the language model or
     of the whole, compression_config (older compressed-tensors), the file quantize_config.json (older AutoGPTQ).
     """
-    for part in (config.sub("text_config"), config):
+    for part in (config.text(), config):
         for name in ("quantization_config", "compression_config"):
             if isinstance(part.get(name), dict):
                 return _read(Config(part[name], config.file, f"{part.where}{name}."))
