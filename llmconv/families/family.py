@@ -20,6 +20,8 @@ class Family:
     left_out: name patterns of tensors of parts that are not converted, such as a vision tower; a note says so.
     equal_lengths: its public demo sizes mask and KV cache by the embedding net, and so needs max_input_length ==
     seq_length.
+    demo: options, by their fields of Job, with the values that its public demo can drive; a note says of others that it
+    cannot.
     name: that of its module, filled in when it is registered.
     forces: options, by their fields of Job, that its nets need whatever was asked for; a note says so.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
@@ -32,5 +34,6 @@ class Family:
     unused: tuple[str, ...] = (r"rotary_emb\.inv_freq$",)
     left_out: tuple[str, ...] = ()
     equal_lengths: bool = False
+    demo: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     forces: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""

@@ -177,10 +177,16 @@ def _lengths(job: Job, notes: list[str]) -> Job:
 
 
 def demo_notes(job: Job, family: Family) -> list[str]:
-    """A warning where the options do not go with the family's public demo."""
-    if not family.equal_lengths or job.max_input_length == job.seq_length:
-        return []
-    return [
-        f"max_input_length {job.max_input_length} is not seq_length {job.seq_length}: the public demo of {family.name} "
-        "takes the embedding net's length for the KV cache's, and needs both to be the same"
-    ]
+    """Warnings where the options do not go with the family's public demo."""
+    found = []
+    for name, values in family.demo.items():
+        if (given := getattr(job, name)) not in values:
+            told = "on" if given is True else f"{given}"
+            known = " or ".join("off" if value is False else f"{value}" for value in values)
+            found.append(f"{name} is {told}: the public demo of {family.name} can drive nets with {known} alone")
+    if family.equal_lengths and job.max_input_length != job.seq_length:
+        found.append(
+            f"max_input_length {job.max_input_length} is not seq_length {job.seq_length}: the public demo of "
+            f"{family.name} takes the embedding net's length for the KV cache's, and needs both to be the same"
+        )
+    return found

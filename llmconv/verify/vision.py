@@ -125,7 +125,9 @@ class Sight:
     """The towers of a reference's class. Their weights are read when the first one looks, and kept."""
 
     def __init__(self, reference: Reference):
-        self.reference, self.whole = reference, reference.frame.base_model
+        self.reference = reference
+        self._apart = classes.towers(reference.oracle, reference.plan.config)
+        self.whole = reference.frame.base_model if self._apart is None else self._apart
         self._loaded = False
 
     def features(self, shown: Shown) -> tuple[np.ndarray, ...]:
@@ -139,11 +141,14 @@ class Sight:
         return tuple(states.float().numpy() for states in found)
 
     def _load(self) -> None:
-        """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
+        """Gives the frame the parameters that are neither the language model's nor the head's, or towers that stand
+        apart all of theirs; none is quantised."""
         frame = self.reference.frame
-        text = {id(p) for module in (frame.get_decoder(), frame.get_output_embeddings()) for p in module.parameters()}
-        names = [name for name, p in frame.named_parameters() if id(p) not in text]
-        frame.load_state_dict(self.reference.weights(names), strict=False, assign=True)
+        text = [] if self._apart is not None else [frame.get_decoder(), frame.get_output_embeddings()]
+        own = {id(p) for module in text for p in module.parameters()}
+        target = frame if self._apart is None else self._apart
+        names = [name for name, p in target.named_parameters() if id(p) not in own]
+        target.load_state_dict(self.reference.weights(names), strict=False, assign=True)
         self._loaded = True
 
     def positions(self, ids: np.ndarray, shown: Sequence[Shown]) -> np.ndarray | None:

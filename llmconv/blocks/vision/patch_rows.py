@@ -9,11 +9,10 @@ modeling_qwen3_vl.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 from llmconv.blocks.attention import cut
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision.layers import activate, layer_norm, matmul
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
@@ -127,7 +126,7 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
 
     def project(role: str, first: int, last: int) -> Value:
         path = fused.removesuffix("qkv") + role
-        y = _matmul(
+        y = matmul(
             g, path, x, last - first, lambda part: ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width)
         )
         count = (last - first) // dim
@@ -171,7 +170,7 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
 def _mlp(g: Graph, spec: TowerSpec, layer: int, x: Value) -> Value:
     """fc2(act(fc1(x))), or fc2(act(gate(x)) * fc1(x))."""
     role = "gate" if spec.gated else "fc1"
-    y = _activate(g, spec.activation, _linear(g, spec, role, layer, x, spec.intermediate), spec.path(role, layer))
+    y = activate(g, spec.activation, _linear(g, spec, role, layer, x, spec.intermediate), spec.path(role, layer))
     if spec.gated:
         y = g.Mul(y, _linear(g, spec, "fc1", layer, x, spec.intermediate), name=f"{spec.path('fc1', layer)}.mul")
     return _linear(g, spec, "fc2", layer, y, spec.width)
@@ -188,7 +187,7 @@ def _merge(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) ->
 
     x = _norm(g, spec, f"{role}_norm", index, join(x) if behind else x)
     x = x if behind else join(x)
-    x = _activate(g, "gelu", _linear(g, spec, f"{role}_fc1", index, x, wide), spec.path(f"{role}_fc1", index))
+    x = activate(g, "gelu", _linear(g, spec, f"{role}_fc1", index, x, wide), spec.path(f"{role}_fc1", index))
     return _linear(g, spec, f"{role}_fc2", index, x, spec.out)
 
 
@@ -199,24 +198,12 @@ def _linear(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, o
         tensor = ("tensor", f"{path}.{part}")
         return ("flat", tensor) if (role, part) == ("patch", "weight") else tensor
 
-    return _matmul(g, path, x, out, source, bias)
-
-
-def _matmul(g: Graph, path: str, x: Value, out: int, source: Callable[[str], tuple], bias: bool = True) -> Value:
-    """x [n, K] times the weight [out, K] that source("weight") says, transposed, plus source("bias")."""
-    weight = g.weight(f"{path}.weight", (x.shape[-1], out), ("transpose", source("weight")))
-    return g.MatMul(x, weight, g.weight(f"{path}.bias", (1, out), source("bias")) if bias else g.none, name=path)
+    return matmul(g, path, x, out, source, bias)
 
 
 def _norm(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
     path, size = spec.path(role, index), x.shape[-1]
+    if spec.norm == "layer":
+        return layer_norm(g, path, x, EPS)
     weight = g.weight(f"{path}.weight", (1, size), ("tensor", f"{path}.weight"))
-    if spec.norm == "rms":
-        return g.RMSNorm(x, weight, eps=EPS, name=path)
-    bias = g.weight(f"{path}.bias", (1, size), ("tensor", f"{path}.bias"))
-    return g.LayerNorm(x, weight, bias, axis=len(x.shape) - 1, eps=EPS, normalized_shape=(size,), name=path)
-
-
-def _activate(g: Graph, activation: str, x: Value, path: str) -> Value:
-    kind, attrs = ACTIVATIONS[activation]
-    return g.op(kind, x, **attrs, name=f"{path}.{kind.lower()}")
+    return g.RMSNorm(x, weight, eps=EPS, name=path)
