@@ -3,7 +3,7 @@ which takes an image slice by slice (llmconv.blocks.vision.sliced). No remote co
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping
+from collections.abc import Container
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +25,7 @@ SCALES = {"embedding_multiplier": "scale_emb", "residual_multiplier": "scale_dep
 
 def text(config: Config) -> str:
     """The model_type of the language model. Raises InputError for a version that is not known."""
-    version = config.get("version")
+    version: Any = config.get("version")
     try:
         return TEXTS[float(version)]  # files have a number, or its text
     except (TypeError, ValueError, KeyError):
@@ -37,7 +37,7 @@ def text(config: Config) -> str:
         ) from None
 
 
-def scales(config: Config) -> Mapping[str, float]:
+def scales(config: Config) -> dict[str, float]:
     """The multipliers that config.json has fields for, in Granite's terms."""
     found = minicpm.multipliers(config)
     return {name: found[name] for name, field in SCALES.items() if config.get(field) is not None}

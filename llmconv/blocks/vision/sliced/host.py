@@ -1,14 +1,15 @@
 """What a runtime does with a picture for a tower that takes it slice by slice, in NumPy: `launches` does all of it.
 
-An image is an overview of the whole and, if it is large, a grid of slices, each of about scale x scale pixels. Rules and
-formulas are those of the published image processor (MiniCPMVImageProcessor) and of the published class
+An image is an overview of the whole and, if it is large, a grid of slices, each of about scale x scale pixels. Rules
+and formulas are those of the published image processor (MiniCPMVImageProcessor) and of the published class
 (modeling_navit_siglip, resampler)."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from math import ceil, log, sqrt
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.sliced.spec import SliceSpec
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
     Resize = Callable[[np.ndarray, int, int], np.ndarray]
 
 
-class Slicing(NamedTuple):
+@dataclass(frozen=True)
+class Slicing:
     """How an image is cut up: the overview's width and height in pixels; columns and rows of the grid of slices, (0, 0)
     for an overview alone; a slice's width and height."""
 

@@ -19,16 +19,16 @@ def modules(config: Config) -> Any:
     """A torch module with `vpm` and `resampler`, whose parameters have the names of the checkpoint's tensors, but that
     those of vpm may have transformers' prefix vision_model."""
     from torch import empty, nn
-    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers import AutoModel, SiglipVisionConfig
 
     given: Mapping[str, Any] = config.get("vision_config") or VISION
     given = {name: value for name, value in given.items() if name not in ("model_type", "architectures")}
-    vision = SiglipVisionConfig(**given, vision_use_head=False, attn_implementation="eager")
+    vision = SiglipVisionConfig(**given, vision_use_head=False)
     vision.num_hidden_layers -= bool(config.get("drop_vision_last_layer", True))
     size = config["hidden_size"]
     norm = partial(nn.LayerNorm, size, eps=1e-6)
     whole, resampler = nn.Module(), nn.Module()
-    whole.vpm, whole.resampler = SiglipVisionModel(vision), resampler
+    whole.vpm, whole.resampler = AutoModel.from_config(vision, attn_implementation="eager"), resampler
     resampler.query = nn.Parameter(empty(config.get("query_num", 64), size))
     same = vision.hidden_size == size
     resampler.kv_proj = nn.Identity() if same else nn.Linear(vision.hidden_size, size, bias=False)

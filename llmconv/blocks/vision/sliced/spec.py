@@ -121,14 +121,15 @@ class SliceSpec:
             raise InputError(what, f"the tower has positions for slices of {longest} x {longest} pixels", fits)
         if self.patches < self.queries:
             why = (
-                f"the net would take {self.patches} patches, and runtimes copy the mask of the first {self.queries} for "
-                "its resampler"
+                f"the net would take {self.patches} patches, and runtimes copy the mask of the first {self.queries} "
+                "for its resampler"
             )
             raise InputError(what, why, fits)
 
 
 def read(config: Config, pixels: tuple[int, int] | None) -> SliceSpec:
-    """The sizes in config.json. pixels: of max_pixels, None for the largest slice that there are positions for. Raises InputError for a missing or senseless field."""
+    """The sizes in config.json. pixels: of max_pixels, None for the largest slice that there are positions for. Raises
+    InputError for a missing or senseless field."""
     part = config.sub("vision_config")
     part = (Config(dict(VISION), config.file, "vision_config.") if part is config else part).over(FIELDS)
     width, patch, out = part.int("hidden_size"), part.int("patch_size"), config.int("hidden_size")
