@@ -10,6 +10,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import slice_checkpoints
 import vision_checkpoints
 from checkpoints import make, once
 
@@ -80,6 +81,13 @@ def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same
     directory."""
     return once(vision_checkpoints.make, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def slice_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """slice_checkpoint("minicpmv_4_5", vision={"depth": 2}, ...) -> its directory; the same call gives the same
+    directory."""
+    return once(slice_checkpoints.make, tmp_path_factory)
 
 
 @pytest.fixture

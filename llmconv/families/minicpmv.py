@@ -47,7 +47,9 @@ def as_text(config: Config) -> dict[str, Any]:
     """The config.json of the language model alone."""
     kind, given = text(config), {name: value for name, value in config.items() if name not in PARTS}
     more = scales(config)
-    return minicpm.as_granite(Config(given, config.file)) | more if more else given | {"model_type": kind}
+    if not more:
+        return given | {"model_type": kind}
+    return minicpm.as_granite(Config(given, config.file)) | dict.fromkeys(SCALES, 1.0) | more
 
 
 def tensor(name: str, spec: Spec) -> tuple:
