@@ -246,8 +246,8 @@ class Published:
         with torch.inference_mode():
             states = self.llm.get_input_embeddings()(given)
             if seen is not None:
-                (where,) = np.nonzero(ids == placeholder)
-                states[0, where] = torch.from_numpy(seen)
+                (where,) = np.nonzero(ids == placeholder)  # the first; others may be what the model said
+                states[0, where[: len(seen)]] = torch.from_numpy(seen)
             return self.llm(inputs_embeds=states).logits[0, len(ids) - 1 :].argmax(-1).tolist()
 
 
