@@ -129,7 +129,7 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
 
 def values(named: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float, sharp: bool) -> np.ndarray:
     """float32 values of a tensor that show mistakes, every one with a generator of its own. gain: of linears, times
-    unit scale; without `sharp` that of queries and keys is smaller, so that no softmax is so sharp that any
+    unit scale; without `sharp` that of layers' queries and keys is smaller, so that no softmax is so sharp that any
     half-precision computation blurs it."""
     x = np.random.RandomState(zlib.crc32(f"{named}:{tensor}".encode()) ^ seed).standard_normal(shape)
     x = x.astype(np.float32)
@@ -139,7 +139,7 @@ def values(named: str, tensor: str, shape: tuple[int, ...], seed: int, gain: flo
         return 1 + 0.2 * x
     if "embed_tokens" in tensor:
         return x
-    if not sharp and re.search(r"[qk]_proj|in_proj", tensor):
+    if not sharp and re.search(r"[qk]_proj", tensor):
         gain = min(gain, 0.8)
     return x * (gain / np.sqrt(prod(shape[1:])))
 

@@ -16,7 +16,7 @@
     ("values", nested list)           small constants as they are
     ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
     ("earlier", N)                    [1, N, N], 1 below the diagonal, else 0
-    ("sincos", N, width)              two-dimensional positions of the places of a square [N * N, width]
+    ("sincos", side, reach, width)    two-dimensional positions (llmconv.checkpoint.places) [places, width]
 
 and of quantised checkpoints (llmconv.checkpoint.packing), where the results are integers unless a float is mentioned
 
@@ -43,7 +43,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from llmconv.checkpoint import packing, rope
+from llmconv.checkpoint import packing, places, rope
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 
@@ -89,7 +89,7 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "triangle":
         return (recipe[1], recipe[1])
     if kind == "sincos":
-        return (recipe[1] ** 2, recipe[2])
+        return (places.size(*recipe[1:3]), recipe[3])
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
@@ -160,19 +160,6 @@ def _triangle(size: int, kind: str, number: float) -> np.ndarray:
     row, column = np.indices((size, size))
     holds = {"upper": column >= row, "above": column > row, "lower": column <= row, "on": column == row}
     return holds[kind].astype(np.float32) * np.float32(number)
-
-
-def _sincos(side: int, width: int) -> np.ndarray:
-    """The place in row y and column x has sines and cosines of x, then those of y, each by width / 4 frequencies:
-    sin(x f_j), cos(x f_j), sin(y f_j), cos(y f_j) with f_j = 10000^(-4 j / width) (He et al. 2021, Masked autoencoders,
-    in two dimensions)."""
-    import numpy as np
-
-    frequencies = 10000.0 ** (-4 * np.arange(width // 4) / width)
-    along = np.arange(side)[:, None] * frequencies
-    turns = np.concatenate([np.sin(along), np.cos(along)], 1)
-    places = np.concatenate([np.tile(turns, (side, 1)), np.repeat(turns, side, 0)], 1)
-    return places.astype(np.float32)
 
 
 def _decay(values: np.ndarray) -> np.ndarray:
@@ -253,7 +240,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "values": lambda checkpoint, values: _array(values),
     "causal": lambda checkpoint, size: _causal(size),
     "earlier": lambda checkpoint, size: _earlier(size),
-    "sincos": lambda checkpoint, side, width: _sincos(side, width),
+    "sincos": lambda checkpoint, side, reach, width: places.sincos(side, reach, width),
     "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
     "raw": lambda checkpoint, name: checkpoint.raw(name),
     **{name: _on_each(operation) for name, (_, operation) in packing.ROWWISE.items()},

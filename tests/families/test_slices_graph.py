@@ -59,9 +59,9 @@ class Both:
 
 
 def fitting(spec, count: int = 12) -> list[tuple[int, int]]:
-    """Sizes of slices: all of the net, a column, a row, one patch, and random ones."""
+    """Sizes of slices: all of the net, one patch, longer ones than the square of learned positions, and random ones."""
     width, height = (pixels // spec.patch for pixels in spec.pixels)
-    found = [(height, width), (min(spec.side, spec.patches), 1), (1, min(spec.side, spec.patches)), (1, 1)]
+    found = [(height, width), (1, 1), (spec.reach, 1), (1, spec.reach), (spec.side + 1, spec.reach // (spec.side + 1))]
     rng = np.random.default_rng(0)
     while len(found) < count:
         rows, columns = (int(n) for n in rng.integers(1, spec.side + 1, 2))
@@ -84,7 +84,7 @@ def test_towers_equal_the_class(name, vision, changes, pixels, slice_checkpoint)
 def test_the_reference_equals_the_class(name, slice_checkpoint):
     """What verification compares with, which is made of SigLIP and MultiheadAttention; several slices at once."""
     both = Both(planned(slice_checkpoint(name), max_pixels="112,112"))
-    grids = ((1, 8, 8), (1, 3, 7), (1, 8, 1), (1, 1, 5))
+    grids = ((1, 8, 8), (1, 3, 7), (1, 20, 3), (1, 1, 5))
     patches = noise(both.spec.row, grids)
     shown = nets.Shown(both.made.towers[0], Images(patches, grids))
     (found,) = both.reference.sight.features(shown)

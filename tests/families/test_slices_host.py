@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pytest
 from plans import planned
-from slice_checkpoints import noise
+from slice_checkpoints import noise, sincos
 
 from llmconv.blocks.vision.sliced import host
+from llmconv.checkpoint import places
 from llmconv.errors import InputError
 
 
@@ -97,14 +98,36 @@ def test_images_are_cut_as_published(most, spec):
 
 
 def test_slices_fit_the_usual_size(spec):
-    """Of all images whose slices have places, none is larger than what `usual` allows; longer ones are refused."""
-    most = 0
+    """Of images up to 50 times as long as high, none has a slice that is larger than what `usual` allows."""
+    most, long = 0, 0
     for size in sizes(20000, 20000, 5):
         found = host.slicing(spec, *size)
         for width, height in (found.overview, *[found.slice] * (found.count > 1)):
-            if max(width, height) <= spec.side * spec.patch:
+            if max(size) <= 50 * min(size):
                 most = max(most, width * height // spec.patch**2)
-    assert spec.usual == (448, 504) and 1056 <= most <= 1152
+                long = max(long, width // spec.patch, height // spec.patch)
+    assert spec.usual == (448, 504) and spec.reach == 1152 and 1056 <= most <= 1152 and long > 200
+
+
+@pytest.mark.parametrize("side, reach", [(70, 1152), (8, 64), (8, 40), (3, 9), (5, 5), (5, 3), (7, 48)])
+def test_places_of_the_resampler(side, reach):
+    """Every grid of up to `reach` places finds each of its places in the table, once, and the square is as public
+    runtimes count it."""
+    rows, columns = places.table(side, reach)
+    assert len(rows) == len(columns) == places.size(side, reach) == len(set(zip(rows.tolist(), columns.tolist())))
+    for high in range(1, max(side, reach) + 1):
+        wide = max(reach // high, side if high <= side else 0)
+        if not wide:
+            continue
+        y, x = np.indices((high, wide)).reshape(2, -1)
+        found = places.numbers(y, x, side, reach)
+        np.testing.assert_array_equal((rows[found], columns[found]), (y, x))
+        inside = (y < side) & (x < side)
+        np.testing.assert_array_equal(found[inside], (y * side + x)[inside])
+    width = 24
+    table = places.sincos(side, reach, width)
+    right = sincos(int(rows.max()) + 1, int(columns.max()) + 1, width)
+    np.testing.assert_allclose(table, right[rows, columns], atol=2e-4)  # its own fractions are in float32
 
 
 @pytest.mark.parametrize("image_size", [980, 448, 112])
@@ -150,7 +173,9 @@ def test_inputs_are_those_of_the_demo(spec):
         }
 
 
-@pytest.mark.parametrize("size", [(300, 200), (1000, 700), (700, 1500), (448, 448), (90, 260), (2000, 2000)], ids=str)
+@pytest.mark.parametrize(
+    "size", [(300, 200), (1000, 700), (700, 1500), (448, 448), (90, 260), (2000, 2000), (900, 40)], ids=str
+)
 def test_a_picture_goes_through(size, spec):
     """Overview and slices as the published processor cuts, normalises and unfolds them."""
     import torch
@@ -188,10 +213,20 @@ def test_a_picture_goes_through(size, spec):
         ([(1, 4, 4), (1, 4, 4)], 32, "a launch takes one slice"),
         ([(2, 4, 4)], 32, "a launch takes one slice"),
         ([(1, 4, 4)], 15, r"patches of shape \[15, 588\]: .* take \[16, 588\]"),
-        ([(1, 8, 131)], 1048, "a slice of 131 x 8 patches: the resampler has 70 x 70 places"),
         ([(1, 40, 40)], 1600, "1600 patches: the net takes 1152: max_pixels is 448,504"),
+        ([(1, 1153, 1)], 1153, "1153 patches: the net takes 1152"),
     ],
 )
 def test_slices_that_do_not_fit_are_refused(grids, rows, word, spec):
     with pytest.raises(InputError, match=word):
         host.preprocess(spec, np.zeros((rows, 588), np.float32), grids)
+
+
+def test_slices_that_no_place_is_for_are_refused(slice_checkpoint):
+    made = planned(slice_checkpoint("minicpmv_4", vision={"image_size": 980}), max_pixels="980,980")
+    spec = made.towers[0].spec
+    for high, wide in ((70, 70), (8, 144), (1152, 1)):
+        host.preprocess(spec, np.zeros((high * wide, 588), np.float32), [(1, high, wide)])
+    word = "a slice of 71 x 17 patches: the resampler has places for 70 x 70 patches, or for 1152 of any shape"
+    with pytest.raises(InputError, match=word):
+        host.preprocess(spec, np.zeros((17 * 71, 588), np.float32), [(1, 17, 71)])

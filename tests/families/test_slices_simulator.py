@@ -81,7 +81,7 @@ def test_options(name, options, slice_checkpoint, convert):
 def test_the_published_size(slice_checkpoint, convert):
     """Heads, patches, places, slices and tokens as published, for slices of every kind of image; fewer layers."""
     vision = {"hidden_size": 1152, "image_size": 980, "intermediate_size": 4304, "num_attention_heads": 16}
-    model = slice_checkpoint("minicpmv_4", vision=vision | {"num_hidden_layers": 1}, hidden_size=2560, head_dim=128)
+    model = slice_checkpoint("minicpmv_4", vision=vision | {"num_hidden_layers": 1}, hidden_size=2560)
     out = convert(model, seq=512, quantize="bf16", chip="bm1688", max_pixels="448,504")
     assert verify(out, nets=["vit"])
     assert slices(out) == 5

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from llmconv.blocks.vision.layers import activate, layer_norm, linear, matmul
 from llmconv.blocks.vision.sliced.spec import SliceSpec
+from llmconv.checkpoint import places as positions
 from llmconv.top.graph import Graph, Value
 
 EPS = 1e-6  # of the resampler's norms, a constant in the class's code
@@ -67,7 +68,8 @@ def _resample(g: Graph, spec: SliceSpec, x: Value, places: Value, mask: Value) -
     if spec.projected:
         x = linear(g, f"{RESAMPLER}kv_proj", x, size, bias=False)
     values = layer_norm(g, f"{RESAMPLER}ln_kv", x, EPS)
-    table = g.weight(f"{RESAMPLER}pos_embed.weight", (spec.side**2, size), ("sincos", spec.side, size))
+    recipe = ("sincos", spec.side, spec.reach, size)
+    table = g.weight(f"{RESAMPLER}pos_embed.weight", (positions.size(spec.side, spec.reach), size), recipe)
     keys = g.Add(values, g.Gather(table, places, name=f"{RESAMPLER}pos_embed"), name=f"{RESAMPLER}ln_kv.add")
     query = f"{RESAMPLER}query"
     queries = layer_norm(g, f"{RESAMPLER}ln_q", g.weight(query, (spec.queries, size), ("tensor", query)), EPS)

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.sliced.spec import SliceSpec
+from llmconv.checkpoint import places
 from llmconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def preprocess(
     place that its corner falls into when the slice is stretched over the square. (The class computes that in float32,
     where a corner on the border of two places falls into either, as the processor's vectors are long; here it falls
     into the further one.) pos_embed_ids: the place of the resampler's two-dimensional positions, which are not
-    stretched.
+    stretched: row * side + column, and behind the square places for longer slices (llmconv.checkpoint.places).
     """
     import numpy as np
 
@@ -125,7 +126,7 @@ def preprocess(
         "input_states": grid.padded(patches, size),
         "pos_ids": grid.padded(y * spec.side // rows * spec.side + x * spec.side // columns, size),
         "attn_mask": grid.mask([count], size),
-        "pos_embed_ids": grid.padded(y * spec.side + x, size),
+        "pos_embed_ids": grid.padded(places.numbers(y, x, spec.side, spec.reach), size),
         "resampler_attn_mask": seen,
     }
 
@@ -139,10 +140,10 @@ def _sides(spec: SliceSpec, patches: np.ndarray, grids: Sequence[Sequence[int]])
     if patches.shape != (rows * columns, spec.row):
         take = f"{given} take {[rows * columns, spec.row]}"
         raise InputError(f"patches of shape {list(patches.shape)}", take, "Give what `patches` gives.")
-    if max(rows, columns) > spec.side:
-        why = f"the resampler has {spec.side} x {spec.side} places"
-        raise InputError(f"a slice of {columns} x {rows} patches", why, "Put bars beside the picture, or cut it.")
     if rows * columns > spec.patches:
         most = f"the net takes {spec.patches}: max_pixels is {','.join(map(str, spec.pixels))}"
-        raise InputError(f"{rows * columns} patches", most, "Convert with larger max_pixels.")
+        raise InputError(f"{rows * columns} patches", most, "Make the image smaller, or convert with more max_pixels.")
+    if max(rows, columns) > spec.side and rows * columns > spec.reach:
+        why = f"the resampler has places for {spec.side} x {spec.side} patches, or for {spec.reach} of any shape"
+        raise InputError(f"a slice of {columns} x {rows} patches", why, "Make the image smaller.")
     return rows, columns

@@ -88,11 +88,22 @@ class SliceSpec:
 
     @property
     def usual(self) -> tuple[int, int]:
-        """Width and height of max_pixels that is enough for all slices of an image: rounding makes them larger than
-        scale x scale by an eighth at most, as long as no side is longer than the square of positions."""
-        least, longest = self.scale // self.patch, self.side
-        wide = min(least, longest)
-        return wide * self.patch, min(-(-least * 9 // 8), longest) * self.patch
+        """Width and height of max_pixels that is enough for all slices of an image up to fifty times as long as
+        high: rounding to whole patches makes them larger than scale x scale by an eighth at most."""
+        least = self.scale // self.patch
+        sides = min(least, self.side), min(-(-least * 9 // 8), self.side)
+        return sides[0] * self.patch, sides[1] * self.patch
+
+    @property
+    def enough(self) -> int:
+        """Patches of that size."""
+        return self.usual[0] * self.usual[1] // self.patch**2
+
+    @property
+    def reach(self) -> int:
+        """The resampler has places for slices of so many patches, however long they are, and for all that are no longer
+        than the square of learned positions."""
+        return min(self.patches, self.enough)
 
     def check(self, layers: int, hidden: int) -> None:
         """Raise InputError for sizes that contradict each other or the language model's (layers, hidden size)."""

@@ -40,7 +40,7 @@ class SliceTower(Tower[SliceSpec, Images]):
     def notes(self, spec: SliceSpec, options: Mapping[str, str], length: int) -> list[str]:
         """How max_pixels was settled, whether it fits the slices, and how many tokens an image has."""
         given, usual = ",".join(map(str, spec.pixels)), ",".join(map(str, spec.usual))
-        enough = prod(spec.usual) // spec.patch**2
+        enough = spec.enough
         found = [] if options["max_pixels"] else [f"max_pixels is not set, {given} is used"]
         if spec.patches > enough:
             found.append(
@@ -103,11 +103,13 @@ def _random(spec: SliceSpec, grids: tuple[tuple[int, int, int], ...], rng: np.ra
 
 
 def _shapes(spec: SliceSpec) -> Iterator[tuple[int, int, int]]:
-    """Slices that fit, the most telling first: the largest; a high, a wide, a small one, and a single patch."""
+    """Slices that fit, the most telling first: the largest; a high, a wide, a small one, and one that is longer than
+    the square of learned positions, if there is room."""
     width, height = (pixels // spec.patch for pixels in spec.pixels)
     yield 1, height, width
     long = min(spec.side, spec.patches)
     yield 1, long, max(1, min(spec.patches // long, long * 2 // 3))
     yield 1, max(1, min(spec.patches // long, long // 2)), long
     yield 1, max(1, height // 3), max(1, width // 2)
-    yield 1, 1, 1
+    far = min(2 * spec.side - 1, spec.reach)
+    yield 1, max(1, spec.reach // far), far
