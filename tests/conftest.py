@@ -11,6 +11,7 @@ from pathlib import Path
 
 import internvl_checkpoints
 import pytest
+import slice_checkpoints
 import vision_checkpoints
 from checkpoints import make, once
 
@@ -88,6 +89,13 @@ def internvl_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..
     """internvl_checkpoint("internvl_chat", text="qwen3", form="6b", ...) -> its directory; the same call gives the same
     directory."""
     return once(internvl_checkpoints.make, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def slice_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """slice_checkpoint("minicpmv_4_5", vision={"depth": 2}, ...) -> its directory; the same call gives the same
+    directory."""
+    return once(slice_checkpoints.make, tmp_path_factory)
 
 
 @pytest.fixture

@@ -17,6 +17,7 @@ import family_checkpoints
 import internvl_checkpoints
 import pytest
 import quantised_checkpoints
+import slice_checkpoints
 import vision_checkpoints
 from net_texts import texts
 from plans import planned
@@ -27,6 +28,7 @@ from llmconv.top.text import render
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
+PIXELS |= dict.fromkeys(slice_checkpoints.CONFIGS, "112,112")
 # InternVL's layout, language model and form of the tower
 TILES = {"internvl_chat": ("internvl_chat", "qwen2", "300m"), "internvl": ("internvl", "qwen3", "6b")}
 FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, *TILES]
@@ -52,7 +54,7 @@ MORE = {
     "granite": ("adapters",),
     "phi3_longrope": ("dynamic",),
 }
-MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(PIXELS, ("dynamic", "batch"))
+MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(vision_checkpoints.CONFIGS, ("dynamic", "batch"))
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +70,9 @@ def headers(tmp_path_factory: pytest.TempPathFactory):
             layout, *which = TILES[name]
             config = deeper(internvl_checkpoints.CONFIGS[layout](*which), layers)
             return checkpoints.headers(place, config, internvl_checkpoints.tensors(config))
+        if name in slice_checkpoints.CONFIGS:
+            config = slice_checkpoints.configured(name, **({"num_hidden_layers": layers} if layers else {}))
+            return checkpoints.headers(place, config, slice_checkpoints.tensors(config))
         module = vision_checkpoints if name in PIXELS else family_checkpoints
         config = deeper(module.CONFIGS[name], layers) if layers else module.CONFIGS[name]
         if name not in PIXELS:

@@ -17,6 +17,7 @@
     ("values", nested list)           small constants as they are
     ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
     ("earlier", N)                    [1, N, N], 1 below the diagonal, else 0
+    ("sincos", side, reach, width)    two-dimensional positions (llmconv.checkpoint.places) [places, width]
 
 and of quantised checkpoints (llmconv.checkpoint.packing), where the results are integers unless a float is mentioned
 
@@ -43,7 +44,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from llmconv.checkpoint import packing, rope
+from llmconv.checkpoint import packing, places, rope
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 
@@ -100,6 +101,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (1, recipe[1], recipe[1])
     if kind == "triangle":
         return (recipe[1], recipe[1])
+    if kind == "sincos":
+        return (places.size(*recipe[1:3]), recipe[3])
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
@@ -258,6 +261,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "values": lambda checkpoint, values: _array(values),
     "causal": lambda checkpoint, size: _causal(size),
     "earlier": lambda checkpoint, size: _earlier(size),
+    "sincos": lambda checkpoint, side, reach, width: places.sincos(side, reach, width),
     "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
     "raw": lambda checkpoint, name: checkpoint.raw(name),
     **{name: _on_each(operation) for name, (_, operation) in packing.ROWWISE.items()},

@@ -72,19 +72,25 @@ def _listed(data: Mapping[str, Any]) -> dict[str, int]:
     return {_text(one): one["id"] for one in (entries if isinstance(entries, list) else ()) if _ids(one.get("id"))}
 
 
+def special(model: Path, name: str) -> int | None:
+    """The id of a token that tokenizer_config.json of a model directory names, such as unk_token; None where it does
+    not. Raises InputError for a file that is no JSON object.
+    """
+    found = _of_tokenizer(_file(model / "tokenizer_config.json"), (name,))
+    return next((ids[0] for ids in found.values()), None)
+
+
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
     return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
 
 
-def _of_tokenizer(data: Mapping[str, Any]) -> dict[str, list[int]]:
+def _of_tokenizer(
+    data: Mapping[str, Any], names: tuple[str, ...] = ("bos_token", "eos_token", "pad_token")
+) -> dict[str, list[int]]:
     """bos_token_id and so on of a tokenizer_config.json, which has the tokens' texts and a table of them."""
     known = _table(data)
-    return {
-        f"{key}_id": [known[text]]
-        for key in ("bos_token", "eos_token", "pad_token")
-        if (text := _text(data.get(key))) and text in known
-    }
+    return {f"{key}_id": [known[text]] for key in names if (text := _text(data.get(key))) and text in known}
 
 
 def _table(data: Mapping[str, Any]) -> dict[str, int]:

@@ -35,6 +35,8 @@ class Oracle:
     (default: the tensor of that name).
     layer: (the class's config of the decoder with every field filled in, number of a layer) -> the fields with which
     the only layer of a model of one layer is that layer (default: its layer_types).
+    towers: config.json -> a torch module with the towers alone, where the class has none; `tensor` gets its parameters'
+    names too, and the family's towers get it for the class.
     auto: name of the auto class of transformers that knows the model_type.
     memories: by the kind of a layer's mixer, how the class keeps its states.
     """
@@ -42,5 +44,6 @@ class Oracle:
     config: Callable[[Config], dict[str, Any]] = _same_config
     tensor: Callable[[str, Spec], tuple] = _same_tensor
     layer: Callable[[Mapping[str, Any], int], dict[str, Any]] = by_type
+    towers: Callable[[Config], Any] | None = None
     auto: str = "AutoModelForCausalLM"
     memories: Mapping[str, Memory] = field(default_factory=lambda: {"attention": KeysAndValues()})

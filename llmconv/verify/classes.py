@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+from llmconv.checkpoint.config import Config
 from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
@@ -63,6 +64,14 @@ def build(oracle: Oracle, config: Any, layer: int | None) -> Any:
         maker = getattr(transformers, oracle.auto)
         with _no_storage():
             return maker.from_config(cut, dtype=torch.float32, attn_implementation="eager").eval()
+
+
+def towers(oracle: Oracle, config: Config) -> Any:
+    """The towers of a config.json where the class has none, in eval mode and without storage; None where it has."""
+    if oracle.towers is None:
+        return None
+    with quiet(), _no_storage():
+        return oracle.towers(config).eval()
 
 
 @contextmanager

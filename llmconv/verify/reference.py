@@ -66,7 +66,7 @@ class Reference:
     @cached_property
     def sight(self) -> Sight:
         """The towers, of a model that has some."""
-        return Sight(self.frame, self.weights, self.dtype)
+        return Sight(self.frame, classes.towers(self.oracle, self.plan.config), self.weights, self.dtype)
 
     @property
     def longrope(self) -> str | None:

@@ -125,11 +125,15 @@ class Course:
 class Sight:
     """The towers of a reference's class. Their weights are read when the first one looks, and kept.
 
-    frame: the class without layers; weights: names of its parameters to their values; dtype: what it computes in.
+    frame: the class without layers; apart: its towers, where they stand in no class of transformers; weights: names of
+    parameters to their values; dtype: what it computes in.
     """
 
-    def __init__(self, frame: Any, weights: Callable[[Sequence[str]], dict[str, torch.Tensor]], dtype: torch.dtype):
-        self.frame, self.whole, self.weights, self.dtype = frame, frame.base_model, weights, dtype
+    def __init__(
+        self, frame: Any, apart: Any, weights: Callable[[Sequence[str]], dict[str, torch.Tensor]], dtype: torch.dtype
+    ):
+        self.frame, self.apart, self.weights, self.dtype = frame, apart, weights, dtype
+        self.whole = frame.base_model if apart is None else apart
         self._loaded = False
 
     def features(self, shown: Shown) -> tuple[np.ndarray, ...]:
@@ -143,11 +147,13 @@ class Sight:
         return tuple(states.float().numpy() for states in found)
 
     def _load(self) -> None:
-        """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
-        frame = self.frame
-        text = {id(p) for module in (frame.get_decoder(), frame.get_output_embeddings()) for p in module.parameters()}
-        names = [name for name, p in frame.named_parameters() if id(p) not in text]
-        frame.load_state_dict(self.weights(names), strict=False, assign=True)
+        """Gives the frame the parameters that are neither the language model's nor the head's, or towers that stand
+        apart all of theirs; none is quantised."""
+        frame, target = self.frame, self.frame if self.apart is None else self.apart
+        text = [] if self.apart is not None else [frame.get_decoder(), frame.get_output_embeddings()]
+        own = {id(p) for module in text for p in module.parameters()}
+        names = [name for name, p in target.named_parameters() if id(p) not in own]
+        target.load_state_dict(self.weights(names), strict=False, assign=True)
         self._loaded = True
 
     def positions(self, ids: np.ndarray, shown: Sequence[Shown]) -> np.ndarray | None:

@@ -31,3 +31,18 @@ def test_models_that_see_have_the_vendors_nets_in_no_more_cycles(name, pixels, v
         assert net["addr_mode"] == expected["addr_mode"] and net["cycles"] <= expected["cycles"], net["name"]
         for stage, right in zip(net["stages"], expected["stages"], strict=True):
             assert [stage[k] for k in CONTRACT] == [right[k] for k in CONTRACT]
+
+
+@pytest.mark.compiler
+def test_minicpmv_has_the_vendors_nets(slice_checkpoint, convert):
+    """The language model's programs and coefficients are the vendor's, byte for byte. The tower has the same tensors in
+    the same order and does the same but for one norm more, vpm.post_layernorm, which the model's own class applies and
+    the vendor's net leaves out; its table of positions has all places."""
+    golden = json.loads((GOLDEN / "minicpmv-bf16.json").read_text())["nets"]
+    model = slice_checkpoint("minicpmv_4", named="minicpmv", sharp=True)
+    got = ours(convert(model, seq=128, quantize="bf16", max_pixels="112,112"))
+    assert [n["name"] for n in got] == [n["name"] for n in golden]
+    (vit, *text), (tower, *expected) = got, golden
+    assert text == expected and vit["addr_mode"] == tower["addr_mode"]
+    assert [vit["stages"][0][k] for k in CONTRACT] == [tower["stages"][0][k] for k in CONTRACT]
+    assert len(vit["stages"]) == 1 and tower["cycles"] < vit["cycles"] < 1.04 * tower["cycles"]

@@ -1,0 +1,112 @@
+"""The graph of a tower that takes an image slice by slice: a SigLIP transformer and a perceiver resampler.
+
+Conventions as in the published class: modeling_navit_siglip (SiglipVisionTransformer, its last norm included) and
+resampler (Resampler). Names of operations are those of the tensors.
+"""
+
+from __future__ import annotations
+
+from llmconv.blocks.vision.layers import activate, layer_norm, linear, matmul
+from llmconv.blocks.vision.sliced.spec import SliceSpec
+from llmconv.checkpoint import places as positions
+from llmconv.top.graph import Graph, Value
+
+EPS = 1e-6  # of the resampler's norms, a constant in the class's code
+VISION, RESAMPLER = "vpm.", "resampler."
+
+
+def graph(name: str, spec: SliceSpec) -> Graph:
+    """The tower as a net of that name. n: most patches; q: tokens of a slice.
+
+    Inputs, in their public order: input_states [n, row] f32; pos_ids [n], the learned place of each patch; attn_mask
+    [1, 1, n, n] f32; pos_embed_ids [n], its place for the resampler; resampler_attn_mask [1, 1, q, n] f32. Output: the
+    tokens [q, out].
+    """
+    g = Graph(name)
+    n = spec.patches
+    x = g.input("input_states", (n, spec.row))
+    places = g.input("pos_ids", (n,), "si32")
+    mask = g.input("attn_mask", (1, 1, n, n))
+    keys = g.input("pos_embed_ids", (n,), "si32")
+    seen = g.input("resampler_attn_mask", (1, 1, spec.queries, n))
+    x = _embed(g, spec, x, places)
+    for layer in range(spec.depth):
+        x = _block(g, spec, f"{VISION}encoder.layers.{layer}.", x, mask)
+    x = layer_norm(g, f"{VISION}post_layernorm", x, spec.eps)
+    return g.output(_resample(g, spec, x, keys, seen))
+
+
+def _embed(g: Graph, spec: SliceSpec, x: Value, places: Value) -> Value:
+    """Patches times the convolution's kernel [width, channels, patch, patch] as a matrix, and the learned positions."""
+    patch, position = (f"{VISION}embeddings.{part}_embedding" for part in ("patch", "position"))
+
+    def source(part: str) -> tuple:
+        tensor = ("tensor", f"{patch}.{part}")
+        return ("flat", tensor) if part == "weight" else tensor
+
+    x = matmul(g, patch, x, spec.width, source)
+    table = g.weight(f"{position}.weight", (spec.side**2, spec.width), ("tensor", f"{position}.weight"))
+    return g.Add(x, g.Gather(table, places, name=position), name=f"{patch}.add")
+
+
+def _block(g: Graph, spec: SliceSpec, path: str, x: Value, mask: Value) -> Value:
+    """x + attention(norm(x)), then that + fc2(act(fc1(norm(that))))."""
+    out, fc1, fc2 = f"{path}self_attn.out_proj", f"{path}mlp.fc1", f"{path}mlp.fc2"
+    y = layer_norm(g, f"{path}layer_norm1", x, spec.eps)
+    q, k, v = (linear(g, f"{path}self_attn.{role}_proj", y, spec.width) for role in "qkv")
+    y = _attend(g, f"{path}fattention", (q, k, v), mask, spec.heads)
+    x = g.Add(x, linear(g, out, y, spec.width), name=f"{out}.add")
+    y = linear(g, fc1, layer_norm(g, f"{path}layer_norm2", x, spec.eps), spec.intermediate)
+    y = linear(g, fc2, activate(g, spec.activation, y, fc1), spec.width)
+    return g.Add(x, y, name=f"{fc2}.add")
+
+
+def _resample(g: Graph, spec: SliceSpec, x: Value, places: Value, mask: Value) -> Value:
+    """Learned queries look at the patches, whose keys have two-dimensional positions. The last projection is stored as
+    it is multiplied."""
+    size, attention = spec.out, f"{RESAMPLER}attn."
+    if spec.projected:
+        x = linear(g, f"{RESAMPLER}kv_proj", x, size, bias=False)
+    values = layer_norm(g, f"{RESAMPLER}ln_kv", x, EPS)
+    recipe = ("sincos", spec.side, spec.reach, size)
+    table = g.weight(f"{RESAMPLER}pos_embed.weight", (positions.size(spec.side, spec.reach), size), recipe)
+    keys = g.Add(values, g.Gather(table, places, name=f"{RESAMPLER}pos_embed"), name=f"{RESAMPLER}ln_kv.add")
+    query = f"{RESAMPLER}query"
+    queries = layer_norm(g, f"{RESAMPLER}ln_q", g.weight(query, (spec.queries, size), ("tensor", query)), EPS)
+
+    def project(number: int, role: str, given: Value) -> Value:
+        """By the rows that the role has in the tensor of all three."""
+
+        def source(part: str) -> tuple:
+            return ("rows", ("tensor", f"{attention}in_proj_{part}"), number * size, (number + 1) * size, 3 * size)
+
+        return matmul(g, f"{attention}{role}_proj", given, size, source)
+
+    q, k, v = (project(i, "qkv"[i], given) for i, given in enumerate((queries, keys, values)))
+    y = _attend(g, f"{RESAMPLER}fattention", (q, k, v), mask, spec.looks)
+    y = layer_norm(g, f"{RESAMPLER}ln_post", linear(g, f"{attention}out_proj", y, size), EPS)
+    last = f"{RESAMPLER}proj"
+    return g.MatMul(y, g.weight(f"{last}.weight", (size, size), ("tensor", last)), g.none, name=last)
+
+
+def _attend(g: Graph, name: str, given: tuple[Value, Value, Value], mask: Value, heads: int) -> Value:
+    """softmax(q k^T / sqrt(dim) + mask) v of rows q [m, size], k and v [n, size]: [m, size]."""
+    size = given[0].shape[-1]
+    dim = size // heads
+    q, k, v = (g.Reshape(x, to=(1, x.shape[0], heads, dim), name=f"{name}.{role}") for role, x in zip("qkv", given))
+    y = g.FAttention(
+        q,
+        k,
+        v,
+        mask,
+        g.none,
+        scale=dim**-0.5,
+        batch=1,
+        q_head=heads,
+        kv_head=heads,
+        dim=dim,
+        mq=q.shape[1],
+        mk=k.shape[1],
+        name=name,
+    )
+    return g.Reshape(y, to=(q.shape[1], size), name=f"{name}.reshape")
