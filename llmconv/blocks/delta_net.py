@@ -72,7 +72,7 @@ class DeltaNet(Mixer):
             "delta_out": (self.values, hidden),
         }
 
-    def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
+    def compiling(self, spec: Spec, step: Step) -> Compiling:
         table = delta_rule.DECODE if step.decode else delta_rule.PREFILL
         return Compiling("0:0,1:1" if step.decode else "", table)
 

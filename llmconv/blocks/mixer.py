@@ -144,6 +144,6 @@ class Mixer(ABC):
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
-    def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
-        """What the compiler is told of a net that is compiled in `mode` (BF16, W4F16, ...)."""
+    def compiling(self, spec: Spec, step: Step) -> Compiling:
+        """What the compiler is told of a net."""
         return Compiling()

@@ -111,7 +111,7 @@ class NetTask:
 
     module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: those
     that a further decode stage must use. checks: what check_linear wrote about its linears. template, owner: finished
-    nets (llmconv.plan.origins); places: what the template calls the weights that adapters are loaded into, and what
+    nets (llmconv.plan.origins); places: names of the template that hold its layer's number, and what
     this net does. check: compare our coefficients with the compiler's, because other nets will be stamped from this
     one.
     """

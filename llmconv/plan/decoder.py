@@ -139,7 +139,8 @@ def _block(job: Job, spec: Spec, name: str, kind: str, layer: int, step: Step, *
         flags |= {"q_group_size": spec.group}
     else:  # what is quantised already says so itself
         mode = job.half
-    settings = flags_for(job, mode, **flags, **vars(mixer.compiling(spec, step, mode.upper())))
+    flags["coded"] = mode.startswith("w") and any(one.compiling(spec, step).precision for one in spec.mixers)
+    settings = flags_for(job, mode, **flags, **vars(mixer.compiling(spec, step)))
     return Net(
         name,
         kind,

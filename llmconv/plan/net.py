@@ -95,6 +95,11 @@ class Net:
         """The paths of the weights that a runtime loads an adapter into."""
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
+    @property
+    def numbered(self) -> list[str]:
+        """Names in the .bmodel that hold the layer's number: `places`, and outputs that are called after their layer."""
+        return [*self.places, *(io.name for io in self.outputs if self.scope and self.scope in io.name)]
+
     def text(self, make: Callable[[Net], str]) -> str:
         """make(self), a text of graph and flags. It is made once for all nets of a pattern, which differ in names
         alone.
