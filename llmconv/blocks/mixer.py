@@ -118,13 +118,15 @@ class Mixer(ABC):
 
     kind: what verification knows it by (llmconv.families.oracle). last: the role of the linear that gives its output.
     takes: of positions and mask those that its nets have as inputs.
-    splits: whether the compiler can split it over devices.
+    splits: whether the compiler can split it over devices. single: the roles of its block's norms that `compiling` has
+    computed in f32, with weights in f32; they are called by their roles.
     """
 
     kind: str
     last: str
     takes: frozenset[str] = frozenset()
     splits: bool = False
+    single: frozenset[str] = frozenset()
 
     @abstractmethod
     def states(self, spec: Spec) -> tuple[State, ...]:
