@@ -82,7 +82,7 @@ def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetT
         checks=tuple(layout.check(weight.name) for weight in checks),
         template=NetFiles.of([*layout.net(template.name), *_saved(layout, net, template.name)]) if template else None,
         owner=NetFiles.of(layout.net(origin.owner)) if origin.owner else None,
-        places=dict(zip(template.places, net.places)) if template else {},
+        places=dict(zip(template.numbered, net.numbered)) if template else {},
         check=origin.members > 0,
     )
 

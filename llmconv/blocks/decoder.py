@@ -179,10 +179,11 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     x, given = inputs(g, spec, layer, step, window)
     if window is not None and "mask" in mixer.takes:
         given, step = replace(given, mask=windowed(g, step, window, x, given)), replace(step, mask_tile=0)
-    y = rms_norm(g, spec, "input_norm", layer, x)
+    named = {role: role for role in mixer.single}
+    y = rms_norm(g, spec, "input_norm", layer, x, named.get("input_norm"))
     y, states = mixer.mix(g, spec, layer, step, y, given)
     x = add(g, spec, layer, "attention_norm", mixer.last, x, y)
-    y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x))
+    y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x, named.get("mlp_norm")))
     last = layer == spec.layers - 1 and not step.split
     x = add(g, spec, layer, "mlp_out_norm", "down", x, y, None if last else "output_states")
     if last:

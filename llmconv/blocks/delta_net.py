@@ -31,6 +31,7 @@ class DeltaNet(Mixer):
 
     kind = "delta_net"
     last = "delta_out"
+    single = frozenset(("input_norm", "mlp_norm"))
 
     @property
     def values(self) -> int:
@@ -72,9 +73,10 @@ class DeltaNet(Mixer):
             "delta_out": (self.values, hidden),
         }
 
-    def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
-        table = delta_rule.DECODE if step.decode else delta_rule.PREFILL
-        return Compiling("0:0,1:1" if step.decode else "", table)
+    def compiling(self, spec: Spec, step: Step) -> Compiling:
+        rule = delta_rule.DECODE if step.decode else delta_rule.PREFILL
+        norms = ((role, "F32") for role in sorted(self.single))
+        return Compiling("0:0,1:1" if step.decode else "", (*rule, *norms))
 
     def mix(
         self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given

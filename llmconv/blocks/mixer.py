@@ -120,12 +120,15 @@ class Mixer(ABC):
     kind: what verification knows it by (llmconv.families.oracle). last: the role of the linear that gives its output.
     takes: which of "positions" and "mask" its nets have as inputs.
     splits: whether the compiler can split it over devices.
+    single: the roles of its block's norms that `compiling` has computed in f32, with weights in f32; their operations
+    are called by these roles.
     """
 
     kind: str
     last: str
     takes: frozenset[str] = frozenset()
     splits: bool = False
+    single: frozenset[str] = frozenset()
 
     @abstractmethod
     def states(self, spec: Spec) -> tuple[State, ...]:
@@ -145,6 +148,6 @@ class Mixer(ABC):
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
-    def compiling(self, spec: Spec, step: Step, mode: str) -> Compiling:
-        """What the compiler is told of a net that is compiled in `mode` (BF16, W4F16, ...)."""
+    def compiling(self, spec: Spec, step: Step) -> Compiling:
+        """What the compiler is told of a net."""
         return Compiling()

@@ -64,8 +64,8 @@ class Produced:
 class Part:
     """A .bmodel to combine.
 
-    name: the new name of its one net. coefficients: the new coefficients of its one stage. places: new names of weights
-    in its table of coefficients, by the old ones (runtimes load LoRA adapters by them).
+    name: the new name of its one net. coefficients: the new coefficients of its one stage. places: new names by the old
+    ones, of weights in its table of coefficients (runtimes load LoRA adapters by them) and of inputs and outputs.
 
     The coefficients must have the size of those they replace, since the commands and the locations of the weights stay;
     a part that was split off its coefficients (llmconv.bmodel.split) has none.
@@ -127,7 +127,8 @@ def _load(part: Part) -> dict:
     net = bmodel.tree["net"][0]
     if part.name is not None:
         net["name"] = part.name
-    for entry in net["parameter"][0].get("coeff_mem", {}).get("location", ()) if part.places else ():
+    named = ("Location", "Tensor") if part.places else ()
+    for entry in (holder[key] for kind in named for _, holder, key in find(kind, "Model", bmodel.tree)):
         entry["name"] = part.places.get(entry["name"], entry["name"])
     if part.coefficients is not None:
         memory = net["parameter"][0].get("coeff_mem", {})

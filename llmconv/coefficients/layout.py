@@ -13,6 +13,7 @@ lanes and a net of `cores` cores:
     other N                                      columns up to a multiple of lanes * cores quantised, the others as
                                                  [K, rest]
     other N, already quantised                   the dequantised weight [K, N]
+    N no multiple of 64, a net that is coded     the weight [K, N]
 
 With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the
 compiler's patterns, so it is read off a compiled net's own table (`fit`).
@@ -34,12 +35,13 @@ if TYPE_CHECKING:
     from llmconv.top.graph import Weight
 
 ALIGN = 4096
+CODED = 64  # of whose multiples the outputs of a linear are that goes in as codes
 SIZES = {"bf16": 2, "f16": 2, "f32": 4, "u8": 1}
 
 
 @dataclass(frozen=True)
 class Mode:
-    """What the compile flags say about weights. bits 0: not quantised."""
+    """What the compile flags say about weights. bits 0: not quantised. coded: by us alone."""
 
     chip: Chip
     cores: int
@@ -47,6 +49,7 @@ class Mode:
     bits: int
     group: int
     symmetric: bool
+    coded: bool = False
 
     @classmethod
     def of(cls, flags: CompileFlags) -> Mode:
@@ -59,7 +62,7 @@ class Mode:
         if flags.num_device != 1:
             raise NotCovered("several devices")
         cores = max(1, flags.num_core) if chip.cores > 1 else 1
-        return cls(chip, cores, half, bits, flags.q_group_size, flags.q_symmetric)
+        return cls(chip, cores, half, bits, flags.q_group_size, flags.q_symmetric, flags.coded)
 
     @property
     def lanes(self) -> int:
@@ -235,7 +238,7 @@ def _linear(product: _Product, weight: Weight, bias_axis: int) -> list[Piece]:
         raise NotCovered(f"a linear weight of type {weight.dtype} and shape {list(weight.shape)}")
     k, n = weight.shape
     group, lanes = mode.group, mode.lanes
-    if not mode.bits or (group and k % group):
+    if not mode.bits or (group and k % group) or (mode.coded and n % CODED):
         return [product.columns(name, k, 0, n), *product.bias("MatMul", 0, n)]
     if group < 0 or group % 2 or (group == 0 and (mode.bits == 4 or k % 128 or n % lanes)):
         raise NotCovered(f"group size {group} of a {k} x {n} weight at {mode.bits} bits")

@@ -85,18 +85,27 @@ def make(task: NetTask, targets: NetFiles) -> tuple[Outcome, Took]:
 def compile_net(task: NetTask, targets: NetFiles, wrong: str = "") -> tuple[Outcome, Took]:
     """Compile the net in one of its exported forms.
 
-    wrong: why the net is not stamped after all. Our coefficients then count as wrong.
+    wrong: why the net is not stamped after all. Our coefficients then count as wrong. Raises ToolError for a net that is
+    coded when they do: the compiler takes no others.
     """
     compiler = Compiler(task.flags, Checkpoint.open(task.model), task.place, task.beside)
     try:
         wrong = wrong or difference(task.checks)
+        if wrong and task.flags.coded:
+            raise _no_other(task.name, wrong)
         build = Build(task, Exported.read(task.weights), compiler, targets)
         outcome = first_outcome(build, build.forms(right=not wrong), ALL_WEIGHTS + wrong if wrong else "")
         if targets.addresses:
             shutil.copyfile(compiler.made(task.name, IO_CONFIG), targets.addresses)
         return outcome, compiler.took
+    except (Refused, NotCovered) as refusal:  # of the last form; the net as it is refuses nothing
+        raise _no_other(task.name, refusal.told) from None
     finally:
         compiler.close()
+
+
+def _no_other(net: str, why: str) -> ToolError:
+    return ToolError(f"net {net}: {why}", "the compiler takes it with coefficients of ours alone", "Use bf16 or f16.")
 
 
 def first_outcome(build: Build, forms: Sequence[Form], why: str = "") -> Outcome:
@@ -131,6 +140,8 @@ class Build:
         """
         mlir = self.task.mlir.read_text(encoding="utf-8")
         whole = Form("", Text(mlir, self.exported.weights, self.exported.roles))
+        if self.task.flags.coded:  # there is no other
+            return list(self.exported.forms)
         return [form for form in self.exported.forms if right or form.kind == "halved"] + [whole]
 
     def outcome(self, form: Form, why: str) -> Outcome:

@@ -112,8 +112,8 @@ class NetTask:
 
     module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: the file
     of addresses that a further decode stage must use. checks: what check_linear wrote about its linears. template,
-    owner: finished nets (llmconv.plan.origins). places: the template's name -> this net's, for weights that adapters
-    are loaded into. check: compare our coefficients with the compiler's, because other nets will be stamped from this
+    owner: finished nets (llmconv.plan.origins). places: names of the template that hold its layer's number -> this
+    net's. check: compare our coefficients with the compiler's, because other nets will be stamped from this
     one.
     """
 

@@ -162,13 +162,13 @@ class Blocks:
         own = {state.name: state.dtype for state in states}
         types = {tensor: own[state] or job.half for state, tensor in (*ports.inputs, *ports.outputs)}
         outputs = [(v.name, types.get(v.name, job.half)) for v in graph.outputs]
-        mode, more = self._quantisation()
-        settings = flags_for(job, mode, **flags, **more, **vars(mixer.compiling(spec, step, mode.upper())))
+        mode, more = self._quantisation(step)
+        settings = flags_for(job, mode, **flags, **more, **vars(mixer.compiling(spec, step)))
         tensors = ios(graph, job.half, outputs, types)
         scope = self._scope(layer)
         return Net(name, kind, layer, settings, *tensors, lambda: graph, scope=scope, states=states, ports=ports)
 
-    def _quantisation(self) -> tuple[str, dict[str, Any]]:
+    def _quantisation(self, step: Step) -> tuple[str, dict[str, Any]]:
         """The mode that blocks are compiled in, and the flags that go with it."""
         job, spec = self.job, self.spec
         more: dict[str, Any] = {"num_device": job.num_device if job.splits else 1}
@@ -178,7 +178,9 @@ class Blocks:
             more |= {"q_group_size": spec.group}
         else:  # what is quantised already says so itself
             return job.half, more
-        return job.quantize, more
+        # the compiler does not take both its own quantisation and a table of other modes
+        own = any(one.compiling(spec, step).precision for one in spec.mixers)
+        return job.quantize, more | {"coded": job.weight_bits < 16 and own}
 
 
 def _prefill(blocks: Blocks, layer: int) -> Iterator[Net]:

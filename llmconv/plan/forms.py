@@ -1,12 +1,13 @@
 """Forms of a net that cost the compiler less memory and time, and give the same program. Pure.
 
 apart    of a net with a large table: without the table (llmconv.compile.table_as_input)
-packed   of a large block that is to be quantised: with linears quantised already (llmconv.compile.stand_ins)
+packed   of a large block that is to be quantised: with linears quantised already (llmconv.compile.stand_ins); and of
+         every block that is coded, because the compiler takes it in no other form
 halved   of a net in half precision: with linears in that type
 hollow   of a large net in half precision: with linears without values (llmconv.compile.without_weights), which are
          checked as in packed blocks; of a very large net that the checkpoint has quantised: without codes
 
-`no_stamp` compiles every net as it is; the tests compare with that.
+`no_stamp` compiles every other net as it is; the tests compare with that.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from math import prod
 
+from llmconv.coefficients.layout import CODED as COLUMNS
 from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import Linear, Packed, Plain, Role
 from llmconv.coefficients.structure import LAYER
@@ -38,6 +40,8 @@ def form_of(net: Net) -> str:
         return ""
     if table(net.graph) is not None and not flags.dynamic:
         return "apart"
+    if flags.coded:
+        return "packed"
     if coded(net):
         return "hollow"
     large = sum(prod(weight.shape) for weight in linears(net)) >= LARGE
@@ -56,7 +60,7 @@ def form_of(net: Net) -> str:
 
 def alone(flags: CompileFlags) -> CompileFlags:
     """The flags of a net for its linears compiled by themselves, on one device."""
-    return replace(flags, num_device=1, same_addr="", precision=())
+    return replace(flags, num_device=1, same_addr="", precision=(), coded=False)
 
 
 def codes_apart(flags: CompileFlags) -> bool:
@@ -72,8 +76,8 @@ def lean(flags: CompileFlags, weight_bytes: int) -> bool:
 
 
 def exported(net: Net, stamp: bool = True) -> Exported:
-    """What export writes of a net. stamp: whether with its cheaper forms."""
-    return Exported(net.weights, net.roles, forms(net) if stamp else ())
+    """What export writes of a net. stamp: whether with its cheaper forms, not only one that it cannot do without."""
+    return Exported(net.weights, net.roles, forms(net) if stamp or net.flags.coded else ())
 
 
 def forms(net: Net) -> tuple[Form, ...]:
@@ -138,9 +142,10 @@ def parts(net: Net, weight: Weight) -> list[Text]:
 
 
 def linears(net: Net) -> list[Weight]:
-    """The weights [K, N] of a net's linear layers; also the table [V, H] of a head, which is multiplied from the
-    left."""
-    return [net.graph.weights[role.weight] for role in net.roles if _is_linear(role, net.graph.weights[role.weight])]
+    """The weights [K, N] of a net's linear layers; also the table [V, H] of a head, which is multiplied from the left.
+    Of a net that is coded those that have codes."""
+    found = [net.graph.weights[role.weight] for role in net.roles if _is_linear(role, net.graph.weights[role.weight])]
+    return [weight for weight in found if not net.flags.coded or not weight.shape[1] % COLUMNS]
 
 
 def _is_linear(role: Role, weight: Weight) -> bool:

@@ -122,6 +122,11 @@ class Net:
             return list(map(self.named, self.pattern.places))
         return [op.attrs["path"] for op in self.graph.ops if op.kind == "Weight" and "path" in op.attrs]
 
+    @property
+    def numbered(self) -> list[str]:
+        """Names in the .bmodel that hold the layer's number: `places`, and outputs called after their layer."""
+        return [*self.places, *(io.name for io in self.outputs if self.scope and self.scope in io.name)]
+
     def text(self, make: Callable[[Net], str]) -> str:
         """make(self), a text of graph and flags. It is made once for all nets of a pattern, which differ in names
         alone.

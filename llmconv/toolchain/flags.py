@@ -7,7 +7,7 @@ from typing import Any
 
 TPU_WEIGHTS = "tpu_weights.npz"  # the weights after lowering; pass options cannot hold spaces
 QTABLE = "qtable"  # the table of operations in other modes, beside the net
-_LATER = ("same_addr", "precision")  # no part of a key where they say nothing, as before there were any
+_LATER = ("same_addr", "precision", "coded")  # no part of a key where they say nothing, as before there were any
 
 
 @dataclass(frozen=True)
@@ -31,6 +31,7 @@ class CompileFlags:
     debug: bool = False  # the .bmodel keeps names and profiles
     same_addr: str = ""  # pairs of an input and an output with the same memory, such as 0:0,1:1
     precision: tuple[tuple[str, str], ...] = ()  # operations that are computed in another mode: (name, mode)
+    coded: bool = False  # of a mode that quantises: the net comes with codes, and is lowered in half precision
 
     def __post_init__(self):
         object.__setattr__(self, "precision", tuple((name, mode) for name, mode in self.precision))  # JSON has lists
@@ -38,6 +39,11 @@ class CompileFlags:
     def to_dict(self) -> dict[str, Any]:
         """Every field, JSON-able: the part of a task's key that these flags are."""
         return {name: value for name, value in vars(self).items() if value or name not in _LATER}
+
+    @property
+    def lowered(self) -> str:
+        """The mode of lowering. Those that quantise take no operations in another half precision (1.30.2)."""
+        return self.mode[2:] if self.coded else self.mode
 
     @property
     def qtable(self) -> str:
@@ -64,9 +70,9 @@ def options(wanted: list[str], to: str = "") -> list[str]:
 
 def lowering(flags: CompileFlags) -> list[str]:
     """Top dialect to the chip's."""
-    group = flags.q_group_size if flags.mode.startswith("W") else 0
+    group = flags.q_group_size if flags.lowered.startswith("W") else 0
     assign = (
-        f"--processor-assign=chip={flags.chip} mode={flags.mode} num_device={flags.num_device} "
+        f"--processor-assign=chip={flags.chip} mode={flags.lowered} num_device={flags.num_device} "
         f"num_core={flags.num_core} addr_mode={flags.addr_mode} high_precision={flags.high_precision}"
     )
     table = f"qtable={QTABLE} " if flags.precision else ""

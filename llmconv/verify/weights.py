@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     import numpy as np
 
 
+WIDTH = 64
+
+
 def half(values: np.ndarray, dtype: str) -> np.ndarray:
     """float values rounded to `dtype` (bf16, f16; f32 leaves them as they are), as float32."""
     from llmconv import numeric
@@ -25,7 +28,8 @@ def half(values: np.ndarray, dtype: str) -> np.ndarray:
 @dataclass(frozen=True)
 class Precision:
     """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint). bits: 4 or 8 with `group` inputs per
-    scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there).
+    scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there). coded: a
+    linear whose outputs are no multiple of WIDTH stays in half precision.
     """
 
     dtype: str = "f32"
@@ -33,6 +37,7 @@ class Precision:
     group: int = 0
     symmetric: bool = False
     scales: str = "f32"
+    coded: bool = False
 
     @classmethod
     def of(cls, plan: Plan) -> Precision:
@@ -41,14 +46,20 @@ class Precision:
         return (
             cls(job.half, scales=job.half)
             if plan.spec.packed
-            else cls(job.half, job.weight_bits, job.q_group_size, job.symmetric)
+            else cls(
+                job.half,
+                job.weight_bits,
+                job.q_group_size,
+                job.symmetric,
+                coded=any(net.flags.coded for net in plan.nets),
+            )
         )
 
     def of_linear(self, weight: np.ndarray) -> np.ndarray:
         """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale
         of each group.
         """
-        if self.bits == 16:
+        if self.bits == 16 or (self.coded and len(weight) % WIDTH):
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 
