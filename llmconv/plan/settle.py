@@ -112,26 +112,20 @@ def keeps(job: Job, found: Quantisation) -> bool:
 
 
 def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpoint, family: Family) -> Spec:
-    """The spec with the layers that the checkpoint holds quantised.
+    """The spec with the layers that the checkpoint holds quantised, but those of parts that are not converted.
 
     A quantised head is a layer of its own, even in a model whose head is tied.
     """
+    ignored = (*family.left_out, *family.unused)
+    tensors = {name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in ignored)}
     if not found:
-        packed = [
-            name
-            for name in checkpoint.tensors
-            if name.endswith(SIGNS) and not any(re.search(p, name) for p in family.left_out)
-        ]
-        if packed:
+        if packed := [name for name in tensors if name.endswith(SIGNS)]:
             raise InputError(
                 f"tensor {packed[0]} of {checkpoint.path} is part of a quantised layer",
                 "config.json does not say how it is quantised (quantization_config)",
                 "Download config.json again, or convert the float checkpoint.",
             )
         return spec
-    tensors = {
-        name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in family.left_out)
-    }
     stored = found.modules(replace(checkpoint, tensors=tensors))
     if not stored:
         raise InputError(

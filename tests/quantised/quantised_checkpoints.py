@@ -7,6 +7,7 @@ shared with llmconv.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -222,7 +223,7 @@ def fp8(model: Path, to: Path, block: tuple[int, int] = (128, 128)) -> Path:
     (to / "config.json").write_text(json.dumps(data, indent=1))
     for shard in to.glob("*.safetensors"):
         tensors = load_file(shard)
-        for name in [n for n in tensors if n.endswith("_proj.weight")]:
+        for name in [n for n in tensors if re.search(r"_proj(_qkv|_z)?\.weight$", n)]:
             weight = tensors[name].float()
             n, k = weight.shape
             scales = torch.empty(-(-n // block[0]), -(-k // block[1]))

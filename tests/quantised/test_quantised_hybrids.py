@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import vision_checkpoints
 from plans import planned
-from quantised_checkpoints import How
+from quantised_checkpoints import How, fp8
 from test_hybrid_graph import compared, random
 from test_quantised_graph import EXACT, packed_ops
 from verify_helpers import verified
@@ -131,6 +131,35 @@ def test_dequantised(quantised):
     made = planned(quantised_as(quantised, "awq"), max_pixels="64,96", quantize="bf16")
     equal(made)
     assert not any(packed_ops(net) for net in made.nets)
+
+
+def test_fp8(base, tmp_path):
+    """As Qwen publishes it: dequantised, in nets of half precision."""
+    model = fp8(base("qwen3_5"), tmp_path / "fp8")
+    made = planned(model, max_pixels="64,96")
+    equal(made)
+    assert made.job.quantize == "bf16" and any("fp8" in note for note in made.notes)
+    names = {name for name in made.checkpoint.tensors if name.endswith("_scale_inv")}
+    assert f"{LAYERS}0.linear_attn.in_proj_qkv.weight_scale_inv" in names
+    assert not any("visual" in name or "in_proj_a" in name for name in names)
+
+
+def test_a_quantised_draft_layer_is_left_alone(quantised):
+    """Nets have no part of mtp, however it is quantised."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    model = quantised_as(quantised, "auto-round")
+    (shard,) = model.glob("*.safetensors")
+    path = "mtp.layers.0.mlp.down_proj"
+    odd = {
+        f"{path}.qweight": torch.zeros((9, 8), dtype=torch.int32),
+        f"{path}.qzeros": torch.zeros((1, 1), dtype=torch.int32),
+        f"{path}.scales": torch.zeros((1, 8), dtype=torch.float16),
+    }
+    save_file(load_file(shard) | odd, shard)
+    made = planned(model, max_pixels="64,96")
+    assert not any("mtp" in path for path in made.spec.stored)
 
 
 # Qwen3.5-2B, as far as is published; what its AutoRound keeps in 16 bits
