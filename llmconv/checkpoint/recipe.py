@@ -3,12 +3,14 @@
     ("tensor", name)                  a tensor as it is
     ("transpose", r)                  the two last axes swapped: HF stores linear weights [N, K], MatMul wants [K, N]
     ("rows", r, first, last[, total]) part of a fused tensor, along its first axis, which has `total` rows
+    ("part", r, i, n)                 the i-th of n equal parts along its first axis
     ("stack", r, ...)                 tensors of one shape along a new first axis
     ("concat", r, ...)                tensors along their first axis
     ("add", r, number)                e.g. +1 for zero-centred norms
     ("flat", r)                       all axes behind the first one joined: a convolution's kernel as a matrix
     ("decay", r)                      -exp(r): by how much a gated layer's state decays, of its logarithm
     ("reshape", r, shape)             the same values in another shape
+    ("first", r)                      what comes first along its first axis
     ("triangle", N, kind, number)     [N, N], the number where kind says ("upper" or "lower" with the diagonal, "above"
                                       it, "on" it), else 0
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
@@ -103,6 +105,10 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (inner[0], prod(inner[1:]))
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
+    if kind == "first":
+        return inner[1:]
+    if kind == "part":
+        return (inner[0] // recipe[3], *inner[1:]) if inner[0] % recipe[3] == 0 else inner
     if kind == "rows":
         first, last, total = (*recipe[2:], inner[0])[:3]
         # a tensor of another size is not the fused one; its own shape is the result, which does not fit
@@ -196,6 +202,11 @@ def _rows(checkpoint: Checkpoint, inner: list | tuple, first: int, last: int, to
     return evaluate(inner, checkpoint)[first:last]
 
 
+def _part(checkpoint: Checkpoint, inner: list | tuple, number: int, parts: int) -> np.ndarray:
+    size = shape(inner, checkpoint)[0] // parts
+    return _rows(checkpoint, inner, number * size, (number + 1) * size)
+
+
 def _stack(checkpoint: Checkpoint, *parts: list) -> np.ndarray:
     import numpy as np
 
@@ -225,10 +236,12 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "tensor": lambda checkpoint, name: checkpoint.float32(name),
     "transpose": _transpose,
     "rows": _rows,
+    "part": _part,
     "stack": _stack,
     "concat": _concat,
     "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),
     "reshape": lambda checkpoint, inner, shape: evaluate(inner, checkpoint).reshape(shape),
+    "first": lambda checkpoint, inner: evaluate(inner, checkpoint)[0],
     "decay": lambda checkpoint, inner: _decay(evaluate(inner, checkpoint)),
     "triangle": lambda checkpoint, size, kind, number: _triangle(size, kind, number),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,

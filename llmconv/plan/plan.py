@@ -99,7 +99,8 @@ def plan(job: Job) -> Plan:
     job = towers.settled(job, fitted)
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:
-        notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
+        kept = f"the language model {'and what it sees are' if fitted else 'alone is'} converted"
+        notes.append(f"{kept}: {len(apart)} tensors such as {apart[0]} are left out")
     made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted)
     check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)
     return made

@@ -18,7 +18,7 @@ from llmconv.request.options import OPTIONS
 from llmconv.toolchain import CompileFlags
 from llmconv.top.graph import Graph
 
-GROUPS = ("vision",)  # of the options that size towers
+GROUPS = {"vision": "image"}  # groups of the options that size towers, and what those towers look at
 
 
 def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, spec: Spec) -> tuple[Fitted, ...]:
@@ -35,6 +35,8 @@ def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, 
         if option.group in GROUPS and option.name not in read and (value := getattr(job, option.name)):
             what = f"{option.name} {value} with a {config['model_type']} model"
             why = f"it is converted without a {option.group} tower"
+            for tower in (one.tower for one in found if one.tower.item == GROUPS[option.group]):
+                why = f"its {tower.title.lower()} takes {tower.item}s of one size"
             raise InputError(what, why, f"Leave {option.name} out.")
     return tuple(found)
 

@@ -109,8 +109,9 @@ def index_shape(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 
 
 def conv(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
-    """Two-dimensional: x [N, C, H, W], filter [O, C / group, kh, kw]; pads are top, left, bottom, right."""
-    (n, channels, *sides), (out, inner, *kernel) = shapes
+    """Two-dimensional: x [N, C, H, W], filter [O, C / group, kh, kw], perhaps a bias [O]; pads are top, left,
+    bottom, right."""
+    (n, channels, *sides), (out, inner, *kernel) = shapes[:2]
     if channels != inner * attrs["group"] or tuple(kernel) != tuple(attrs["kernel_shape"]):
         raise ValueError(f"Conv of {shapes[0]} with {shapes[1]} in {attrs['group']} groups")
     pads, made = attrs["pads"], []

@@ -4,11 +4,13 @@ Nothing of our preparation is used in `Sight`: the class works all of it out by 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.tower import Fitted
+from llmconv.checkpoint import recipe
 from llmconv.verify import classes
 
 if TYPE_CHECKING:
@@ -139,12 +141,18 @@ class Sight:
         return tuple(states.float().numpy() for states in found)
 
     def _load(self) -> None:
-        """Gives the frame the parameters that are neither the language model's nor the head's; none is quantised."""
+        """Gives the frame the parameters that are neither the language model's nor the head's, nor of parts that are
+        not converted; none is quantised."""
         frame = self.reference.frame
         text = {id(p) for module in (frame.get_decoder(), frame.get_output_embeddings()) for p in module.parameters()}
-        names = [name for name, p in frame.named_parameters() if id(p) not in text]
+        names = [n for n, p in frame.named_parameters() if id(p) not in text and not self._left_out(n)]
         frame.load_state_dict(self.reference.weights(names), strict=False, assign=True)
         self._loaded = True
+
+    def _left_out(self, name: str) -> bool:
+        """Whether one of the class's parameters belongs to a part that is not converted."""
+        tensors, patterns = recipe.names(self.reference.source(name)), self.reference.plan.family.left_out
+        return any(re.search(pattern, tensor) for tensor in tensors for pattern in patterns)
 
     def positions(self, ids: np.ndarray, shown: Sequence[Shown]) -> np.ndarray | None:
         """[axes, n] of a prompt [n], counted from 0; None where they are those of text."""
