@@ -105,7 +105,7 @@ def whole(config: dict[str, Any], tensors: dict[str, Any] | None = None):
         made = transformers.JanusForConditionalGeneration._from_config(settings, attn_implementation="eager")
     if tensors is None:
         return made
-    made = made.to_empty(device="cpu").eval()
+    made = made.to_empty(device="cpu").float().eval()
     left = made.load_state_dict({name: value.float() for name, value in tensors.items()}, strict=False)
     assert not left.missing_keys and not left.unexpected_keys
     # what no checkpoint holds

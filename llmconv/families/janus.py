@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
+from typing import Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Spec
@@ -35,6 +36,7 @@ LLAMA = {
     "num_attention_heads": 32,
 }
 TOKEN = ("image_token_id", 100581)
+NO_IMAGES = {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "latent_channels": 32}
 # nets that the public demo cannot drive: it counts them, and takes a mask input and token ids
 DEMO = {
     "use_block_with_kv": (False,),
@@ -57,7 +59,7 @@ class Language(Decoder):
         return replace(found, tied=f"{found.path('head')}.weight" not in tensors)
 
 
-def decoder(**knobs: object) -> Language:
+def decoder(**knobs: Any) -> Language:
     """knobs: names, prefixes and section of a layout."""
     return Language(
         defaults=LLAMA,
@@ -65,8 +67,13 @@ def decoder(**knobs: object) -> Language:
         attention_bias="attention_bias",
         output_bias="attention_bias",
         mlp_bias="mlp_bias",
-        **knobs,  # type: ignore[arg-type]
+        **knobs,
     )
+
+
+def seeing(config: Config) -> dict[str, Any]:
+    """The config of transformers' class, with next to nothing of what makes images."""
+    return {**config, "vq_config": NO_IMAGES}
 
 
 def read(config: Config) -> SquareSpec:
@@ -97,7 +104,7 @@ family = Family(
     model_types=("janus",),
     decoder=decoder(prefixes=("model.language_model.",), section="text_config"),
     towers=(SquareTower(read, TOKEN),),
-    reference=Oracle(auto="AutoModelForImageTextToText"),
+    reference=Oracle(config=seeing, auto="AutoModelForImageTextToText"),
     left_out=(r"^model\.vqmodel\.", r"^model\.generation_(embeddings|aligner|head)\."),
     equal_lengths=True,
     demo=DEMO,

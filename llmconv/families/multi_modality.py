@@ -108,6 +108,7 @@ def as_janus(config: Config) -> dict[str, Any]:
         "model_type": "janus",
         "text_config": {**config.sub("language_config"), "model_type": "llama"},
         "vision_config": _sizes(config),
+        "vq_config": janus.NO_IMAGES,
         "tie_word_embeddings": False,
     }
 
