@@ -10,6 +10,7 @@
     ("flat", r)                       all axes behind the first one joined: a convolution's kernel as a matrix
     ("decay", r)                      -exp(r): by how much a gated layer's state decays, of its logarithm
     ("reshape", r, shape)             the same values in another shape
+    ("first", r)                      what comes first along its first axis
     ("triangle", N, kind, number)     [N, N], the number where kind says ("upper" or "lower" with the diagonal, "above"
                                       it, "on" it), else 0
     ("rope", part, parameters, S)     cos or sin table [S, 1, width] (llmconv.checkpoint.rope)
@@ -119,6 +120,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (inner[0], prod(inner[1:]))
     if kind == "transpose":
         return (*inner[:-2], inner[-1], inner[-2])
+    if kind == "first":
+        return inner[1:]
     if kind == "part":
         return (inner[0] // recipe[3], *inner[1:]) if inner[0] % recipe[3] == 0 else inner
     if kind == "rows":
@@ -253,6 +256,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "concat": _concat,
     "flat": lambda checkpoint, inner: _flat(evaluate(inner, checkpoint)),
     "reshape": lambda checkpoint, inner, shape: evaluate(inner, checkpoint).reshape(shape),
+    "first": lambda checkpoint, inner: evaluate(inner, checkpoint)[0],
     "decay": lambda checkpoint, inner: _decay(evaluate(inner, checkpoint)),
     "triangle": lambda checkpoint, size, kind, number: _triangle(size, kind, number),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,

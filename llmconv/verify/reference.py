@@ -8,6 +8,7 @@ Hidden states and the layers' states go in and out as NumPy float32, in the runt
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
@@ -66,7 +67,7 @@ class Reference:
     @cached_property
     def sight(self) -> Sight:
         """The towers, of a model that has some."""
-        return Sight(self.frame, classes.towers(self.oracle, self.plan.config), self.weights, self.dtype)
+        return Sight(self.frame, classes.towers(self.oracle, self.plan.config), self._converted, self.dtype)
 
     @property
     def longrope(self) -> str | None:
@@ -158,6 +159,15 @@ class Reference:
     def source(self, name: str) -> tuple:
         """The recipe of one of the class's parameters."""
         return self.oracle.tensor(name, self.plan.spec)
+
+    def _converted(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
+        """The class's parameters by their names, but for those of parts that are not converted."""
+        patterns = self.plan.family.left_out
+
+        def left_out(name: str) -> bool:
+            return any(re.search(pattern, n) for n in recipe.names(self.source(name)) for pattern in patterns)
+
+        return self.weights(name for name in names if not left_out(name))
 
     def weights(self, names: Iterable[str], linear: Iterable[str] = ()) -> dict[str, torch.Tensor]:
         """The class's parameters by their names, read from the checkpoint. linear: those that may be quantised."""
