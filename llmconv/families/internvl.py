@@ -228,9 +228,10 @@ def _unused(roles: Mapping[str, str], behind: range, last_norm: bool) -> tuple[s
 def notes(spec: TileSpec, length: int) -> list[str]:
     """How large an image becomes, and what the public demo has to know."""
     most = spec.most + (spec.most > 1)  # the whole image is one more
+    room = length // spec.tokens
     found = [
-        f"an image becomes up to {most} tiles of {spec.side} x {spec.side} pixels with {spec.tokens} tokens each "
-        f"({CONTEXT}, id {spec.token}): a prefill of {length} tokens has room for {length // spec.tokens} of them"
+        f"an image becomes up to {most} tiles of {spec.side} x {spec.side} pixels, {spec.patches} patches and "
+        f"{spec.tokens} tokens each ({CONTEXT}, id {spec.token}): a prefill of {length} tokens has room for {room}"
     ]
     if spec.token != CONTEXT_ID:
         found.append(

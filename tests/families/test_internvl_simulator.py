@@ -1,7 +1,7 @@
 """InternVL on the chip simulator against transformers, the way a user would: convert, then verify.
 
-Two checkpoints are verified in every run, both layouts, both forms of the tower, in float and quantised; all else is
-marked slow."""
+The small tower of one layout, and a whole quantised model with the large one in the other, are verified in every run;
+all else is marked slow."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ def right(out) -> None:
     assert vit["launches"] >= 3 and max(output["relative_l2"] for output in vit["outputs"]) < 0.02
 
 
-def test_tiles_and_their_tokens(internvl_checkpoint, convert):
-    right(convert(internvl_checkpoint("internvl_chat"), seq=SEQ, chip="cv186x"))
+def test_the_small_tower(internvl_checkpoint, convert):
+    assert verify(convert(internvl_checkpoint("internvl_chat"), seq=SEQ, chip="cv186x"), nets=["vit"])
 
 
 def test_a_quantised_model_with_the_large_tower(internvl_checkpoint, convert, tmp_path):

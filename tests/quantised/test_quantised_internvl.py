@@ -38,11 +38,12 @@ def quantised(model: Path, place: Path, case: str, section: str = "") -> Path:
     return to
 
 
-@pytest.mark.parametrize("case", METHODS)
-@pytest.mark.parametrize(
-    "name, text, section",
-    [("internvl_chat", "qwen2", ""), ("internvl_chat", "llama", "llm_config"), ("internvl", "qwen3", "")],
-)
+QUICK = {"awq", "gptq, desc_act", "compressed"}
+FORMS = [("internvl_chat", "qwen2", ""), ("internvl_chat", "llama", "llm_config"), ("internvl", "qwen3", "")]
+
+
+@pytest.mark.parametrize("case", [c if c in QUICK else pytest.param(c, marks=pytest.mark.slow) for c in METHODS])
+@pytest.mark.parametrize("name, text, section", FORMS)
 def test_integers_stay_and_the_tower_is_float(name, text, section, case, internvl_checkpoint, tmp_path):
     made = planned(quantised(internvl_checkpoint(name, text=text), tmp_path / "model", case, section))
     bits = METHODS[case][1].bits
