@@ -67,6 +67,10 @@ class Tower(ABC, Generic[S, I]):
         """What a user should know about how options were settled. length: tokens of the longest prefill."""
         return []
 
+    def unused(self, spec: S) -> Sequence[str]:
+        """Name patterns (re.search) of tensors that checkpoints hold and a tower of these sizes does not use."""
+        return ()
+
     @abstractmethod
     def largest(self, spec: S) -> Mapping[str, float]:
         """The largest item of one launch, for a runtime: numbers by what they count, how large it is first (width and

@@ -164,6 +164,7 @@ def check_tensors(
         if bias in checkpoint.tensors and bias not in used and not any(checkpoint.raw_bytes(bias)):
             used.add(bias)
     known = [*family.unused, *family.left_out]
+    known += [pattern for net in nets if net.tower for pattern in net.tower.tower.unused(net.tower.spec)]
     if spec.tied:
         known.append(f"^{re.escape(spec.path('head'))}\\.weight$")
     stray = sorted(n for n in checkpoint.tensors if n not in used and not any(re.search(p, n) for p in known))

@@ -31,7 +31,7 @@ def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, li
     family = family_of(config["model_type"])
     quantisation = quantised.read(config)
     job, forced = _forced(job, family)
-    job, notes = resolve(job, config, quantisation)
+    job, notes = resolve(job, config, quantisation, family.demo.get("half", ()))
     return config, family, quantisation, job, forced + notes
 
 
@@ -44,10 +44,17 @@ def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
     return job.forced(new), [f"{name} is {value}: the nets of {family.name} need it" for name, value in told.items()]
 
 
-def resolve(job: Job, config: Config, found: Quantisation | None = None) -> tuple[Job, list[str]]:
-    """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes."""
+def resolve(
+    job: Job, config: Config, found: Quantisation | None = None, demo: tuple[str, ...] = ()
+) -> tuple[Job, list[str]]:
+    """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes. demo: the
+    half-precision types that a family's public demo knows, where it does not know both."""
     dtype = config.sub("text_config").dtype() or config.dtype()
-    job, notes = _resolve_quantised(job, dtype, found) if found else _resolve_float(job, dtype)
+    own = "f16" if dtype == "float16" else "bf16"
+    asked, half = job.quantize, own if not demo or own in demo else demo[0]
+    job, notes = _resolve_quantised(job, half, found) if found else _resolve_float(job, dtype)
+    if found and asked == "auto" and half != own:
+        notes.append(f"quantize auto: the checkpoint is {dtype}, the rest becomes {half}: the public demo needs it")
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
     return _lengths(job, notes), notes
 
@@ -64,12 +71,11 @@ def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
     return replace(job, quantize=quantize, q_group_size=job.q_group_size if quantize.startswith("w") else 0), notes
 
 
-def _resolve_quantised(job: Job, dtype: str | None, found: Quantisation) -> tuple[Job, list[str]]:
-    """Settle `quantize` for a quantised checkpoint.
+def _resolve_quantised(job: Job, half: str, found: Quantisation) -> tuple[Job, list[str]]:
+    """Settle `quantize` for a quantised checkpoint. half: what auto takes for the rest.
 
     auto and the checkpoint's own number of bits keep its integers; every other value starts from dequantised weights.
     """
-    half = "f16" if dtype == "float16" else "bf16"
     words = f"the checkpoint is quantised with {found.method}"
     if job.quantize == "auto":
         job = replace(job, quantize=f"w{found.bits}{half}" if found.bits < 16 else half)

@@ -22,6 +22,7 @@ from llmconv.plan.estimate import (
     stamp_seconds,
 )
 from llmconv.plan.forms import checked
+from llmconv.plan.handover import largest
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.job import Job
@@ -65,6 +66,7 @@ def _head(made: Plan) -> list[str]:
             f"{job.seq_length} tokens, prompts up to {job.max_input_length}"
             + (f", batch {job.batch}" if job.batch > 1 else ""),
         ),
+        *(_row(f"largest {tower.item}", ", ".join(largest(tower.largest(sizes)))) for tower, sizes in made.towers),
         _row("output", str(Layout(job.out_dir).bmodel(made.folder))),
     ]
     return lines + [f"note: {note}" for note in made.notes]
