@@ -17,6 +17,7 @@ from llmconv.blocks.vision.images import Images
 from llmconv.blocks.vision.sliced import graph as graphs
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
+from llmconv.plan.handover import Handover
 from llmconv.top.interpret import interpret
 from llmconv.verify import launches as nets
 from llmconv.verify.reference import Reference
@@ -250,18 +251,34 @@ def test_fields_that_are_left_out(slice_checkpoint, tmp_path):
         planned(real, max_pixels="448,504")
 
 
-def test_the_last_layer_may_be_left_out(slice_checkpoint, tmp_path):
-    """The class makes no use of it with drop_vision_last_layer, which is its default."""
+@pytest.mark.parametrize("held", [False, True], ids=["not held", "held"])
+def test_the_last_layer_may_be_left_out(held, slice_checkpoint, tmp_path):
+    """With drop_vision_last_layer, which is its default, the class runs all but the last layer, whether a checkpoint
+    holds that or not."""
     model = slice_checkpoint("minicpmv_4", vision={"num_hidden_layers": 1})
-    config = json.loads((model / "config.json").read_text())
-    vision = config["vision_config"] | {"num_hidden_layers": 2}
+    vision = json.loads((model / "config.json").read_text())["vision_config"] | {"num_hidden_layers": 2}
     for value in (True, None):
         other = changed(model, tmp_path / str(value), vision_config=vision, drop_vision_last_layer=value)
+        if held:
+            shutil.copy(slice_checkpoint("minicpmv_4") / "model.safetensors", other)
         made = planned(other, max_pixels="112,112")
         assert made.nets[0].mlir == planned(model, max_pixels="112,112").nets[0].mlir
         shown = nets.Shown(made.towers[0], Images(noise(588, [(1, 2, 3)]), ((1, 2, 3),)))
         (found,) = Reference(made, Precision()).sight.features(shown)
         assert far(found, Published(model).see(shown.items.patches, shown.items.grids)) < EXACT
+
+
+def test_the_largest_image_is_told(slice_checkpoint, tmp_path, capsys):
+    from llmconv.cli.main import main
+
+    model, out = slice_checkpoint("minicpmv_4"), tmp_path / "out"
+    assert main(["plan", "-m", str(model), "-s", "128", "--max_pixels", "98,112", "-o", str(out)]) == 2
+    assert "would take 56 patches" in capsys.readouterr().err
+    assert main(["plan", "-m", str(model), "-s", "128", "--max_pixels", "112,112", "-o", str(out)]) == 0
+    assert "largest image   112 x 112 pixels, 64 patches, 64 tokens" in capsys.readouterr().out
+    device = Handover.of(planned(model, max_pixels="112,112")).to_dict()
+    assert device["image"] == {"width": 112, "height": 112, "patches": 64, "tokens": 64}
+    assert device["tokens"]["seen"] == {"unk_token_id": 0} and device["equal_lengths"]
 
 
 @pytest.mark.parametrize("name", CONFIGS)
@@ -329,7 +346,7 @@ def test_max_pixels(slice_checkpoint):
 @pytest.mark.parametrize(
     "options, word",
     [
-        ({"quantize": "f16"}, "half is f16: the public demo of minicpmv can drive nets with bf16 alone"),
+        ({"quantize": "w4f16"}, "half is f16: the public demo of minicpmv can drive nets with bf16 alone"),
         ({"use_history_kv": 1}, "use_history_kv is on: the public demo of minicpmv can drive nets with off alone"),
         ({"max_input_length": 32}, "max_input_length 32 is not seq_length 64: the public demo of minicpmv"),
         ({"embedding_disk": 1}, "embedding_disk is on"),

@@ -43,6 +43,7 @@ class SliceSpec:
     resampler projects patches to the size `out`, which it does where that is not `width`.
     most, scale: how many slices an image is cut into at most, and their side in pixels, about.
     token: id of the token that stands for one of the hidden states; pixels: width and height of the largest slice.
+    dropped: a checkpoint may hold one layer more, which is not run.
     """
 
     depth: int
@@ -61,6 +62,7 @@ class SliceSpec:
     scale: int
     token: int
     pixels: tuple[int, int]
+    dropped: bool = False
 
     @property
     def head_dim(self) -> int:
@@ -147,8 +149,9 @@ def read(config: Config, pixels: tuple[int, int] | None) -> SliceSpec:
     side = part.int("image_size") // patch
     slices = config.sub("slice_config")
     token = tokens.special(config.file.parent, "unk_token")
+    dropped = config.bool("drop_vision_last_layer", True)
     return SliceSpec(
-        depth=part.int("num_hidden_layers") - config.bool("drop_vision_last_layer", True),
+        depth=part.int("num_hidden_layers") - dropped,
         width=width,
         heads=part.int("num_attention_heads"),
         intermediate=part.int("intermediate_size"),
@@ -164,4 +167,5 @@ def read(config: Config, pixels: tuple[int, int] | None) -> SliceSpec:
         scale=448 if slices is config else slices.int("scale_resolution", 448),
         token=token or 0,
         pixels=pixels or (side * patch, side * patch),
+        dropped=dropped,
     )

@@ -62,6 +62,9 @@ class SliceTower(Tower[SliceSpec, Images]):
             found.append(f"an image of {tokens} tokens is more than the {length} of one prefill")
         return found
 
+    def unused(self, spec: SliceSpec) -> list[str]:
+        return [rf"^vpm\.encoder\.layers\.{spec.depth}\."] if spec.dropped else []
+
     def largest(self, spec: SliceSpec) -> dict[str, int]:
         """width, height: pixels of the largest slice; patches: rows of input_states; tokens: rows of the output."""
         width, height = spec.pixels
