@@ -31,7 +31,7 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
 MOST = 12  # tiles of an image, where config.json has no max_dynamic_patch
 QK_EPS = 1e-6  # of the norms of queries and keys, a constant in transformers' class
 
-LANGUAGES = {"qwen2": qwen2.family, "qwen3": qwen3.family, "llama": llama.family}
+LANGUAGES = {"qwen2": qwen2.DECODER, "qwen3": qwen3.DECODER, "llama": llama.DECODER}
 ARCHITECTURES = {"Qwen2ForCausalLM": "qwen2", "Qwen3ForCausalLM": "qwen3", "LlamaForCausalLM": "llama"}
 # what their classes take for fields that are left out
 QWEN = {
@@ -120,8 +120,7 @@ def language(config: Config) -> str:
 def inner(config: Config, section: str, form: tuple[str, str], tied: bool) -> Decoder:
     """The decoder of the language model's own family, described in `section` of config.json. form: OLD or NEW."""
     kind = language(config)
-    base, (prefix, head) = LANGUAGES[kind].decoder, form
-    assert isinstance(base, Decoder)
+    base, (prefix, head) = LANGUAGES[kind], form
     fixed = {"tie_word_embeddings": tied}
     return replace(
         base,

@@ -3,7 +3,6 @@
 from llmconv.blocks.decoder import Decoder
 from llmconv.families.family import Family
 
-family = Family(
-    model_types=("llama",),
-    decoder=Decoder(attention_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias"),
-)
+DECODER = Decoder(attention_bias="attention_bias", output_bias="attention_bias", mlp_bias="mlp_bias")
+
+family = Family(model_types=("llama",), decoder=DECODER)

@@ -4,7 +4,7 @@ which takes an image slice by slice (llmconv.blocks.vision.sliced). No remote co
 from __future__ import annotations
 
 from collections.abc import Container
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from llmconv.blocks.decoder import Decoder
@@ -58,45 +58,38 @@ def tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name.replace("vpm.vision_model.", "vpm.") if seen else f"llm.{name}")
 
 
-def behind(decoder: Decoder, **knobs: Any) -> Decoder:
+def behind(base: Decoder, **knobs: Any) -> Decoder:
     """A decoder whose tensors' names begin with llm."""
-    return replace(decoder, prefixes=("llm.model.",), names={**decoder.names, "head": "llm.lm_head"}, **knobs)
+    return replace(base, prefixes=("llm.model.",), names={**base.names, "head": "llm.lm_head"}, **knobs)
 
 
 PLAIN = dict.fromkeys(SCALES.values())
 DECODERS = {
-    "qwen2": behind(qwen2.family.decoder, requires=PLAIN),
-    "llama": behind(llama.family.decoder, fields=scales),
-    "qwen3": behind(qwen3.family.decoder, requires=PLAIN),
+    "qwen2": behind(qwen2.DECODER, requires=PLAIN),
+    "llama": behind(llama.DECODER, fields=scales),
+    "qwen3": behind(qwen3.DECODER, requires=PLAIN),
 }
 
 
-@dataclass(frozen=True)
-class Language(Decoder):
-    """The decoder of the model's version."""
-
-    def config(self, config: Config) -> Config:
-        return DECODERS[text(config)].config(config)
-
-    def spec(self, config: Config, tensors: Container[str] = ()) -> Spec:
-        """Raises InputError where version and tensors contradict each other too."""
-        kind, layer = text(config), "llm.model.layers.0.self_attn."
-        if tensors:
-            normed, biased = f"{layer}q_norm.weight" in tensors, f"{layer}q_proj.bias" in tensors
-            # quantisers add biases of zeros, so one too many says nothing
-            if normed != (kind == "qwen3") or (kind == "qwen2" and not biased):
-                found = "qwen3" if normed else "qwen2" if biased else "llama"
-                raise InputError(
-                    f"version {config['version']} in {config.file}",
-                    f"its language model is a {kind}, and the tensors are those of a {found}",
-                    "Download config.json again, or write the version of the model that this one was made from.",
-                )
-        return DECODERS[kind].spec(config, tensors)
+def decoder(config: Config, tensors: Container[str]) -> Decoder:
+    """That of the model's version. Raises InputError where version and tensors contradict each other too."""
+    kind, layer = text(config), "llm.model.layers.0.self_attn."
+    if tensors:
+        normed, biased = f"{layer}q_norm.weight" in tensors, f"{layer}q_proj.bias" in tensors
+        # quantisers add biases of zeros, so one too many says nothing
+        if normed != (kind == "qwen3") or (kind == "qwen2" and not biased):
+            found = "qwen3" if normed else "qwen2" if biased else "llama"
+            raise InputError(
+                f"version {config['version']} in {config.file}",
+                f"its language model is a {kind}, and the tensors are those of a {found}",
+                "Download config.json again, or write the version of the model that this one was made from.",
+            )
+    return DECODERS[kind]
 
 
 family = Family(
     model_types=("minicpmv", "minicpmo"),
-    decoder=Language(),
+    decoder=decoder,
     towers=(SliceTower(),),
     reference=Oracle(config=as_text, tensor=tensor, towers=reference.modules),
     left_out=(r"^apm\.", r"^audio_projection_layer\.", r"^tts\."),

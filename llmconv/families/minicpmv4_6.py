@@ -14,7 +14,7 @@ SLICE = (448, 504)
 
 family = Family(
     model_types=("minicpmv4_6",),
-    decoder=qwen3_5.family.decoder,
+    decoder=qwen3_5.DECODER,
     towers=(StripTower("vit_4x", "4x", SLICE), StripTower("vit_16x", "16x", SLICE)),
     reference=Oracle(
         tensor=qwen3_5.whole_tensor,

@@ -4,4 +4,6 @@ from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import upper_windowed
 from llmconv.families.family import Family
 
-family = Family(model_types=("qwen2",), decoder=Decoder(attention_bias=True, kinds=upper_windowed))
+DECODER = Decoder(attention_bias=True, kinds=upper_windowed)
+
+family = Family(model_types=("qwen2",), decoder=DECODER)

@@ -4,9 +4,6 @@ from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import upper_windowed
 from llmconv.families.family import Family
 
-family = Family(
-    model_types=("qwen3",),
-    decoder=Decoder(
-        attention_bias="attention_bias", output_bias="attention_bias", qk_norm="head", kinds=upper_windowed
-    ),
-)
+DECODER = Decoder(attention_bias="attention_bias", output_bias="attention_bias", qk_norm="head", kinds=upper_windowed)
+
+family = Family(model_types=("qwen3",), decoder=DECODER)

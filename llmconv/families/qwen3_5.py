@@ -88,20 +88,22 @@ def whole_tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name.replace("model.language_model.", prefix, 1))
 
 
+DECODER = Decoder(
+    names=NAMES,
+    prefixes=("model.language_model.", "model."),
+    section="text_config",
+    defaults=DEFAULTS,
+    requires={"attn_output_gate": True},
+    kinds=three_axes(kinds, interleaved, (11, 11, 10)),
+    attention_bias="attention_bias",
+    output_bias="attention_bias",
+    qk_norm="head",
+    norm_offset=1.0,
+)
+
 family = Family(
     model_types=("qwen3_5", "qwen3_5_text"),
-    decoder=Decoder(
-        names=NAMES,
-        prefixes=("model.language_model.", "model."),
-        section="text_config",
-        defaults=DEFAULTS,
-        requires={"attn_output_gate": True},
-        kinds=three_axes(kinds, interleaved, (11, 11, 10)),
-        attention_bias="attention_bias",
-        output_bias="attention_bias",
-        qk_norm="head",
-        norm_offset=1.0,
-    ),
+    decoder=DECODER,
     towers=(
         PatchTower(
             VISION,
