@@ -22,6 +22,7 @@ from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
 LAYERS = "model.language_model.layers."
+NEAR = 2.0**-11  # what the delta-net's prefill may lose of the logs of decays
 FLOAT = r"lm_head|visual|in_proj_[ab]$"
 EXTRA = {f"{LAYERS}{i}.linear_attn.in_proj_{p}": {"bits": 16, "data_type": "fp"} for i in (0, 1) for p in "ab"}
 FORMS = {
@@ -43,12 +44,13 @@ def quantised_as(quantised, form: str, float_parts: str = FLOAT, **options) -> P
 
 
 def equal(made) -> None:
-    """Every block is what the class makes of the dequantised weights."""
+    """Every block is what the class makes of the dequantised weights; wrong ones are much farther than NEAR."""
     reference = Reference(made, Precision())
     for net in (net for net in made.nets if net.layer is not None):
         launch = random(net, 1, 9) if net.kind == "block_cache" else random(net, 20)
         found = compared(made, reference, launch)
-        assert max(found.values()) < EXACT, (net.name, found)
+        delta = made.spec.kinds[net.layer].mixer.kind == "delta_net"
+        assert max(found.values()) < (NEAR if delta and net.kind == "block" else EXACT), (net.name, found)
 
 
 @pytest.mark.parametrize("form", FORMS)
