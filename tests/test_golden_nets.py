@@ -26,7 +26,8 @@ from llmconv.top.text import render
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
 PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128"}
-FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS]
+HYBRID = "qwen3_5_golden"
+FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, HYBRID]
 OPTIONS = {
     "static": {},
     "w4": {"quantize": "w4bf16"},
@@ -49,6 +50,9 @@ MORE = {
     "granite": ("adapters",),
     "phi3_longrope": ("dynamic",),
 }
+MORE |= {
+    HYBRID: ("w4", "history", "document's history", "shared prompt", "stages", "batch", "adapters"),
+}
 MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(PIXELS, ("dynamic", "batch"))
 
 
@@ -62,7 +66,8 @@ def headers(tmp_path_factory: pytest.TempPathFactory):
             changes = {"num_hidden_layers": layers} if layers else {}
             return checkpoints.headers(place, *checkpoints.published(name, **changes))
         module = vision_checkpoints if name in PIXELS else family_checkpoints
-        config = deeper(module.CONFIGS[name], layers) if layers else module.CONFIGS[name]
+        known = (module.CONFIGS | family_checkpoints.HYBRIDS)[name]
+        config = deeper(known, layers) if layers else known
         if name not in PIXELS:
             return checkpoints.headers(place, config, family_checkpoints.tensors(config))
         parameters = vision_checkpoints.whole(config).state_dict().items()

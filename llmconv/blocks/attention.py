@@ -106,6 +106,7 @@ class Attention(Mixer):
     """
 
     gated: bool = False
+    maskless: bool = False
 
     kind = "attention"
     last = "o"
@@ -158,7 +159,7 @@ class Attention(Mixer):
 
 
 ATTENTION = Attention()
-GATED = Attention(gated=True)
+GATED = Attention(gated=True, maskless=True)  # as the public runtimes of gated attention have it
 
 
 def _heads(

@@ -163,24 +163,28 @@ def _prefill(job: Job, spec: Spec, layer: int) -> Iterator[Net]:
         step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
         return _block(job, spec, f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
 
+    tile = _tile(job, spec, layer)
     if job.use_history_kv:
-        tile = CHIPS[job.chip].mask_tile
         if not _grows(spec, layer):
             yield net("block", job.max_input_length, job.seq_length)
             return
         yield net("block", job.max_input_length, tile=tile)
         yield net("block_kv", job.max_input_length, job.seq_length, tile)
         return
-    yield net("block", job.max_input_length, job.max_prefill_kv_length if job.use_block_with_kv else 0)
+    yield net("block", job.max_input_length, job.max_prefill_kv_length if job.use_block_with_kv else 0, tile)
     if job.share_prompt:
-        yield net("block_prompt", job.max_prefill_kv_length)
+        yield net("block_prompt", job.max_prefill_kv_length, tile=tile)
+
+
+def _tile(job: Job, spec: Spec, layer: int) -> int:
+    """Edge of the constant mask of a layer's prefill, which decode has as a placeholder; 0 for a mask input."""
+    return CHIPS[job.chip].mask_tile if job.use_history_kv or spec.kinds[layer].mixer.maskless else 0
 
 
 def _decode(job: Job, spec: Spec, layer: int, stage: int, history: int, staged: bool) -> Net:
     """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
     name = f"block_cache_{layer}"
-    tile = CHIPS[job.chip].mask_tile if job.use_history_kv else 0
-    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=tile)
+    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=_tile(job, spec, layer))
     assign = ""
     if staged:
         assign = f"{'use' if stage else 'save'}_io_alone_config={IO_CONFIG}"
