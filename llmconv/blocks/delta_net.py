@@ -12,6 +12,7 @@ from llmconv.blocks.attention import slab
 from llmconv.blocks.linear import linear
 from llmconv.blocks.mixer import Compiling, Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import Spec
+from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value
 
 
@@ -72,6 +73,15 @@ class DeltaNet(Mixer):
             "delta_a": (hidden, self.value_heads),
             "delta_out": (self.values, hidden),
         }
+
+    def check(self, cores: int) -> None:
+        """The rule gives every core as many heads of keys, and leaves the rest out (1.30.2)."""
+        if self.key_heads % cores:
+            raise InputError(
+                f"num_core {cores} with linear_num_key_heads {self.key_heads}",
+                "the compiler's delta rule gives every core as many heads, and would leave one out",
+                "Use num_core 1.",
+            )
 
     def compiling(self, spec: Spec, step: Step) -> Compiling:
         rule = delta_rule.DECODE if step.decode else delta_rule.PREFILL

@@ -148,6 +148,9 @@ class Mixer(ABC):
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
+    def check(self, cores: int) -> None:
+        """Raise InputError for sizes that do not go with so many cores of a chip."""
+
     def compiling(self, spec: Spec, step: Step) -> Compiling:
         """What the compiler is told of a net."""
         return Compiling()
