@@ -10,7 +10,7 @@ from typing import Any
 from llmconv.blocks import delta_rule
 from llmconv.blocks.attention import slab
 from llmconv.blocks.linear import linear
-from llmconv.blocks.mixer import Compiling, Given, Mixer, Ports, State, Step
+from llmconv.blocks.mixer import NORMS, Compiling, Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import Spec
 from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value
@@ -32,7 +32,7 @@ class DeltaNet(Mixer):
 
     kind = "delta_net"
     last = "delta_out"
-    single = frozenset(("input_norm", "mlp_norm"))
+    single = NORMS
 
     @property
     def values(self) -> int:
@@ -85,8 +85,7 @@ class DeltaNet(Mixer):
 
     def compiling(self, spec: Spec, step: Step) -> Compiling:
         rule = delta_rule.DECODE if step.decode else delta_rule.PREFILL
-        norms = ((role, "F32") for role in sorted(self.single))
-        return Compiling("0:0,1:1" if step.decode else "", (*rule, *norms))
+        return Compiling("0:0,1:1" if step.decode else "", (*rule, *super().compiling(spec, step).precision))
 
     def mix(
         self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given

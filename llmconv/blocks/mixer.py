@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Phase = Literal["prefill", "history", "decode"]  # a prompt; a prompt behind history; one token
 
 
+NORMS = frozenset(("input_norm", "mlp_norm"))  # of a block
+
+
 @dataclass(frozen=True)
 class Step:
     """How a block net is run.
@@ -153,4 +156,4 @@ class Mixer(ABC):
 
     def compiling(self, spec: Spec, step: Step) -> Compiling:
         """What the compiler is told of a net."""
-        return Compiling()
+        return Compiling(precision=tuple((role, "F32") for role in sorted(self.single)))
