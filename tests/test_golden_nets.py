@@ -31,7 +31,8 @@ PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128",
 PIXELS |= dict.fromkeys(slice_checkpoints.CONFIGS, "112,112")
 # InternVL's layout, language model and form of the tower
 TILES = {"internvl_chat": ("internvl_chat", "qwen2", "300m"), "internvl": ("internvl", "qwen3", "6b")}
-FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, *TILES]
+HYBRID = "qwen3_5_golden"
+FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, *TILES, HYBRID]
 OPTIONS = {
     "static": {},
     "w4": {"quantize": "w4bf16"},
@@ -54,6 +55,9 @@ MORE = {
     "granite": ("adapters",),
     "phi3_longrope": ("dynamic",),
 }
+MORE |= {
+    HYBRID: ("w4", "history", "document's history", "shared prompt", "stages", "batch", "adapters"),
+}
 MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(vision_checkpoints.CONFIGS, ("dynamic", "batch"))
 
 
@@ -74,7 +78,8 @@ def headers(tmp_path_factory: pytest.TempPathFactory):
             config = slice_checkpoints.configured(name, **({"num_hidden_layers": layers} if layers else {}))
             return checkpoints.headers(place, config, slice_checkpoints.tensors(config))
         module = vision_checkpoints if name in PIXELS else family_checkpoints
-        config = deeper(module.CONFIGS[name], layers) if layers else module.CONFIGS[name]
+        known = (module.CONFIGS | family_checkpoints.HYBRIDS)[name]
+        config = deeper(known, layers) if layers else known
         if name not in PIXELS:
             return checkpoints.headers(place, config, family_checkpoints.tensors(config))
         parameters = vision_checkpoints.whole(config).state_dict().items()

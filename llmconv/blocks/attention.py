@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmconv.blocks.linear import linear, rms_norm
-from llmconv.blocks.mixer import Given, Mixer, Ports, State, Step
+from llmconv.blocks.mixer import NORMS, Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import NEIGHBOURS, Spec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
@@ -113,6 +113,8 @@ class Attention(Mixer):
     """
 
     gated: bool = False
+    maskless: bool = False
+    single: frozenset[str] = frozenset()
 
     kind = "attention"
     last = "o"
@@ -165,7 +167,7 @@ class Attention(Mixer):
 
 
 ATTENTION = Attention()
-GATED = Attention(gated=True)
+GATED = Attention(gated=True, maskless=True, single=NORMS)  # maskless as its public runtimes have it
 
 
 def _heads(

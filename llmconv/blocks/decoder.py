@@ -180,7 +180,9 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     if window is not None and "mask" in mixer.takes:
         given, step = replace(given, mask=windowed(g, step, window, x, given)), replace(step, mask_tile=0)
     named = {role: role for role in mixer.single}
-    y = rms_norm(g, spec, "input_norm", layer, x, named.get("input_norm"))
+    # an operation in half precision: an input of one in f32 alone would be f32 too
+    y = g.MulConst(x, const_val=1.0, name="input_states.half") if "input_norm" in named else x
+    y = rms_norm(g, spec, "input_norm", layer, y, named.get("input_norm"))
     y, states = mixer.mix(g, spec, layer, step, y, given)
     x = add(g, spec, layer, "attention_norm", mixer.last, x, y)
     y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x, named.get("mlp_norm")))

@@ -10,8 +10,9 @@ from typing import Any
 from llmconv.blocks import delta_rule
 from llmconv.blocks.attention import slab
 from llmconv.blocks.linear import linear
-from llmconv.blocks.mixer import Compiling, Given, Mixer, Ports, State, Step
+from llmconv.blocks.mixer import NORMS, Compiling, Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import Spec
+from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value
 
 
@@ -31,7 +32,7 @@ class DeltaNet(Mixer):
 
     kind = "delta_net"
     last = "delta_out"
-    single = frozenset(("input_norm", "mlp_norm"))
+    single = NORMS
 
     @property
     def values(self) -> int:
@@ -73,10 +74,18 @@ class DeltaNet(Mixer):
             "delta_out": (self.values, hidden),
         }
 
+    def check(self, cores: int) -> None:
+        """The rule gives every core as many heads of keys, and leaves the rest out (1.30.2)."""
+        if self.key_heads % cores:
+            raise InputError(
+                f"num_core {cores} with linear_num_key_heads {self.key_heads}",
+                "the compiler's delta rule gives every core as many heads, and would leave one out",
+                "Use num_core 1.",
+            )
+
     def compiling(self, spec: Spec, step: Step) -> Compiling:
         rule = delta_rule.DECODE if step.decode else delta_rule.PREFILL
-        norms = ((role, "F32") for role in sorted(self.single))
-        return Compiling("0:0,1:1" if step.decode else "", (*rule, *norms))
+        return Compiling("0:0,1:1" if step.decode else "", (*rule, *super().compiling(spec, step).precision))
 
     def mix(
         self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given

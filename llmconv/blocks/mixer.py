@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 Phase = Literal["prefill", "history", "decode"]  # a prompt; a prompt behind history; one token
 
 
+NORMS = frozenset(("input_norm", "mlp_norm"))  # of a block
+
+
 @dataclass(frozen=True)
 class Step:
     """How a block net is run.
@@ -122,6 +125,7 @@ class Mixer(ABC):
     splits: whether the compiler can split it over devices.
     single: the roles of its block's norms that `compiling` has computed in f32, with weights in f32; their operations
     are called by these roles.
+    maskless: whether prefill, whatever the options, has a constant tile in place of the mask.
     """
 
     kind: str
@@ -129,6 +133,7 @@ class Mixer(ABC):
     takes: frozenset[str] = frozenset()
     splits: bool = False
     single: frozenset[str] = frozenset()
+    maskless: bool = False
 
     @abstractmethod
     def states(self, spec: Spec) -> tuple[State, ...]:
@@ -148,6 +153,9 @@ class Mixer(ABC):
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
+    def check(self, cores: int) -> None:
+        """Raise InputError for sizes that do not go with so many cores of a chip."""
+
     def compiling(self, spec: Spec, step: Step) -> Compiling:
         """What the compiler is told of a net."""
-        return Compiling()
+        return Compiling(precision=tuple((role, "F32") for role in sorted(self.single)))

@@ -193,23 +193,28 @@ def _prefill(blocks: Blocks, layer: int) -> Iterator[Net]:
         step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
         return blocks.net(f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
 
+    tile = _tile(job, blocks.spec, layer)
     if job.use_history_kv:
-        tile = CHIPS[job.chip].mask_tile
         if not _grows(blocks.spec, layer):
             yield net("block", job.max_input_length, job.seq_length)
             return
         yield net("block", job.max_input_length, tile=tile)
         yield net("block_kv", job.max_input_length, job.seq_length, tile)
         return
-    yield net("block", job.max_input_length, job.max_prefill_kv_length if job.use_block_with_kv else 0)
+    yield net("block", job.max_input_length, job.max_prefill_kv_length if job.use_block_with_kv else 0, tile)
     if job.share_prompt:
-        yield net("block_prompt", job.max_prefill_kv_length)
+        yield net("block_prompt", job.max_prefill_kv_length, tile=tile)
+
+
+def _tile(job: Job, spec: Spec, layer: int) -> int:
+    """Edge of the constant mask of a layer's prefill, which decode has as a placeholder; 0 for a mask input."""
+    return CHIPS[job.chip].mask_tile if job.use_history_kv or spec.kinds[layer].mixer.maskless else 0
 
 
 def _decode(blocks: Blocks, layer: int, stage: int, history: int, staged: bool) -> Net:
     """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
     name, job = f"block_cache_{layer}", blocks.job
-    tile = CHIPS[job.chip].mask_tile if job.use_history_kv else 0
+    tile = _tile(job, blocks.spec, layer)
     step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=tile)
     assign = ""
     if staged:

@@ -91,6 +91,8 @@ def plan(job: Job) -> Plan:
     notes += demo_notes(job, family)
     check_groups(job, spec)
     check_devices(job, spec)
+    for mixer in spec.mixers:
+        mixer.check(job.num_core)
     nets = tuple(decoder_nets(job, spec))
     fitted = towers.towers_of(job, family, config, checkpoint, spec)
     notes += towers.notes(job, fitted)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 from collections.abc import Iterable
+from contextlib import ExitStack
 from ctypes import POINTER, c_bool, c_char_p, c_float, c_int, c_int32, c_size_t, c_uint32, c_uint64, c_void_p
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -145,6 +146,8 @@ _DRIVER_PROTOTYPES = {  # of libbmlib
     "bm_memcpy_s2d_partial": (c_int, (c_void_p, Memory, c_void_p, c_uint32)),
     "bm_memcpy_d2s_partial": (c_int, (c_void_p, c_void_p, Memory, c_uint32)),
     "bm_thread_sync": (c_int, (c_void_p,)),
+    "bm_malloc_device_byte": (c_int, (c_void_p, POINTER(Memory), c_uint32)),
+    "bm_free_device": (None, (c_void_p, Memory)),
 }
 
 
@@ -205,25 +208,36 @@ class Runtime:
     def _launch_in_place(
         self, net: str, inputs: list[bytearray], shapes: list[list[int]], read: list[int]
     ) -> tuple[list[bytearray], list[list[int]]]:
-        """As `launch`, for a net in basic mode that writes to its inputs. Tensors lie in the memory that the runtime
-        has for the net's stage, as they do for programs on a device.
+        """As `launch`, for a net in basic mode that writes to its inputs: tensors lie in memory that is taken for this
+        launch. What the runtime says of its own memory for them does not hold in a file of many nets: shapes, and
+        instructions of other nets, lie in the same places.
         """
         info = self._info(net.encode())
         stage = _stage(info, shapes)
-        for number, buffer in enumerate(inputs):
-            memory, source = stage.input_memories[number], _addresses([buffer])
-            if self._driver.bm_memcpy_s2d_partial(self._device, memory, source[0], len(buffer)):
-                raise RuntimeError(f"input {number} of net {net} cannot be written")
-        given = _tensors(info.input_dtypes, map(Shape.of, shapes), stage.input_memories)
-        made = _tensors(info.output_dtypes, stage.output_shapes[: info.output_count], stage.output_memories)
-        done = self._library.bmrt_launch_tensor_ex(
-            self._runtime, net.encode(), given, len(given), made, len(made), True, False
-        )
-        if not done or self._driver.bm_thread_sync(self._device):
-            raise RuntimeError(f"the runtime could not run net {net}")
-        outputs = [self._bytes(net, tensor.memory, info.max_output_bytes[n]) for n, tensor in enumerate(made)]
-        outputs += [self._bytes(net, stage.input_memories[n], len(inputs[n])) for n in read]
-        return outputs, [tensor.shape.list() for tensor in made]
+        with ExitStack() as taken:
+            ins = [self._memory(taken, net, len(buffer)) for buffer in inputs]
+            outs = [self._memory(taken, net, info.max_output_bytes[n]) for n in range(info.output_count)]
+            for number, (memory, buffer) in enumerate(zip(ins, inputs)):
+                if self._driver.bm_memcpy_s2d_partial(self._device, memory, _addresses([buffer])[0], len(buffer)):
+                    raise RuntimeError(f"input {number} of net {net} cannot be written")
+            given = _tensors(info.input_dtypes, map(Shape.of, shapes), ins)
+            made = _tensors(info.output_dtypes, stage.output_shapes[: info.output_count], outs)
+            done = self._library.bmrt_launch_tensor_ex(
+                self._runtime, net.encode(), given, len(given), made, len(made), True, False
+            )
+            if not done or self._driver.bm_thread_sync(self._device):
+                raise RuntimeError(f"the runtime could not run net {net}")
+            outputs = [self._bytes(net, memory, info.max_output_bytes[n]) for n, memory in enumerate(outs)]
+            outputs += [self._bytes(net, ins[n], len(inputs[n])) for n in read]
+            return outputs, [tensor.shape.list() for tensor in made]
+
+    def _memory(self, taken: ExitStack, net: str, size: int) -> Memory:
+        """Memory of the chip, until `taken` gives it back."""
+        memory = Memory()
+        if self._driver.bm_malloc_device_byte(self._device, ctypes.byref(memory), size):
+            raise RuntimeError(f"the chip has no {size} bytes for net {net}")
+        taken.callback(self._driver.bm_free_device, self._device, memory)
+        return memory
 
     def _bytes(self, net: str, memory: Memory, size: int) -> bytearray:
         """The first `size` bytes of a tensor of a net, or all that there are."""

@@ -16,7 +16,7 @@ from llmconv.verify.weights import half
 if TYPE_CHECKING:
     import numpy as np
 
-ROLES = ("q", "k", "v", "o", "gate", "up", "down")
+MLP = ("gate", "up", "down")
 SHARED = ("shared_gate", "shared_up", "shared_down")  # of the expert beside routed ones
 
 
@@ -57,7 +57,7 @@ class Adapter:
         paths = {
             spec.source(role, layer): spec.path(role, layer)
             for layer in range(spec.layers)
-            for role in (*ROLES, *(SHARED if spec.experts else ()))
+            for role in (*spec.kinds[layer].mixer.linears(spec), *MLP, *(SHARED if spec.experts else ()))
         }
         return cls(weights, paths, spec.path("embedding"), spec.path("head"), plan.job.half)
 

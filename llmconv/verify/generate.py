@@ -176,6 +176,18 @@ class Speaker:
         self.judged.append(pick("generation", label, token, logits, noise))
         return token
 
+    def drift(self) -> None:
+        """Compare the chip's states that do not grow, which every token has changed, with the model's own."""
+        for one, own, half in zip(self.states, self.own.states, self.blurred.states, strict=True):
+            for state in (state for state in one.states if not state.grows):
+                found, right, blurred = (kept.values[state.name] for kept in (one, own, half))
+                given = {
+                    "difference": compare.measure(found, right),
+                    "torch_half": compare.measure(blurred, right),
+                }
+                name = f"{state.name} state behind {self.past} tokens"
+                self.session.record(CHAIN, name, CHIP, tolerance=compare.CHAIN, **given)
+
     def forget(self, kept: int) -> None:
         """Go back to the first `kept` tokens. The chip's rows beyond them stay, as in a runtime, and must not count."""
         self.past = kept
@@ -225,6 +237,7 @@ def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Genera
         sequence.name = f"turn {number}, " if len(said) > 1 else ""
         sequence.read(np.concatenate([np.array(last, int), turn.ids]), turn.shown)
         last = write([sequence], turn.tokens) if turn.tokens else []
+    sequence.drift()
     return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
@@ -238,6 +251,8 @@ def generate_batch(
     for sequence, prompt, seen in zip(sequences, prompts, shown):
         sequence.read(prompt, seen)
     write(sequences, tokens)
+    for sequence in sequences:
+        sequence.drift()
     return Generation(tuple(map(int, prompts[0])), tuple(p for sequence in sequences for p in sequence.judged))
 
 

@@ -180,8 +180,7 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
     batch = len(hidden)
     hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
     if batch > 1:
-        session.launch(
-            launches.steps(net, hidden, [(past + 7 * b) % launches.capacity(net) for b in range(batch)], history)
-        )
+        rows = launches.capacity(net) or session.plan.job.seq_length
+        session.launch(launches.steps(net, hidden, [(past + 7 * b) % rows for b in range(batch)], history))
     else:
         session.launch(launches.step(net, hidden, count, past, history))

@@ -167,7 +167,22 @@ CONFIGS: dict[str, dict[str, Any]] = {
     "qwen2_sliding": QWEN2 | {"use_sliding_window": True, "sliding_window": 24, "max_window_layers": 1},
 }
 # families whose layers keep more than rows, with tests of their own
-HYBRIDS = {"qwen3_5": {"model_type": "qwen3_5", "text_config": QWEN3_5_TEXT, "tie_word_embeddings": True}}
+HYBRIDS = {
+    "qwen3_5": {"model_type": "qwen3_5", "text_config": QWEN3_5_TEXT, "tie_word_embeddings": True},
+    # with the sizes of the golden file
+    "qwen3_5_golden": {
+        "model_type": "qwen3_5",
+        "tie_word_embeddings": True,
+        "text_config": QWEN3_5_TEXT
+        | {
+            "num_hidden_layers": 4,
+            "layer_types": None,
+            "head_dim": 256,
+            "rope_parameters": QWEN3_5_TEXT["rope_parameters"]
+            | {"partial_rotary_factor": 0.25, "mrope_section": [11, 11, 10]},
+        },
+    },
+}
 
 SEQ = 64  # of the nets in these tests
 

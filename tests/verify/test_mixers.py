@@ -76,8 +76,8 @@ class Sums(Mixer):
         conv = g.MulConst(conv, const_val=1.0, name=name)
         return linear(g, spec, "sums_out", layer, out), {"conv": conv}
 
-    def compiling(self, spec, step, mode):
-        return Compiling("0:0,1:1" if step.decode else "", (("sums.total", "F32"),) if mode == "BF16" else ())
+    def compiling(self, spec, step):
+        return Compiling("0:0,1:1" if step.decode else "", (("sums.total", "F32"),))
 
 
 def kinds(config, head_dim):
@@ -184,7 +184,11 @@ def test_flags_are_the_mixers_and_the_familys(planned):
     assert "dynamic is on: the nets of sums need it" not in planned(dynamic=1).notes
     assert flags["block_cache_0"].same_addr == "0:0,1:1" and not flags["block_0"].same_addr
     assert flags["block_0"].qtable == "sums.total F32\n" and not flags["block_2"].precision
-    assert not {net.name: net.flags for net in planned(quantize="w4bf16").nets}["block_0"].precision
+    coded = {net.name: net.flags for net in planned(quantize="w4bf16").nets}
+    # the compiler takes no table in a mode that quantises: all blocks are coded by us, and lowered in half precision
+    assert coded["block_0"].precision and coded["block_0"].mode == "W4BF16"
+    assert {coded[f"block_{i}"].lowered for i in range(3)} == {"BF16"} and coded["lm_head"].lowered == "BF16"
+    assert not any("W4" in one or "q_group_size=64" in one for one in passes(coded["block_2"], "m"))
     nets = {net.name: net for net in plan.nets}
     assert nets["block_1"].pattern == nets["block_0"] and nets["block_cache_1"].pattern == nets["block_cache_0"]
     assert plan.spec.grouped().keys() >= {"sums_in", "sums_out", "q", "k", "v", "o", "gate", "up", "down"}
