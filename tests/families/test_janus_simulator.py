@@ -44,12 +44,12 @@ def janus_checkpoint(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def build(compiler, session_cache, janus_checkpoint, tmp_path_factory) -> Path:
-    """DeepSeek's layout, converted."""
+    """A converted checkpoint."""
     from llmconv import convert
     from llmconv.request.request import Request
 
     out = tmp_path_factory.mktemp("janus")
-    model = janus_checkpoint("multi_modality", seed=3)
+    model = janus_checkpoint("janus", seed=3)
     given = {"model": str(model), "out": str(out), "seq": str(SEQ), "chip": CHIP}
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TPUC_ROOT", str(compiler.root))
@@ -63,7 +63,7 @@ def launched(build, compiler, janus_checkpoint):
     """(the plan, a launch of the tower, by what its pixels are: what the chip gave)"""
     from llmconv.simulator.client import Simulator
 
-    plan = planned(janus_checkpoint("multi_modality", seed=3), seq=SEQ, chip=CHIP, out=build)
+    plan = planned(janus_checkpoint("janus", seed=3), seq=SEQ, chip=CHIP, out=build)
     net = next(net for net in plan.nets if net.name == "vit")
     launch = launches.tower(net, random(plan.towers[0].spec, np.random.default_rng(1)))
     (pixels,) = launch.inputs.values()
@@ -84,16 +84,20 @@ WRONG_PIXELS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-TOWER = "vision_model.vision_tower."
+SEEN = "model.vision_model."
 WRONG_TENSORS: dict[str, tuple[str, Callable]] = {
-    "positions column by column": (f"{TOWER}pos_embed", lambda t: t.view(1, 4, 4, -1).swapaxes(1, 2).reshape(t.shape)),
-    "queries for values": (f"{TOWER}blocks.1.attn.qkv.weight", lambda t: t.flip(0)),
-    "no last norm": (f"{TOWER}norm.weight", lambda t: t * 0 + 1),
-    "last norm without bias": (f"{TOWER}norm.bias", lambda t: t * 0),
-    "patches without bias": (f"{TOWER}patch_embed.proj.bias", lambda t: t * 0),
-    "kernel turned": (f"{TOWER}patch_embed.proj.weight", lambda t: t.swapaxes(2, 3)),
-    "projector without bias": ("aligner.layers.0.bias", lambda t: t * 0),
-    "MLP without bias": (f"{TOWER}blocks.0.mlp.fc1.bias", lambda t: t * 0),
+    "positions column by column": (
+        f"{SEEN}embeddings.position_embedding.weight",
+        lambda t: t.view(4, 4, -1).swapaxes(0, 1).reshape(t.shape),
+    ),
+    "heads swapped": (f"{SEEN}encoder.layers.1.self_attn.q_proj.weight", lambda t: t.roll(len(t) // 2, 0)),
+    "values without bias": (f"{SEEN}encoder.layers.0.self_attn.v_proj.bias", lambda t: t * 0),
+    "no last norm": (f"{SEEN}post_layernorm.weight", lambda t: t * 0 + 1),
+    "last norm without bias": (f"{SEEN}post_layernorm.bias", lambda t: t * 0),
+    "patches without bias": (f"{SEEN}embeddings.patch_embedding.bias", lambda t: t * 0),
+    "kernel turned": (f"{SEEN}embeddings.patch_embedding.weight", lambda t: t.swapaxes(2, 3)),
+    "projector without bias": ("model.aligner.fc1.bias", lambda t: t * 0),
+    "MLP without bias": (f"{SEEN}encoder.layers.0.mlp.fc1.bias", lambda t: t * 0),
 }
 
 
