@@ -15,6 +15,7 @@ from typing import Any
 import checkpoints
 import family_checkpoints
 import internvl_checkpoints
+import janus_checkpoints
 import pytest
 import quantised_checkpoints
 import slice_checkpoints
@@ -151,6 +152,18 @@ def test_nets_of_split_layers(tmp_path, request):
     model = checkpoints.headers(tmp_path / "model", *checkpoints.published("llama", **checkpoints.SPLIT))
     found = texts([("two devices", different(planned(model, num_device=2).nets))])
     hold(GOLDEN / "llama_split.txt", found, request.config.getoption("--update-golden"))
+
+
+@pytest.mark.parametrize("name", janus_checkpoints.CONFIGS)
+def test_nets_of_janus(name, tmp_path, request):
+    """In both layouts: of transformers, and DeepSeek's own."""
+    config = janus_checkpoints.CONFIGS[name]
+    tensors = janus_checkpoints.values(janus_checkpoints.twin(config))
+    tensors = tensors if name == "janus" else janus_checkpoints.deepseek(tensors)
+    shapes = [(tensor, tuple(value.shape)) for tensor, value in tensors.items()]
+    model = checkpoints.headers(tmp_path / "model", config, shapes)
+    found = texts([("static", different(planned(model).nets))])
+    hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
 
 
 @pytest.mark.parametrize("net", ["block_0", "sample_head"])

@@ -181,12 +181,9 @@ class Speaker:
         for one, own, half in zip(self.states, self.own.states, self.blurred.states, strict=True):
             for state in (state for state in one.states if not state.grows):
                 found, right, blurred = (kept.values[state.name] for kept in (one, own, half))
-                given = {
-                    "difference": compare.measure(found, right),
-                    "torch_half": compare.measure(blurred, right),
-                }
                 name = f"{state.name} state behind {self.past} tokens"
-                self.session.record(CHAIN, name, CHIP, tolerance=compare.CHAIN, **given)
+                chip, torch_half = compare.measure(found, right), compare.measure(blurred, right)
+                self.session.ledger.record(CHAIN, name, compare.CHAIN, chip, torch_half)
 
     def forget(self, kept: int) -> None:
         """Go back to the first `kept` tokens. The chip's rows beyond them stay, as in a runtime, and must not count."""
