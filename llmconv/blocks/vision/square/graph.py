@@ -55,7 +55,18 @@ def _attention(g: Graph, spec: SquareSpec, layer: int, x: Value) -> Value:
         return g.Reshape(y, to=(1, count, heads, dim), shape=(1, count, heads, dim), name=f"{path}.reshape")
 
     name = f"{spec.path('proj', layer)}.fattention"
-    sizes = {"batch": 1, "q_head": heads, "kv_head": heads, "dim": dim, "mq": count, "mk": count}
-    y = g.FAttention(*map(project, "qkv"), g.none, g.none, scale=dim**-0.5, **sizes, name=name)
+    y = g.FAttention(
+        *map(project, "qkv"),
+        g.none,
+        g.none,
+        scale=dim**-0.5,
+        batch=1,
+        q_head=heads,
+        kv_head=heads,
+        dim=dim,
+        mq=count,
+        mk=count,
+        name=name,
+    )
     y = g.Reshape(y, to=(count, spec.width), shape=(count, spec.width), name=f"{name}.reshape")
     return linear(g, spec.path("proj", layer), y, spec.width)
