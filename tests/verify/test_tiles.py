@@ -54,7 +54,7 @@ def conversation(plan, chip, seed: int = 2):
     return session, said, converse(session, runtime, said)
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [c if "6b" not in c else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_a_prompt_with_tiles_is_what_transformers_generates(case, internvl_checkpoint):
     name, fields = CASES[case]
     plan = plan_of(internvl_checkpoint(name, **fields), seq=SEQ)
@@ -70,11 +70,14 @@ def test_a_prompt_with_tiles_is_what_transformers_generates(case, internvl_check
     assert {c.net for c in session.compared} == {*chip.runs, CHAIN} - {"lm_head"}
 
 
-@pytest.mark.parametrize(
-    "options",
-    [{"use_block_with_kv": 1}, {"share_prompt": 1, "max_prefill_kv_length": 28}, {"chunk_length": 16}],
-    ids=str,
-)
+SCHEMES = [
+    {"use_block_with_kv": 1},
+    pytest.param({"share_prompt": 1, "max_prefill_kv_length": 28}, marks=pytest.mark.slow),
+    pytest.param({"chunk_length": 16}, marks=pytest.mark.slow),
+]
+
+
+@pytest.mark.parametrize("options", SCHEMES, ids=str)
 def test_tiles_in_a_conversation(options, internvl_checkpoint):
     plan = plan_of(internvl_checkpoint("internvl_chat"), seq=SEQ, **options)
     session, said, found = conversation(plan, Interpreted(plan))
