@@ -8,6 +8,7 @@ from pathlib import Path
 import family_checkpoints
 import pytest
 import quantised_checkpoints
+import slice_checkpoints
 import vision_checkpoints
 from checkpoints import CONFIGS, make, once
 
@@ -17,7 +18,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """base("llama", num_hidden_layers=1, ...) -> the directory of a float checkpoint."""
 
     def maker(place: Path, name: str, **options) -> Path:
-        module = vision_checkpoints if name in vision_checkpoints.CONFIGS else family_checkpoints
+        seeing = (module for module in (vision_checkpoints, slice_checkpoints) if name in module.CONFIGS)
+        module = next(seeing, family_checkpoints)
         return (make if name in CONFIGS else module.make)(place, name, **options)
 
     return once(maker, tmp_path_factory)
