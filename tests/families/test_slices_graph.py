@@ -307,6 +307,8 @@ def test_models_that_do_not_fit_are_refused(slice_checkpoint, tmp_path):
         ("minicpmv_4_5", {"version": 4.0}, "its language model is a llama, and the tensors are those of a qwen3"),
         ("minicpmv_4", {"version": "2.6"}, "its language model is a qwen2, and the tensors are those of a llama"),
         ("minicpmv_4", {"query_num": 32}, "tensor resampler.query .* has shape"),
+        ("minicpmv_4", {"slice_config": {"scale_resolution": 7}}, "scale_resolution in .* is 7; .* at least 14"),
+        ("minicpmv_4", {"vision_config": {"hidden_size": 288, "image_size": 7}}, "image_size in .* at least 14"),
         ("minicpmv_4", {"vision_config": {"hidden_size": 288, "num_attention_heads": 5}}, "5 heads of vision_config"),
     ):
         model = slice_checkpoint(name)
@@ -331,7 +333,7 @@ def test_max_pixels(slice_checkpoint):
     assert made.job.max_pixels == "980,980" and made.nets[0].inputs[0].shape == (4900, 588)
     told = "\n".join(made.notes)
     assert "max_pixels is not set, 980,980 is used" in told
-    assert "at most 1152 patches: max_pixels 448,504 is enough, and its tower has 4.3 times less to read" in told
+    assert "have at most 1152 patches: max_pixels 448,504 is enough, and its tower has 4.3 times less to read" in told
     assert "up to 640 tokens: an overview and 9 slices, each a launch of 64" in told and "more than" not in told
     usual = planned(model, max_pixels="448,504", seq=512)
     told = "\n".join(usual.notes)

@@ -8,6 +8,7 @@ from pathlib import Path
 import family_checkpoints
 import pytest
 import quantised_checkpoints
+import slice_checkpoints
 import vision_checkpoints
 from checkpoints import CONFIGS, make, once
 
@@ -17,8 +18,9 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """base("llama", num_hidden_layers=1, ...) -> the directory of a float checkpoint."""
 
     def maker(place: Path, name: str, **options) -> Path:
-        seeing = vision_checkpoints.CONFIGS | vision_checkpoints.HYBRIDS
-        module = vision_checkpoints if name in seeing else family_checkpoints
+        vision = vision_checkpoints.CONFIGS | vision_checkpoints.HYBRIDS
+        seeing = ((vision, vision_checkpoints), (slice_checkpoints.CONFIGS, slice_checkpoints))
+        module = next((module for configs, module in seeing if name in configs), family_checkpoints)
         return (make if name in CONFIGS else module.make)(place, name, **options)
 
     return once(maker, tmp_path_factory)

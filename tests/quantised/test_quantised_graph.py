@@ -11,10 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import slice_checkpoints
 from plans import planned
 from quantised_checkpoints import How, fp8
 from safetensors.numpy import load_file, save_file
 
+from llmconv.blocks.vision.images import Images
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.quantised import base as shared
 from llmconv.checkpoint.quantised import gptq
@@ -468,3 +470,48 @@ def test_an_order_that_is_left_out_fails(quantised, monkeypatch):
 def test_autorounds_own_checkpoints():
     for name in ("own", "auto_gptq", "auto_awq", "llm_compressor", "gptq"):
         exact(planned(FIXTURES / "autoround" / name))
+
+
+SLICED = {  # as published, the tower and the resampler are not quantised, whether config.json says so or not
+    "awq": (How(4, 128), {"modules_to_not_convert": ["vpm", "resampler"]}),
+    "gptq": (How(4, 64, True), {}),
+    "auto-round": (How(4, 128, True), {"block_name_to_quantize": "llm.model.layers"}),
+    "compressed": (How(4, 64, False), {"ignore": ["re:.*vpm.*", "re:.*resampler.*", "llm.lm_head"]}),
+}
+
+
+@pytest.mark.parametrize("name", slice_checkpoints.CONFIGS)
+@pytest.mark.parametrize("method", SLICED)
+def test_models_that_see_slice_by_slice(method, name, quantised):
+    """The language model's integers stay, behind names that begin with llm; the tower is that of the float model."""
+    how, more = SLICED[method]
+    model = quantised(method, how, name, lambda path: how if path.startswith("llm.model.layers") else None, **more)
+    made = planned(model, max_pixels="112,112")
+    exact(made)
+    by_name = {net.name: net for net in made.nets}
+    assert made.job.quantize == "w4bf16" and len(packed_ops(by_name["block_1"])) == 7
+    tower = by_name["vit"]
+    assert not packed_ops(tower) and (tower.flags.mode, tower.graph.platform) == ("BF16", "LLM")
+    grids = ((1, 8, 5),)
+    images = Images(slice_checkpoints.noise(588, grids), grids)
+    launch = launches.tower(tower, images)
+    weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in tower.graph.weights.values()}
+    (right,) = launches.expected(Reference(made, Precision()), launch).values()
+    found = interpret(tower.graph, launch.inputs, weights)[0]
+    assert np.linalg.norm(found - right[0]) < EXACT * np.linalg.norm(right)
+
+
+@pytest.mark.parametrize("method", ["awq", "gptq"])
+def test_a_float16_checkpoint_that_the_demo_cannot_take(method, quantised):
+    """The public demo writes bf16 masks alone: auto takes bf16 for the rest, and -q says otherwise."""
+    model = quantised(
+        method,
+        How(4, 128),
+        "minicpmv_4",
+        lambda path: How(4, 128) if path.startswith("llm.model.layers") else None,
+        {"torch_dtype": "float16"},
+    )
+    made = planned(model, max_pixels="112,112")
+    assert made.job.quantize == "w4bf16" and any("the public demo needs it" in note for note in made.notes)
+    other = planned(model, max_pixels="112,112", quantize="w4f16")
+    assert other.job.half == "f16" and any("half is f16: the public demo" in note for note in other.notes)

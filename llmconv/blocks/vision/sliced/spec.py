@@ -65,10 +65,6 @@ class SliceSpec:
     dropped: bool = False
 
     @property
-    def head_dim(self) -> int:
-        return self.width // self.heads
-
-    @property
     def looks(self) -> int:
         """Number of the resampler's heads."""
         return self.out // HEAD
@@ -146,7 +142,7 @@ def read(config: Config, pixels: tuple[int, int] | None) -> SliceSpec:
     part = config.sub("vision_config")
     part = (Config(dict(VISION), config.file, "vision_config.") if part is config else part).over(FIELDS)
     width, patch, out = part.int("hidden_size"), part.int("patch_size"), config.int("hidden_size")
-    side = part.int("image_size") // patch
+    side = part.int("image_size", least=patch) // patch
     slices = config.sub("slice_config")
     token = tokens.special(config.file.parent, "unk_token")
     dropped = config.bool("drop_vision_last_layer", True)
@@ -164,7 +160,7 @@ def read(config: Config, pixels: tuple[int, int] | None) -> SliceSpec:
         queries=config.int("query_num", 64),
         projected=width != out,
         most=1 if slices is config else slices.int("max_slice_nums", 9),
-        scale=448 if slices is config else slices.int("scale_resolution", 448),
+        scale=448 if slices is config else slices.int("scale_resolution", 448, least=patch),
         token=token or 0,
         pixels=pixels or (side * patch, side * patch),
         dropped=dropped,

@@ -44,8 +44,8 @@ class SliceTower(Tower[SliceSpec, Images]):
         found = [] if options["max_pixels"] else [f"max_pixels is not set, {given} is used"]
         if spec.patches > enough:
             found.append(
-                f"every slice of an image has at most {enough} patches: max_pixels {usual} is enough, and its tower "
-                f"has {spec.patches / enough:.1f} times less to read"
+                f"slices of images up to 50 : 1 have at most {enough} patches: max_pixels {usual} is enough, and its "
+                f"tower has {spec.patches / enough:.1f} times less to read"
             )
         if spec.patches < enough:
             found.append(
