@@ -181,7 +181,7 @@ def test_nets_of_a_plan(planned):
     assert (ear.flags.mode, ear.flags.dynamic, eye.flags.dynamic) == ("BF16", True, False)
     several = groups(planned(num_device=3, distribute_strategy="pp"))
     assert several[0].nets[:3] == ("audio", "eye", "embedding")
-    with pytest.raises(InputError, match="max_pixels 8,8 with a qwen2 model: it is converted without a vision tower"):
+    with pytest.raises(InputError, match="max_pixels 8,8 with a qwen2 model: its eye takes images of one size"):
         planned(max_pixels="8,8")
 
 
