@@ -122,8 +122,8 @@ class Mixer(ABC):
     kind: what verification knows it by (llmconv.families.oracle). last: the role of the linear that gives its output.
     takes: of positions and mask those that its nets have as inputs.
     splits: whether the compiler can split it over devices. single: the roles of its block's norms that `compiling` has
-    computed in f32, with weights in f32; they are called by their roles. maskless: whether prefill, whatever the
-    options, has a constant tile in place of the mask.
+    computed in f32, with weights in f32; they are called by their roles. maskless: whether prefill without
+    history has a constant tile in place of the mask in any scheme.
     """
 
     kind: str
