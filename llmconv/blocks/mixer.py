@@ -151,7 +151,7 @@ class Mixer(ABC):
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
-    def check(self, cores: int) -> None:
+    def check(self, cores: int) -> None:  # noqa: B027
         """Raise InputError for sizes that do not go with so many cores of a chip."""
 
     def compiling(self, spec: Spec, step: Step) -> Compiling:

@@ -85,8 +85,8 @@ def make(task: NetTask, targets: NetFiles) -> tuple[Outcome, Took]:
 def compile_net(task: NetTask, targets: NetFiles, wrong: str = "") -> tuple[Outcome, Took]:
     """Compile the net in one of its exported forms.
 
-    wrong: why the net is not stamped after all. Our coefficients then count as wrong. Raises ToolError for a net that is
-    coded when they do: the compiler takes no others.
+    wrong: why the net is not stamped after all. Our coefficients then count as wrong. Raises ToolError for a net that
+    is coded when they do: the compiler takes no others.
     """
     compiler = Compiler(task.flags, Checkpoint.open(task.model), task.place, task.beside)
     try:

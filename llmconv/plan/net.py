@@ -97,7 +97,7 @@ class Net:
 
     @property
     def numbered(self) -> list[str]:
-        """Names in the .bmodel that hold the layer's number: `places`, and outputs that are called after their layer."""
+        """Names in the .bmodel that hold the layer's number: `places`, and outputs that are called after it."""
         return [*self.places, *(io.name for io in self.outputs if self.scope and self.scope in io.name)]
 
     def text(self, make: Callable[[Net], str]) -> str:

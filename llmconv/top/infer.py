@@ -64,7 +64,9 @@ def concat(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
 def cut(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:
     """Negative offsets and ends count from the end of their axis."""
     parts = zip(attrs["offset"], attrs["ends"], attrs["steps"], shapes[0], strict=True)
-    return [tuple(-((first % size - (last if last >= 0 else last + size)) // step) for first, last, step, size in parts)]
+    return [
+        tuple(-((first % size - (last if last >= 0 else last + size)) // step) for first, last, step, size in parts)
+    ]
 
 
 def pad(attrs: Mapping, shapes: Sequence[Shape]) -> list[Shape]:

@@ -74,7 +74,11 @@ def test_prefill_behind_history_equals_the_class(count, family_checkpoint):
         if net.name in ("block_0", "block_kv_2"):
             for past in (0, 40) if net.name == "block_0" else (40,):
                 found = compared(made, reference, random(net, count, past))
-                assert max(found.values()) < (STRETCHED if net.name == "block_0" else 2 * EXACT), (net.name, past, found)
+                assert max(found.values()) < (STRETCHED if net.name == "block_0" else 2 * EXACT), (
+                    net.name,
+                    past,
+                    found,
+                )
 
 
 def test_a_conversation_equals_the_whole_model(model):
