@@ -72,8 +72,8 @@ def prompt(
 ) -> Value:
     """Values [1, L, values, width] behind the tokens of a prompt.
 
-    qkv: queries and keys [1, L, keys, width], values [1, L, values, width]; gates: log of the decay, and beta, [1, L,
-    values]; state [1, values, width, width], which becomes the new one in place; triangles: TRIANGLES.
+    qkv: queries and keys [1, L, keys, width], values [1, L, values, width]; gates: the log of the decay, and beta [1,
+    L, values]; state [1, values, width, width], which becomes the new one in place; triangles: TRIANGLES.
     """
     (q, k, v), (decay, beta) = qkv, gates
     steps, rest = split(g, decay)

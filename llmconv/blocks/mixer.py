@@ -125,7 +125,7 @@ class Mixer(ABC):
     splits: whether the compiler can split it over devices.
     single: the roles of its block's norms that `compiling` has computed in f32, with weights in f32; their operations
     are called by these roles.
-    maskless: whether prefill, whatever the options, has a constant tile in place of the mask.
+    maskless: whether prefill without history has a constant tile in place of the mask in any scheme.
     """
 
     kind: str
@@ -153,7 +153,7 @@ class Mixer(ABC):
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
 
-    def check(self, cores: int) -> None:
+    def check(self, cores: int) -> None:  # noqa: B027
         """Raise InputError for sizes that do not go with so many cores of a chip."""
 
     def compiling(self, spec: Spec, step: Step) -> Compiling:

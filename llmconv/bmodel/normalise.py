@@ -18,6 +18,14 @@ UNWRITTEN = (
     re.compile(rb"[\x01-\x1f]\x00\xff[\x00-\x1f].[\x22\x23][\x01\x03](...)", re.DOTALL),
     # a transposition of two axes: of its order [1, 0] the six places that it has for further axes, and its padding
     re.compile(rb"\x31\x00{3}\xff\xff\x00\x1f\x5d\x00{3}.{69}\x01\x00{7}(.{24})\x00{4}(.{4})\x00", re.DOTALL),
+    # the same of three axes, [0, 2, 1], and of four, [0, 3, 1, 2]
+    re.compile(
+        rb"\x31\x00{3}\xff\xff\x00\x1f\x61\x00{3}.{73}\x00{4}\x02\x00{3}\x01\x00{3}(.{20})\x00{4}(.{4})\x00", re.DOTALL
+    ),
+    re.compile(
+        rb"\x31\x00{3}\xff\xff\x00\x1f\x65\x00{3}.{77}\x00{4}\x03\x00{3}\x01\x00{3}\x02\x00{3}(.{16})\x00{4}(.{4})\x00",
+        re.DOTALL,
+    ),
 )
 
 

@@ -207,8 +207,12 @@ def _prefill(blocks: Blocks, layer: int) -> Iterator[Net]:
 
 
 def _tile(job: Job, spec: Spec, layer: int) -> int:
-    """Edge of the constant mask of a layer's prefill, which decode has as a placeholder; 0 for a mask input."""
-    return CHIPS[job.chip].mask_tile if job.use_history_kv or spec.kinds[layer].mixer.maskless else 0
+    """Edge of the constant mask of a layer's prefill, which decode has as a placeholder; 0 for a mask input.
+
+    The document's prefill with history has the mask alone to hide the row that it gets where there is no history yet.
+    """
+    maskless = spec.kinds[layer].mixer.maskless and not job.use_block_with_kv
+    return CHIPS[job.chip].mask_tile if job.use_history_kv or maskless else 0
 
 
 def _decode(blocks: Blocks, layer: int, stage: int, history: int, staged: bool) -> Net:
