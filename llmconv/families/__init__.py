@@ -9,7 +9,7 @@ import difflib
 import importlib
 import pkgutil
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 from llmconv.blocks.tower import Tower
@@ -20,16 +20,27 @@ from llmconv.families.family import Family
 @lru_cache(maxsize=1)
 def families() -> dict[str, Family]:
     """model_type -> Family, from every module of this package that defines `family`."""
-    table: dict[str, Family] = {}
-    for module in pkgutil.iter_modules(__path__):
-        found = getattr(importlib.import_module(f"{__name__}.{module.name}"), "family", None)
-        if isinstance(found, Family):
-            table |= dict.fromkeys(found.model_types, replace(found, name=module.name))
-    return table
+    found = filter(None, map(_declared, _names()))
+    return {model_type: family for family in found for model_type in family.model_types}
+
+
+@lru_cache(maxsize=1)
+def _names() -> list[str]:
+    return [module.name for module in pkgutil.iter_modules(__path__)]
+
+
+@cache
+def _declared(name: str) -> Family | None:
+    """The family that the module of that name declares."""
+    found = getattr(importlib.import_module(f"{__name__}.{name}"), "family", None)
+    return replace(found, name=name) if isinstance(found, Family) else None
 
 
 def family_of(model_type: str) -> Family:
     """The family of a config.json's model_type. Raises InputError, with a near miss, for an unknown one."""
+    # most are in the module of their name, and planning one model need not import every family
+    if model_type in _names() and (own := _declared(model_type)) and model_type in own.model_types:
+        return own
     table = families()
     if model_type in table:
         return table[model_type]
