@@ -15,12 +15,6 @@ from typing import Any
 
 Out = Mapping[str, str]
 
-# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not.
-NOT_CONFIG = (
-    "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
-    "*.gguf", "*.onnx",
-)  # fmt: skip
-
 
 def write_text(files: Mapping[str, str], out: Out) -> None:
     """Write each text to its target: the MLIR and the weight recipes of a net."""
@@ -124,14 +118,18 @@ def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def copy_config(model: str, embedding: str, half: str, out: Out) -> None:
-    """Copy the model directory's configuration and tokenizer files.
+def copy_config(model: str, files: list[str], embedding: str, half: str, out: Out) -> None:
+    """Copy the model directory's configuration and tokenizer files, by their paths in it.
 
     embedding: the name of the token table, which is then written as embedding.bin, or "". That file is row-major
     [V, H], 2 bytes each in type `half`, little endian, without a header.
     """
     (target,) = out
-    shutil.copytree(model, out[target], ignore=shutil.ignore_patterns(*NOT_CONFIG))
+    for name in files:
+        copy = Path(out[target], name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(Path(model, name), copy)
+    Path(out[target]).mkdir(exist_ok=True)
     if embedding:
         from llmconv.checkpoint.files import Checkpoint
         from llmconv.checkpoint.npz import half_rows

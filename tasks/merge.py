@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llmconv.checkpoint.directory import NOT_CONFIG
 from llmconv.engine import Need, task
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
@@ -17,7 +18,6 @@ from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .actions import NOT_CONFIG
 from .shapes import head, reading, single
 
 MB = 1 << 20
@@ -93,21 +93,20 @@ def _config(plan: Plan, layout: Layout) -> dict:
     return single(
         "config",
         "llmconv.tasks.actions:copy_config",
-        {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half},
+        {
+            "model": str(plan.job.model_path),
+            "files": list(plan.beside),
+            "embedding": embedding,
+            "half": plan.job.half,
+        },
         targets=[layout.config],
-        file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),
+        file_dep=sorted(plan.job.model_path / name for name in plan.beside),
         **reading(plan, layout, plan.disk_tensors),
         key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]},
         need=Need(memory=150 * MB, seconds=0.2),
         cacheable=False,
         doc="copy configuration and tokenizer",
     )
-
-
-def _left_out(plan: Plan, path) -> bool:
-    from fnmatch import fnmatch
-
-    return any(fnmatch(part, pattern) for part in path.relative_to(plan.job.model_path).parts for pattern in NOT_CONFIG)
 
 
 def timestamp(plan: Plan) -> int:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from llmconv.blocks.mixer import Mixer
+from llmconv.blocks.names import Names
 from llmconv.checkpoint import rope
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.quantised.base import Packed
@@ -90,6 +91,7 @@ class Spec:
     norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
     The scales multiply: embeddings, what attention and MLP add to the residual, attention scores, the head's input.
     stored: linear layers that the checkpoint holds quantised, by the path of their tensors.
+    naming: the published names, where the checkpoint has others.
     """
 
     names: Mapping[str, str]
@@ -117,10 +119,16 @@ class Spec:
     stored: Mapping[str, Packed] = field(default_factory=dict)
 
     float_norms: bool = True  # norms with an offset keep float32 weights
+    naming: Names | None = None
 
     @property
     def layers(self) -> int:
         return len(self.kinds)
+
+    @cached_property
+    def published(self) -> Spec:
+        """With the names that the publisher has, and transformers' classes know."""
+        return replace(self, names=self.naming.published, naming=None) if self.naming else self
 
     @property
     def routed(self) -> Experts:

@@ -5,14 +5,15 @@ To add a family, add a file; see docs/add-a-family.md.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
+import re
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
 from llmconv.blocks.tower import Tower
+from llmconv.checkpoint.plain import shown
 from llmconv.errors import InputError
 from llmconv.families.family import Family
 
@@ -29,17 +30,22 @@ def families() -> dict[str, Family]:
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config.json's model_type. Raises InputError, with a near miss, for an unknown one."""
+    """The family of a config.json's model_type. Raises InputError for an unknown one."""
     table = families()
     if model_type in table:
         return table[model_type]
-    near = difflib.get_close_matches(model_type, table, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
     raise InputError(
-        f"model_type {model_type!r} is not supported",
-        f"llmconv {'knows'} {', '.join(sorted(table))}",
-        f"Convert a model of one of these families.{hint}",
+        f"model_type {shown(model_type)!r} is not supported",
+        f"llmconv knows {', '.join(sorted(table))}",
+        "Convert a model of one of these families.",
     )
+
+
+def type_of(architecture: str) -> str | None:
+    """The model_type that a class of transformers is for, None where no family has it: Qwen2ForCausalLM is qwen2's."""
+    name = re.sub(r"(ForCausalLM|ForConditionalGeneration|LMHeadModel|Model)$", "", architecture)
+    plain = {known.replace("_", ""): known for known in families()}
+    return plain.get(name.replace("_", "").lower())
 
 
 def towers() -> dict[str, tuple[Tower[Any, Any], ...]]:

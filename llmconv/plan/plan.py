@@ -12,16 +12,19 @@ from functools import cached_property
 
 from llmconv.blocks.spec import Spec
 from llmconv.blocks.tower import Fitted
+from llmconv.checkpoint import recipe, signs
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.families.family import Family
 from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_tensors
 from llmconv.plan.decoder import decoder_nets
+from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.net import Net, with_patterns
 from llmconv.plan.origins import Origin, origins
-from llmconv.plan.settle import check_config, demo_notes, layer_notes, stored
+from llmconv.plan.settle import check_config, demo_notes, half_notes, layer_notes, position_notes, stored
 from llmconv.request.job import Job
 
 
@@ -29,7 +32,8 @@ from llmconv.request.job import Job
 class Plan:
     """A resolved job and its nets, in the order of the .bmodel. `notes`: what a user should know about how options were
     settled.
-    `towers`: those for images or sound, with their sizes."""
+    `towers`: those for images or sound, with their sizes. `beside`: paths in the model directory of the files that go
+    to the device as they are."""
 
     job: Job
     config: Config
@@ -39,6 +43,7 @@ class Plan:
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
     towers: tuple[Fitted, ...] = ()
+    beside: tuple[str, ...] = ()
 
     @cached_property
     def origins(self) -> dict[str, Origin]:
@@ -47,9 +52,15 @@ class Plan:
 
     @property
     def weights(self) -> int:
-        """Number of weights: elements of all tensors that are used. A tensor that two nets share counts once."""
+        """Number of weights: elements of all tensors that are used; of a quantised layer the weights that its integers
+        stand for. A tensor that two nets share counts once."""
         names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}.union(self.disk_tensors)
-        return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
+        packed = [(one, names & set(recipe.names(one.values))) for one in self.spec.stored.values()]
+        used = [(one, parts) for one, parts in packed if parts]
+        rest = names.difference(*(parts for _, parts in used))
+        return sum(math.prod(recipe.shape(one.values, self.checkpoint)) for one, _ in used) + sum(
+            math.prod(self.checkpoint.info(name).shape) for name in rest
+        )
 
     @property
     def disk_tensors(self) -> list[str]:
@@ -71,12 +82,20 @@ class Plan:
 
 def plan(job: Job) -> Plan:
     """Make the plan of a job. Raises InputError for every fault that can be found before work starts."""
-    config, family, quantisation, job, notes = check_config(job)
-    checkpoint = _checkpoint(job)
-    spec = stored(family.decoder.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
+    asked = job.quantize
+    directory = place(job.model_path)
+    config, family, quantisation, job, notes = check_config(job, directory)
+    checkpoint = _checkpoint(job, directory)
+    signs.check(checkpoint, (*family.left_out, *family.unused))
+    spec = family.decoder.spec(config, checkpoint.tensors)
     spec.check(job.seq_length)
+    spec = stored(spec, job, quantisation, checkpoint, family)
+    check_sizes(checkpoint, spec)
+    spec, told = with_own_head(checkpoint, spec)
+    notes += [*checkpoint.notes, *told, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)
+    notes += position_notes(job, family.decoder.config(config), spec)
     notes += demo_notes(job, family)
     check_groups(job, spec)
     check_devices(job, spec)
@@ -88,15 +107,15 @@ def plan(job: Job) -> Plan:
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:
         notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
-    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted)
+    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted, tuple(directory.copied()))
     check_tensors(checkpoint, family, spec, nets, made.disk_tensors)
     return made
 
 
-def _checkpoint(job: Job) -> Checkpoint:
+def _checkpoint(job: Job, directory: Directory) -> Checkpoint:
     """The model's tensors. A model of the hub gives its headers before its weights are downloaded."""
     if not job.origin:
-        return Checkpoint.open(job.model_path)
+        return Checkpoint.open(directory)
     from llmconv.hub.repository import checkpoint
 
     repo, _, commit = job.origin.partition("@")

@@ -53,7 +53,7 @@ def _head(made: Plan) -> list[str]:
     )
     lines = [
         _row("model", f"{name}, {spec.layers} layers, {count(made.weights)} weights, {size(made.checkpoint.nbytes)}"),
-        _row("", f"in {job.model_path}"),
+        _row("", f"in {job.model_path}" + (f", weights from {made.checkpoint.why}" if made.checkpoint.why else "")),
         _row("quantisation", _quantisation(job, packed=spec.packed)),
         _row(
             "target",

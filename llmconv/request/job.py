@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from llmconv.checkpoint.directory import snapshot
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError
 from llmconv.hub import Name
@@ -75,7 +76,8 @@ class Job:
             hub = hub.cached()
             values["model_path"], values["origin"] = hub.folder, str(hub)
         else:
-            values["model_path"], values["origin"] = Path(os.path.abspath(os.path.expanduser(values["model_path"]))), ""
+            given = Path(os.path.abspath(os.path.expanduser(values["model_path"])))
+            values["model_path"], values["origin"] = snapshot(given), ""
         if values["out_dir"] is None:
             values["out_dir"] = (
                 f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"

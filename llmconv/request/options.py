@@ -179,8 +179,11 @@ def _value(option: Option, raw: Any) -> Any:
         if value is None:
             raise bad("an amount of memory such as 8G is expected")
         return value
-    if option.kind == "choice" and text not in option.choices:
-        raise bad(f"one of {', '.join(option.choices)} is expected")
+    if option.kind == "choice":
+        chosen = next((choice for choice in option.choices if choice.lower() == text.lower()), None)
+        if chosen is None:
+            raise bad(f"one of {', '.join(option.choices)} is expected")
+        return chosen
     if option.kind == "path" and not text:
         raise bad("a path is expected")
     return text

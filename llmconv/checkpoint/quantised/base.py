@@ -12,6 +12,7 @@ from typing import Any
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.plain import told
 from llmconv.errors import InputError
 
 GROUPS = (256, 128, 64, 32)  # inputs per scale that nets are made with
@@ -71,7 +72,9 @@ def refused(
 ) -> InputError:
     """The error for a declared value that llmconv does not convert."""
     return InputError(
-        f"{section.where}{field_name} in {section.file} is {section.get(field_name)!r}", f"llmconv knows {known}", help_
+        f"{section.where}{field_name} in {section.file} is {told(section.get(field_name))}",
+        f"llmconv knows {known}",
+        help_,
     )
 
 
