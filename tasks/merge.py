@@ -64,7 +64,8 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         {"nets": [{"bare": str(files[net.name][0]), "facts": str(files[net.name][2])} for net in nets], "epoch": epoch},
         basename=called["basename"],
         targets=[target, layout.facts(facts)],
-        file_dep=[path for paths in files.values() for path in paths[:3]],
+        # the kernel module is the compiler's
+        file_dep=[layout.toolchain, *(path for paths in files.values() for path in paths[:3])],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
         need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED),
         cacheable=False,

@@ -11,6 +11,7 @@ from llmconv.blocks.mixer import Mixer
 from llmconv.blocks.names import Names
 from llmconv.checkpoint import rope
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.plain import told
 from llmconv.checkpoint.quantised.base import Packed
 from llmconv.errors import InputError
 
@@ -261,7 +262,7 @@ class Spec:
             )
         if self.activation not in ACTIVATIONS:
             raise InputError(
-                f"hidden_act {self.activation!r} in config.json",
+                f"hidden_act {told(self.activation)} in config.json",
                 f"llmconv knows {', '.join(ACTIVATIONS)}",
                 "Convert a model with one of these.",
             )

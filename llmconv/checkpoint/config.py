@@ -9,8 +9,8 @@ from typing import Any
 
 from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.fields import legal
-from llmconv.checkpoint.plain import Unreadable, load, shown, told
-from llmconv.errors import InputError
+from llmconv.checkpoint.plain import Unreadable, load, told
+from llmconv.errors import InputError, shown
 
 _MISSING = object()
 # of rope's parameters
@@ -192,8 +192,6 @@ class Config(Mapping):
         rope = self._scaling(kind)
         name = rope.pop("type", None)
         name = rope.get("rope_type", name) or "default"
-        if not isinstance(name, str):
-            raise self.error("rope_type", f"is {told(name)}; a name is expected")
         rope["rope_type"] = {"su": "longrope", "mrope": "default"}.get(name, name)
         rope.setdefault("rope_theta", self.float("rope_theta", 10000.0))
         partial = rope.pop("partial_rotary_factor", None)
@@ -215,6 +213,8 @@ class Config(Mapping):
             raise self.error(name, f"is {told(given)}; an object is expected")
         part = Config(given or {}, self.file, f"{self.where}{name}.")
         rope = {key: value for key, value in part.items() if value is not None}
+        for key in ("rope_type", "type"):
+            part.text(key, "")
         for key in LISTS & rope.keys():
             rope[key] = list(part.numbers(key, (), whole=key == "mrope_section"))
         for key in NUMBERS & rope.keys():

@@ -15,12 +15,13 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from llmconv.checkpoint.plain import LARGE, Unreadable, exists, load, regular, shown
-from llmconv.errors import InputError
+from llmconv.checkpoint.plain import LARGE, Unreadable, exists, load, regular
+from llmconv.errors import InputError, shown
 
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 ADAPTER, ADAPTER_CONFIG = ("adapter_model.safetensors", "adapter_model.bin"), "adapter_config.json"
 POINTER = b"version https://git-lfs"
+DEEPEST = 8  # folders in folders that are copied
 
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not.
 NOT_CONFIG = (
@@ -105,6 +106,8 @@ class Directory:
         """The files that count. InputError when there are none, or when one that is named is not there."""
         found = self._weights()
         for name in found.files:
+            if not name.isprintable():
+                raise InputError(f"{shown(name)} in {self.path} has control characters in its name", "", "Rename it.")
             self._expect(name)
         return found
 
@@ -140,19 +143,29 @@ class Directory:
     def copied(self) -> list[str]:
         """Paths of the files that go to the device as they are: configuration, tokenizer. InputError for one that is
         no regular file, that leads out of the directory, or that git-lfs has not brought."""
-        found = list(self._walk(""))
+        try:
+            found = list(self._walk("", 0))
+        except OSError as error:
+            raise InputError(
+                f"{error.filename or self.path} cannot be read",
+                error.strerror or str(error),
+                "Repair it, or remove it.",
+            ) from None
         for name in found:
             self._expect(name)
         return found
 
-    def _walk(self, folder: str) -> Iterator[str]:
+    def _walk(self, folder: str, depth: int) -> Iterator[str]:
         with os.scandir(self.path / folder) as entries:
             for entry in sorted(entries, key=lambda entry: entry.name):
                 name = f"{folder}{entry.name}"
                 if any(fnmatch(entry.name, pattern) for pattern in NOT_CONFIG):
                     continue
                 if entry.is_dir(follow_symlinks=False):
-                    yield from self._walk(f"{name}/")
+                    if depth == DEEPEST:
+                        what = f"{shown(folder)} in {self.path} holds folders in folders"
+                        raise InputError(what, f"deeper than {DEEPEST}", "Give the directory of one model.")
+                    yield from self._walk(f"{name}/", depth + 1)
                     continue
                 if entry.is_symlink() and not self._inside(name):
                     raise InputError(
@@ -168,7 +181,7 @@ class Directory:
         places = [here]
         if PurePosixPath(here).parent.name == "snapshots":
             places.append(str(PurePosixPath(here).parents[1] / "blobs"))
-        return any(end.startswith(f"{place}/") for place in places)
+        return any(end == place or end.startswith(f"{place}/") for place in places)
 
     def _expect(self, name: str) -> None:
         """InputError unless the name is a regular file with its own content."""

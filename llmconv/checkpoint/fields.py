@@ -80,6 +80,8 @@ LEGAL: Mapping[str, Range] = {
     "decoder_sparse_step": OFTEN,
     "no_rope_layer_interval": OFTEN,
     "sliding_window_pattern": OFTEN,
+    "no_rope_layers": whole(1, least=0),
+    "mlp_only_layers": whole(1 << 10, least=0),
     "max_window_layers": whole(1 << 20, least=0),
     "max_position_embeddings": LENGTH,
     "original_max_position_embeddings": LENGTH,

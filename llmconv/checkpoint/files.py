@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint.directory import Directory, place
-from llmconv.checkpoint.plain import LARGE, Unreadable, parse, regular, shown, told
-from llmconv.errors import InputError
+from llmconv.checkpoint.plain import LARGE, Unreadable, parse, regular, told
+from llmconv.errors import InputError, shown
 
 if TYPE_CHECKING:
     import numpy as np

@@ -12,6 +12,8 @@ import stat
 from pathlib import Path
 from typing import Any
 
+from llmconv.errors import shown
+
 DEPTH = 64  # of nested objects and lists; published files have less than ten
 SMALL = 4 << 20  # bytes of a config.json: the largest published ones, with a quantisation for each layer, have 0.3 MB
 LARGE = 100_000_000  # bytes of a table of tensors: the limit of the safetensors library itself
@@ -112,9 +114,3 @@ def told(value: Any, most: int = 80) -> str:
     if isinstance(value, dict) and len(value) > most:
         return f"an object of {len(value)} fields"
     return shown(repr(value), most)
-
-
-def shown(name: str, most: int = 80) -> str:
-    """A name from such a file, for a message: on one line, without control characters, at most `most` characters."""
-    text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in name[: most + 1])
-    return text if len(text) <= most else f"{text[: most - 3]}..."

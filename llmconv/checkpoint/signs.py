@@ -7,8 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.plain import shown
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 
 FLOAT = "Convert the float checkpoint with -q w4bf16."
 

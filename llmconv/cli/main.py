@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,8 @@ def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     args = parser.parse_args(argv)
     args.argv = argv
     try:
-        return args.run(args)
+        with _terminated():
+            return args.run(args)
     except ConvertError as error:
         if getattr(args, "debug", False):
             traceback.print_exc()
@@ -45,6 +49,20 @@ def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, also before a build listens to it."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:

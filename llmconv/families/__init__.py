@@ -13,8 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 from llmconv.blocks.tower import Tower
-from llmconv.checkpoint.plain import shown
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 from llmconv.families.family import Family
 
 

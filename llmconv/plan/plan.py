@@ -16,16 +16,19 @@ from llmconv.checkpoint import recipe, signs
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.errors import shown
 from llmconv.families.family import Family
 from llmconv.hub import Name
 from llmconv.plan import towers
-from llmconv.plan.checks import check_devices, check_groups, check_tensors
+from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
 from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.net import Net, with_patterns
 from llmconv.plan.origins import Origin, origins
 from llmconv.plan.settle import check_config, demo_notes, half_notes, layer_notes, position_notes, stored
 from llmconv.request.job import Job
+
+LONGEST_NOTE = 2000  # characters
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,8 @@ def plan(job: Job) -> Plan:
     spec.check(job.seq_length)
     spec = stored(spec, job, quantisation, checkpoint, family)
     check_sizes(checkpoint, spec)
-    spec, told = with_own_head(checkpoint, spec)
-    notes += [*checkpoint.notes, *told, *([] if quantisation else half_notes(asked, job, checkpoint))]
+    spec, own = with_own_head(checkpoint, spec)
+    notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)
     notes += position_notes(job, family.decoder.config(config), spec)
@@ -107,7 +110,9 @@ def plan(job: Job) -> Plan:
     apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
     if apart:
         notes.append(f"the language model alone is converted: {len(apart)} tensors such as {apart[0]} are left out")
-    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted, tuple(directory.copied()))
+    told = tuple(shown(note, LONGEST_NOTE) for note in notes)  # names in it are the checkpoint's
+    made = Plan(job, config, checkpoint, family, spec, nets, told, fitted, tuple(directory.copied()))
+    check_name(made.folder)
     check_tensors(checkpoint, family, spec, nets, made.disk_tensors)
     return made
 

@@ -11,10 +11,9 @@ from llmconv.checkpoint import quantised
 from llmconv.checkpoint.config import Config, architectures
 from llmconv.checkpoint.directory import Directory
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.checkpoint.plain import shown
 from llmconv.checkpoint.quantised import Quantisation
 from llmconv.chips import CHIPS
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 from llmconv.families import families, family_of, type_of
 from llmconv.families.family import Family
 from llmconv.request.job import Job
