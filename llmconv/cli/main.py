@@ -169,7 +169,13 @@ def _add_machine(commands: Any) -> None:
     )
     gc.set_defaults(run=_gc)
 
-    doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine, or a model directory, has and lacks",
+        description="Say what this machine has and lacks; with a model directory, what that holds and whether it can "
+        "be converted.",
+    )
+    doctor.add_argument("model", nargs="?", type=Path, metavar="DIR", help="a model directory, in place of the machine")
     doctor.set_defaults(run=_doctor)
 
     complete = commands.add_parser(
@@ -310,6 +316,12 @@ def _gc(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    if args.model is not None:
+        from llmconv.queries import model
+
+        text, ok = model.doctor(args.model)
+        print(text)
+        return 0 if ok else InputError.exit_code
     from llmconv.toolchain import doctor
 
     checks = doctor.check()
