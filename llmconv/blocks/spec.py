@@ -138,6 +138,17 @@ class Spec:
             raise ValueError("the model has no routed experts")
         return self.experts
 
+    @property
+    def reach(self) -> int:
+        """How many positions the model is made for. Rope that is scaled by a factor reaches so many times its original
+        length, where config.json does not say more."""
+        scaled = (
+            int(kind.rope.get("factor") or 1) * kind.rope["original_max_position"]
+            for kind in self.kinds
+            if kind.rope["rope_type"] in ("linear", "yarn", "longrope")
+        )
+        return max(self.max_position, *scaled, 0)
+
     @cached_property
     def mixers(self) -> tuple[Mixer, ...]:
         """What mixes the tokens of the layers, each once."""

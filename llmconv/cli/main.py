@@ -102,6 +102,13 @@ def _add_conversion(commands: Any) -> None:
         description="Show what a conversion would build, take from the cache and keep.",
     )
     add_options(plan)
+    plan.add_argument(
+        "--fit",
+        nargs="?",
+        const="",
+        metavar="SIZE",
+        help="tell the largest seq_length that fits into SIZE of each device, e.g. 12G [what boards have]",
+    )
     plan.set_defaults(run=_plan)
 
 
@@ -251,8 +258,18 @@ def _without_task(argv: Sequence[str]) -> list[str]:
 
 def _plan(args: argparse.Namespace) -> int:
     from llmconv import convert
+    from llmconv.plan.fit import LONGEST
+    from llmconv.queries.fit import fit
     from llmconv.queries.why import forecast
+    from llmconv.request.options import amount
 
+    if args.fit is not None:
+        memory = amount(args.fit) if args.fit else None
+        if args.fit and not memory:
+            raise InputError(f"--fit {args.fit}", "an amount of memory such as 12G is expected")
+        given = {"seq_length": str(LONGEST)} | _given(args)
+        print(fit(convert.ask(given).job, memory))
+        return 0
     print(forecast(convert.ask(_given(args))))
     return 0
 

@@ -189,17 +189,10 @@ def layer_notes(spec: Spec) -> list[str]:
 
 
 def position_notes(job: Job, config: Config, spec: Spec) -> list[str]:
-    """A warning where sequences may become longer than the model is made for. Rope that is scaled by a factor reaches
-    so many times its original length, where config.json does not say more."""
+    """A warning where sequences may become longer than the model is made for."""
     if config.get("max_position_embeddings") is None:
         return []
-    reach = max(
-        int(kind.rope.get("factor") or 1) * kind.rope["original_max_position"]
-        if kind.rope["rope_type"] in ("linear", "yarn", "longrope")
-        else 0
-        for kind in spec.kinds
-    )
-    reach = max(reach, spec.max_position)
+    reach = spec.reach
     if job.seq_length <= reach:
         return []
     return [
