@@ -56,7 +56,7 @@ def damaged(draw, whole: Any) -> Any:
     for _ in range(draw(st.integers(1, 3))):
         known = places(value)
         if not known:
-            return draw(VALUES)
+            return deepcopy(draw(VALUES))
         *way, last = draw(st.sampled_from(known))
         holder = value
         for key in way:
@@ -83,7 +83,7 @@ def damaged(draw, whole: Any) -> Any:
         elif kind == "scale" and isinstance(holder[last], (int, float)):
             holder[last] = holder[last] * draw(st.sampled_from([-1, 0, 2, 0.5, 1000, 10**9, 10**30]))
         else:
-            holder[last] = draw(VALUES)
+            holder[last] = deepcopy(draw(VALUES))  # the strategy keeps what it gave
     return value
 
 
