@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmconv import engine
+from llmconv.errors import ConvertError
 from llmconv.hub import Name
 from llmconv.plan.plan import Plan, plan
 from llmconv.plan.settle import check_config
@@ -68,15 +69,22 @@ def run_options(asked: Request, made: Plan, command: Command = Command()) -> eng
         repeat=command.task if command.repeat else None,
         again=command.again,
         notes=told,
-        prepare=(lambda: _download(asked, told.append)) if job.origin and not job.only_mlir else None,
+        prepare=(lambda: _download(asked, made, told.append)) if job.origin and not job.only_mlir else None,
         preflight=lambda: doctor.preflight(job.out_dir),
         listeners=[begin, report.Writer(asked.layout, (asked, made)), Summary(asked.layout, progress)],
     )
 
 
-def _download(asked: Request, say: Callable[[str], None]) -> None:
+def _download(asked: Request, made: Plan, say: Callable[[str], None]) -> None:
+    """Bring the weights. ConvertError when they show that the plan, which was made from their headers, is not right."""
     from llmconv.hub import show, weights
 
     repo, _, commit = asked.job.origin.partition("@")
     name = Name(repo, commit)
     weights.fetch(name, show.watcher(name, asked.build.progress), say)
+    if plan(asked.job).spec.tied != made.spec.tied:
+        raise ConvertError(
+            f"the head of {name.repo} is not its token table",
+            "that shows only now that its weights are here",
+            "Run the same command again.",
+        )

@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+MOST = 2000  # characters of each part of an error; what it quotes may be of any length
+
+
+def shown(text: str, most: int = 80) -> str:
+    """A name or a text that others wrote, for a message: on one line, without control characters, at most `most`
+    characters."""
+    clean = "".join(c if c.isprintable() else c.encode("unicode_escape").decode("ascii") for c in text[: most + 1])
+    return clean if len(clean) <= most else f"{clean[: most - 3]}..."
+
 
 class ConvertError(Exception):
     """A failure that a user can act on.
 
     what: what is wrong and where (option, tensor, file); why: the rule or the cause; try_: what to do about it.
-    `str()` joins them to one line; `exit_code` is what the command line returns.
+    `str()` joins them to one line that a terminal can show; `exit_code` is what the command line returns.
     """
 
     exit_code = 1
@@ -20,8 +29,9 @@ class ConvertError(Exception):
         self.what, self.why, self.try_ = what, why, try_
 
     def __str__(self) -> str:
-        head = f"{self.what}: {self.why}" if self.why else self.what
-        return f"{head.rstrip('.')}. {self.try_}" if self.try_ else head
+        what, why, advice = (shown(part, MOST) for part in (self.what, self.why, self.try_))
+        head = f"{what}: {why}" if why else what
+        return f"{head.rstrip('.')}. {advice}" if advice else head
 
 
 class InputError(ConvertError):

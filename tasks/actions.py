@@ -18,12 +18,6 @@ if TYPE_CHECKING:
 
 Out = Mapping[str, str]
 
-# Files of a model directory that a runtime needs are copied; weights, code and hidden files are not.
-NOT_CONFIG = (
-    "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
-    "*.gguf", "*.onnx",
-)  # fmt: skip
-
 
 def write_text(files: Mapping[str, str], out: Out) -> None:
     """Write each text to its target: the MLIR and the weight recipes of a net."""
@@ -127,8 +121,10 @@ def _with_facts(net: Mapping[str, Any]) -> dict[str, Any]:
     return told
 
 
-def copy_config(model: str, embedding: str, half: str, arrays: Mapping[str, Sequence[Any]], out: Out) -> None:
-    """Copy the model directory's configuration and tokenizer files.
+def copy_config(
+    model: str, files: list[str], embedding: str, half: str, arrays: Mapping[str, Sequence[Any]], out: Out
+) -> None:
+    """Copy the model directory's configuration and tokenizer files, by their paths in it.
 
     embedding: the name of the token table, which is then written as embedding.bin, or "". That file is row-major
     [V, H], 2 bytes each in type `half`, little endian, without a header. arrays: further files, in NumPy's own format
@@ -136,7 +132,11 @@ def copy_config(model: str, embedding: str, half: str, arrays: Mapping[str, Sequ
     """
     (target,) = out
     place = Path(out[target])
-    shutil.copytree(model, place, ignore=shutil.ignore_patterns(*NOT_CONFIG))
+    for name in files:
+        copy = Path(place, name)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(Path(model, name), copy)
+    place.mkdir(exist_ok=True)
     if embedding or arrays:
         from llmconv.checkpoint.files import Checkpoint
 

@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llmconv.checkpoint.directory import NOT_CONFIG
 from llmconv.engine import Need, task
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
@@ -17,7 +18,6 @@ from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .actions import NOT_CONFIG
 from .shapes import head, reading, single
 
 MB = 1 << 20
@@ -64,7 +64,8 @@ def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, n
         {"nets": [{"bare": str(files[net.name][0]), "facts": str(files[net.name][2])} for net in nets], "epoch": epoch},
         basename=called["basename"],
         targets=[target, layout.facts(facts)],
-        file_dep=[path for paths in files.values() for path in paths[:3]],
+        # the kernel module is the compiler's
+        file_dep=[layout.toolchain, *(path for paths in files.values() for path in paths[:3])],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
         need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED),
         cacheable=False,
@@ -94,9 +95,15 @@ def _config(plan: Plan, layout: Layout) -> dict:
     return single(
         "config",
         "llmconv.tasks.actions:copy_config",
-        {"model": str(plan.job.model_path), "embedding": embedding, "half": plan.job.half, "arrays": arrays},
+        {
+            "model": str(plan.job.model_path),
+            "files": list(plan.copied),
+            "embedding": embedding,
+            "half": plan.job.half,
+            "arrays": arrays,
+        },
         targets=[layout.config],
-        file_dep=sorted(p for p in plan.job.model_path.rglob("*") if p.is_file() and not _left_out(plan, p)),
+        file_dep=sorted(plan.job.model_path / name for name in plan.copied),
         **reading(plan, layout, [*plan.disk_tensors, *plan.beside_tensors]),
         key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]}
         | ({"arrays": arrays} if arrays else {}),
@@ -104,12 +111,6 @@ def _config(plan: Plan, layout: Layout) -> dict:
         cacheable=False,
         doc="copy configuration and tokenizer",
     )
-
-
-def _left_out(plan: Plan, path) -> bool:
-    from fnmatch import fnmatch
-
-    return any(fnmatch(part, pattern) for part in path.relative_to(plan.job.model_path).parts for pattern in NOT_CONFIG)
 
 
 def timestamp(plan: Plan) -> int:

@@ -93,6 +93,42 @@ def headers(place: Path, config: dict[str, Any], tensors: Iterable[tuple]) -> Pa
     return place
 
 
+def edit_config(model: Path, **fields: Any) -> Path:
+    """Change fields of a checkpoint's config.json; ... takes one away. Returns the directory."""
+    file = model / "config.json"
+    config = json.loads(file.read_text()) | fields
+    file.write_text(json.dumps({name: value for name, value in config.items() if value is not ...}))
+    return model
+
+
+def edit_tensors(model: Path, change: Callable[[dict[str, Any]], Any], file: str = "model.safetensors") -> Path:
+    """Save a checkpoint's tensors again after `change` (in place, or to what it returns). Returns the directory."""
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(model / file)
+    tensors = change(tensors) or tensors
+    save_file({name: t.contiguous() for name, t in tensors.items()}, model / file, metadata={"format": "pt"})
+    return model
+
+
+def split_file(model: Path, names: Iterable[str], indexed: bool = True, keep: bool = False) -> Path:
+    """Divide a checkpoint's tensors among files of these names. indexed: an index names them; keep: the whole file
+    stays beside them. Returns the directory."""
+    from safetensors.torch import load_file, save_file
+
+    tensors, names, table = load_file(model / "model.safetensors"), list(names), {}
+    for number, name in enumerate(names):
+        part = dict(list(tensors.items())[number :: len(names)])
+        save_file(part, model / name, metadata={"format": "pt"})
+        table |= dict.fromkeys(part, name)
+    if not keep:
+        (model / "model.safetensors").unlink()
+    if indexed:
+        index = {"metadata": {}, "weight_map": table}
+        (model / "model.safetensors.index.json").write_text(json.dumps(index))
+    return model
+
+
 def once(maker: Callable[..., Path], folders: pytest.TempPathFactory) -> Callable[..., Path]:
     """maker(place, name, **options) without the place: the same call gives the same directory."""
     made: dict[str, Path] = {}

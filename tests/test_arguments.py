@@ -27,7 +27,7 @@ def said(capsys, *argv: str) -> str:
     (["convert", "-m", "x", "--max-input-lenght=5"], "unknown option --max-input-lenght. Did you mean --max_input_length?"),
     (["verify", "out", "--nett", "a"], "unknown option --nett. Did you mean --nets?"),
     (["verify"], "the following arguments are required: OUT"),
-    (["doctor", "well"], "well is one argument too many"),
+    (["doctor", "as", "well"], "well is one argument too many"),
 ])  # fmt: skip
 def test_wrong_usage_is_one_line_with_the_near_miss(capsys, argv, says):
     assert says in said(capsys, *argv)

@@ -177,7 +177,7 @@ def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("chip, more, says", [
-    ("cv186x", ("-s", "65536", "-b", "128"), "WARNING: this cannot fit: boards with a cv186x have up to 8.0 GiB. Use a smaller -s or"),
+    ("cv186x", ("-s", "65536", "-b", "128"), "WARNING: this cannot fit: boards with a cv186x have up to 8.0 GiB. It fits with -s"),
     ("bm1684x", ("-s", "65536", "-b", "218"), "WARNING: this hardly fits"),
     ("bm1684x", ("-s", "65536", "-b", "128"), ""),
 ])  # fmt: skip

@@ -10,6 +10,7 @@ from llmconv.blocks.layers import Rule, alike
 from llmconv.blocks.linear import linear, rms_norm, scale
 from llmconv.blocks.mixer import Given, Step
 from llmconv.blocks.moe import experts
+from llmconv.blocks.names import found_names
 from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Experts, Spec, bias_roles
 from llmconv.blocks.window import windowed
 from llmconv.checkpoint.config import Config
@@ -69,10 +70,13 @@ class Decoder:
         """
         tied = config.bool("tie_word_embeddings", False)
         config = self.config(config)
+        tied = config.bool("tie_word_embeddings", tied)
         hidden, heads = config.int("hidden_size"), config.int("num_attention_heads")
-        head_dim = config.int("head_dim", hidden // heads)
+        head_dim = config.int("head_dim", max(1, hidden // heads))
+        names = found_names(self.names, self.prefixes, tensors, tied)
         return Spec(
-            names=self._names(tensors),
+            names=names.found,
+            naming=names,
             hidden=hidden,
             heads=heads,
             kv_heads=config.int("num_key_value_heads", heads),
@@ -80,9 +84,9 @@ class Decoder:
             intermediate=config.int("intermediate_size"),
             vocab=config.int("vocab_size"),
             eps=config.float("rms_norm_eps", 1e-6),
-            activation=config.get("hidden_act") or "silu",
+            activation=config.text("hidden_act", "silu"),
             kinds=self.kinds(config, head_dim),
-            tied=config.bool("tie_word_embeddings", tied),
+            tied=tied,
             bias=self._biases(config),
             max_position=config.int("max_position_embeddings", 2048),
             attention_scale=config.float("attention_multiplier", head_dim**-0.5),
@@ -100,17 +104,6 @@ class Decoder:
         """The roles of linears with a bias: those that the knobs say, and those whose bias has a name of its own."""
         roles = bias_roles(config, attention=self.attention_bias, output=self.output_bias, mlp=self.mlp_bias)
         return roles | {name.removesuffix(".bias") for name in self.names if name.endswith(".bias")}
-
-    def _names(self, tensors: Container[str]) -> Mapping[str, str]:
-        """The names under the prefix that the checkpoint's token table has (the first of the prefixes if it has
-        none)."""
-
-        def under(prefix: str, name: str) -> str:
-            return prefix + name.removeprefix("model.") if name.startswith("model.") else name
-
-        found = [p for p in self.prefixes if f"{under(p, self.names['embedding'])}.weight" in tensors]
-        prefix = (found or self.prefixes)[0]
-        return {role: under(prefix, name) for role, name in self.names.items()}
 
 
 def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:

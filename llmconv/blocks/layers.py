@@ -9,6 +9,8 @@ from llmconv.blocks.attention import ATTENTION
 from llmconv.blocks.spec import Layer
 from llmconv.checkpoint.config import Config
 
+ATTENDING = ("full_attention", "sliding_attention")  # names in layer_types
+
 Rule = Callable[[Config, int], "tuple[Layer, ...]"]  # (config.json, head_dim) -> one Layer per layer
 
 
@@ -28,11 +30,11 @@ def upper_windowed(config: Config, head_dim: int) -> tuple[Layer, ...]:
     count, rope = config.int("num_hidden_layers"), config.rope(head_dim)
     window = config.int("sliding_window", 4096) if config.bool("use_sliding_window", False) else None
     first = config.int("max_window_layers", 28, least=0)
-    sliding = config.get("layer_types") or [
+    sliding = config.kinds("layer_types", count, ATTENDING) or [
         "sliding_attention" if i >= first else "full_attention" for i in range(count)
     ]
     full, near = Layer(rope, mixer=ATTENTION), Layer(rope, window, mixer=ATTENTION)
-    return tuple(near if kind == "sliding_attention" else full for kind in sliding[:count])
+    return tuple(near if kind == "sliding_attention" else full for kind in sliding)
 
 
 def three_axes(

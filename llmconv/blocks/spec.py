@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from llmconv.blocks.mixer import Mixer
+from llmconv.blocks.names import Names
 from llmconv.checkpoint import rope
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.plain import told
 from llmconv.checkpoint.quantised.base import Packed
 from llmconv.errors import InputError
 
@@ -89,6 +91,7 @@ class Spec:
     norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
     The scales multiply: embeddings, what attention and MLP add to the residual, attention scores, the head's input.
     stored: linear layers that the checkpoint holds quantised, by the path of their tensors.
+    naming: the published names, where the checkpoint has others.
     """
 
     names: Mapping[str, str]
@@ -116,10 +119,16 @@ class Spec:
     stored: Mapping[str, Packed] = field(default_factory=dict)
 
     float_norms: bool = True  # norms with an offset keep float32 weights
+    naming: Names | None = None
 
     @property
     def layers(self) -> int:
         return len(self.kinds)
+
+    @cached_property
+    def published(self) -> Spec:
+        """With the names that the publisher has, and transformers' classes know."""
+        return replace(self, names=self.naming.published, naming=None) if self.naming else self
 
     @property
     def routed(self) -> Experts:
@@ -127,6 +136,17 @@ class Spec:
         if self.experts is None:
             raise ValueError("the model has no routed experts")
         return self.experts
+
+    @property
+    def reach(self) -> int:
+        """How many positions the model is made for. Rope that is scaled by a factor reaches so many times its original
+        length, where config.json does not say more."""
+        scaled = (
+            int(kind.rope.get("factor") or 1) * kind.rope["original_max_position"]
+            for kind in self.kinds
+            if kind.rope["rope_type"] in ("linear", "yarn", "longrope")
+        )
+        return max(self.max_position, *scaled, 0)
 
     @cached_property
     def mixers(self) -> tuple[Mixer, ...]:
@@ -250,7 +270,7 @@ class Spec:
             )
         if self.activation not in ACTIVATIONS:
             raise InputError(
-                f"hidden_act {self.activation!r} in config.json",
+                f"hidden_act {told(self.activation)} in config.json",
                 f"llmconv knows {', '.join(ACTIVATIONS)}",
                 "Convert a model with one of these.",
             )

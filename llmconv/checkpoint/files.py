@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import os
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from llmconv.errors import InputError
+from llmconv.checkpoint.directory import Directory, place
+from llmconv.checkpoint.plain import LARGE, Unreadable, parse, regular, told
+from llmconv.errors import InputError, shown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,9 +20,11 @@ if TYPE_CHECKING:
 # safetensors dtype -> (bytes per element, NumPy type of the raw bits)
 DTYPES = {
     "F64": (8, "f8"), "F32": (4, "f4"), "F16": (2, "f2"), "BF16": (2, "u2"), "F8_E4M3": (1, "u1"), "F8_E5M2": (1, "u1"),
-    "I64": (8, "i8"), "I32": (4, "i4"), "I16": (2, "i2"), "I8": (1, "i1"), "U8": (1, "u1"), "BOOL": (1, "?"),
+    "F8_E8M0": (1, "u1"), "I64": (8, "i8"), "I32": (4, "i4"), "I16": (2, "i2"), "I8": (1, "i1"), "U64": (8, "u8"),
+    "U32": (4, "u4"), "U16": (2, "u2"), "U8": (1, "u1"), "BOOL": (1, "?"),
 }  # fmt: skip
-MAX_HEADER = 100_000_000  # the limit of the safetensors library itself
+MAX_AXES = 16  # of a tensor's shape
+PART = 16 << 20  # bytes of a tensor that are compared at a time
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,26 @@ class TensorInfo:
 class Checkpoint:
     """A model directory: its shards and the table of tensors. Holds no tensor data.
 
-    sha256: of whole shards, by their names, where a publisher announces them.
+    sha256: of whole shards, by their names, where a publisher announces them. why: which files these are, for people;
+    notes: what lies beside them.
     """
 
     path: Path
     shards: tuple[Path, ...]
     tensors: dict[str, TensorInfo]
     sha256: Mapping[str, str] = field(default_factory=dict)
+    why: str = ""
+    notes: tuple[str, ...] = ()
 
     @classmethod
-    def open(cls, path: Path) -> Checkpoint:
-        """Read the headers of every shard of the model directory `path`.
+    def open(cls, model: Path | Directory) -> Checkpoint:
+        """Read the headers of every shard of a model directory.
 
         Raises InputError for a missing directory, shard or index entry, and for a malformed or truncated file.
         """
-        shards = _shards(path)
+        found = place(model) if isinstance(model, Path) else model
+        path, weights = found.path, found.weights
+        shards = tuple(path / name for name in weights.files)
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
             for info in read_header(shard):
@@ -65,8 +73,14 @@ class Checkpoint:
                         "Remove the stale file.",
                     )
                 tensors[info.name] = info
-        _check_index(path, tensors)
-        return cls(path, shards, tensors)
+        for name, file in weights.table.items():
+            if name not in tensors:
+                raise InputError(
+                    f"tensor {shown(name)} is not in {file} of {path}",
+                    "its index says that it is there",
+                    "Download that shard again.",
+                )
+        return cls(path, shards, tensors, why=weights.why, notes=tuple(found.notes))
 
     @cached_property
     def nbytes(self) -> int:
@@ -109,6 +123,23 @@ class Checkpoint:
             )
         return data.reshape(shape)
 
+    def same(self, one: str, other: str) -> bool:
+        """Whether two tensors have the same shape and values. Reads them both, a part at a time."""
+        import numpy as np
+
+        first, second = self.info(one), self.info(other)
+        if first.shape != second.shape:
+            return False
+        rows = first.shape[0] if first.shape else 0
+        step = max(1, PART * rows // max(1, first.nbytes))
+        for start in range(0, rows, step):
+            part = slice(start, start + step)
+            if first.dtype == second.dtype and self.raw(one, part).tobytes() == self.raw(other, part).tobytes():
+                continue
+            if not np.array_equal(self.float32(one, part), self.float32(other, part)):
+                return False
+        return True
+
     def float32(self, name: str, rows: slice | None = None) -> np.ndarray:
         """The tensor's values as float32."""
         import numpy as np
@@ -127,99 +158,75 @@ class Checkpoint:
         )
 
 
-def _shards(path: Path) -> tuple[Path, ...]:
-    if not path.is_dir():
-        what = "is not a directory" if path.exists() else "does not exist"
-        raise InputError(
-            f"the model directory {path} {what}",
-            "",
-            "Give the directory that holds config.json and the safetensors files (-m DIR or model=DIR).",
-        )
-    index = path / "model.safetensors.index.json"
-    if index.exists():
-        names = sorted(set(_weight_map(index).values()))
-        for name in names:
-            if Path(name).name != name:
-                raise InputError(
-                    f"{index} names the shard {name!r}", "a shard is a file beside its index", "Repair the index."
-                )
-            if not (path / name).is_file():
-                raise InputError(
-                    f"the checkpoint {path} lacks the shard {name}", f"{index.name} names it", "Download it again."
-                )
-        return tuple(path / n for n in names)
-    if (path / "model.safetensors").is_file():
-        return (path / "model.safetensors",)
-    found = sorted(p for p in path.glob("*.safetensors") if not p.name.startswith("consolidated"))
-    if found:
-        return tuple(found)
-    if any(path.glob("*.bin")) or any(path.glob("*.pt*")):
-        raise InputError(
-            f"{path} holds only pickled weights (*.bin, *.pt)",
-            "llmconv never unpickles a file",
-            "Save the model as safetensors (model.save_pretrained with transformers).",
-        )
-    raise InputError(
-        f"{path} holds no *.safetensors file", "", "Give the directory of a complete HuggingFace checkpoint."
-    )
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    try:
-        table = json.loads(index.read_text())["weight_map"]
-        if not isinstance(table, dict) or not all(isinstance(v, str) for v in table.values()):
-            raise ValueError("weight_map is not a table of file names")
-        return table
-    except (ValueError, KeyError, TypeError) as e:
-        raise InputError(f"{index} cannot be read", f"{type(e).__name__}: {e}", "Download it again.") from None
-
-
-def _check_index(path: Path, tensors: dict[str, TensorInfo]) -> None:
-    index = path / "model.safetensors.index.json"
-    if not index.exists():
-        return
-    for name, file in _weight_map(index).items():
-        if name not in tensors:
-            raise InputError(
-                f"tensor {name} is not in {file} of {path}",
-                f"{index.name} says that it is there",
-                "Download that shard again.",
-            )
-
-
 def read_header(file: Path) -> Iterator[TensorInfo]:
-    """The tensors that a safetensors file declares, each checked to lie inside the file."""
+    """The tensors that a safetensors file declares. As the safetensors library has it, they fill the file one behind
+    the other, without gaps or overlaps."""
 
     def bad(why: str) -> InputError:
         return InputError(f"{file} is not a whole safetensors file", why, "Download it again.")
 
     try:
-        size = os.path.getsize(file)
-        with open(file, "rb") as f:
-            head = f.read(8)
-            if len(head) < 8:
-                raise bad(f"it has {size} bytes")
-            (length,) = struct.unpack("<Q", head)
-            if length > min(MAX_HEADER, size - 8):
-                raise bad(f"its header claims {length:,} bytes, the file has {size:,}")
-            table = json.loads(f.read(length))
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as e:
-        raise bad(str(e)) from None
-    base = 8 + length
-    for name, entry in table.items() if isinstance(table, dict) else ():
+        table, base, size = _table(file)
+    except Unreadable as error:
+        raise bad(str(error)) from None
+    found = []
+    for name, entry in table.items():
         if name == "__metadata__":
             continue
         try:
-            dtype, shape, (start, end) = entry["dtype"], tuple(int(d) for d in entry["shape"]), entry["data_offsets"]
-        except (KeyError, TypeError, ValueError):
-            raise bad(f"the header's entry of tensor {name} is malformed") from None
-        if dtype not in DTYPES:
-            raise bad(f"tensor {name} has the unknown type {dtype}")
-        count = 1
-        for d in shape:
-            count *= d
-        if min(shape, default=0) < 0 or start < 0 or end - start != count * DTYPES[dtype][0]:
-            raise bad(f"tensor {name} of shape {list(shape)} and type {dtype} cannot have {end - start} bytes")
-        if base + end > size:
-            raise bad(f"tensor {name} ends at byte {base + end:,}, the file has {size:,}: it is truncated")
-        yield TensorInfo(name, file, base + start, end - start, dtype, shape)
+            found.append(_tensor(name, file, base, entry))
+        except Unreadable as error:
+            raise bad(f"tensor {shown(name)} {error}") from None
+    at = base
+    for info in sorted(found, key=lambda info: (info.offset, info.nbytes)):
+        if info.offset + info.nbytes > size:
+            end = info.offset + info.nbytes
+            raise bad(f"tensor {shown(info.name)} ends at byte {end:,}, the file has {size:,}: it is truncated")
+        if info.offset != at:
+            what = "overlaps the one before it" if info.offset < at else f"begins {info.offset - at:,} bytes late"
+            raise bad(f"tensor {shown(info.name)} {what}")
+        at += info.nbytes
+    if at != size:
+        raise bad(f"{size - at:,} bytes behind the last tensor are not part of it")
+    yield from found
+
+
+def _table(file: Path) -> tuple[dict[str, Any], int, int]:
+    """The header's entries, the offset of the data behind it, and the size of the file. Unreadable without them."""
+    found = regular(file)
+    if found is None:
+        raise Unreadable("it is not there")
+    size = found.st_size
+    try:
+        with open(file, "rb") as f:
+            head = f.read(8)
+            if len(head) < 8:
+                raise Unreadable(f"it has {size} bytes")
+            (length,) = struct.unpack("<Q", head)
+            if length > min(LARGE, size - 8):
+                raise Unreadable(f"its header claims {length:,} bytes, the file has {size:,}")
+            table = parse(f.read(length))
+    except OSError as error:
+        raise Unreadable(error.strerror or str(error)) from None
+    if not isinstance(table, dict):
+        raise Unreadable("its header is no table of tensors")
+    return table, 8 + length, size
+
+
+def _tensor(name: str, file: Path, base: int, entry: Any) -> TensorInfo:
+    """One entry of a header. Unreadable when it makes no sense."""
+    entry = entry if isinstance(entry, dict) else {}
+    dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+    if not isinstance(dtype, str) or not _sizes(shape) or not _sizes(offsets) or len(offsets) != 2:
+        raise Unreadable("has a malformed entry in the header")
+    if dtype not in DTYPES:
+        raise Unreadable(f"has the unknown type {shown(dtype)}")
+    nbytes = offsets[1] - offsets[0]
+    if len(shape) > MAX_AXES or nbytes != prod(shape) * DTYPES[dtype][0]:
+        raise Unreadable(f"of shape {told(shape)} and type {dtype} cannot have {nbytes} bytes")
+    return TensorInfo(name, file, base + offsets[0], nbytes, dtype, tuple(shape))
+
+
+def _sizes(value: Any) -> bool:
+    """Whether a value of JSON is a list of sizes."""
+    return isinstance(value, list) and all(type(item) is int and 0 <= item < 1 << 60 for item in value)

@@ -107,6 +107,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
+    if len(inner) < (2 if kind == "transpose" else 1):
+        return inner  # a tensor with fewer axes than there must be; its own shape is the result, which does not fit
     if kind in packing.ROWWISE:
         return packing.ROWWISE[kind][0](inner, *recipe[2:])
     if kind == "stack":

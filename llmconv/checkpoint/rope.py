@@ -11,6 +11,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from llmconv.checkpoint.plain import told
 from llmconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def check(rope: Mapping[str, Any], length: int) -> None:
     kind = rope["rope_type"]
     if kind not in NEEDS:
         raise InputError(
-            f"rope type {kind!r} in config.json",
+            f"rope type {told(kind)} in config.json",
             f"llmconv knows {', '.join(NEEDS)}",
             "Convert a model with one of these.",
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.plain import LARGE, Unreadable, load, regular
 from llmconv.errors import InputError
 
 # Fields of config.json for tokens that are no text
@@ -36,7 +36,7 @@ def read(config: Config, model: Path) -> SpecialTokens:
 
     Raises InputError for a file that is no JSON object.
     """
-    text = config.text()
+    text = config.language()
     places = [
         _file(model / "generation_config.json"),
         config,
@@ -82,7 +82,7 @@ def special(model: Path, name: str) -> int | None:
 
 def _ids(value: Any) -> list[int]:
     values = value if isinstance(value, list) else [value]
-    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and v >= 0]
+    return [v for v in values if isinstance(v, int) and not isinstance(v, bool) and 0 <= v < 1 << 31]
 
 
 def _of_tokenizer(
@@ -97,7 +97,11 @@ def _table(data: Mapping[str, Any]) -> dict[str, int]:
     """Text -> id of the added tokens in a tokenizer_config.json."""
     table = data.get("added_tokens_decoder")
     entries = table.items() if isinstance(table, dict) else ()
-    return {_text(entry): int(number) for number, entry in entries if number.isdigit()}
+    return {
+        _text(entry): int(number)
+        for number, entry in entries
+        if number.isascii() and number.isdigit() and len(number) < 10
+    }
 
 
 def _text(token: Any) -> str:
@@ -109,10 +113,10 @@ def _text(token: Any) -> str:
 def _file(path: Path) -> dict[str, Any]:
     """The object in a JSON file, {} where there is no file."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return {}
-    except (OSError, ValueError) as error:
+        if regular(path) is None:
+            return {}
+        found = load(path, LARGE)
+    except Unreadable as error:
         raise InputError(
             f"{path} is not valid JSON", str(error), "Download it again: a runtime reads it on the device."
         ) from None

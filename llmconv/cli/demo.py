@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from llmconv.errors import InputError
+
 # A Qwen2 of 2 layers: every part that the real ones have, small enough for the simulator
 QWEN2 = {
     "model_type": "qwen2",
@@ -131,6 +133,8 @@ def demo(place: Path) -> int:
     from llmconv.request.request import Request
     from llmconv.verify.settings import Settings
 
+    if place.exists() and not place.is_dir():
+        raise InputError(f"{place} is a file", "the demo makes a directory", "Name another place.")
     model = place / "qwen2-tiny"
     if not (model / "model.safetensors").exists():
         write_checkpoint(model, QWEN2, dense_tensors(QWEN2, ("q", "k", "v")), "qwen2")

@@ -5,9 +5,12 @@ from __future__ import annotations
 import argparse
 import gc
 import shlex
+import signal
 import sys
+import threading
 import traceback
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,7 +40,8 @@ def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
     args = parser.parse_args(argv)
     args.argv = argv
     try:
-        return args.run(args)
+        with _terminated():
+            return args.run(args)
     except ConvertError as error:
         if getattr(args, "debug", False):
             traceback.print_exc()
@@ -45,6 +49,20 @@ def _guard(parser: argparse.ArgumentParser, argv: list[str]) -> int:
         return error.exit_code
     except KeyboardInterrupt:
         return 130
+
+
+@contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM ends a command as Ctrl-C does, also before a build listens to it."""
+    alone = threading.current_thread() is threading.main_thread()
+    if not alone or signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL:
+        yield
+        return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -84,6 +102,13 @@ def _add_conversion(commands: Any) -> None:
         description="Show what a conversion would build, take from the cache and keep.",
     )
     add_options(plan)
+    plan.add_argument(
+        "--fit",
+        nargs="?",
+        const="",
+        metavar="SIZE",
+        help="tell the largest seq_length that fits into SIZE of each device, e.g. 12G [what boards have]",
+    )
     plan.set_defaults(run=_plan)
 
 
@@ -151,7 +176,13 @@ def _add_machine(commands: Any) -> None:
     )
     gc.set_defaults(run=_gc)
 
-    doctor = commands.add_parser("doctor", help="say what this machine has and lacks")
+    doctor = commands.add_parser(
+        "doctor",
+        help="say what this machine, or a model directory, has and lacks",
+        description="Say what this machine has and lacks; with a model directory, what that holds and whether it can "
+        "be converted.",
+    )
+    doctor.add_argument("model", nargs="?", type=Path, metavar="DIR", help="a model directory, in place of the machine")
     doctor.set_defaults(run=_doctor)
 
     complete = commands.add_parser(
@@ -226,8 +257,18 @@ def _without_task(argv: Sequence[str]) -> list[str]:
 
 def _plan(args: argparse.Namespace) -> int:
     from llmconv import convert
+    from llmconv.plan.fit import LONGEST
+    from llmconv.queries.fit import fit
     from llmconv.queries.why import forecast
+    from llmconv.request.options import amount
 
+    if args.fit is not None:
+        memory = amount(args.fit) if args.fit else None
+        if args.fit and not memory:
+            raise InputError(f"--fit {args.fit}", "an amount of memory such as 12G is expected")
+        given = {"seq_length": str(LONGEST)} | _given(args)
+        print(fit(convert.ask(given).job, memory))
+        return 0
     print(forecast(convert.ask(_given(args))))
     return 0
 
@@ -291,6 +332,12 @@ def _gc(args: argparse.Namespace) -> int:
 
 
 def _doctor(args: argparse.Namespace) -> int:
+    if args.model is not None:
+        from llmconv.queries import model
+
+        text, ok = model.doctor(args.model)
+        print(text)
+        return 0 if ok else InputError.exit_code
     from llmconv.toolchain import doctor
 
     checks = doctor.check()

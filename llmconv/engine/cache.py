@@ -55,6 +55,8 @@ class Cache:
     def find(self, key: str) -> Entry | None:
         """The entry for a key, unverified; None where there is none or its description is unreadable."""
         path = self._path(key)
+        if not (_plain(str(path)) and _plain(str(path / "meta.json"))):
+            return None
         try:
             meta = json.loads((path / "meta.json").read_text())
             return Entry(path, tuple(meta["digests"]), meta["values"], meta["seconds"], meta["cpu"], meta["peak_rss"])
@@ -95,7 +97,7 @@ class Cache:
             if stopped():
                 raise InterruptedError("stopped")
             source = str(entry.output(position))
-            if not os.path.exists(source):
+            if not _plain(source):
                 self.discard(key)
                 return None
             materialise(source, path)
@@ -109,7 +111,16 @@ class Cache:
 
     def discard(self, key: str) -> None:
         """Remove an entry."""
-        shutil.rmtree(self._path(key), ignore_errors=True)
+        outputs.discard(str(self._path(key)))
+
+
+def _plain(path: str) -> bool:
+    """Whether there is a file or a tree without links in it: what a link leads to is not the cache's."""
+    if os.path.islink(path):
+        return False
+    if os.path.isdir(path):
+        return not any(os.path.islink(os.path.join(path, name)) for name in files.tree(path))
+    return os.path.isfile(path)
 
 
 def materialise(source: str, target: str) -> None:
@@ -158,7 +169,10 @@ def gc(root: Path, max_size: int) -> tuple[int, int]:
     Returns the bytes removed and the bytes kept. (A file that an output directory has linked is counted as well.)
     """
     root.mkdir(parents=True, exist_ok=True)
-    with open(root / "gc.lock", "w") as lock:
+    lock_file = root / "gc.lock"
+    if lock_file.is_symlink():
+        lock_file.unlink()
+    with open(lock_file, "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for path in (root / "new").glob("*"):
             if time.time() - path.stat().st_mtime > ABANDONED:

@@ -8,9 +8,11 @@ import os
 import time
 from pathlib import Path
 
+from llmconv.engine import outputs
 from llmconv.errors import ConvertError, InputError
 
 PATIENCE = 0.5  # seconds that a holder that was just killed needs to disappear
+SCRATCH = "scratch"  # of compiles, whose links are theirs
 GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
 
 
@@ -30,7 +32,7 @@ class Lock:
     def __enter__(self) -> Lock:
         try:
             self._dir.mkdir(parents=True, exist_ok=True)
-            self._fd = os.open(self._dir / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            self._fd = _open(self._dir / "lock")
         except OSError as error:
             if error.errno == errno.ENOSPC:
                 raise
@@ -50,11 +52,12 @@ class Lock:
         self.unclean = bool(os.pread(self._fd, 32, 0).strip())
         os.ftruncate(self._fd, 0)
         os.pwrite(self._fd, f"{os.getpid()}\n".encode(), 0)
+        outputs.remove_links([self._dir, self._dir.parent / "logs", self._dir.parent / "mlir"], SCRATCH)
         self._wait_for_workers()
         return self
 
     def _wait_for_workers(self) -> None:
-        self.worker_fd = os.open(self._dir / "workers.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self.worker_fd = _open(self._dir / "workers.lock")
         end = time.monotonic() + GRACE
         while True:
             try:
@@ -73,6 +76,17 @@ class Lock:
         os.ftruncate(self._fd, 0)  # an empty file means that the run ended in order
         os.close(self.worker_fd)
         os.close(self._fd)
+
+
+def _open(path: Path) -> int:
+    """A file of ours to read and write, made if need be. A link in its place would lead out of the directory: it is
+    removed."""
+    if path.parent.is_symlink():
+        path.parent.unlink()
+        path.parent.mkdir()
+    if path.is_symlink():
+        path.unlink()
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
 
 
 def _acquire(descriptor: int, seconds: float) -> bool:

@@ -66,6 +66,19 @@ def remove(path: str) -> None:
         os.unlink(path)
 
 
+def remove_links(folders: Iterable[Path], spared: str) -> None:
+    """Remove symbolic links in folders of ours, which we never make: what is written there would land elsewhere. A
+    folder may be one itself. spared: a name of folders that are not looked into."""
+    for folder in folders:
+        if folder.is_symlink():
+            folder.unlink()
+        for place, names, files_there in os.walk(folder):
+            for name in (*names, *files_there):
+                if os.path.islink(path := os.path.join(place, name)):
+                    os.unlink(path)
+            names[:] = [name for name in names if name != spared]
+
+
 def discard(path: str) -> None:
     """`remove`, as far as it goes: what cannot be removed now is swept by the next run."""
     with contextlib.suppress(OSError):

@@ -5,15 +5,15 @@ To add a family, add a file; see docs/add-a-family.md.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import pkgutil
+import re
 from dataclasses import replace
 from functools import cache, lru_cache
 from typing import Any
 
 from llmconv.blocks.tower import Tower
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 from llmconv.families.family import Family
 
 
@@ -37,20 +37,25 @@ def _declared(name: str) -> Family | None:
 
 
 def family_of(model_type: str) -> Family:
-    """The family of a config.json's model_type. Raises InputError, with a near miss, for an unknown one."""
+    """The family of a config.json's model_type. Raises InputError for an unknown one."""
     # most are in the module of their name, and planning one model need not import every family
     if model_type in _names() and (own := _declared(model_type)) and model_type in own.model_types:
         return own
     table = families()
     if model_type in table:
         return table[model_type]
-    near = difflib.get_close_matches(model_type, table, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
     raise InputError(
-        f"model_type {model_type!r} is not supported",
-        f"llmconv {'knows'} {', '.join(sorted(table))}",
-        f"Convert a model of one of these families.{hint}",
+        f"model_type {shown(model_type)!r} is not supported",
+        f"llmconv knows {', '.join(sorted(table))}",
+        "Convert a model of one of these families.",
     )
+
+
+def type_of(architecture: str) -> str | None:
+    """The model_type that a class of transformers is for, None where no family has it: Qwen2ForCausalLM is qwen2's."""
+    name = re.sub(r"(ForCausalLM|ForConditionalGeneration|LMHeadModel|Model)$", "", architecture)
+    plain = {known.replace("_", ""): known for known in families()}
+    return plain.get(name.replace("_", "").lower())
 
 
 def towers() -> dict[str, tuple[Tower[Any, Any], ...]]:

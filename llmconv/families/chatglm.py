@@ -22,7 +22,7 @@ QKV = "self_attention.query_key_value"
 def fields(config: Config) -> dict:
     """config.json in GLM's terms. rope_ratio stretches the base of rope, which turns half of each head."""
     heads = config.int("num_attention_heads")
-    head_dim = config.int("kv_channels", config.int("hidden_size") // heads)
+    head_dim = config.int("kv_channels", max(1, config.int("hidden_size") // heads))
     return {
         "num_hidden_layers": config.int("num_layers"),
         "num_key_value_heads": config.int("multi_query_group_num")

@@ -42,7 +42,10 @@ class Family:
     forces: Mapping[str, Any] = field(default_factory=dict)
     name: str = ""
 
+    def language(self, config: Config, tensors: Container[str] = ()) -> Decoder:
+        """The decoder of one model."""
+        return self.decoder if isinstance(self.decoder, Decoder) else self.decoder(config, tensors)
+
     def spec(self, config: Config, tensors: Container[str] = ()) -> Spec:
         """The decoder's sizes in one model; see `Decoder.spec`."""
-        decoder = self.decoder if isinstance(self.decoder, Decoder) else self.decoder(config, tensors)
-        return decoder.spec(config, tensors)
+        return self.language(config, tensors).spec(config, tensors)

@@ -31,7 +31,7 @@ DEFAULTS = {
 
 def fields(config: Config) -> dict:
     return {
-        "hidden_act": config["hidden_activation"],
+        "hidden_act": config.text("hidden_activation", DEFAULTS["hidden_activation"]),
         "embedding_multiplier": config.int("hidden_size") ** 0.5,
         "attention_multiplier": config.float("query_pre_attn_scalar") ** -0.5,
     }
@@ -47,7 +47,7 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
         ),
     }
     pattern = config.int("sliding_window_pattern")
-    types = config.get("layer_types") or [
+    types = config.kinds("layer_types", config.int("num_hidden_layers"), tuple(table)) or [
         ("full" if (i + 1) % pattern == 0 else "sliding") + "_attention" for i in range(config.int("num_hidden_layers"))
     ]
     return tuple(table[kind] for kind in types)

@@ -103,7 +103,7 @@ def preprocess(
 
 def language(config: Config) -> str:
     """The model_type of the language model. Raises InputError for one that llmconv does not have with this tower."""
-    part = config.text()
+    part = config.language()
     if part is config:
         raise config.error("text_config", "is missing, and the language model cannot be built without it")
     first = next(iter(part.get("architectures") or ()), None)
@@ -140,7 +140,7 @@ def form_of(names: Container[str]) -> tuple[str, str]:
 def decoder(config: Config, names: Container[str]) -> Decoder:
     """Of a checkpoint. The class ties the head to the embedding by default; checkpoints that are not tied hold it."""
     form = form_of(names)
-    may = config.bool("tie_word_embeddings", True) or config.text().bool("tie_word_embeddings", False)
+    may = config.bool("tie_word_embeddings", True) or config.language().bool("tie_word_embeddings", False)
     return inner(config, "text_config", form, may and f"{form[1]}.weight" not in names)
 
 
@@ -198,7 +198,7 @@ def read(config: Config, roles: Mapping[str, str]) -> TileSpec:
         width=part.int("hidden_size", 1024),
         heads=part.int("num_attention_heads", 16),
         intermediate=part.int("intermediate_size", 4096),
-        out=config.text().over(DEFAULTS[language(config)]).int("hidden_size"),
+        out=config.language().over(DEFAULTS[language(config)]).int("hidden_size"),
         side=side(part, "image_size", 448),
         patch=side(part, "patch_size", 14),
         merge=merge(config),

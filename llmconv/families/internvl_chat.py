@@ -46,7 +46,7 @@ LEFT_OUT = ("quantization_config", "auto_map", "attn_implementation", "_attn_imp
 
 def decoder(config: Config, names: Container[str]) -> Decoder:
     """Of a checkpoint. llm_config alone says whether the head is tied to the embedding."""
-    tied = config.text().bool("tie_word_embeddings", False) and f"{internvl.OLD[1]}.weight" not in names
+    tied = config.language().bool("tie_word_embeddings", False) and f"{internvl.OLD[1]}.weight" not in names
     return internvl.inner(config, "llm_config", internvl.OLD, tied)
 
 
@@ -69,7 +69,7 @@ def as_internvl(config: Config) -> dict[str, Any]:
     there = part.int("num_hidden_layers", 48)
     return {
         "model_type": "internvl",
-        "text_config": {name: value for name, value in config.text().items() if name not in LEFT_OUT}
+        "text_config": {name: value for name, value in config.language().items() if name not in LEFT_OUT}
         | {"model_type": internvl.language(config)},
         "vision_config": {
             "model_type": "internvl_vision",

@@ -17,7 +17,7 @@ def multipliers(config: Config) -> dict[str, float]:
 
 def as_granite(config: Config) -> dict:
     """The config.json of a Granite that computes the same function."""
-    head_dim = config.int("head_dim", config.int("hidden_size") // config.int("num_attention_heads"))
+    head_dim = config.int("head_dim", max(1, config.int("hidden_size") // config.int("num_attention_heads")))
     return {
         "tie_word_embeddings": True,
         **config,

@@ -24,7 +24,7 @@ def sizes(config: Config) -> Experts:
 
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """Every decoder_sparse_step-th layer has experts, unless mlp_only_layers names it."""
-    step, dense = config.int("decoder_sparse_step", 1), config.get("mlp_only_layers") or []
+    step, dense = config.int("decoder_sparse_step", 1), config.numbers("mlp_only_layers", ())
     return tuple(
         replace(layer, sparse=i not in dense and (i + 1) % step == 0)
         for i, layer in enumerate(upper_windowed(config, head_dim))

@@ -5,7 +5,7 @@ from dataclasses import replace
 from typing import Any
 
 from llmconv.blocks.decoder import Decoder
-from llmconv.blocks.layers import alike
+from llmconv.blocks.layers import ATTENDING, alike
 from llmconv.blocks.spec import Layer
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
@@ -15,11 +15,13 @@ from llmconv.families.oracle import Oracle, by_type
 def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     """no_rope_layers has 1 for a layer with rope and 0 for one without."""
     layers = alike(config, head_dim)
-    turned = config.get("no_rope_layers") or [
+    turned = config.numbers("no_rope_layers", None, len(layers)) or [
         (i + 1) % config.int("no_rope_layer_interval", 4) for i in range(len(layers))
     ]
     window = config.int("sliding_window", None) if config.bool("use_sliding_window", False) else None
-    sliding = config.get("layer_types") or ["full_attention" if turn else "sliding_attention" for turn in turned]
+    sliding = config.kinds("layer_types", len(layers), ATTENDING) or [
+        "full_attention" if turn else "sliding_attention" for turn in turned
+    ]
     return tuple(
         replace(
             layer,

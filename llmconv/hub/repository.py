@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
+from llmconv.checkpoint.directory import INDEX, WHOLE
 from llmconv.checkpoint.files import DTYPES, Checkpoint, TensorInfo
 from llmconv.errors import ConvertError, InputError
 from llmconv.hub.errors import Unreachable, explained, quiet
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 
 # What a runtime or the conversion reads beside the weights: configuration, tokenizer, chat templates
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")
-INDEX = "model.safetensors.index.json"
 LARGEST = 200 << 20  # bytes of a file that still passes for a small one
 AT_ONCE = 4  # requests
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -85,7 +85,10 @@ def _small(name: Name) -> None:
         with explained(name, f"{file} of {name}"):
             hf_hub_download(name.repo, file, revision=name.revision)
 
-    small = [file for file, info in files(name).items() if _is_small(PurePosixPath(file), info.size)]
+    listed = files(name)
+    small = [file for file, info in listed.items() if _is_small(PurePosixPath(file), info.size)]
+    if WHOLE in listed:  # the index does not count then
+        small = [file for file in small if file != INDEX]
     with ThreadPoolExecutor(AT_ONCE) as pool:
         list(pool.map(download, [file for file in small if not (name.folder / file).exists()]))
 
@@ -144,7 +147,10 @@ def _listed(name: Name, shards: list[str]) -> dict[str, File]:
 
 
 def shards(name: Name) -> list[str]:
-    """The safetensors files that the model is made of. InputError when it has none."""
+    """The safetensors files that the model is made of, as transformers has it: the whole file goes before an index.
+    InputError when it has none."""
+    if (name.folder / WHOLE).exists():
+        return [WHOLE]
     index = name.folder / INDEX
     if index.exists():
         try:
@@ -152,8 +158,6 @@ def shards(name: Name) -> list[str]:
         except (ValueError, KeyError, AttributeError, TypeError) as error:
             why = f"{type(error).__name__}: {error}"
             raise InputError(f"{INDEX} of {name} cannot be read", why, "Choose another revision.") from None
-    if (name.folder / "model.safetensors").exists():
-        return ["model.safetensors"]
     beside = [file for file in files(name) if file.endswith(".safetensors") and "/" not in file]
     found = [file for file in beside if not file.startswith("consolidated")]
     if not found:
@@ -162,7 +166,7 @@ def shards(name: Name) -> list[str]:
             "llmconv reads no other format, and never unpickles a file",
             "Name a repository that has them.",
         )
-    return ["model.safetensors"] if "model.safetensors" in found else sorted(found)
+    return [WHOLE] if WHOLE in found else sorted(found)
 
 
 def is_whole(name: Name) -> bool:
@@ -170,7 +174,7 @@ def is_whole(name: Name) -> bool:
     folder = name.folder
     if not (folder / "config.json").exists():
         return False
-    if (folder / INDEX).exists():
+    if (folder / INDEX).exists() and not (folder / WHOLE).exists():
         return all((folder / shard).exists() for shard in shards(name))
     return any(folder.glob("*.safetensors"))
 

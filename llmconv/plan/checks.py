@@ -9,13 +9,14 @@ from llmconv.blocks.spec import HALVES, Spec
 from llmconv.blocks.tower import Beside
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 from llmconv.families.family import Family
 from llmconv.plan.net import Net
 from llmconv.request.job import Job
 
 # The compiler's dev-parallel pass splits an MLP only if its down projection has more weights than these (1.30.2).
 SMALLEST_SPLIT = 1 << 22
+LONGEST_NAME = 255  # bytes, of every file system of Linux
 
 
 def check_groups(job: Job, spec: Spec) -> None:
@@ -136,7 +137,19 @@ def _check_packed(what: str, job: Job, spec: Spec) -> None:
 
 def _divisor(most: int, *sizes: int) -> int:
     """The largest number up to `most` that divides all the sizes."""
-    return next(n for n in range(most, 0, -1) if not any(size % n for size in sizes))
+    return next(n for n in range(min(most, *sizes), 0, -1) if not any(size % n for size in sizes))
+
+
+def check_name(folder: str) -> None:
+    """Raise InputError when the .bmodel's name is longer than a file's may be, with what is put behind it while it is
+    written."""
+    size = len(f"{folder}_combine.json.part.00000000.old".encode())
+    if size > LONGEST_NAME:
+        raise InputError(
+            f"the name {shown(folder)} of the .bmodel",
+            f"it would have {size} bytes while it is written, and a file's name takes {LONGEST_NAME}",
+            "Give the model's directory a shorter name (a link to it will do).",
+        )
 
 
 def check_tensors(

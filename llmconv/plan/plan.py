@@ -12,24 +12,30 @@ from functools import cached_property
 
 from llmconv.blocks.spec import Spec
 from llmconv.blocks.tower import Beside, Fitted
-from llmconv.checkpoint import recipe
+from llmconv.checkpoint import recipe, signs
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.errors import shown
 from llmconv.families.family import Family
 from llmconv.hub import Name
 from llmconv.plan import towers
-from llmconv.plan.checks import check_devices, check_groups, check_tensors
+from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
+from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.net import Net
 from llmconv.plan.origins import Origin, origins
-from llmconv.plan.settle import check_config, demo_notes, layer_notes, stored
+from llmconv.plan.settle import check_config, demo_notes, half_notes, layer_notes, position_notes, stored
 from llmconv.request.job import Job
+
+LONGEST_NOTE = 2000  # characters
 
 
 @dataclass(frozen=True)
 class Plan:
     """A settled job and its nets, in the order of the .bmodel. notes: what a user should know about how options were
-    settled. towers: those for images or sound, with their sizes."""
+    settled. towers: those for images or sound, with their sizes. copied: paths in the model directory of the files that
+    go to the device as they are."""
 
     job: Job
     config: Config
@@ -39,6 +45,7 @@ class Plan:
     nets: tuple[Net, ...]
     notes: tuple[str, ...]
     towers: tuple[Fitted, ...] = ()
+    copied: tuple[str, ...] = ()
 
     @cached_property
     def origins(self) -> dict[str, Origin]:
@@ -47,10 +54,16 @@ class Plan:
 
     @property
     def weights(self) -> int:
-        """Number of weights: elements of all tensors that are used. A tensor that two nets share counts once."""
+        """Number of weights: elements of all tensors that are used; of a quantised layer the weights that its integers
+        stand for. A tensor that two nets share counts once."""
         names = {self.checkpoint.info(name).name for net in self.nets for name in net.tensors}
         names = names.union(self.disk_tensors, self.beside_tensors)
-        return sum(math.prod(self.checkpoint.info(name).shape) for name in names)
+        packed = [(one, names & set(recipe.names(one.values))) for one in self.spec.stored.values()]
+        used = [(one, parts) for one, parts in packed if parts]
+        rest = names.difference(*(parts for _, parts in used))
+        return sum(math.prod(recipe.shape(one.values, self.checkpoint)) for one, _ in used) + sum(
+            math.prod(self.checkpoint.info(name).shape) for name in rest
+        )
 
     @property
     def disk_tensors(self) -> list[str]:
@@ -82,12 +95,20 @@ class Plan:
 
 def plan(job: Job) -> Plan:
     """Make the plan of a job. Raises InputError for every fault that can be found before work starts."""
-    config, family, quantisation, job, notes = check_config(job)
-    checkpoint = _checkpoint(job)
-    spec = stored(family.spec(config, checkpoint.tensors), job, quantisation, checkpoint, family)
+    asked = job.quantize
+    directory = place(job.model_path)
+    config, family, quantisation, job, notes = check_config(job, directory)
+    checkpoint = _checkpoint(job, directory)
+    signs.check(checkpoint, (*family.left_out, *family.unused))
+    spec = family.spec(config, checkpoint.tensors)
     spec.check(job.seq_length)
+    spec = stored(spec, job, quantisation, checkpoint, family)
+    check_sizes(checkpoint, spec)
+    spec, own = with_own_head(checkpoint, spec)
+    notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)
+    notes += position_notes(job, family.language(config, checkpoint.tensors).config(config), spec)
     notes += demo_notes(job, family)
     check_groups(job, spec)
     check_devices(job, spec)
@@ -102,15 +123,17 @@ def plan(job: Job) -> Plan:
     if apart:
         kept = f"the language model {'and what it sees are' if fitted else 'alone is'} converted"
         notes.append(f"{kept}: {len(apart)} tensors such as {apart[0]} are left out")
-    made = Plan(job, config, checkpoint, family, spec, nets, tuple(notes), fitted)
+    told = tuple(shown(note, LONGEST_NOTE) for note in notes)  # names in it are the checkpoint's
+    made = Plan(job, config, checkpoint, family, spec, nets, told, fitted, tuple(directory.copied()))
+    check_name(made.folder)
     check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)
     return made
 
 
-def _checkpoint(job: Job) -> Checkpoint:
+def _checkpoint(job: Job, directory: Directory) -> Checkpoint:
     """The model's tensors. A model of the hub gives its headers before its weights are downloaded."""
     if not job.origin:
-        return Checkpoint.open(job.model_path)
+        return Checkpoint.open(directory)
     from llmconv.hub.repository import checkpoint
 
     repo, _, commit = job.origin.partition("@")

@@ -8,31 +8,53 @@ from dataclasses import replace
 
 from llmconv.blocks.spec import Spec
 from llmconv.checkpoint import quantised
-from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.config import Config, architectures
+from llmconv.checkpoint.directory import Directory
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.quantised import Quantisation
 from llmconv.chips import CHIPS
-from llmconv.errors import InputError
-from llmconv.families import family_of
+from llmconv.errors import InputError, shown
+from llmconv.families import families, family_of, type_of
 from llmconv.families.family import Family
 from llmconv.request.job import Job
 from llmconv.request.options import BY_NAME
 
+# safetensors' names of float types, and those of torch
+FLOATS = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float64"}
+MANY = 0.01  # of a checkpoint's bytes
 # ends of names of what only quantised layers have
 SIGNS = (".qweight", ".weight_packed", ".weight_scale_inv", ".weight_scale")
 
 
-def check_config(job: Job) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
+def check_config(
+    job: Job, found: Directory | None = None
+) -> tuple[Config, Family, Quantisation | None, Job, list[str]]:
     """Settle what config.json alone decides, before any weights are there.
 
-    Returns config, family, quantisation, the resolved job, and notes. Errors: as `plan`.
+    found: the model directory, if it is read already. Returns config, family, quantisation, the resolved job, and
+    notes. Errors: as `plan`.
     """
-    config = Config.read(job.model_path)
+    config, told = _identified(Config.read(found or job.model_path))
     family = family_of(config["model_type"])
     quantisation = quantised.read(config)
     job, forced = _forced(job, family)
     job, notes = resolve(job, config, quantisation, family.demo.get("half", ()))
-    return config, family, quantisation, job, forced + notes
+    return config, family, quantisation, job, told + forced + notes
+
+
+def _identified(config: Config) -> tuple[Config, list[str]]:
+    """The config with its model_type, which older files leave to `architectures`; and a note then."""
+    if isinstance(config.get("model_type"), str):
+        return config, []
+    names = architectures(config)
+    found = next(filter(None, map(type_of, names)), None)
+    if found is None:
+        raise InputError(
+            f"{config.file} names no model_type",
+            f"its architectures are {', '.join(map(shown, names))}, which llmconv does not know",
+            f"Convert a model of one of these families: {', '.join(sorted(families()))}.",
+        )
+    return config.under({"model_type": found}), [f"config.json names no model_type: {names[0]} means {found}"]
 
 
 def _forced(job: Job, family: Family) -> tuple[Job, list[str]]:
@@ -49,26 +71,36 @@ def resolve(
 ) -> tuple[Job, list[str]]:
     """Settle every default for a checkpoint that is quantised as `found` says; returns the job and notes. demo: the
     half-precision types that a family's public demo knows, where it does not know both."""
-    dtype = config.text().dtype() or config.dtype()
+    dtype = config.language().dtype() or config.dtype()
     own = "f16" if dtype == "float16" else "bf16"
     asked, half = job.quantize, own if not demo or own in demo else demo[0]
-    job, notes = _resolve_quantised(job, half, found) if found else _resolve_float(job, dtype)
+    job, notes = _resolve_quantised(job, half, found) if found else (_resolve_float(job), [])
     if found and asked == "auto" and half != own:
         notes.append(f"quantize auto: the checkpoint is {dtype}, the rest becomes {half}: the public demo needs it")
     job = replace(job, num_core=job.num_core or CHIPS[job.chip].cores)
     return _lengths(job, notes), notes
 
 
-def _resolve_float(job: Job, dtype: str | None) -> tuple[Job, list[str]]:
-    notes, quantize = [], job.quantize
-    if quantize == "auto":
-        quantize = "bf16"
-        if dtype in ("float16", "float32"):
-            notes.append(f"quantize auto: the checkpoint is {dtype} and not quantised, its weights become bf16")
-    half = "bfloat16" if "bf16" in quantize else "float16"
-    if dtype not in (None, half) and job.quantize != "auto":
-        notes.append(f"the checkpoint is {dtype}: its weights are converted to {half}")
-    return replace(job, quantize=quantize, q_group_size=job.q_group_size if quantize.startswith("w") else 0), notes
+def _resolve_float(job: Job) -> Job:
+    quantize = "bf16" if job.quantize == "auto" else job.quantize
+    return replace(job, quantize=quantize, q_group_size=job.q_group_size if quantize.startswith("w") else 0)
+
+
+def half_notes(asked: str, job: Job, checkpoint: Checkpoint) -> list[str]:
+    """A note where a float checkpoint's matrices are stored in another type than the chip gets, whatever config.json
+    says of them. asked: `quantize` as typed; job: with what came of it."""
+    half = {"bf16": "BF16", "f16": "F16"}[job.half]
+    sizes = Counter[str]()
+    for info in checkpoint.tensors.values():
+        if len(info.shape) > 1 and info.dtype in FLOATS:
+            sizes[info.dtype] += info.nbytes
+    stored = [dtype for dtype, size in sizes.most_common() if size > MANY * sizes.total()]
+    if not set(stored) - {half}:
+        return []
+    told = " and ".join(FLOATS[dtype] for dtype in stored)
+    if asked == "auto":
+        return [f"quantize auto: the checkpoint is {told} and not quantised, its weights become bf16"]
+    return [f"the checkpoint is {told}: its weights are converted to {FLOATS[half]}"]
 
 
 def _resolve_quantised(job: Job, half: str, found: Quantisation) -> tuple[Job, list[str]]:
@@ -153,6 +185,19 @@ def layer_notes(spec: Spec) -> list[str]:
     return [
         "quantised layers: "
         + ", ".join(f"{count} of {bits} bits in groups of {group}" for (bits, group), count in sorted(kinds.items()))
+    ]
+
+
+def position_notes(job: Job, config: Config, spec: Spec) -> list[str]:
+    """A warning where sequences may become longer than the model is made for."""
+    if config.get("max_position_embeddings") is None:
+        return []
+    reach = spec.reach
+    if job.seq_length <= reach:
+        return []
+    return [
+        f"seq_length {job.seq_length} is more than the {reach} positions that the model is made for "
+        "(max_position_embeddings): what it says behind them may make no sense"
     ]
 
 

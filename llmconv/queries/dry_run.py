@@ -42,7 +42,7 @@ def dry_run(asked: Request) -> str:
     """
     made = plan(asked.job)
     nets = [*net_lines(made.nets), ""] if asked.job.debug else []
-    return "\n".join([*_keys(made), "", *nets, overview(made, outlook(asked, made))])
+    return "\n".join([*_keys(made), "", *nets, overview(made, outlook(asked, made), asked.job)])
 
 
 def _keys(made: Plan) -> list[str]:

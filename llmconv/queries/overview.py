@@ -21,6 +21,7 @@ from llmconv.plan.estimate import (
     net_coefficients,
     stamp_seconds,
 )
+from llmconv.plan.fit import changes, needed, room
 from llmconv.plan.forms import checks
 from llmconv.plan.handover import largest
 from llmconv.plan.net import Net
@@ -30,20 +31,20 @@ from llmconv.request.output import Layout
 from llmconv.words import binary_size, count, roughly, size
 
 ACTIONS = (("run", "to run"), ("maybe", "perhaps to run"), ("cached", "from the cache"), ("unchanged", "up to date"))
-TIGHT = 0.85  # of a device's memory: its operating system needs the rest
 
 
-def overview(made: Plan, outlook: engine.Outlook | None) -> str:
-    """The text. outlook: of the engine; None when that cannot be known, because the weights are not there yet."""
+def overview(made: Plan, outlook: engine.Outlook | None, asked: Job | None = None) -> str:
+    """The text. outlook: of the engine; None when that cannot be known, because the weights are not there yet. asked:
+    the job as it was typed, with which advice is tried out."""
     sections = [_head(made), _nets(made)]
     if outlook is not None:
         sections.append(_work(made, outlook))
     sections.append(_needs(made, outlook))
-    sections.append(_device(made))
+    sections.append(device(made) + _warning(made, asked or made.job))
     return "\n".join(line for section in sections for line in [*section, ""]).rstrip()
 
 
-def _row(name: str, text: str) -> str:
+def row(name: str, text: str) -> str:
     return f"{name:<15} {text}"
 
 
@@ -53,21 +54,21 @@ def _head(made: Plan) -> list[str]:
         f" ({made.family.name})" if made.family.name != made.config["model_type"] else ""
     )
     lines = [
-        _row("model", f"{name}, {spec.layers} layers, {count(made.weights)} weights, {size(made.checkpoint.nbytes)}"),
-        _row("", f"in {job.model_path}"),
-        _row("quantisation", _quantisation(job, packed=spec.packed)),
-        _row(
+        row("model", f"{name}, {spec.layers} layers, {count(made.weights)} weights, {size(made.checkpoint.nbytes)}"),
+        row("", f"in {job.model_path}" + (f", weights from {made.checkpoint.why}" if made.checkpoint.why else "")),
+        row("quantisation", _quantisation(job, packed=spec.packed)),
+        row(
             "target",
             f"{job.chip}, {job.num_device} device{'s' * (job.num_device > 1)}, {job.num_core} "
             f"core{'s' * (job.num_core > 1)}",
         ),
-        _row(
+        row(
             "lengths",
             f"{job.seq_length} tokens, prompts up to {job.max_input_length}"
             + (f", batch {job.batch}" if job.batch > 1 else ""),
         ),
-        *(_row(f"largest {tower.item}", ", ".join(largest(tower.largest(sizes)))) for tower, sizes in made.towers),
-        _row("output", str(Layout(job.out_dir).bmodel(made.folder))),
+        *(row(f"largest {tower.item}", ", ".join(largest(tower.largest(sizes)))) for tower, sizes in made.towers),
+        row("output", str(Layout(job.out_dir).bmodel(made.folder))),
     ]
     return lines + [f"note: {note}" for note in made.notes]
 
@@ -100,7 +101,7 @@ def _nets(made: Plan) -> list[str]:
 def _work(made: Plan, outlook: engine.Outlook) -> list[str]:
     """What a build would do now, and why. Tasks with the same reason share a line."""
     number = Counter(item.action for item in outlook.items)
-    lines = [_row("tasks", ", ".join(f"{number[a]} {text}" for a, text in ACTIONS if number[a]))]
+    lines = [row("tasks", ", ".join(f"{number[a]} {text}" for a, text in ACTIONS if number[a]))]
     reasons: dict[tuple[str, str], list[str]] = defaultdict(list)
     for item in outlook.items:
         if item.action != "unchanged":
@@ -121,18 +122,18 @@ def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
         )
         firsts = (net for net in made.nets if found[net.name].linears == net.name)
         cpu += sum(check_seconds(weight) for _, weight in checks(firsts).values())
-        return [_row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
+        return [row("time", f"{roughly(cpu)} of CPU (estimate), after the download")]
     todo = [item for item in outlook.items if item.action in ("run", "maybe")]
     at_once = f"{outlook.jobs} task{'s' * (outlook.jobs > 1)} at once"
     lines = [
-        _row(
+        row(
             "time", f"{roughly(outlook.seconds)} with {at_once} (estimate)" if todo else "none: nothing has to be built"
         )
     ]
     disk = sum(item.need.disk for item in outlook.items)
     scratch = max((item.need.scratch for item in todo), default=0)
     lines.append(
-        _row(
+        row(
             "disk",
             f"{size(disk)}, and {size(scratch)} while it runs; {size(_free(made.job.out_dir))} are free (estimate)",
         )
@@ -140,7 +141,7 @@ def _needs(made: Plan, outlook: engine.Outlook | None) -> list[str]:
     largest = max(todo, key=lambda item: item.need.memory, default=None)
     if largest is not None:
         lines.append(
-            _row(
+            row(
                 "RAM",
                 f"{size(largest.need.memory)} for {largest.name}; all together may use {size(outlook.memory)} "
                 "(estimate)",
@@ -155,38 +156,28 @@ def _free(place: Path) -> int:
     return shutil.disk_usage(place).free
 
 
-def _device(made: Plan) -> list[str]:
-    """The device's memory against what boards with the chip have, with a warning where that is too little."""
-    job, lines = made.job, []
-    limit, devices = CHIPS[job.chip].memory, device_memory(made)
+def device(made: Plan) -> list[str]:
+    """The memory that each device needs, against what boards with the chip have."""
+    limit, devices = CHIPS[made.job.chip].memory, device_memory(made)
+    lines = []
     for name, parts in devices.items():
-        used = sum(parts.values())
         title = f"memory {name}" if len(devices) > 1 else "device memory"
         told = ", ".join(f"{part} {size(n)}" for part, n in parts.items())
-        lines += [_row(title, f"{binary_size(used)} of {binary_size(limit)} (estimate)"), _row("", told)]
-    worst = max(sum(parts.values()) for parts in devices.values())
-    if worst > limit:
-        lines.append(
-            f"WARNING: this cannot fit: boards with a {job.chip} have up to {binary_size(limit)}. "
-            f"{_advice(made, devices)}"
-        )
-    elif worst > TIGHT * limit:
-        lines.append(
-            f"WARNING: this hardly fits: the device's operating system needs memory too. {_advice(made, devices)}"
-        )
+        lines += [row(title, f"{binary_size(sum(parts.values()))} of {binary_size(limit)} (estimate)"), row("", told)]
     return lines
 
 
-def _advice(made: Plan, devices: dict[str, dict[str, int]]) -> str:
-    """Options that make it smaller, the most effective first."""
-    job, worst = made.job, max(devices.values(), key=lambda parts: sum(parts.values()))
-    ideas = []
-    if job.weight_bits > 4:
-        ideas.append(f"-q w4{job.half}")
-    if worst["KV cache"] > 0.2 * sum(worst.values()):
-        ideas.insert(0 if worst["KV cache"] > worst["coefficients"] else 1, "a smaller -s")
-    ideas.append("more devices (--num_device)")
-    return f"Use {' or '.join(ideas)}."
+def _warning(made: Plan, asked: Job) -> list[str]:
+    """That a device is too small, and with which options it is not."""
+    limit, used = CHIPS[made.job.chip].memory, needed(made)
+    if used <= room(made.job):
+        return []
+    ideas = [change.options for change in changes(asked, room(made.job))]
+    advice = f"It fits with {' or '.join(ideas)}." if ideas else "No length and no number of devices makes it fit."
+    if used > limit:
+        boards = f"boards with a {made.job.chip} have up to {binary_size(limit)}"
+        return [f"WARNING: this cannot fit: {boards}. {advice}"]
+    return [f"WARNING: this hardly fits: the device's operating system needs memory too. {advice}"]
 
 
 def net_lines(nets: Sequence[Net]) -> list[str]:

@@ -27,7 +27,7 @@ def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
 def forecast(asked: Request) -> str:
     """The text of `llmconv plan`. Raises InputError for every fault that would stop the conversion."""
     made = plan(asked.job)
-    return overview(made, outlook(asked, made))
+    return overview(made, outlook(asked, made), asked.job)
 
 
 def why(out: Path, name: str | None) -> str:

@@ -8,10 +8,13 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from llmconv.checkpoint.directory import snapshot
 from llmconv.chips import CHIPS
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 from llmconv.hub import Name
 from llmconv.request.options import parse
+
+LONGEST = 400  # bytes of a path; SQLite takes 512 with the names of its files
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,8 @@ class Job:
             hub = hub.cached()
             values["model_path"], values["origin"] = hub.folder, str(hub)
         else:
-            values["model_path"], values["origin"] = Path(os.path.abspath(os.path.expanduser(values["model_path"]))), ""
+            given = Path(os.path.abspath(os.path.expanduser(values["model_path"])))
+            values["model_path"], values["origin"] = snapshot(given), ""
         if values["out_dir"] is None:
             values["out_dir"] = (
                 f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"
@@ -119,6 +123,8 @@ class Job:
                 "quantised weights need a positive group",
                 "Use 64.",
             )
+        for name, path in (("out_dir", self.out_dir), ("model_path", self.model_path)):
+            _check_path(name, path)
         if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
             raise InputError(
                 f"out_dir {self.out_dir} lies inside the model directory",
@@ -239,3 +245,17 @@ class Job:
     @property
     def weight_bits(self) -> int:
         return {"w4": 4, "w8": 8}.get(self.quantize[:2], 16)
+
+
+def _check_path(name: str, path: Path) -> None:
+    """Check that everything that keeps the path can write it down: SQLite, JSON, the compiler's shell."""
+    try:
+        size = len(str(path).encode("utf-8"))
+    except UnicodeEncodeError:
+        raise InputError(f"{name} {path}", "its name is not in UTF-8", "Rename it, or choose another.") from None
+    if size > LONGEST:
+        raise InputError(
+            f"{name} {shown(str(path))}",
+            f"its path has {size} bytes, and the build's state takes {LONGEST}",
+            "Use a shorter one.",
+        )

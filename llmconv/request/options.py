@@ -7,12 +7,13 @@ doit side.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from llmconv.chips import CHIPS
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
@@ -107,6 +108,8 @@ OPTIONS = (
 BY_NAME = {o.name: o for o in OPTIONS}
 ALIASES = {alias: o.name for o in OPTIONS for alias in (o.name, o.variable) if alias} | {"processor": "chip"}
 
+LARGEST = (1 << 31) - 1  # as the compiler's and the runtimes' sizes
+_WHOLE = re.compile(r"[+-]?[0-9]+")
 _TRUE, _FALSE = {"1", "true", "yes", "on", ""}, {"0", "false", "no", "off"}
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
 
@@ -152,11 +155,11 @@ def _option(key: str) -> Option:
 
 
 def _value(option: Option, raw: Any) -> Any:
-    text = str(raw).strip()
+    text = str(raw) if option.kind == "path" else str(raw).strip()
 
     def bad(rule: str) -> InputError:
-        near = difflib.get_close_matches(text, option.choices, n=1)
-        return InputError(f"{option.name}={raw}", rule, f"Did you mean {near[0]}?" if near else "")
+        near = difflib.get_close_matches(text, option.choices, n=1) if len(text) < 100 else []
+        return InputError(f"{option.name}={shown(str(raw))}", rule, f"Did you mean {near[0]}?" if near else "")
 
     if option.kind == "flag":
         if text.lower() in _TRUE:
@@ -165,13 +168,14 @@ def _value(option: Option, raw: Any) -> Any:
             return False
         raise bad("a switch takes 1 or 0")
     if option.kind == "int":
-        try:
-            return int(text)
-        except ValueError:
-            raise bad("a whole number is expected") from None
+        if not _WHOLE.fullmatch(text):
+            raise bad("a whole number is expected")
+        if len(text) > 15 or abs(int(text)) > LARGEST:
+            raise bad(f"a number up to {LARGEST} is expected")
+        return int(text)
     if option.kind == "pixels":
         sides = [part.strip() for part in text.split(",")]
-        if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        if len(sides) != 2 or not all(_WHOLE.fullmatch(s) and len(s) < 10 and int(s) >= 0 for s in sides):
             raise bad("two whole numbers with a comma between them are expected, e.g. 672,896")
         return ",".join(str(int(side)) for side in sides)
     if option.kind == "size":
@@ -179,9 +183,12 @@ def _value(option: Option, raw: Any) -> Any:
         if value is None:
             raise bad("an amount of memory such as 8G is expected")
         return value
-    if option.kind == "choice" and text not in option.choices:
-        raise bad(f"one of {', '.join(option.choices)} is expected")
-    if option.kind == "path" and not text:
+    if option.kind == "choice":
+        chosen = next((choice for choice in option.choices if choice.lower() == text.lower()), None)
+        if chosen is None:
+            raise bad(f"one of {', '.join(option.choices)} is expected")
+        return chosen
+    if option.kind == "path" and (not text.strip() or "\0" in text):
         raise bad("a path is expected")
     return text
 

@@ -12,7 +12,7 @@ import os
 from pathlib import Path
 
 from llmconv.toolchain import mend
-from llmconv.toolchain.pinned import GLIBC
+from llmconv.toolchain.pinned import FOLDER, GLIBC
 
 _MEMO = "toolchain-digests.json"
 
@@ -96,14 +96,26 @@ def sha256(path: Path) -> str:
     return state.hexdigest()
 
 
+def of_tree(root: Path) -> str:
+    """One sha256 over the names and contents of all files of a fetched compiler."""
+    state = hashlib.sha256()
+    for path in _all(root):
+        state.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
+    return state.hexdigest()
+
+
+def _all(root: Path) -> list[Path]:
+    found = (p for p in root.rglob("*") if p.suffix != ".pyc" and (p.is_symlink() or p.is_file()))
+    return sorted(found, key=lambda p: p.relative_to(root).as_posix())
+
+
 def _identity(root: Path) -> str:
-    """One hash over (path, dev, ino, size, mtime) of every file that counts."""
+    """One hash over (path, dev, ino, size, mtime, ctime) of every file that counts; of a fetched compiler all do."""
     state = hashlib.sha256(mend.SCRIPT.encode())
-    for path in files(root):
+    for path in _all(root) if root.name == FOLDER else files(root):
         s = path.stat()
-        state.update(
-            f"{path.relative_to(root).as_posix()} {s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns}\n".encode()
-        )
+        told = f"{s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
+        state.update(f"{path.relative_to(root).as_posix()} {told}\n".encode())
     return state.hexdigest()
 
 

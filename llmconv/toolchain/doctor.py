@@ -14,8 +14,8 @@ from pathlib import Path
 
 from llmconv.errors import ConvertError, InputError
 from llmconv.toolchain.fetch import TREE_BYTES, WHEEL_BYTES
-from llmconv.toolchain.find import cache_dir, find
-from llmconv.toolchain.pinned import VERSION
+from llmconv.toolchain.find import cache_dir, find, is_whole
+from llmconv.toolchain.pinned import FOLDER, VERSION
 from llmconv.words import size
 
 MIN_GLIBC = (2, 35)
@@ -66,6 +66,7 @@ def check(
             cache,
             64 << 20 if present else TREE_BYTES + WHEEL_BYTES + (64 << 20),
             "the compiler and its kernels are kept there",
+            optional=present,
         )
     )
     found.append(
@@ -213,15 +214,23 @@ def _compiler(cache: Path, env: Mapping[str, str]) -> Check:
     except ConvertError as error:
         mend = _install(["libtinfo"], env) if "libtinfo" in str(error) else error.try_
         return Check("compiler", False, f"{error.what}: {error.why}", why, mend)
+    fetched = cache / FOLDER
+    if fetched.is_dir() and (tc is None or tc.root == fetched) and not is_whole(fetched):
+        return Check(
+            "compiler", False, f"{fetched} is damaged", why, f"Remove {fetched}: the next build fetches it again"
+        )
     if tc is None:
         return Check("compiler", True, f"tpu_mlir {VERSION} will be fetched (312 MB) by the first build", why)
     note = "" if tc.version == VERSION else f" (llmconv is tested with {VERSION})"
     return Check("compiler", True, f"{tc.version} in {tc.root}{note}", why)
 
 
-def _disk(name: str, place: Path, need: int, why: str) -> Check:
+def _disk(name: str, place: Path, need: int, why: str, optional: bool = False) -> Check:
+    """optional: a build works without writing there."""
     folder = next((p for p in (place, *place.parents) if p.is_dir()), Path("/"))
     if not os.access(folder, os.W_OK | os.X_OK):
+        if optional:
+            return Check(name, True, f"{folder} may not be written: it is used as it is", why)
         return Check(
             name,
             False,

@@ -55,6 +55,8 @@ def fetch(
             there = find_fetched(cache)
             if there:
                 return there
+            if (cache / FOLDER).is_dir():
+                progress(f"the compiler in {cache / FOLDER} is damaged: it is fetched again")
             _sweep(cache)
             _check_room(cache, TREE_BYTES + (0 if wheel else WHEEL_BYTES))
             part = Path(tempfile.mkdtemp(prefix=f"{FOLDER}.part.", dir=cache))
@@ -97,6 +99,8 @@ def _disk_errors(cache: Path) -> Iterator[None]:
 @contextmanager
 def _lock(path: Path, progress: Progress) -> Iterator[None]:
     """Hold an exclusive lock on `path`; the kernel frees it if we die."""
+    if path.is_symlink():
+        path.unlink()  # what it leads to is not ours to empty
     with open(path, "w", encoding="ascii") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmconv.errors import InputError, ToolError
-from llmconv.toolchain import digests
+from llmconv.toolchain import digests, pinned
 from llmconv.toolchain.pinned import FOLDER, GLIBC
 from llmconv.toolchain.shadow import shadow
 
@@ -70,11 +70,29 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
 
 
 def find_fetched(cache: Path) -> Toolchain | None:
-    """The compiler that an earlier fetch put into `cache`; None when it is absent or incomplete."""
+    """The compiler that an earlier fetch put into `cache`; None when it is absent, incomplete or damaged.
+
+    Its files are held against the pinned digest when one of them is not as it was (size, times, place).
+    """
     fetched = cache / FOLDER
-    if _problem(fetched):
+    if _problem(fetched) or _damaged(fetched, cache):
         return None
     return _open(fetched, cache, f"the compiler in {fetched}", repair=f"Remove {fetched} and run again")
+
+
+def _damaged(root: Path, cache: Path) -> bool:
+    try:
+        return bool(pinned.TREE_SHA256) and not digests.recall(root, cache)[1] and not is_whole(root)
+    except OSError:
+        return True
+
+
+def is_whole(root: Path) -> bool:
+    """Whether every file of a fetched compiler has the content that was fetched. Reads them all."""
+    try:
+        return not pinned.TREE_SHA256 or digests.of_tree(root) == pinned.TREE_SHA256
+    except OSError:  # a link to nothing, a file that cannot be read
+        return False
 
 
 def version_of(root: Path) -> str:

@@ -18,7 +18,7 @@ _NOISE = re.compile(
     | ^total\ num\ of\ base_group | ^process\ base\ group | ^output_bytes: | ^GmemAllocator | ^in\ cmodel,\ enable | ^The\ dir\ path\ of
     | ^bmcpu\ init | ^Cannot\ open\ libusercpu | ^Create\ Core | ^\s+(Local|Static)Mem\ \[ | ^f?attention\w*\ (block_m|success) | ^fattention
     | ^block(_\w+)?\ is\ not\ suitable | ^(group|layer_group|layergroup)\b.*(cost|time|cycle) | ^\s*\d+(\.\d+)?\s*%  | ^\r
-    | ^terminate\ called\ after""",
+    | ^terminate\ called\ after | ^\s*\[[\s#=>*.-]*\]\s*(\d+(\.\d+)?\s*%)?\s*$""",
     re.VERBOSE,
 )
 
@@ -34,6 +34,11 @@ _CAUSES: tuple[tuple[re.Pattern[str], str, str], ...] = (
         re.compile(r"run ppl_jit failed with ret 0x7f00"),
         "the kernel JIT did not find cmake or make",
         "Install cmake, make and a C++ compiler (llmconv doctor)",
+    ),
+    (
+        re.compile(r"error while loading shared libraries: ([^\s:]+): (?:file too short|invalid ELF header|.*\bELF\b)"),
+        "its library {0} is damaged",
+        "Run llmconv doctor",
     ),
     (re.compile(r"No space left on device"), "the disk is full", "Make room and run again"),
     (re.compile(r"std::bad_alloc|Cannot allocate memory"), "memory ran out", "Run fewer jobs at once (-n 1)"),
@@ -51,7 +56,7 @@ def meaningful(lines: Iterable[str]) -> list[str]:
     """The lines about this net, without progress, banners and stack frames. Repeated neighbours become one line."""
     kept: list[str] = []
     for line in lines:
-        line = line.rstrip()
+        line = line.rstrip().rpartition("\r")[2]  # what a progress bar has written over is gone
         if _CRASH.search(line):
             break
         if _NOISE.search(line) or (kept and kept[-1] == line):

@@ -264,6 +264,9 @@ def _failure(name: str, what: str, broken: dict[str, int], log: Path, scratch: P
         why, cure = f"the kernel JIT returned {codes}", "Check cmake, make and the C++ compiler (llmconv doctor)"
     if what.endswith("SIGKILL") and not cure:
         why, cure = "probably out of memory", "Run fewer jobs at once (-n 1)"
+    if what.endswith(("SIGSEGV", "SIGBUS", "SIGILL")) and not cure:
+        why = f"{why}; " if why else ""
+        why, cure = f"{why}its files may be damaged", "Run llmconv doctor, which holds them against their digest"
     return ToolError(f"net {name}: the compiler {what}", why, f"{cure}." if cure else "", log, lines)
 
 

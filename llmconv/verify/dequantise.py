@@ -41,7 +41,7 @@ class Dequantised:
     def of(cls, plan: Plan, scales: str = "f32") -> Dequantised:
         """The checkpoint of a plan, by the quantisation that its config.json declares."""
         config = plan.config
-        parts = (config.text(), config)
+        parts = (config.language(), config)
         section = next(
             (part[name] for part in parts for name in ("quantization_config", "compression_config") if part.get(name)),
             {},

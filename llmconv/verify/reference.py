@@ -138,7 +138,7 @@ class Reference:
         import numpy as np
 
         head, norm = self.frame.get_output_embeddings(), self.frame.get_decoder().norm
-        table = self.frame.get_input_embeddings() if self.plan.spec.tied else head
+        table = head if self._has_head else self.frame.get_input_embeddings()
         source, path = self.source(self._paths[id(table)] + ".weight"), self._paths[id(head)]
         (vocab, width), state = head.weight.shape, self._tensor(hidden)[None]
         weights = {f"{self._paths[id(norm)]}.{n}": w for n, w in self._norm.items()}
@@ -157,8 +157,11 @@ class Reference:
         return np.concatenate(parts, -1)
 
     def source(self, name: str) -> tuple:
-        """The recipe of one of the class's parameters."""
-        return self.oracle.tensor(name, self.plan.spec)
+        """The recipe of one of the class's parameters, by the names that the checkpoint has."""
+        spec = self.plan.spec
+        found = self.oracle.tensor(name, spec.published)
+        naming = spec.naming
+        return recipe.replaced(found, lambda one: ("tensor", naming.of(one))) if naming else found
 
     def _converted(self, names: Iterable[str]) -> dict[str, torch.Tensor]:
         """The class's parameters by their names, but for those of parts that are not converted."""
@@ -174,6 +177,13 @@ class Reference:
         linear = set(linear)
         found = ((name, recipe.evaluate(self.source(name), self.tensors)) for name in names)
         return {name: self._tensor(self._rounded(values, name in linear)) for name, values in found}
+
+    @property
+    def _has_head(self) -> bool:
+        """Whether the checkpoint has a head of its own. transformers ties a head that is there only if it is equal to
+        the table, so that its own values are right in any case."""
+        path = self.plan.spec.path("head")
+        return f"{path}.weight" in self.plan.checkpoint.tensors or path in self.plan.spec.stored
 
     def _past(self, layer: int, past: Mapping[str, np.ndarray]) -> dict[str, torch.Tensor]:
         """The states of a layer; those that are missing are as at the beginning."""

@@ -13,6 +13,7 @@ from llmconv.toolchain.fetch import obtain
 from llmconv.verify import manifest
 from llmconv.verify.selection import Choice, announcement, choose, looks
 from llmconv.verify.settings import Settings, code
+from llmconv.verify.source import foreign
 
 if TYPE_CHECKING:
     import numpy as np
@@ -90,7 +91,11 @@ def run(
 
     rng, generation = np.random.default_rng(seed), None
     with _chips(plan, files) as simulator:
-        interface = [*differences(plan, simulator.nets), *(unlike(plan, files[0]) if plan.job.splits else ())]
+        interface = [
+            *foreign(plan),
+            *differences(plan, simulator.nets),
+            *(unlike(plan, files[0]) if plan.job.splits else ()),
+        ]
         sessions = [Session(plan, simulator, say)]
         runtime = Runtime.of(plan)
         if choice.tokens and runtime and not interface:

@@ -358,6 +358,18 @@ def test_fp8_is_dequantised(base, tmp_path):
     assert planned(tmp_path / "fp8", quantize="w4f16").nets[-1].flags.mode == "W4F16"
 
 
+@pytest.mark.parametrize("quantize", ["auto", "w8bf16"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "auto-round", "compressed", "fp8"])
+def test_weights_are_counted_that_the_integers_stand_for(method, quantize, quantised, base, tmp_path):
+    """Not the words that hold them, nor scales and zero points."""
+    model = (
+        fp8(base("llama"), tmp_path / "fp8")
+        if method == "fp8"
+        else quantised(method, How(4, 64, mixed=1 * (method == "gptq")))
+    )
+    assert planned(model, quantize=quantize).weights == planned(base("llama")).weights
+
+
 def test_other_bits_are_dequantised_first(quantised):
     model = quantised("gptq", How(4, 128), options=LAYER)
     for quantize, mode in (("bf16", "BF16"), ("f16", "F16"), ("w8bf16", "W8BF16")):

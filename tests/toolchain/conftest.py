@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from llmconv.toolchain import pinned
 from llmconv.toolchain.find import Toolchain
 from llmconv.toolchain.pinned import VERSION
 
@@ -16,6 +17,7 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.F
     """No test touches the user's cache, and only tests of the real compiler see it."""
     place = tmp_path / "cache"
     if "compiler" not in request.keywords:
+        monkeypatch.setattr(pinned, "TREE_SHA256", "")  # the compilers of these tests are no real ones
         monkeypatch.setenv("LLMCONV_CACHE", str(place))
         monkeypatch.delenv("TPUC_ROOT", raising=False)
     return place

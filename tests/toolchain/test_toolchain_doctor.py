@@ -120,3 +120,12 @@ def test_this_machine_is_fit_and_preflight_is_quick(tmp_path: Path) -> None:
     start = time.monotonic()
     preflight(tmp_path)
     assert time.monotonic() - start < 5
+
+
+def test_a_cache_that_is_read_only_is_used_as_it_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Where the compiler is there already."""
+    monkeypatch.setattr(doctor.os, "access", lambda path, mode: str(path) != str(tmp_path))
+    checks = {c.name: c for c in check(tmp_path.parent, tmp_path, thorough=False, env={"TPUC_ROOT": "/x"})}
+    assert checks["disk (cache)"].ok and "is used as it is" in checks["disk (cache)"].found
+    checks = {c.name: c for c in check(tmp_path.parent, tmp_path, thorough=False, env={})}
+    assert not checks["disk (cache)"].ok

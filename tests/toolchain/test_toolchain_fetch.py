@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import digests
+from llmconv.toolchain import digests, doctor, pinned
 from llmconv.toolchain import wheel as wheels
 from llmconv.toolchain.fetch import fetch, obtain
 from llmconv.toolchain.find import find
@@ -86,6 +86,46 @@ def test_what_is_unpacked(wheel: Path, own_cache: Path) -> None:
     assert fetch(own_cache, wheel=Path("none"), progress=lines.append) == made and not lines, (
         "what is there is not fetched again"
     )
+
+
+def _damage(file: Path) -> None:
+    """Change one byte, and leave size and mtime as they are."""
+    before, data = file.stat(), bytearray(file.read_bytes())
+    data[0] ^= 1
+    file.write_bytes(data)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
+@pytest.mark.parametrize("name", ["lib/libppl_host.so", "lib/third_party/libomp.so.5", "licenses/LICENSE"])
+def test_a_damaged_compiler_is_fetched_again(
+    name: str, wheel: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every file of it is held against the pinned digest when one of them is not as it was."""
+    take = partial(fetch, own_cache, wheel=wheel, sha256=digests.sha256(wheel))
+    whole, lines = take(), []
+    monkeypatch.setattr(pinned, "TREE_SHA256", digests.of_tree(whole.root))
+    hashed, real = [], digests.of_tree
+    monkeypatch.setattr(digests, "of_tree", lambda root: hashed.append(root) or real(root))
+    assert find(own_cache) == whole and not hashed, "what is as it was is not read"
+    (whole.root / "bin/tpuc-opt").touch()
+    assert find(own_cache) == whole and hashed, "another time is no damage"
+    _damage(whole.root / name)
+    assert find(own_cache) is None
+    (check,) = (c for c in doctor.check(own_cache, own_cache) if c.name == "compiler")
+    assert not check.ok and "is damaged" in check.found
+    assert take(progress=lines.append) == whole and "is damaged: it is fetched again" in lines[0]
+    assert digests.of_tree(whole.root) == pinned.TREE_SHA256 and find(own_cache) == whole
+    (whole.root / name).unlink()
+    (whole.root / name).symlink_to("/dev/null")
+    assert find(own_cache) is None, "a link to something else"
+
+
+def test_the_lock_empties_no_file_of_others(wheel: Path, own_cache: Path, tmp_path: Path) -> None:
+    (tmp_path / "kept").write_text("kept")
+    own_cache.mkdir()
+    (own_cache / f"{FOLDER}.lock").symlink_to(tmp_path / "kept")
+    fetch(own_cache, wheel=wheel, sha256=digests.sha256(wheel))
+    assert (tmp_path / "kept").read_text() == "kept"
 
 
 def test_obtained_where_there_is_none(wheel: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:

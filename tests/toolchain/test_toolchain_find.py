@@ -99,6 +99,15 @@ def test_the_digest_is_remembered_and_follows_content(fake, own_cache: Path, mon
     assert find(own_cache, {"TPUC_ROOT": str(root)}).digest != first.digest
 
 
+def test_a_change_that_restores_the_time_is_seen(fake, own_cache: Path) -> None:
+    root = fake().root
+    first, file = find(own_cache, {"TPUC_ROOT": str(root)}), root / "lib/libppl_host.so"
+    before = file.stat()
+    file.write_text(file.read_text()[::-1])
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert find(own_cache, {"TPUC_ROOT": str(root)}).digest != first.digest
+
+
 def test_the_digest_does_not_depend_on_the_place(fake, own_cache: Path) -> None:
     one, two = fake(name="one").root, fake(name="two").root
     (two / "lib/libbackend_bm1690.so").write_text("another chip")

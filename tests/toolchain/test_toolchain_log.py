@@ -59,3 +59,15 @@ def test_a_long_log_is_read_from_its_end(tmp_path: Path) -> None:
     path = tmp_path / "long.txt"
     path.write_text("".join(f"line {i}\n" for i in range(200_000)) + "the last word\n")
     assert log.tail(path, 2) == ["line 199999", "the last word"]
+
+
+def test_progress_bars_are_no_last_words() -> None:
+    lines = ["it went wrong", "[###      ] 30%\r[#########] 100%", "[#########] 100%", "  7%\r 12%", ""]
+    assert log.meaningful(lines) == ["it went wrong"]
+    assert log.meaningful(["[###  ] 30%\rit went wrong"]) == ["it went wrong"]
+
+
+@pytest.mark.parametrize("words", ["file too short", "invalid ELF header", "ELF load command past end of file"])
+def test_a_damaged_library(words: str) -> None:
+    line = f"/x/bin/tpuc-opt: error while loading shared libraries: /x/lib/libcpuop.so: {words}"
+    assert log.cause([line]) == ("its library /x/lib/libcpuop.so is damaged", "Run llmconv doctor")

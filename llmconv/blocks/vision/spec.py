@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.spec import ACTIVATIONS
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.plain import told
 from llmconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -102,7 +103,7 @@ class TowerSpec:
             raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
         if self.activation not in ACTIVATIONS:
             raise InputError(
-                f"hidden_act {self.activation!r} {where}",
+                f"hidden_act {told(self.activation)} {where}",
                 f"llmconv knows {', '.join(ACTIVATIONS)}",
                 "Convert a model with one of these.",
             )
@@ -170,14 +171,9 @@ def read(
 
 def _read(config: Config, key: str, default: Any) -> Any:
     if isinstance(default, str):
-        return config.get(key) or default
+        return config.text(key, default)
     if isinstance(default, tuple):
-        value = config.get(key)
-        if value is None:
-            return default
-        if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
-            raise config.error(key, f"is {value!r}; a list of whole numbers is expected")
-        return tuple(value)
+        return config.numbers(key, default)
     if isinstance(default, float):
         return config.float(key, default)
     return config.int(key, default, least=1 if default else 0)

@@ -5,12 +5,11 @@ To add a method, add a module with a `read`, and a line to METHODS.
 
 from __future__ import annotations
 
-import json
-
 from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.plain import Unreadable, load
 from llmconv.checkpoint.quantised import auto_round, awq, compressed_tensors, fp8, gptq
 from llmconv.checkpoint.quantised.base import Packed, Quantisation
-from llmconv.errors import InputError
+from llmconv.errors import InputError, shown
 
 __all__ = ["METHODS", "Packed", "Quantisation", "read"]
 
@@ -30,25 +29,28 @@ def read(config: Config) -> Quantisation | None:
     InputError for what llmconv does not convert. One of these declares it: quantization_config of the language model or
     of the whole, compression_config (older compressed-tensors), the file quantize_config.json (older AutoGPTQ).
     """
-    for part in (config.text(), config):
+    for part in (config.language(), config):
         for name in ("quantization_config", "compression_config"):
             if isinstance(part.get(name), dict):
                 return _read(Config(part[name], config.file, f"{part.where}{name}."))
     beside = config.file.parent / "quantize_config.json"
     if beside.is_file():
         try:
-            return _read(Config({"quant_method": "gptq", **json.loads(beside.read_text(encoding="utf-8"))}, beside))
-        except (ValueError, TypeError) as e:
-            raise InputError(f"{beside} is not valid JSON", str(e), "Download it again.") from None
+            given = load(beside)
+            if not isinstance(given, dict):
+                raise Unreadable("it is no JSON object")
+        except Unreadable as error:
+            raise InputError(f"{beside} is not valid JSON", str(error), "Download it again.") from None
+        return _read(Config({"quant_method": "gptq", **given}, beside))
     return None
 
 
 def _read(section: Config) -> Quantisation:
-    method = section.get("quant_method") or ("compressed-tensors" if "config_groups" in section else None)
+    method = section.text("quant_method", "") or ("compressed-tensors" if "config_groups" in section else None)
     if method not in METHODS:
         where = f"{section.where}quant_method in {section.file}"
         raise InputError(
-            f"the checkpoint is quantised with {method or 'an unnamed method'} ({where})",
+            f"the checkpoint is quantised with {shown(method or 'an unnamed method')} ({where})",
             f"llmconv knows {', '.join(METHODS)}",
             "Convert the float checkpoint with -q w4bf16.",
         )

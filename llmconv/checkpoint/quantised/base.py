@@ -12,9 +12,15 @@ from typing import Any
 
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.files import Checkpoint
-from llmconv.errors import InputError
+from llmconv.checkpoint.plain import told
+from llmconv.errors import InputError, shown
 
+LARGEST_GROUP = 1 << 20  # inputs
 GROUPS = (256, 128, 64, 32)  # inputs per scale that nets are made with
+
+
+_REPEATED = re.compile(r"[*+}][^()]*\)+[*+{]")  # a repeated group with a repetition in it
+_OPEN = re.compile(r"(?<!\\)[*+]|,\}")
 
 
 @dataclass(frozen=True)
@@ -71,16 +77,18 @@ def refused(
 ) -> InputError:
     """The error for a declared value that llmconv does not convert."""
     return InputError(
-        f"{section.where}{field_name} in {section.file} is {section.get(field_name)!r}", f"llmconv knows {known}", help_
+        f"{section.where}{field_name} in {section.file} is {told(section.get(field_name))}",
+        f"llmconv knows {known}",
+        help_,
     )
 
 
 def scheme(section: Config, bits: str = "bits", group: str = "group_size", symmetric: bool = True) -> Scheme:
     """The scheme that the fields of `section` declare. InputError unless bits are 4 or 8, and for impossible groups."""
     count, size = section.get(bits), section.get(group)
-    if isinstance(count, bool) or count not in (4, 8):
+    if type(count) is not int or count not in (4, 8):
         raise refused(section, bits, "4 and 8 bits")
-    if isinstance(size, bool) or not (isinstance(size, int) or size is None) or (size is not None and size < -1):
+    if size is not None and (type(size) is not int or not -1 <= size <= LARGEST_GROUP):
         raise refused(section, group, "whole numbers, and -1 for one scale per output row")
     return Scheme(count, max(0, size or 0), symmetric)
 
@@ -95,12 +103,21 @@ def rules(section: Config, name: str) -> dict[str, Mapping[str, Any]]:
 
 
 def matches(pattern: str, path: str, section: Config, name: str, anywhere: bool = False) -> bool:
-    """Whether the pattern, from field `name`, fits the layer's path from its beginning, or anywhere in it."""
+    """Whether the pattern, from field `name`, fits the layer's path from its beginning, or anywhere in it.
+
+    A pattern may take no longer than a path deserves: repeated groups of repetitions are refused, and many of them.
+    """
+    if _REPEATED.search(pattern) or len(_OPEN.findall(pattern)) > 4 or len(pattern) > 1000:
+        raise InputError(
+            f"{section.where}{name} in {section.file} has the pattern {shown(pattern)!r}",
+            "it may take for ever to compare it with a name",
+            "Write it with fewer repetitions, or convert the float checkpoint.",
+        )
     try:
         return bool((re.search if anywhere else re.match)(pattern, path))
     except re.error as e:
         raise InputError(
-            f"{section.where}{name} in {section.file} has the pattern {pattern!r}",
+            f"{section.where}{name} in {section.file} has the pattern {shown(pattern)!r}",
             f"it is no regular expression: {e}",
             "Repair config.json.",
         ) from None

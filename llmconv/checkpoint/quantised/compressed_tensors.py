@@ -48,7 +48,10 @@ def read(section: Config) -> Quantisation:
     targets = []
     for name, group in rules(section, "config_groups").items():
         found = _scheme(section, name, group)
-        targets += [(str(target), found) for target in group.get("targets") or ()]
+        named = group.get("targets") or []
+        if not isinstance(named, list) or not all(isinstance(target, str) for target in named):
+            raise refused(section, "config_groups", "lists of names as targets")
+        targets += [(target, found) for target in named]
     if not targets:
         raise refused(section, "config_groups", "an object of at least one group with targets")
     base = targets[0][1]

@@ -15,7 +15,11 @@ def read(section: Config) -> Quantisation:
     if section.get("fmt", "e4m3") not in ("e4m3", "float8_e4m3fn"):
         raise refused(section, "fmt", '"e4m3"')
     block = section.get("weight_block_size")
-    if not isinstance(block, (list, tuple)) or len(block) != 2 or not all(isinstance(b, int) and b > 0 for b in block):
+    if (
+        not isinstance(block, (list, tuple))
+        or len(block) != 2
+        or not all(type(b) is int and 0 < b <= 1 << 20 for b in block)
+    ):
         raise refused(section, "weight_block_size", "the rows and columns of a block, such as [128, 128]")
 
     def modules(checkpoint: Checkpoint) -> dict[str, Packed]:

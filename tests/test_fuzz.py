@@ -1,0 +1,126 @@
+"""Random damage to what others write: config.json, safetensors headers, indexes, adapters, quantisation, options.
+Whatever comes in: a plan, or one sentence, in bounded time and memory. tests/fuzzing.py says how to make more cases.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from checkpoints import headers, published
+from fuzzing import bounded, cases, damaged
+from hypothesis import given
+from hypothesis import strategies as st
+
+from llmconv.errors import InputError
+from llmconv.plan.plan import plan
+from llmconv.request.job import Job
+from llmconv.request.options import OPTIONS
+
+
+def job(model: Path, **options: object) -> Job:
+    return Job.create(
+        {"model": str(model), "seq": "64", "out": str(model) + ".out"} | {k: str(v) for k, v in options.items()}
+    )
+
+
+SECTIONS: dict[str, Any] = {
+    "llama": {},
+    "qwen2": {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "desc_act": False, "sym": True, "dynamic": {"-:.*down.*": {}, "+:.*q_proj": {"bits": 8}}}},
+    "qwen3": {"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "ignore": ["lm_head"], "config_groups": {"group_0": {"targets": ["Linear"], "weights": {"num_bits": 4, "group_size": 64, "strategy": "group", "symmetric": True, "type": "int"}}}}},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
+    """Checkpoints that have headers alone: plans read no more."""
+    found = {}
+    for name in SECTIONS:
+        config, tensors = published(name, num_hidden_layers=2)
+        found[name] = headers(tmp_path_factory.mktemp("fuzz") / name, config, tensors), config
+    return found
+
+
+@pytest.mark.parametrize("name", SECTIONS)
+@given(data=st.data())
+@cases(500)
+def test_config_json(name, models, data):
+    model, config = models[name]
+    extra = SECTIONS[name] if data.draw(st.booleans()) else {}
+    change = data.draw(damaged(config | extra))
+    (model / "config.json").write_text(json.dumps(change), encoding="utf-8", errors="surrogatepass")
+    made = bounded(lambda: plan(job(model)), InputError)
+    if not isinstance(made, InputError):  # a plan that was made is one that can be written and read
+        assert made.nets and all(net.mlir for net in made.nets[:2])
+        assert "nan" not in made.nets[-1].mlir.lower() and "inf " not in made.nets[-1].mlir.lower()
+
+
+@given(data=st.data())
+@cases(400)
+def test_safetensors_headers(models, data):
+    model, config = models["llama"]
+    shutil.copy(model / "model.safetensors", model / "kept") if not (model / "kept").exists() else None
+    with open(model / "kept", "rb") as file:
+        size = struct.unpack("<Q", file.read(8))[0]
+        table = json.loads(file.read(size))
+    (model / "config.json").write_text(json.dumps(config))
+    whole = (model / "kept").stat().st_size - 8 - size
+    text = json.dumps(data.draw(damaged(table))).encode("utf-8", "surrogatepass")
+    text = data.draw(st.sampled_from([text, text, text, text[:-1], text + b" ", b"", text[: len(text) // 2]]))
+    told = data.draw(st.sampled_from([len(text)] * 6 + [0, 1, len(text) + 1, 1 << 62, (1 << 64) - 1]))
+    with open(model / "model.safetensors", "wb") as file:
+        file.write(struct.pack("<Q", told) + text)
+        file.truncate(8 + len(text) + max(0, whole + data.draw(st.sampled_from([0, 0, 0, 0, 1, -1, -whole]))))
+    bounded(lambda: plan(job(model)), InputError)
+    shutil.copy(model / "kept", model / "model.safetensors")
+
+
+@given(data=st.data())
+@cases(200)
+def test_indexes_and_adapters(models, data, tmp_path_factory):
+    model, config = models["llama"]
+    index = {
+        "metadata": {"total_size": 1},
+        "weight_map": {"lm_head.weight": "a.safetensors", "model.norm.weight": "b.safetensors"},
+    }
+    adapter = {"base_model_name_or_path": "org/base", "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}
+    place = model.parent / "indexed"
+    place.mkdir(exist_ok=True)
+    for name in ("a", "b"):
+        if not (place / f"{name}.safetensors").exists():
+            shutil.copy(model / "model.safetensors", place / f"{name}.safetensors")
+    (place / "config.json").write_text(json.dumps(config))
+    for name, value in (("model.safetensors.index.json", index), ("adapter_config.json", adapter)):
+        (place / name).write_text(json.dumps(data.draw(damaged(value))), encoding="utf-8", errors="surrogatepass")
+    bounded(lambda: plan(job(place)), InputError)
+
+
+NUMBERS = st.one_of(
+    st.integers(-2, 200),
+    st.integers(),
+    st.sampled_from(["", "1e3", "0x10", "nan", " 7 ", "9" * 5000, "\uff17", "-0"]),
+    st.text(max_size=5),
+)
+
+
+@given(data=st.data())
+@cases(500)
+def test_options(models, data):
+    model, config = models["llama"]
+    (model / "config.json").write_text(json.dumps(config))
+    chosen = data.draw(
+        st.lists(
+            st.sampled_from([o for o in OPTIONS if o.name not in ("model_path", "out_dir")]), max_size=5, unique=True
+        )
+    )
+    options = {}
+    for option in chosen:
+        words = st.sampled_from(option.choices) if option.choices else NUMBERS
+        options[option.name] = data.draw(
+            words | st.text(max_size=6) if option.kind != "flag" else st.sampled_from(["1", "0", "maybe"])
+        )
+    bounded(lambda: plan(job(model, **options)), InputError)

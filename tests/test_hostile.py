@@ -1,0 +1,413 @@
+"""Broken and hostile input: one sentence that names the file and the field, before any work; nothing is read or written
+outside its place."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import family_checkpoints
+import pytest
+from checkpoints import edit_config, edit_tensors
+from plans import planned
+
+from llmconv.checkpoint.files import read_header
+from llmconv.cli.main import main
+from llmconv.engine.cache import Cache
+from llmconv.engine.lock import Lock
+from llmconv.errors import InputError, ToolError, shown
+from llmconv.request.job import Job
+
+WHOLE, HUGE = "model.safetensors", 10**400
+SECONDS = 10.0
+
+
+def nested(depth: int) -> list:
+    made: list = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+def refused(model: Path, **options) -> str:
+    """The sentence with which a plan is refused."""
+    begin = time.monotonic()
+    with pytest.raises(InputError) as told:
+        planned(model, **options)
+    assert time.monotonic() - begin < SECONDS
+    line = str(told.value)
+    assert line.isprintable() and len(line) < 3000 and told.value.what
+    return line
+
+
+# family -> fields that it cannot have, each for its kind: numbers, lists, names, objects
+NAN, INFINITE = float("nan"), float("inf")
+ROPE = {"rope_type": "yarn", "factor": 4.0, "original_max_position_embeddings": 64}
+LONG = {"rope_type": "longrope", "short_factor": [1.0] * 32, "long_factor": [1.0] * 32}
+FIELDS: dict[str, list[dict]] = {
+    "qwen2": [
+        *({name: value} for name in ("hidden_size", "num_hidden_layers", "num_attention_heads", "vocab_size", "intermediate_size")
+          for value in (0, -1, True, "256", 256.0, NAN, [256], {}, HUGE, 10**9)),
+        *({"rms_norm_eps": value} for value in (NAN, INFINITE, -1, 2, HUGE, "small", [1e-6])),
+        *({"rope_theta": value} for value in (NAN, 0, -5, INFINITE, HUGE, "1e6", {})),
+        *({"partial_rotary_factor": value} for value in (INFINITE, NAN, "x", [1], 0, -0.5, 2)),
+        *({"hidden_act": value} for value in ([], {}, 0, 7, True, ["silu"], "silu\n", "x" * 100000)),
+        *({"rope_scaling": value} for value in (3, [1], "yarn", nested(40))),
+        *({"rope_scaling": {**ROPE, "rope_type": value}} for value in (["a"], {}, 5, nested(20), "spiral")),
+        *({"rope_scaling": {**ROPE, name: value}}
+          for name in ("factor", "attention_factor", "beta_fast", "original_max_position_embeddings", "rope_theta")
+          for value in (NAN, 0, -1, INFINITE, HUGE, "4", [4])),
+        {"rope_scaling": {"type": "linear", "factor": 0}},
+        *({"rope_scaling": {**LONG, "long_factor": value}} for value in ([NAN] * 32, [0] * 32, [1.0] * 31, {}, 5, [nested(30)] * 32, "x" * 32)),
+        *({"layer_types": value} for value in ({"a": 1}, ["x"], ["x", "y"], 3, "full_attention", [["full_attention"]] * 2, ["full_attention"] * 3)),
+        *({"quantization_config": {"quant_method": value}} for value in (["gptq"], {}, 4, "x" * 10000)),
+        *({"quantization_config": {"quant_method": "gptq", "bits": bits, "group_size": group}}
+          for bits, group in ((4.0, 64), (HUGE, 64), (True, 64), (4, HUGE), (4, 64.0), (4, NAN), ([4], 64))),
+        {"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": 64, "dynamic": [1]}},
+        {"quantization_config": {"quant_method": "fp8", "weight_block_size": [True, HUGE]}},
+        {"quantization_config": {"quant_method": "compressed-tensors", "format": "pack-quantized", "config_groups": {"g": {"targets": 3, "weights": {"num_bits": 4, "group_size": 64}}}}},
+        {"num_hidden_layers": 1000},
+        {"tie_word_embeddings": "yes"},
+        {"sliding_window": NAN, "use_sliding_window": True},
+        {"architectures": [nested(70)]},
+        {"model_type": ["qwen2"], "architectures": 5},
+        {"anything": nested(200)},
+    ],
+    "gemma3": [
+        {"text_config": {"layer_types": ["x"]}},
+        {"text_config": {"query_pre_attn_scalar": 0}},
+        {"text_config": {"hidden_size": 1}},
+        {"text_config": {"sliding_window_pattern": 10**6}},
+        {"text_config": nested(70)},
+    ],
+    "minicpm": [{name: value} for name in ("dim_model_base", "scale_emb", "scale_depth") for value in (NAN, 0.0, 1e400, -INFINITE, HUGE, "1")],
+    "qwen2_moe": [
+        *({"mlp_only_layers": value} for value in (3, "1", [1.5], [-1], [[1]], {"1": 1})),
+        *({name: value} for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size") for value in (0, 10**6, HUGE, NAN, "8")),
+        {"num_experts": 60000},
+    ],
+    "smollm3": [{"no_rope_layers": value} for value in (3, [1], [1, 2], ["1", "0"], {})],
+    "chatglm": [{name: value} for name in ("layernorm_epsilon", "rope_ratio", "kv_channels", "num_layers") for value in (NAN, -1, HUGE, "x")],
+}  # fmt: skip
+SIGHTS: list[dict] = [
+    *({name: value} for name in ("hidden_size", "depth", "num_heads", "patch_size") for value in (0, HUGE, NAN, "x", -3)),
+    {"depth": 10**6},
+    {"tokens_per_second": NAN},
+    {"hidden_act": ["silu"]},
+    {"fullatt_block_indexes": nested(30)},
+    {"fullatt_block_indexes": "07"},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("family", FIELDS)
+def test_fields_that_cannot_be(family, checkpoint, tmp_path):
+    make = family_checkpoints.make
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m")) if family == "qwen2" else make(tmp_path, family)
+    config = (model / "config.json").read_text()
+    for change in FIELDS[family]:
+        data = json.loads(config)
+        for name, value in change.items():
+            old = data.get(name)
+            data[name] = old | value if isinstance(old, dict) and isinstance(value, dict) else value
+        (model / "config.json").write_text(json.dumps(data))
+        line = refused(model)
+        assert "config.json" in line, (change, line)
+
+
+def test_fields_of_a_tower_that_cannot_be(vision_checkpoint, tmp_path):
+    model = Path(shutil.copytree(vision_checkpoint("qwen2_5_vl"), tmp_path / "m"))
+    sight = json.loads((model / "config.json").read_text())["vision_config"]
+    for change in SIGHTS:
+        edit_config(model, vision_config=sight | change)
+        line = refused(model)
+        assert "config.json" in line, (change, line)
+    edit_config(model, vision_config=sight, rope_scaling={"type": "mrope", "mrope_section": [NAN, 1, 2]})
+    assert "mrope_section" in refused(model)
+
+
+@pytest.mark.parametrize("text, word", [
+    ("[" * 100000, "nested"),
+    ('{"model_type": ' + "[" * 900 + "]" * 900 + "}", "nested"),
+    ("{" + ", ".join(f'"{n}": {n}' for n in range(600000)) + "}", "more than the"),
+    ("\ufeff{}", "not valid JSON"),
+    (b"\xff\xfe{}", "not valid JSON"),
+    ('{"model_type": ' + "9" * 5000 + "}", "not valid JSON"),
+    ("null", "names no model_type"),
+    ("", "not valid JSON"),
+], ids=range(8))  # fmt: skip
+def test_a_config_that_is_none(text, word, checkpoint, tmp_path):
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
+    (model / "config.json").write_bytes(text if isinstance(text, bytes) else text.encode())
+    line = refused(model)
+    assert word in line and "config.json" in line
+
+
+def header(file: Path, change: Callable[[dict], object], more: bytes = b"") -> None:
+    """Write a safetensors file again with its header changed (in place, or to what is returned), and bytes behind."""
+    data = file.read_bytes()
+    size = int.from_bytes(data[:8], "little")
+    table = json.loads(data[8 : 8 + size])
+    table = change(table) or table
+    text = table if isinstance(table, bytes) else json.dumps(table).encode()
+    file.write_bytes(len(text).to_bytes(8, "little") + text + data[8 + size :] + more)
+
+
+NORM = "model.norm.weight"
+
+
+def entry(**fields: object) -> Callable[[dict], None]:
+    return lambda table: table[NORM].update(fields)
+
+
+def overlapping(table: dict) -> None:
+    """One tensor lies where another one does."""
+    other = table["model.layers.0.input_layernorm.weight"]
+    table[NORM]["data_offsets"] = other["data_offsets"]
+
+
+def gap(table: dict) -> None:
+    last = max(table.values(), key=lambda one: one.get("data_offsets", [0, 0])[1])
+    del table[next(name for name, one in table.items() if one is last)]
+
+
+HEADERS: dict[str, Callable[[dict], object]] = {
+    **{f"offsets {value!r:.20}": entry(data_offsets=value) for value in (None, ["0", "512"], {}, [0], [0, 512, 1], [0.0, 512.0], [512, 0], [-512, 0], [0, HUGE], [True, 512], 7)},
+    **{f"dtype {value!r:.20}": entry(dtype=value) for value in ([], {}, None, "F7", 3, "F32", "BF16\n")},
+    **{f"shape {value!r:.20}": entry(shape=value) for value in (None, [INFINITE], [256.0], [-256], [HUGE], ["256"], [2, 128.5], 256, [1] * 5000 + [256], [True] * 256)},
+    "an entry of another kind": lambda table: table.update({NORM: [1, 2]}),
+    "overlapping": overlapping,
+    "a gap": gap,
+    "a list": lambda table: b"[]",
+    "nested": lambda table: b"[" * 5000,
+    "nested within": lambda table: json.dumps({"a": nested(500)}).encode(),
+    "no JSON": lambda table: b"{]",
+    "not UTF-8": lambda table: b'{"\xff": 1}',
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HEADERS)
+def test_headers_that_cannot_be(case, checkpoint, tmp_path):
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
+    header(model / WHOLE, HEADERS[case])
+    assert f"{WHOLE} is not a whole safetensors file" in refused(model)
+
+
+def test_bytes_behind_the_last_tensor(checkpoint, tmp_path):
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
+    header(model / WHOLE, lambda table: None, b"more")
+    assert "4 bytes behind the last tensor" in refused(model)
+
+
+def test_headers_are_as_strict_as_the_librarys(checkpoint, tmp_path):
+    """safetensors itself opens no file that is refused here for its layout."""
+    from safetensors import SafetensorError, safe_open
+
+    for case in ("overlapping", "a gap", "offsets [512, 0]"):
+        file = tmp_path / "f.safetensors"
+        shutil.copy(checkpoint("qwen2") / WHOLE, file)
+        header(file, HEADERS[case])
+        with pytest.raises(SafetensorError):
+            safe_open(file, "pt")
+        with pytest.raises(InputError):
+            list(read_header(file))
+
+
+def test_a_matrix_with_one_dimension(checkpoint, tmp_path):
+    for name in (
+        "model.layers.0.self_attn.q_proj.weight",
+        "model.layers.1.mlp.down_proj.weight",
+        "lm_head.weight",
+        "model.embed_tokens.weight",
+    ):
+        model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / name))
+        edit_tensors(model, lambda t, name=name: t.update({name: t[name].flatten()}))
+        assert name in refused(model)
+
+
+@pytest.mark.parametrize("index, word", [
+    ({"weight_map": {"a": "../model.safetensors"}}, "names the shard '../model.safetensors'"),
+    ({"weight_map": {"a": "/etc/passwd"}}, "names the shard"),
+    ({"weight_map": {"a": "x" * 5000}}, "names the shard"),
+    ({"weight_map": {"a": "a\0b"}}, "names the shard"),
+    ({"weight_map": {"a": "\x1b[2Jx.safetensors"}}, r"names the shard '\\x1b[2J"),
+    ({"weight_map": {"a": 7}}, "no table of file names"),
+    ({"weight_map": {}}, "no table of file names"),
+    ({"weight_map": nested(100)}, "nested"),
+    ([], "no table of file names"),
+])  # fmt: skip
+def test_indexes_that_cannot_be(index, word, checkpoint, tmp_path):
+    model = Path(shutil.copytree(checkpoint("qwen2", shards=2), tmp_path / "m"))
+    (model / f"{WHOLE}.index.json").write_text(json.dumps(index))
+    line = refused(model)
+    assert word in line and f"{WHOLE}.index.json" in line
+
+
+def test_what_is_no_file(checkpoint, tmp_path):
+    """A FIFO would block for ever, /dev/zero never end."""
+    shard = "model-00001-of-00002.safetensors"
+    for name in (shard, f"{WHOLE}.index.json", "config.json", "tokenizer.json", "generation_config.json"):
+        for kind, make in (
+            ("a FIFO", os.mkfifo),
+            ("a directory", os.mkdir),
+            ("a device", lambda path: os.symlink("/dev/zero", path)),
+            ("which is not there", lambda path: os.symlink("nowhere", path)),
+        ):
+            if kind == "a directory" and name.startswith(("tokenizer", "generation")):
+                continue  # a folder of files is copied
+            model = Path(shutil.copytree(checkpoint("qwen2", shards=2), tmp_path / f"{name} {kind}"))
+            (model / name).unlink(missing_ok=True)
+            make(model / name)
+            line = refused(model, out=tmp_path / "out")
+            assert name in line and (kind in line or "is a link out of it" in line), line
+
+
+def test_links_out_of_the_model_directory_are_not_copied(checkpoint, tmp_path):
+    secret = tmp_path / "secret"
+    secret.mkdir()
+    (secret / "key").write_text("secret")
+    for name, to in (
+        ("tokenizer.json", secret / "key"),
+        ("folder", secret),
+        ("up", "."),
+        ("deep/up", ".."),
+        ("far", "../secret/key"),
+    ):
+        model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / f"m {name.replace('/', ' ')}"))
+        (model / "deep").mkdir()
+        (model / name).symlink_to(to)
+        line = refused(model, out=tmp_path / "out")
+        assert name in line
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
+    (model / "real.json").write_text("{}")
+    (model / "tokenizer.json").symlink_to("real.json")
+    assert planned(model).beside == ("config.json", "real.json", "tokenizer.json"), "a link within is a name"
+
+
+def test_names_that_break_a_terminal(checkpoint, tmp_path, capsys):
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
+    name = "evil\x1b[31m\nERROR: all is well" + "x" * 100000
+    edit_tensors(model, lambda t: t.update({name: t[NORM].clone()}))
+    line = refused(model)
+    assert r"evil\x1b[31m\nERROR" in line and len(line) < 3000
+    assert main(["plan", "-m", str(model), "-s", "64", "-q", "\x1b[31mx"]) == 2
+    assert r"quantize=\x1b[31mx" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("options, word", [
+    ({"num_device": 10**9}, "Use 2, or distribute_strategy pp"),
+    ({"num_device": 10**30}, "a number up to"),
+    ({"seq": 10**12}, "a number up to"),
+    ({"max_input_length": "1e3"}, "a whole number"),
+    ({"batch": "٣"}, "a whole number"),
+    ({"max_pixels": "٣,4"}, "two whole numbers"),
+    ({"out": " "}, "a path is expected"),
+    ({"out": "a\0b"}, "a path is expected"),
+    ({"out": "o" * 1320}, "its path has"),
+    ({"out": "\udcff"}, "not in UTF-8"),
+])  # fmt: skip
+def test_options_that_cannot_be(options, word, checkpoint):
+    assert word in refused(checkpoint("qwen2"), **options)
+
+
+def test_blanks_of_a_path_are_its_own(checkpoint, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert planned(checkpoint("qwen2"), out=" x ").job.out_dir == tmp_path / " x "
+
+
+def test_a_name_that_is_too_long_for_a_file(checkpoint, tmp_path):
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / ("m" * 230)))
+    assert "a file's name takes 255" in refused(model)
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / ("m" * 150)))
+    assert planned(model).folder.startswith("mmm")
+
+
+def test_the_demo_on_a_file(tmp_path, capsys):
+    (tmp_path / "file").write_text("")
+    assert main(["demo", str(tmp_path / "file")]) == 2
+    assert "is a file" in capsys.readouterr().err
+
+
+def test_links_in_the_output_directory_are_damage(tmp_path):
+    """What a link leads to is neither emptied nor appended to."""
+    kept = tmp_path / "kept"
+    kept.write_text("kept")
+    out = tmp_path / "out"
+    (out / ".llmconv" / "nets").mkdir(parents=True)
+    (out / "logs").symlink_to(tmp_path / "elsewhere")
+    places = ["lock", "workers.lock", "events.jsonl", "state.db", "nets/block_0.json", "trace.json"]
+    for name in places:
+        (out / ".llmconv" / name).symlink_to(kept)
+    with Lock(out / ".llmconv"):
+        pass
+    assert kept.read_text() == "kept" and not (out / "logs").is_symlink()
+    assert not [name for name in places if (out / ".llmconv" / name).is_symlink()]
+    shutil.rmtree(out / ".llmconv")
+    (tmp_path / "elsewhere").mkdir()
+    (out / ".llmconv").symlink_to(tmp_path / "elsewhere")
+    with Lock(out / ".llmconv"):
+        pass
+    assert not list((tmp_path / "elsewhere").iterdir())
+
+
+@pytest.mark.parametrize("name", ["0", "meta.json", ""])
+def test_links_in_the_cache_are_damage(name, tmp_path):
+    kept = tmp_path / "kept"
+    (tmp_path / "made").write_text("content")
+    cache, key = Cache(tmp_path / "cache"), "ab" + "0" * 62
+    meta = {"values": {}, "seconds": 0, "cpu": 0, "peak_rss": 0}
+    from llmconv.engine import files
+
+    cache.store(key, [str(tmp_path / "made")], meta | {"digests": [files.digest(str(tmp_path / "made"))]})
+    entry = tmp_path / "cache" / "ab" / key
+    shutil.move(entry / name if name else entry, kept)
+    (entry / name if name else entry).symlink_to(kept)
+    before = kept.stat()
+    assert cache.fetch(key, [str(tmp_path / "staged")]) is None
+    assert not (tmp_path / "staged").exists()
+    assert (kept.stat().st_mode, kept.stat().st_mtime_ns) == (before.st_mode, before.st_mtime_ns)
+    cache.store(key, [str(tmp_path / "made")], meta | {"digests": [files.digest(str(tmp_path / "made"))]})
+    assert cache.fetch(key, [str(tmp_path / "staged")]), "a new entry takes its place"
+
+
+def test_patterns_that_never_end(checkpoint, tmp_path):
+    """A regular expression of config.json is not run for ever."""
+    model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
+    edit_tensors(model, lambda t: t.update({"model.layers.0.mlp.up_proj.qweight": t[NORM].int().reshape(16, 16)}))
+    for pattern in ("(.+)+x", "((.*)*)*y", "(m+|o*)+z", ".*.*.*.*.*.*x", "(a|b){2,}" + "x*" * 9, "(?:.{1,}){5,}z"):
+        section = {"quant_method": "gptq", "bits": 4, "group_size": 64, "dynamic": {pattern: {"bits": 8}}}
+        edit_config(model, quantization_config=section)
+        assert "may take for ever" in refused(model), pattern
+
+
+def test_sigterm_ends_as_ctrl_c_does(tmp_path):
+    """Also before a build listens."""
+    code = (
+        "import os, signal, sys; from llmconv.cli import main\n"
+        "main._why = lambda args: os.kill(os.getpid(), signal.SIGTERM) or __import__('time').sleep(5)\n"
+        "sys.exit(main.main(['why', 'x']))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 130 and not done.stderr
+    assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+
+
+def test_a_text_for_one_line():
+    assert shown("a\nb\x1b\u202e\udcff") == r"a\nb\x1b\u202e\udcff"
+    assert shown("日本 ü") == "日本 ü" and shown("x" * 100) == "x" * 77 + "..."
+
+
+def test_an_error_is_one_line_of_a_bounded_length():
+    line = str(ToolError("what\x07", "y" * 10**6, "do\nthat"))
+    assert line.isprintable() and len(line) < 7000 and line.endswith(r"do\nthat")
+
+
+def test_hostile_files_are_found_before_the_hub_is_asked():
+    """A name of the hub is no path."""
+    assert Job.create({"model": "org/name", "seq": "8"}).origin == "org/name"
