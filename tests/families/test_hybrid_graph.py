@@ -210,3 +210,12 @@ def test_fields_of_the_config(family_checkpoint):
         (other / "config.json").write_text(json.dumps(config | {"text_config": QWEN3_5_TEXT | wrong}))
         with pytest.raises(InputError, match=text):
             planned(other, SEQ)
+
+
+def test_cores_that_would_leave_a_head_out_are_refused(family_checkpoint):
+    """The compiler gives every core as many key heads: of 3, two cores compute 2, and give NaN (seen on the simulator)."""
+    sizes = QWEN3_5_TEXT | {"linear_num_key_heads": 3, "linear_num_value_heads": 6}
+    model = family_checkpoint("qwen3_5", text_config=sizes)
+    assert planned(model, SEQ, chip="bm1688", num_core=1)
+    with pytest.raises(InputError, match="num_core 2 with linear_num_key_heads 3.*Use num_core 1"):
+        planned(model, SEQ, chip="bm1688")
