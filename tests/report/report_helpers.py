@@ -11,8 +11,7 @@ from typing import Any
 from llmconv.verify import result
 from llmconv.verify.compare import BLOCK, CHAIN, Difference
 from llmconv.verify.generate import Generation
-from llmconv.verify.ledger import Picked
-from llmconv.verify.ledger import CHIP, Compared
+from llmconv.verify.ledger import CHIP, Compared, Picked
 
 # Wherever text of a model or a log ends up, this must stay text
 HOSTILE = '<img src=x onerror="document.title=1">&amp;</script><script>document.title=2</script>'
