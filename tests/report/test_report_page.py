@@ -66,7 +66,8 @@ def test_a_build(checkpoint, convert):
     assert all((out / link).exists() for link in page.links)
     drawn = page.data
     spans = drawn["runs"][0]["spans"]
-    assert {s["name"] for s in spans} >= {"merge", "manifest"} and max(spans, key=lambda s: s["end"])["critical"]
+    last = max(s["end"] for s in spans)  # manifest and sums may end in the same tick
+    assert {s["name"] for s in spans} >= {"merge", "manifest"} and any(s["critical"] for s in spans if s["end"] == last)
     cycles = {net["name"]: net["cycles"] for net in manifest["nets"]}
     assert drawn["latency"]["decode"]["names"] == [
         "embedding_cache",
