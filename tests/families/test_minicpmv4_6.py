@@ -259,12 +259,15 @@ def test_the_published_size_makes_a_graph_of_tasks(tmp_path, capsys):
 )
 def test_both_towers_have_one_set_of_coefficients(chip, quantize, vision_checkpoint, tmp_path):
     """A .bmodel stores it once: vit_4x has the weights of the windows too, where nothing reads them."""
-    from llmconv import toolchain
     from llmconv.bmodel.read import BModel
+    from llmconv.toolchain import jit
+    from llmconv.toolchain.fetch import obtain
+    from llmconv.toolchain.find import cache_dir
+    from llmconv.toolchain.tpuc_opt import compile_mlir
 
-    made, tools = seeing(vision_checkpoint, job={"chip": chip, "quantize": quantize}), toolchain.obtain()
+    made, tools = seeing(vision_checkpoint, job={"chip": chip, "quantize": quantize}), obtain()
     assert made.origins["vit_16x"].owner == "vit_4x"
-    kernels, found = toolchain.kernels(toolchain.cache_dir(), tools.version, tools.digest), []
+    kernels, found = jit.kernels(cache_dir(), tools.version, tools.digest), []
     for net in towers(made):
         place = tmp_path / net.name
         place.mkdir()
@@ -272,6 +275,6 @@ def test_both_towers_have_one_set_of_coefficients(chip, quantize, vision_checkpo
         weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint).reshape(w.shape) for w in net.weights}
         np.savez(place / "weights.npz", **weights)
         out = place / "net.bmodel"
-        toolchain.compile_mlir(tools, place / "net.mlir", net.flags, out, place / "run", place / "log", kernels)
+        compile_mlir(tools, place / "net.mlir", net.flags, out, place / "run", place / "log", kernels)
         found.append(BModel.read(out).nets[0].stages[0].coeff_sha256)
     assert found[0] == found[1]

@@ -33,7 +33,7 @@ def right(out: Path, quantize: str, nets: list[str] | None = None) -> None:
     assert verify(out, nets=nets or BLOCKS)
 
 
-@pytest.mark.parametrize("chip", ["bm1684x", "bm1688"])
+@pytest.mark.parametrize("chip", [pytest.param("bm1684x", marks=pytest.mark.slow), "bm1688"])
 @pytest.mark.parametrize("case", QUICK)
 def test_f16(case, chip, quantised, convert):
     method, how, more = QUICK[case]

@@ -66,7 +66,8 @@ def test_a_build(checkpoint, convert):
     assert all((out / link).exists() for link in page.links)
     drawn = page.data
     spans = drawn["runs"][0]["spans"]
-    assert {s["name"] for s in spans} >= {"merge", "manifest"} and max(spans, key=lambda s: s["end"])["critical"]
+    last = max(s["end"] for s in spans)  # manifest and sums may end in the same tick
+    assert {s["name"] for s in spans} >= {"merge", "manifest"} and any(s["critical"] for s in spans if s["end"] == last)
     cycles = {net["name"]: net["cycles"] for net in manifest["nets"]}
     assert drawn["latency"]["decode"]["names"] == [
         "embedding_cache",
@@ -238,7 +239,7 @@ def test_a_run_with_nothing_to_do_leaves_the_page(checkpoint, convert):
 
 
 def test_the_page_is_not_imported_before_it_is_written():
-    program = "import sys, llmconv.convert; sys.exit('llmconv.report.page' in sys.modules or 'llmconv.report' not in sys.modules)"
+    program = "import sys, llmconv.convert, llmconv.report; sys.exit('llmconv.report.page' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program]).returncode == 0
 
 

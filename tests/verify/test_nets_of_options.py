@@ -199,9 +199,7 @@ def test_a_table_on_disk(checkpoint, tmp_path):
     model = checkpoint("qwen2_tied", **SMALL)
     plan = plan_of(model, seq=SEQ, embedding_disk=1)
     plan = replace(plan, job=replace(plan.job, out_dir=tmp_path))
-    copy_config(
-        str(model), list(plan.beside), plan.disk_tensors[0], plan.job.half, {"config": str(tmp_path / "config")}
-    )
+    copy_config(str(model), [], plan.disk_tensors[0], plan.job.half, {}, {"config": str(tmp_path / "config")})
     runtime = Runtime.of(plan)
     session = Session(plan, Interpreted(plan))
     found = converse(session, runtime, turns(plan, runtime, np.random.default_rng(0), TOKENS))

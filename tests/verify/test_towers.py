@@ -164,6 +164,7 @@ def planned(checkpoint, tmp_path, monkeypatch):
         kinds = (Sound(ear, "ear", 6), Tile(eye, "eye", TILES, joins), Tile(eye, "third eye", TILES))
         family = replace(families.family_of("qwen2"), towers=kinds)
         monkeypatch.setattr(families, "families", lambda: {"qwen2": family})
+        monkeypatch.setattr("llmconv.plan.settle.family_of", lambda _: family)
         return plan_of(made, seq=SEQ, **options)
 
     return plan
