@@ -12,7 +12,8 @@ import pytest
 from plans import planned
 
 from llmconv.cli.main import main
-from llmconv.plan.handover import HIDDEN, Handover, KVCache
+from llmconv.families import towers
+from llmconv.plan.handover import HIDDEN, ITEMS, Handover, KVCache
 
 
 def of(model: Path, **options) -> Handover:
@@ -66,6 +67,10 @@ def test_dynamic_vision_without_a_mask(vision_checkpoint):
     assert [m.input for m in of(vision_checkpoint("qwen3_vl"), max_pixels="64,64", dynamic=1).masks] == [
         "attention_mask"
     ]
+
+
+def test_every_kind_of_item_has_a_key():
+    assert set(ITEMS) == set(towers())
 
 
 def test_other_demos_take_any_length(checkpoint):

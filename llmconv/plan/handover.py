@@ -8,10 +8,11 @@ from typing import Any
 
 from llmconv.checkpoint import rope, tokens
 from llmconv.checkpoint.tokens import SpecialTokens
-from llmconv.families import towers
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.toolchain.pinned import VERSION
+
+ITEMS = ("image",)  # what towers of any family look at; to ask the families would import them all
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class Handover:
         """For JSON. The largest items have keys of their own, null for what the model has no tower for."""
         made: dict[str, Any] = {}
         for name, value in asdict(self).items():
-            made |= dict.fromkeys(towers(), None) | value if name == "largest" else {name: value}
+            made |= dict.fromkeys(ITEMS, None) | value if name == "largest" else {name: value}
         return made
 
 
