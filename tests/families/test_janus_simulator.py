@@ -65,7 +65,7 @@ def launched(build, compiler, janus_checkpoint):
 
     plan = planned(janus_checkpoint("janus", seed=3), seq=SEQ, chip=CHIP, out=build)
     net = next(net for net in plan.nets if net.name == "vit")
-    launch = launches.tower(net, random(plan.towers[0].spec, np.random.default_rng(1)))
+    launch = launches.tower(net, random(plan.towers[0].spec, 1, np.random.default_rng(1)))
     (pixels,) = launch.inputs.values()
     (bmodel,) = build.glob("*.bmodel")
     with Simulator(bmodel, CHIP, compiler.root) as simulator:

@@ -12,7 +12,7 @@ from test_generate import right
 from test_nets_of_options import Interpreted
 from verify_helpers import plan_of
 
-from llmconv.blocks.vision.tiles import Tiles, random
+from llmconv.blocks.vision.square.tower import Squares, random
 from llmconv.checkpoint import recipe
 from llmconv.verify import prompt as towers
 from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-def chosen(plan, ids: np.ndarray, shown: Tiles | None, tokens: list[int]) -> list[int]:
+def chosen(plan, ids: np.ndarray, shown: Squares | None, tokens: list[int]) -> list[int]:
     """What transformers' whole model would choose behind a prompt, and behind that and each of `tokens` but the last.
 
     Its weights are those of the chip: the checkpoint's."""
