@@ -27,10 +27,15 @@ def graph(name: str, spec: SquareSpec, given: str, batched: bool) -> Graph:
         x = _block(g, spec, layer, x)
     if spec.last_norm:
         x = norm(g, "layer", spec.path("last_norm"), x, spec.eps)
-    x = _project(g, spec, _merge(g, spec, x))
+    x = _merge(g, spec, x)
     if batched:
-        return g.output(x)
-    return g.output(g.Reshape(x, to=(spec.tokens, spec.out), shape=(-1, spec.out), name=f"{x.name}.rows"))
+        x = g.Reshape(x, to=x.shape[1:], shape=(-1, x.shape[-1]), name=f"{spec.path('project0')}.flat")
+    x = _project(g, spec, x)
+    # The projector has other axes than the output. The compiler would drop a last operation that changes nothing, and
+    # it calls a product with three axes by a name of its own.
+    axes = (1,) * batched
+    rows = g.Reshape(x, to=(*axes, spec.tokens, spec.out), shape=(*axes, -1, spec.out), name=f"{x.name}.rows")
+    return g.output(rows)
 
 
 def _embed(g: Graph, spec: SquareSpec, pixels: Value) -> Value:
