@@ -10,7 +10,6 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -21,21 +20,8 @@ LAYER = re.compile(r'("(?:lora\.\d+\.\d+\.)?(?:[A-Za-z_][^".]*\.)+)(\d+)(?=\.)')
 MODULE = re.compile(r"^module @\S+", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Structure:
-    """key: equal for nets of one structure; layers: the layer numbers that its names hold, in order of appearance."""
-
-    key: str
-    layers: tuple[str, ...]
-
-    def rename(self, name: str, other: Structure) -> str:
-        """`name`, a name or LoRA path of this net, as it is called in a net `other` of the same structure."""
-        table = dict(zip(self.layers, other.layers, strict=True))
-        return LAYER.sub(lambda m: m[1] + table.get(m[2], m[2]), f'"{name}"')[1:-1]
-
-
-def structure(text: str, weights: Sequence[Weight], flags: Mapping[str, Any]) -> Structure:
-    """The structure of a net from its MLIR text, its weights and its compile flags by name."""
+def structure(text: str, weights: Sequence[Weight], flags: Mapping[str, Any]) -> str:
+    """A key, equal for nets of one structure, of a net's MLIR text, its weights and its compile flags by name."""
     numbers: dict[str, str] = {}
 
     def layer(found: re.Match) -> str:
@@ -44,4 +30,4 @@ def structure(text: str, weights: Sequence[Weight], flags: Mapping[str, Any]) ->
     body = LAYER.sub(layer, MODULE.sub("module @net", text))
     listed = json.dumps([weight.to_dict() for weight in sorted(weights, key=lambda w: w.name)], sort_keys=True)
     key = "\n".join((body, LAYER.sub(layer, listed), json.dumps(dict(flags), sort_keys=True)))
-    return Structure(hashlib.sha256(key.encode()).hexdigest(), tuple(numbers))
+    return hashlib.sha256(key.encode()).hexdigest()

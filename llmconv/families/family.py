@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 from llmconv.blocks.decoder import Decoder
@@ -11,6 +12,17 @@ from llmconv.blocks.spec import Spec
 from llmconv.blocks.tower import Tower
 from llmconv.checkpoint.config import Config
 from llmconv.families.oracle import Oracle
+
+# options with the values that public demos for nets of one length, without history, can drive
+STATIC_DEMO: Mapping[str, tuple[Any, ...]] = MappingProxyType(
+    {
+        "use_block_with_kv": (False,),
+        "use_history_kv": (False,),
+        "batch": (1,),
+        "embedding_disk": (False,),
+        "num_device": (1,),
+    }
+)
 
 
 @dataclass(frozen=True)

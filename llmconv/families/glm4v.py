@@ -15,21 +15,16 @@ from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.blocks.vision.tower import PatchTower
 from llmconv.checkpoint.config import Config
 from llmconv.families import qwen2_vl
-from llmconv.families.family import Family
+from llmconv.families.family import STATIC_DEMO, Family
 from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
     import numpy as np
 
 NAMES = {
-    "patch": "patch_embed.proj",
+    **qwen2_vl.NAMES,
     "patch_norm": "post_conv_layernorm",
     "position": "embeddings.position_embedding",
-    "block": "blocks.{i}.",
-    "norm1": "blocks.{i}.norm1",
-    "qkv": "blocks.{i}.attn.qkv",
-    "proj": "blocks.{i}.attn.proj",
-    "norm2": "blocks.{i}.norm2",
     "gate": "blocks.{i}.mlp.gate_proj",
     "fc1": "blocks.{i}.mlp.up_proj",
     "fc2": "blocks.{i}.mlp.down_proj",
@@ -145,12 +140,5 @@ family = Family(
     ),
     reference=Oracle(config=nested, auto="AutoModelForImageTextToText", tensor=qwen2_vl.tensor),
     equal_lengths=True,
-    demo={
-        "half": ("bf16",),
-        "use_block_with_kv": (False,),
-        "use_history_kv": (False,),
-        "batch": (1,),
-        "embedding_disk": (False,),
-        "num_device": (1,),
-    },
+    demo={**STATIC_DEMO} | {"half": ("bf16",)},
 )

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Spec
-from llmconv.blocks.vision import tiling
-from llmconv.blocks.vision.tile_spec import TileSpec
-from llmconv.blocks.vision.tiles import TileTower
+from llmconv.blocks.vision.square import tiling
+from llmconv.blocks.vision.square.spec import SquareSpec
+from llmconv.blocks.vision.square.tower import SquareTower
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
 from llmconv.families import llama, qwen2, qwen3
@@ -24,7 +24,6 @@ from llmconv.families.oracle import Oracle
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
 CONTEXT, CONTEXT_ID = "<IMG_CONTEXT>", 151667  # the placeholder, and its id in InternVL 2.5 and 3
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # of ImageNet
@@ -73,8 +72,8 @@ NAMES = {
     "scale2": LAYER + "lambda_2",
     "last_norm": "vision_tower.layernorm",
     "merge_norm": "multi_modal_projector.layer_norm",
-    "merge_fc1": "multi_modal_projector.linear_1",
-    "merge_fc2": "multi_modal_projector.linear_2",
+    "project0": "multi_modal_projector.linear_1",
+    "project1": "multi_modal_projector.linear_2",
 }
 # (prefix of the language model, its head) in checkpoints of older versions of transformers, and of newer ones
 OLD, NEW = ("language_model.model.", "language_model.lm_head"), ("model.language_model.", "lm_head")
@@ -173,13 +172,13 @@ def side(config: Config, key: str, default: int) -> int:
     return config.int(key, default)
 
 
-def sizes(config: Config, names: Container[str]) -> TileSpec:
+def sizes(config: Config, names: Container[str]) -> SquareSpec:
     """The tower of a checkpoint. Raises InputError for a missing or senseless field."""
     prefix = "" if form_of(names) == OLD else "model."
     return read(config, {role: prefix + name for role, name in NAMES.items()})
 
 
-def read(config: Config, roles: Mapping[str, str]) -> TileSpec:
+def read(config: Config, roles: Mapping[str, str]) -> SquareSpec:
     """The sizes of a tower with tensors of these names. Defaults are those of the class."""
     part = config.sub("vision_config")
     if part is config:
@@ -192,7 +191,7 @@ def read(config: Config, roles: Mapping[str, str]) -> TileSpec:
     last = config.get("vision_feature_layer") in (None, -1)
     last_norm = last and not part.bool("use_mean_pooling", True)
     norm = part.get("norm_type") or "layer_norm"
-    return TileSpec(
+    return SquareSpec(
         names=roles,
         depth=depth,
         width=part.int("hidden_size", 1024),
@@ -211,6 +210,7 @@ def read(config: Config, roles: Mapping[str, str]) -> TileSpec:
         bias=part.bool("attention_bias", False),
         last_norm=last_norm,
         token=config.int("image_token_id", CONTEXT_ID, least=0),
+        most=MOST,
         unused=_unused(roles, range(depth, there), last_norm),
     )
 
@@ -224,7 +224,7 @@ def _unused(roles: Mapping[str, str], behind: range, last_norm: bool) -> tuple[s
     return (*found, r"vision_tower\.embeddings\.mask_token$")
 
 
-def notes(spec: TileSpec, length: int) -> list[str]:
+def notes(spec: SquareSpec, length: int) -> list[str]:
     """How large an image becomes, and what the public demo has to know."""
     most = spec.most + (spec.most > 1)  # the whole image is one more
     room = length // spec.tokens
@@ -240,11 +240,6 @@ def notes(spec: TileSpec, length: int) -> list[str]:
     return found
 
 
-def features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
-    """The tokens [k, N, H] of tiles [k, channels, side, side] by transformers' class."""
-    return model.get_image_features(pixels).pooler_output
-
-
 def tensor(name: str, spec: Spec) -> tuple:
     """The class's parameter `name` under the name that the checkpoint has."""
     prefix, head = spec.names["embedding"].removesuffix("embed_tokens"), spec.names["head"]
@@ -254,6 +249,8 @@ def tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name)
 
 
-TOWER = TileTower(read=sizes, token=("image_token_id", CONTEXT_ID), told=notes, features=features)
+TOWER = SquareTower(
+    read=sizes, token=("image_token_id", CONTEXT_ID), given="pixel_value", batched=False, called="tile", told=notes
+)
 ORACLE = Oracle(tensor=tensor, auto="AutoModelForImageTextToText")
 family = Family(model_types=("internvl",), decoder=decoder, towers=(TOWER,), reference=ORACLE)

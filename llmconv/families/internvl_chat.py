@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Spec
-from llmconv.blocks.vision.tile_spec import TileSpec
+from llmconv.blocks.vision.square.spec import SquareSpec
+from llmconv.blocks.vision.square.tower import pooled
 from llmconv.checkpoint import tokens
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
@@ -37,8 +38,8 @@ NAMES = {
     "fc2": LAYER + "mlp.fc2",
     "scale2": LAYER + "ls2",
     "merge_norm": "mlp1.0",
-    "merge_fc1": "mlp1.1",
-    "merge_fc2": "mlp1.3",
+    "project0": "mlp1.1",
+    "project1": "mlp1.3",
 }
 # of llm_config: what would make the class quantise, or look for code
 LEFT_OUT = ("quantization_config", "auto_map", "attn_implementation", "_attn_implementation_autoset")
@@ -102,7 +103,7 @@ def context(config: Config) -> int:
     return internvl.CONTEXT_ID if found is None else found
 
 
-def sizes(config: Config, names: Container[str]) -> TileSpec:
+def sizes(config: Config, names: Container[str]) -> SquareSpec:
     """The tower of a checkpoint."""
     spec = internvl.read(Config(as_internvl(config), config.file), NAMES)
     most = config.int("max_dynamic_patch", internvl.MOST)
@@ -111,7 +112,7 @@ def sizes(config: Config, names: Container[str]) -> TileSpec:
 
 def features(model: Any, pixels: torch.Tensor) -> torch.Tensor:
     """The tokens [k, N, H] of tiles; with ps_version v1 they are not put back row by row."""
-    found = internvl.features(model, pixels)
+    found = pooled(model, pixels)
     if model.config.ps_version != "v1":
         return found
     side = round(found.shape[1] ** 0.5)

@@ -11,7 +11,7 @@ from llmconv.blocks.spec import Spec
 from llmconv.blocks.vision.square.spec import SquareSpec
 from llmconv.blocks.vision.square.tower import SquareTower
 from llmconv.checkpoint.config import Config
-from llmconv.families.family import Family
+from llmconv.families.family import STATIC_DEMO, Family
 from llmconv.families.oracle import Oracle
 
 NAMES = {
@@ -38,15 +38,7 @@ LLAMA = {
 TOKEN = ("image_token_id", 100581)
 NO_IMAGES = {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "latent_channels": 32}
 # nets that the public demo cannot drive: it counts them, and takes a mask input and token ids
-DEMO = {
-    "use_block_with_kv": (False,),
-    "use_history_kv": (False,),
-    "batch": (1,),
-    "embedding_disk": (False,),
-    "num_device": (1,),
-    "do_sample": (False,),
-    "lora_max_rank": (0,),
-}
+DEMO = {**STATIC_DEMO} | {"do_sample": (False,), "lora_max_rank": (0,)}
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,7 @@ def seeing(config: Config) -> dict[str, Any]:
     return {**config, "vq_config": NO_IMAGES}
 
 
-def read(config: Config) -> SquareSpec:
+def read(config: Config, names: Container[str]) -> SquareSpec:
     """The sizes in vision_config."""
     part = config.sub("vision_config")
     part.require("use_qk_norm", False)
@@ -93,6 +85,7 @@ def read(config: Config) -> SquareSpec:
         patch=part.int("patch_size", 16),
         channels=part.int("num_channels", 3),
         activation=part.get("hidden_act") or "gelu",
+        projector=part.get("hidden_act") or "gelu",
         eps=part.float("layer_norm_eps", 1e-6),
         bias=part.bool("attention_bias", True),
         linears=linears,

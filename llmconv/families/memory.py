@@ -59,4 +59,5 @@ class DeltaStates(Memory):
         return cache
 
     def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-        return {"conv": cache.get_conv_state(0, state_idx=0), "recurrent": cache.get_recurrent_state(0, state_idx=0)}
+        held = cache.layers[0]
+        return {"conv": held.conv_states[0], "recurrent": held.recurrent_states[0]}

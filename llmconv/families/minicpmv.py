@@ -14,7 +14,7 @@ from llmconv.blocks.vision.sliced.tower import SliceTower
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
 from llmconv.families import llama, minicpm, qwen2, qwen3
-from llmconv.families.family import Family
+from llmconv.families.family import STATIC_DEMO, Family
 from llmconv.families.oracle import Oracle
 
 TEXTS = {2.6: "qwen2", 4.0: "llama", 4.5: "qwen3"}  # version of the model -> model_type of its language model
@@ -94,12 +94,5 @@ family = Family(
     reference=Oracle(config=as_text, tensor=tensor, towers=reference.modules),
     left_out=(r"^apm\.", r"^audio_projection_layer\.", r"^tts\."),
     equal_lengths=True,
-    demo={
-        "half": ("bf16",),
-        "use_block_with_kv": (False,),
-        "use_history_kv": (False,),
-        "batch": (1,),
-        "embedding_disk": (False,),
-        "num_device": (1,),
-    },
+    demo={**STATIC_DEMO} | {"half": ("bf16",)},
 )

@@ -4,6 +4,7 @@ kind of SigLIP in place of its sizes."""
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any
 
 from llmconv.blocks.spec import Spec, renamed
@@ -47,7 +48,7 @@ RENAMED = (
 )
 
 
-def read(config: Config) -> SquareSpec:
+def read(config: Config, names: Container[str]) -> SquareSpec:
     """The sizes of the SigLIP that vision_config names, and of the aligner."""
     sizes, linears = _sizes(config), _params(config, "aligner_config").int("depth", 1)
     projector = {f"project{n}": f"aligner.layers.{2 * n}" for n in range(linears)}
@@ -62,8 +63,8 @@ def read(config: Config) -> SquareSpec:
         patch=sizes["patch_size"],
         channels=3,
         activation="gelu",
+        projector="gelu",
         eps=1e-6,
-        bias=True,
         linears=linears,
         token=config.int(*janus.TOKEN, least=0),
     )

@@ -106,7 +106,7 @@ class Net:
         """A key that is equal for nets with the same program (llmconv.coefficients.structure)."""
         if self.pattern:
             return self.pattern.structure
-        return structure(self.mlir, self.weights, self.flags.to_dict()).key
+        return structure(self.mlir, self.weights, self.flags.to_dict())
 
     @cached_property
     def history(self) -> tuple[IO, ...]:

@@ -15,6 +15,8 @@ from llmconv.hub import Name
 from llmconv.request.options import parse
 
 LONGEST = 400  # bytes of a path; SQLite takes 512 with the names of its files
+# options with which the compiler does not split a layer over devices
+UNSPLIT = ("lora_max_rank", "dynamic", "use_history_kv", "chunk_length")
 
 
 @dataclass(frozen=True)
@@ -199,14 +201,14 @@ class Job:
                 f"only {connected} devices exchange what they compute",
                 f"Use -c {connected}, or distribute_strategy pp.",
             )
-        if self.splits and (
-            self.batch > 1 or self.lora_max_rank or self.dynamic or self.use_history_kv or self.chunk_length
-        ):
+        given = {"batch": self.batch > 1}
+        given |= {name: bool(getattr(self, name)) for name in UNSPLIT}
+        if self.splits and any(given.values()):
+            names = " and ".join(name for name, there in given.items() if there)
             raise InputError(
-                f"num_device {self.num_device} with distribute_strategy tp and batch, lora_max_rank, dynamic, "
-                "use_history_kv or chunk_length",
+                f"num_device {self.num_device} with distribute_strategy tp and {names}",
                 "the compiler does not split such layers",
-                "Use distribute_strategy pp.",
+                f"Use distribute_strategy pp{' and num_device 3 or more' if self.num_device < 3 else ''}.",
             )
 
     def to_dict(self) -> dict[str, Any]:

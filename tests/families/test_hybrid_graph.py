@@ -219,3 +219,15 @@ def test_cores_that_would_leave_a_head_out_are_refused(family_checkpoint):
     assert planned(model, SEQ, chip="bm1688", num_core=1)
     with pytest.raises(InputError, match="num_core 2 with linear_num_key_heads 3.*Use num_core 1"):
         planned(model, SEQ, chip="bm1688")
+
+
+def test_what_cannot_be_split_is_named_alone(family_checkpoint):
+    """dynamic, which the family's nets need; and not options that nobody asked for."""
+    for devices, hint in (
+        (2, "Use distribute_strategy pp and num_device 3 or more."),
+        (4, "Use distribute_strategy pp."),
+    ):
+        with pytest.raises(InputError) as refused:
+            planned(family_checkpoint("qwen3_5"), SEQ, num_device=devices)
+        assert f"num_device {devices} with distribute_strategy tp and dynamic:" in str(refused.value)
+        assert str(refused.value).endswith(hint)

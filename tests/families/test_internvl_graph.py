@@ -15,8 +15,8 @@ import pytest
 from internvl_checkpoints import TOKEN
 from test_families_graph import EXACT, far, launches, planned, run
 
-from llmconv.blocks.vision import tile_vit
-from llmconv.blocks.vision.tiles import Tiles, random
+from llmconv.blocks.vision.square import graph
+from llmconv.blocks.vision.square.tower import Squares, random
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.plan.handover import Handover
@@ -62,7 +62,7 @@ def seen(made, pixels: np.ndarray) -> np.ndarray:
     """[k, N, H]: what the vit net makes of tiles."""
     net = next(net for net in made.nets if net.name == "vit")
     weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in net.graph.weights.values()}
-    return np.stack([interpret(net.graph, nets.tower(net, Tiles(one[None])).inputs, weights)[0] for one in pixels])
+    return np.stack([interpret(net.graph, nets.tower(net, Squares(one[None])).inputs, weights)[0] for one in pixels])
 
 
 def tiles(made, count: int = 2) -> np.ndarray:
@@ -70,7 +70,7 @@ def tiles(made, count: int = 2) -> np.ndarray:
 
 
 def class_tokens(made, pixels: np.ndarray) -> np.ndarray:
-    found = Reference(made, Precision()).sight.features(Shown(made.towers[0], Tiles(pixels)))
+    found = Reference(made, Precision()).sight.features(Shown(made.towers[0], Squares(pixels)))
     assert len(found) == 1
     return found[0].reshape(len(pixels), -1, found[0].shape[-1])
 
@@ -145,7 +145,7 @@ def test_faults_of_the_tower_are_seen(internvl_checkpoint, monkeypatch):
     def distance(weights: Mapping[str, np.ndarray] = sound, shown: np.ndarray = pixels, **wrong: Any) -> float:
         """Of a net with other sizes, weights or tiles from the class."""
         graph = kind.graph(replace(spec, **wrong), False)
-        given = (nets.tower(net, Tiles(np.ascontiguousarray(one[None]))).inputs for one in shown)
+        given = (nets.tower(net, Squares(np.ascontiguousarray(one[None]))).inputs for one in shown)
         return far(np.stack([interpret(graph, inputs, weights)[0] for inputs in given]), right)
 
     def swapped(*paths: str) -> dict[str, np.ndarray]:
@@ -170,7 +170,7 @@ def test_faults_of_the_tower_are_seen(internvl_checkpoint, monkeypatch):
         "tokens column by column": distance(by_column=True),
     }
     assert all(value > 0.01 for value in faults.values()), faults
-    monkeypatch.setattr(tile_vit, "PROJECTOR_EPS", 1e-3)
+    monkeypatch.setattr(graph, "PROJECTOR_EPS", 1e-3)
     # the effect of an epsilon is as small as it is itself beside the variance
     assert distance() > 20 * EXACT
 
@@ -429,4 +429,4 @@ def test_options_and_tiles_that_do_not_fit_are_refused(internvl_checkpoint):
     kind, spec = planned(model).towers[0]
     for shape in ((2, 3, 56, 56), (1, 3, 56, 28), (3, 56, 56)):
         with pytest.raises(InputError, match="a launch takes one tile"):
-            kind.prepare(spec, Tiles(np.zeros(shape, np.float32)), False)
+            kind.prepare(spec, Squares(np.zeros(shape, np.float32)), False)

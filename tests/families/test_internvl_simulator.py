@@ -11,22 +11,11 @@ import pytest
 from internvl_checkpoints import TEXTS
 from quantised_checkpoints import How
 from quantised_checkpoints import convert as quantise
-from verify_helpers import verify
+from verify_helpers import SEEING_OPTIONS, verify
 
 SEQ = 48
 CHIPS = ("bm1684x", "bm1688", "cv186x")
-OPTIONS = (
-    {"dynamic": 1},
-    {"use_block_with_kv": 1},
-    {"use_history_kv": 1},
-    {"share_prompt": 1},
-    {"chunk_length": 16},
-    {"batch": 2},
-    {"embedding_disk": 1, "do_sample": 1},
-    {"quantize": "f16"},
-    {"quantize": "w8bf16"},
-    {"num_device": 3, "distribute_strategy": "pp"},
-)
+OPTIONS = (*SEEING_OPTIONS, {"quantize": "w8bf16"})
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 

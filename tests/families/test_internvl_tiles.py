@@ -11,7 +11,7 @@ from internvl_checkpoints import TOKEN, whole
 from test_families_graph import far, planned
 from test_internvl_graph import EXACT, seen
 
-from llmconv.blocks.vision import tiling
+from llmconv.blocks.vision.square import tiling
 from llmconv.families.internvl import MEAN, STD, preprocess
 
 # float32 arithmetic in another order, of values up to 3

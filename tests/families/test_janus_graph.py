@@ -14,8 +14,8 @@ from checkpoints import headers, once
 from janus_checkpoints import CONFIGS, DEEPSEEK, JANUS
 from test_families_graph import EXACT, far, launches, planned, run
 
-from llmconv.blocks.vision.square import host
-from llmconv.blocks.vision.square.tower import Pictures, random
+from llmconv.blocks.vision.square import padded
+from llmconv.blocks.vision.square.tower import Squares, random
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
@@ -67,7 +67,7 @@ class Both:
 def test_towers_equal_the_class(name, vision, janus_checkpoint):
     if vision.get("select_layer") == -23:  # two of 24 blocks, counted from the end
         config = DEEPSEEK["vision_config"]["params"] | vision
-        assert multi_modality.read(_config(DEEPSEEK, config)).depth == 2
+        assert multi_modality.read(_config(DEEPSEEK, config), ()).depth == 2
         vision = vision | {"select_layer": 2}
     both = Both(planned(janus_checkpoint(name, vision=vision)))
     tower, spec = both.made.towers[0]
@@ -87,7 +87,7 @@ def test_both_layouts_are_one_model(janus_checkpoint):
     config = janus_checkpoints.twin(DEEPSEEK)
     other = planned(janus_checkpoint("janus", **{k: v for k, v in config.items() if k != "model_type"}))
     ours, theirs = Both(deep), Both(other)
-    pixels = {"pixel_values": random(deep.towers[0].spec, np.random.default_rng(1)).pixels}
+    pixels = {"pixel_values": random(deep.towers[0].spec, 1, np.random.default_rng(1)).pixels}
     np.testing.assert_array_equal(*(interpret(both.net.graph, pixels, both.weights)[0] for both in (ours, theirs)))
     for net, twin in zip(deep.nets, other.nets):
         if net.layer is not None:
@@ -121,7 +121,7 @@ def test_the_reference_is_the_class_in_one_piece(name, janus_checkpoint):
     made = planned(janus_checkpoint(name))
     model = janus_checkpoints.whole(CONFIGS[name], janus_checkpoints.values(janus_checkpoints.twin(CONFIGS[name])))
     (fitted,) = made.towers
-    picture = random(fitted.spec, np.random.default_rng(2))
+    picture = random(fitted.spec, 1, np.random.default_rng(2))
     ids = np.array([5, 6, *[1000] * fitted.spec.tokens, 7, 8, 9])
     with torch.inference_mode():
         right = model(torch.from_numpy(ids)[None], pixel_values=torch.from_numpy(picture.pixels)).logits[0].numpy()
@@ -249,17 +249,17 @@ def test_pictures_equal_the_processors(janus_checkpoint):
     for height, width in sizes:
         picture = Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
         right = processor(picture, return_tensors="np")["pixel_values"]
-        small = picture.resize(host.resized(spec, height, width)[::-1], Image.Resampling.BICUBIC)
-        found = host.pixel_values(spec, np.asarray(small), processor.image_mean, processor.image_std)
+        small = picture.resize(padded.resized(spec, height, width)[::-1], Image.Resampling.BICUBIC)
+        found = padded.pixel_values(spec, np.asarray(small), processor.image_mean, processor.image_std)
         np.testing.assert_array_equal(found, right, err_msg=str((height, width)))
     for shape in ((384, 400, 3), (200, 383, 3), (384, 384, 4)):
         with pytest.raises(InputError, match="Resize it first"):
-            host.pixel_values(spec, np.zeros(shape, np.uint8), (0, 0, 0), (1, 1, 1))
+            padded.pixel_values(spec, np.zeros(shape, np.uint8), (0, 0, 0), (1, 1, 1))
 
 
 def test_a_launch_takes_one_picture(janus_checkpoint):
     ((tower, spec),) = planned(janus_checkpoint("janus")).towers
-    two = Pictures(np.zeros((2, 3, 64, 64), np.float32))
+    two = Squares(np.zeros((2, 3, 64, 64), np.float32))
     with pytest.raises(InputError, match="one image at a time"):
         tower.prepare(spec, two, False)
     assert [one.pixels.shape for one in tower.each(two)] == [(1, 3, 64, 64)] * 2 and tower.count(spec, two) == 32

@@ -15,24 +15,14 @@ from checkpoints import once
 from janus_checkpoints import CONFIGS
 from negatives import judge, right
 from plans import planned
-from verify_helpers import verify
+from verify_helpers import SEEING_OPTIONS, verify
 
 from llmconv.blocks.vision.square.tower import random
 from llmconv.verify import launches
 
 CHIP, SEQ = "cv186x", 64
 BUILDS = (("bf16", "bm1688"), ("w4bf16", "bm1684x"), ("f16", "cv186x"))
-OPTIONS = (
-    {"dynamic": 1},
-    {"use_block_with_kv": 1},
-    {"use_history_kv": 1},
-    {"share_prompt": 1},
-    {"chunk_length": 16},
-    {"batch": 2},
-    {"embedding_disk": 1, "do_sample": 1},
-    {"num_device": 3, "distribute_strategy": "pp"},
-    {"lora_max_rank": 8},
-)
+OPTIONS = (*SEEING_OPTIONS, {"lora_max_rank": 8})
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 
@@ -65,7 +55,7 @@ def launched(build, compiler, janus_checkpoint):
 
     plan = planned(janus_checkpoint("janus", seed=3), seq=SEQ, chip=CHIP, out=build)
     net = next(net for net in plan.nets if net.name == "vit")
-    launch = launches.tower(net, random(plan.towers[0].spec, np.random.default_rng(1)))
+    launch = launches.tower(net, random(plan.towers[0].spec, 1, np.random.default_rng(1)))
     (pixels,) = launch.inputs.values()
     (bmodel,) = build.glob("*.bmodel")
     with Simulator(bmodel, CHIP, compiler.root) as simulator:

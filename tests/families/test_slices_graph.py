@@ -323,7 +323,10 @@ def test_models_that_do_not_fit_are_refused(slice_checkpoint, tmp_path):
 def test_max_pixels(slice_checkpoint):
     model = slice_checkpoint("minicpmv_4", vision={"image_size": 980})
     for text, word in (
-        ("450,504", r"max_pixels 450,504: both sides must be multiples of a patch of 14 pixels. Use 448,504"),
+        (
+            "450,504",
+            r"max_pixels 450,504: both sides must be multiples of 14: that is the side of a patch. Use 448,504",
+        ),
         ("994,14", r"positions for slices of 980 x 980 pixels. Use 448,504"),
         ("112,98", r"would take 56 patches, and runtimes copy the mask of the first 64 .* Use 448,504"),
     ):

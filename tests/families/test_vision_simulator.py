@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from verify_helpers import verify
+from verify_helpers import SEEING_OPTIONS, verify
 from vision_checkpoints import CONFIGS, HYBRIDS
 
 SEQ = 48
@@ -41,17 +41,7 @@ BUILDS = {
     "w4bf16 on bm1684x": ("w4bf16", "bm1684x"),
     "bf16 on bm1684x": ("bf16", "bm1684x"),
 }
-OPTIONS = (
-    {"dynamic": 1},
-    {"use_block_with_kv": 1},
-    {"use_history_kv": 1},
-    {"share_prompt": 1},
-    {"chunk_length": 16},
-    {"batch": 2},
-    {"embedding_disk": 1, "do_sample": 1},
-    {"quantize": "f16"},
-    {"num_device": 3, "distribute_strategy": "pp"},
-)
+OPTIONS = SEEING_OPTIONS
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 

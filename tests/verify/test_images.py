@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from test_generate import right
 from test_nets_of_options import Interpreted
-from verify_helpers import plan_of
+from verify_helpers import conversation, hold_answers, plan_of
 from vision_checkpoints import CONFIGS, whole
 
 from llmconv.blocks.vision import grid
@@ -19,7 +19,7 @@ from llmconv.errors import ConvertError
 from llmconv.request.output import Layout
 from llmconv.verify import launches
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
+from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch
 from llmconv.verify.session import Session, alone
 from llmconv.verify.vision import Shown
 
@@ -59,17 +59,11 @@ def image(shown: Sequence[Shown]) -> Images | None:
     return shown[0].items if shown else None
 
 
-def conversation(plan, chip, seed: int = 2):
-    session, runtime = Session(plan, chip), Runtime.of(plan)
-    said = turns(plan, runtime, np.random.default_rng(seed), TOKENS)
-    return session, said, converse(session, runtime, said)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_checkpoint):
     plan = planned(vision_checkpoint, name)
     chip = Interpreted(plan)
-    session, (turn,), found = conversation(plan, chip)
+    session, (turn,), found = conversation(plan, chip, TOKENS)
     assert right(session, found)
     (where,) = np.nonzero(turn.ids == 1000)
     assert (
@@ -95,17 +89,9 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_chec
 def test_an_image_in_a_conversation(name, options, vision_checkpoint):
     """In chunks, and shared by two questions: every answer is what transformers gives behind all that was read."""
     plan = planned(vision_checkpoint, name, **options)
-    session, said, found = conversation(plan, Interpreted(plan))
+    session, said, found = conversation(plan, Interpreted(plan), TOKENS)
     assert right(session, found) and len(found.tokens) == TOKENS and said[0].shown
-    read, judged = np.zeros(0, int), list(found.tokens)
-    for turn in said:
-        read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
-        answer, judged = judged[: turn.tokens], judged[turn.tokens :]
-        tokens = [t.found for t in answer]
-        assert [t.expected for t in answer] == (
-            chosen(plan.job.model_path, read, image(said[0].shown), tokens) if tokens else []
-        )
-        read = np.concatenate([read, tokens]).astype(int)
+    hold_answers(said, found, lambda read, tokens: chosen(plan.job.model_path, read, image(said[0].shown), tokens))
 
 
 @pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl", "glm4v"])
@@ -172,7 +158,7 @@ def test_faults_of_the_chip_are_seen(name, net, spoil, wrong, vision_checkpoint)
     chip = Interpreted(plan, spoil=lambda *_: None)
     sound = chip.run
     chip.run = lambda run, inputs, read=(): spoil(sound(run, inputs, read)) if run == net else sound(run, inputs, read)
-    session, _, _found = conversation(plan, chip)
+    session, _, _found = conversation(plan, chip, TOKENS)
     assert {c.net for c in session.compared if not c.ok} == wrong
 
 
@@ -183,7 +169,8 @@ def test_positions_of_text_for_an_image_are_seen(name, vision_checkpoint, monkey
         "token_positions",
         lambda tower, ids, grids, first=0: (first + np.tile(np.arange(len(ids)), (3, 1)), first + len(ids)),
     )
-    session, _, _found = conversation(planned(vision_checkpoint, name), Interpreted(planned(vision_checkpoint, name)))
+    plan = planned(vision_checkpoint, name)
+    session, _, _found = conversation(plan, Interpreted(plan), TOKENS)
     assert {c.net for c in session.compared if not c.ok} == {CHAIN}
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import test_nets_of_options
 from test_generate import right
-from test_images import chosen, conversation, image
-from verify_helpers import plan_of
+from test_images import chosen, image
+from verify_helpers import conversation, hold_answers, plan_of
 from vision_checkpoints import whole
 
 from llmconv.blocks.navit import slices
@@ -56,7 +56,7 @@ def chosen_of_slices(model, ids: np.ndarray, given: Slices, mode: str, tokens: l
 def test_a_prompt_with_an_image_is_what_transformers_generates(vision_checkpoint):
     plan = planned(vision_checkpoint)
     chip = Interpreted(plan)
-    session, (turn,), found = conversation(plan, chip)
+    session, (turn,), found = conversation(plan, chip, TOKENS)
     assert right(session, found)
     (where,) = np.nonzero(turn.ids == 1000)
     assert len(where) == image(turn.shown).tokens(2) == plan.towers[0].spec.tokens and where[0] > 0
@@ -70,15 +70,9 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(vision_checkpoint
 def test_an_image_in_a_conversation(options, vision_checkpoint):
     """In chunks: every answer is what transformers gives behind all that was read."""
     plan = planned(vision_checkpoint, **options)
-    session, said, found = conversation(plan, Interpreted(plan))
+    session, said, found = conversation(plan, Interpreted(plan), TOKENS)
     assert right(session, found) and len(found.tokens) == TOKENS and said[0].shown
-    read, judged = np.zeros(0, int), list(found.tokens)
-    for turn in said:
-        read = np.concatenate([read, turn.ids])
-        answer, judged = judged[: turn.tokens], judged[turn.tokens :]
-        tokens = [t.found for t in answer]
-        assert [t.expected for t in answer] == chosen(plan.job.model_path, read, image(said[0].shown), tokens)
-        read = np.concatenate([read, tokens]).astype(int)
+    hold_answers(said, found, lambda read, tokens: chosen(plan.job.model_path, read, image(said[0].shown), tokens))
 
 
 def test_several_images_in_a_prompt(vision_checkpoint):
@@ -111,7 +105,7 @@ def test_faults_are_seen(vision_checkpoint, monkeypatch):
     plan = planned(vision_checkpoint)
 
     def wrong(chip) -> set[str]:
-        session, _, _found = conversation(plan, chip)
+        session, _, _found = conversation(plan, chip, TOKENS)
         return {c.net for c in session.compared if not c.ok}
 
     chip = Interpreted(plan)
@@ -143,7 +137,7 @@ def test_a_prompt_shows_one_of_two_towers(options, vision_checkpoint):
     """Those of MiniCPM-V 4.6 stand for one another: the prompt has that of the model's own mode."""
     plan = plan_of(vision_checkpoint("minicpmv4_6"), seq=SEQ, max_pixels="112,168", **options)
     chip = Interpreted(plan)
-    session, said, found = conversation(plan, chip)
+    session, said, found = conversation(plan, chip, TOKENS)
     assert right(session, found) and chip.runs[0] == "vit_16x" and "vit_4x" not in chip.runs
     ids, tokens, (shown,) = said[0].ids, [t.found for t in found.tokens[: said[0].tokens]], said[0].shown
     assert shown.fitted is plan.towers[1] and (ids == 1000).sum() == shown.fitted.tower.count(
@@ -176,5 +170,5 @@ def test_rows_of_a_strip_tower_backwards_are_seen(vision_checkpoint):
     chip.run = lambda name, inputs, read=(): {
         k: v[::-1] if name == "vit_16x" else v for k, v in sound(name, inputs, read).items()
     }
-    session, _, _found = conversation(plan, chip)
+    session, _, _found = conversation(plan, chip, TOKENS)
     assert "vit_16x" in {c.net for c in session.compared if not c.ok}

@@ -12,13 +12,13 @@ from safetensors.torch import load_file, save_file
 from slice_checkpoints import CONFIGS, Published, noise
 from test_generate import right
 from test_nets_of_options import Interpreted
-from verify_helpers import plan_of
+from verify_helpers import conversation, hold_answers, plan_of
 
 from llmconv.blocks.vision.images import Images
 from llmconv.blocks.vision.sliced import graph as graphs
 from llmconv.blocks.vision.sliced import host
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
+from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch
 from llmconv.verify.session import Session
 from llmconv.verify.vision import Shown
 
@@ -46,17 +46,11 @@ def chosen(plan, ids: np.ndarray, images: Images | None, tokens: list[int]) -> l
     return published.choose(ids, seen, tokens)
 
 
-def conversation(plan, chip, seed: int = 2):
-    session, runtime = Session(plan, chip), Runtime.of(plan)
-    said = turns(plan, runtime, np.random.default_rng(seed), TOKENS)
-    return session, said, converse(session, runtime, said)
-
-
 @pytest.mark.parametrize("name", CONFIGS)
 def test_an_overview_and_slices_are_what_the_class_generates(name, slice_checkpoint):
     plan = planned(slice_checkpoint, name)
     chip = Interpreted(plan)
-    session, (turn,), found = conversation(plan, chip)
+    session, (turn,), found = conversation(plan, chip, TOKENS)
     assert right(session, found)
     (shown,) = turn.shown
     assert shown.items.grids == ((1, 8, 6), (1, 4, 8), (1, 4, 8)), "as many as there is room for, of two shapes"
@@ -95,16 +89,9 @@ def test_text_alone(name, slice_checkpoint):
 @pytest.mark.parametrize("options", [{"use_block_with_kv": 1, "max_input_length": 32}, {"share_prompt": 1}], ids=str)
 def test_slices_in_a_conversation(options, slice_checkpoint):
     plan = planned(slice_checkpoint, "minicpmv_4_5", **options)
-    session, said, found = conversation(plan, Interpreted(plan))
+    session, said, found = conversation(plan, Interpreted(plan), TOKENS)
     assert right(session, found) and len(found.tokens) == TOKENS and said[0].shown
-    read, judged = np.zeros(0, int), list(found.tokens)
-    for turn in said:
-        read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
-        answer, judged = judged[: turn.tokens], judged[turn.tokens :]
-        tokens = [t.found for t in answer]
-        expected = chosen(plan, read, said[0].shown[0].items, tokens) if tokens else []
-        assert [t.expected for t in answer] == expected
-        read = np.concatenate([read, tokens]).astype(int)
+    hold_answers(said, found, lambda read, tokens: chosen(plan, read, said[0].shown[0].items, tokens))
 
 
 def test_a_batch_with_slices(slice_checkpoint):
@@ -125,7 +112,7 @@ def test_the_placeholder_is_the_tokenizers(slice_checkpoint, tmp_path):
     (model / "tokenizer_config.json").write_text(json.dumps({"unk_token": "<unk>", "added_tokens_decoder": table}))
     plan = plan_of(model, seq=SEQ, max_pixels="84,112")
     assert plan.towers[0].spec.token == 77
-    session, (turn,), found = conversation(plan, Interpreted(plan))
+    session, (turn,), found = conversation(plan, Interpreted(plan), TOKENS)
     assert right(session, found) and np.count_nonzero(turn.ids == 77) == 3 * QUERIES
 
 

@@ -10,12 +10,12 @@ import pytest
 from internvl_checkpoints import TOKEN
 from test_generate import right
 from test_nets_of_options import Interpreted
-from verify_helpers import plan_of
+from verify_helpers import conversation, hold_answers, plan_of
 
-from llmconv.blocks.vision.tiles import Tiles, random
+from llmconv.blocks.vision.square.tower import Squares, random
 from llmconv.checkpoint import recipe
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch, turns
+from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch
 from llmconv.verify.reference import Reference
 from llmconv.verify.session import Session
 from llmconv.verify.vision import Shown
@@ -29,7 +29,7 @@ CASES = {
 }
 
 
-def chosen(plan, ids: np.ndarray, shown: Tiles | None, tokens: list[int]) -> list[int]:
+def chosen(plan, ids: np.ndarray, shown: Squares | None, tokens: list[int]) -> list[int]:
     """What transformers' whole model would choose behind a prompt, and behind that and each of `tokens` but the last.
 
     Its weights are those of the chip: the checkpoint's."""
@@ -47,19 +47,12 @@ def chosen(plan, ids: np.ndarray, shown: Tiles | None, tokens: list[int]) -> lis
     return logits[len(ids) - 1 :].argmax(-1).tolist()
 
 
-def conversation(plan, chip, seed: int = 2):
-    session, runtime = Session(plan, chip), Runtime.of(plan)
-    assert runtime
-    said = turns(plan, runtime, np.random.default_rng(seed), TOKENS)
-    return session, said, converse(session, runtime, said)
-
-
 @pytest.mark.parametrize("case", [c if "6b" not in c else pytest.param(c, marks=pytest.mark.slow) for c in CASES])
 def test_a_prompt_with_tiles_is_what_transformers_generates(case, internvl_checkpoint):
     name, fields = CASES[case]
     plan = plan_of(internvl_checkpoint(name, **fields), seq=SEQ)
     chip = Interpreted(plan)
-    session, (turn,), found = conversation(plan, chip)
+    session, (turn,), found = conversation(plan, chip, TOKENS)
     assert right(session, found)
     (shown,) = turn.shown
     (where,) = np.nonzero(turn.ids == TOKEN)
@@ -80,16 +73,9 @@ SCHEMES = [
 @pytest.mark.parametrize("options", SCHEMES, ids=str)
 def test_tiles_in_a_conversation(options, internvl_checkpoint):
     plan = plan_of(internvl_checkpoint("internvl_chat"), seq=SEQ, **options)
-    session, said, found = conversation(plan, Interpreted(plan))
+    session, said, found = conversation(plan, Interpreted(plan), TOKENS)
     assert right(session, found) and len(found.tokens) == TOKENS and said[0].shown
-    read, judged = np.zeros(0, int), list(found.tokens)
-    for turn in said:
-        read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
-        answer, judged = judged[: turn.tokens], judged[turn.tokens :]
-        tokens = [t.found for t in answer]
-        if tokens:
-            assert [t.expected for t in answer] == chosen(plan, read, said[0].shown[0].items, tokens)
-        read = np.concatenate([read, tokens]).astype(int)
+    hold_answers(said, found, lambda read, tokens: chosen(plan, read, said[0].shown[0].items, tokens))
 
 
 def test_images_apart_and_text_alone(internvl_checkpoint):
@@ -136,7 +122,7 @@ def test_faults_of_the_chip_are_seen(spoil: Callable[[dict], dict], internvl_che
     chip.run = lambda run, inputs, read=(): (
         spoil(sound(run, inputs, read)) if run == "vit" else sound(run, inputs, read)
     )
-    session, _, _found = conversation(plan, chip)
+    session, _, _found = conversation(plan, chip, TOKENS)
     assert {c.net for c in session.compared if not c.ok} == {"vit", CHAIN}
 
 
@@ -146,5 +132,5 @@ def test_tiles_in_the_wrong_places_are_seen(internvl_checkpoint, monkeypatch):
     kind = type(plan.towers[0].tower)
     each = kind.each
     monkeypatch.setattr(kind, "each", lambda self, items: reversed(list(each(self, items))))
-    session, _, _found = conversation(plan, Interpreted(plan))
+    session, _, _found = conversation(plan, Interpreted(plan), TOKENS)
     assert {c.net for c in session.compared if not c.ok} == {CHAIN}

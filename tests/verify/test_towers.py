@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_generate import right
 from test_nets_of_options import SMALL, Interpreted
-from verify_helpers import plan_of
+from verify_helpers import conversation, plan_of
 
 from llmconv import families
 from llmconv.blocks.tower import Tower
@@ -24,7 +24,7 @@ from llmconv.plan.plan import Plan
 from llmconv.report import sizes, summary
 from llmconv.top.graph import Graph
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, converse, turns
+from llmconv.verify.generate import CHAIN
 from llmconv.verify.session import Session
 from llmconv.verify.vision import Course, Seen
 
@@ -209,17 +209,10 @@ def test_what_is_told_of_a_build(planned):
     assert sizes._part("audio", "ear.weight") == "Ear"
 
 
-def conversation(plan: Plan, chip: Interpreted):
-    session, runtime = Session(plan, chip), Runtime.of(plan)
-    assert runtime
-    said = turns(plan, runtime, np.random.default_rng(2), TOKENS)
-    return session, said, converse(session, runtime, said)
-
-
 def test_a_prompt_of_sounds_and_an_image(planned):
     plan = planned()
     chip = Interpreted(plan)
-    session, (turn,), found = conversation(plan, chip)
+    session, (turn,), found = conversation(plan, chip, TOKENS)
     assert right(session, found) and len(found.tokens) == TOKENS
     assert chip.runs[:4] == ["audio", "audio", "eye", "embedding"], "one launch for each item"
     heard, seen = turn.shown
@@ -239,7 +232,7 @@ def test_faults_are_seen(net, planned):
         return {k: np.roll(v, 1, -2) for k, v in found.items()} if run == net else found
 
     chip.run = spoiled
-    session, _, _found = conversation(plan, chip)
+    session, _, _found = conversation(plan, chip, TOKENS)
     assert {c.net for c in session.compared if not c.ok} == {net, CHAIN}
 
 

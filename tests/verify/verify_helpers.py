@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from plans import planned
 
 from llmconv.plan.plan import Plan
 from llmconv.verify import verification
+from llmconv.verify.generate import Generation, Runtime, Turn, converse, turns
+from llmconv.verify.session import Session
 from llmconv.verify.settings import Settings
 
 
@@ -44,3 +47,36 @@ def verified(out: Path, **settings) -> tuple[bool, dict, str]:
 
 def relative(found: np.ndarray, right: np.ndarray) -> float:
     return float(np.linalg.norm(found - right) / np.linalg.norm(right))
+
+
+# options that change how the nets of a model that sees are driven; tests of whole files try each
+SEEING_OPTIONS = (
+    {"dynamic": 1},
+    {"use_block_with_kv": 1},
+    {"use_history_kv": 1},
+    {"share_prompt": 1},
+    {"chunk_length": 16},
+    {"batch": 2},
+    {"embedding_disk": 1, "do_sample": 1},
+    {"quantize": "f16"},
+    {"num_device": 3, "distribute_strategy": "pp"},
+)
+
+
+def conversation(plan: Plan, chip, tokens: int, seed: int = 2) -> tuple[Session, list[Turn], Generation]:
+    """What verify says to a model: the session, what was said, what came of it."""
+    session, runtime = Session(plan, chip), Runtime.of(plan)
+    assert runtime
+    said = list(turns(plan, runtime, np.random.default_rng(seed), tokens))
+    return session, said, converse(session, runtime, said)
+
+
+def hold_answers(said: Sequence[Turn], found: Generation, choose: Callable[[np.ndarray, list[int]], list[int]]) -> None:
+    """Every answer was expected to be what choose(all that was read, tokens of the answer) gives."""
+    read, judged = np.zeros(0, int), list(found.tokens)
+    for turn in said:
+        read = np.concatenate([read if turn.back is None else read[: turn.back], turn.ids])
+        answer, judged = judged[: turn.tokens], judged[turn.tokens :]
+        tokens = [t.found for t in answer]
+        assert not tokens or [t.expected for t in answer] == choose(read, tokens)
+        read = np.concatenate([read, tokens]).astype(int)

@@ -8,7 +8,7 @@ Patches come in reading order; the runtime prepares indices that bring them wind
 from __future__ import annotations
 
 from llmconv.blocks.navit.spec import StripSpec
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision.layers import activate, attend, layer_norm, linear, patches
 from llmconv.top.graph import Graph, Value
 
 VISION = "model.vision_tower."
@@ -37,12 +37,12 @@ def graph(name: str, spec: StripSpec) -> Graph:
             x = _windows(g, spec, x, *turns)
     if not turns:
         _unused(g, spec)
-    x = _norm(g, f"{VISION}post_layernorm", x, spec.eps)
+    x = layer_norm(g, f"{VISION}post_layernorm", x, spec.eps)
     x = g.Gather(x, order, axis=0, name="merger.gather_2x2")
     x = g.Reshape(x, to=(spec.tokens, WINDOW * spec.width), shape=(-1, WINDOW * spec.width), name="merger.reshape_2x2")
-    x = _norm(g, f"{MERGER}pre_norm", x, EPS)
-    x = _activate(g, "gelu", _linear(g, f"{MERGER}linear_1", x, WINDOW * spec.width), f"{MERGER}linear_1")
-    return g.output(_linear(g, f"{MERGER}linear_2", x, spec.out))
+    x = layer_norm(g, f"{MERGER}pre_norm", x, EPS)
+    x = activate(g, "gelu", linear(g, f"{MERGER}linear_1", x, WINDOW * spec.width), f"{MERGER}linear_1")
+    return g.output(linear(g, f"{MERGER}linear_2", x, spec.out))
 
 
 def _turns(g: Graph, spec: StripSpec) -> tuple[Value, Value]:
@@ -71,9 +71,7 @@ def _embed(g: Graph, spec: StripSpec, pixels: Value, places: Value) -> Value:
     x = g.Permute(x, order=(0, 3, 1, 2, 4), name=f"{name}.permute")
     x = g.Reshape(x, to=(n, c * p * p), shape=(-1, c * p * p), name=f"{name}.rows")
     path = f"{name}.patch_embedding"
-    weight = ("transpose", ("flat", ("tensor", f"{path}.weight")))
-    kernel = g.weight(f"{path}.weight", (c * p * p, spec.width), weight)
-    x = g.MatMul(x, kernel, g.weight(f"{path}.bias", (1, spec.width), ("tensor", f"{path}.bias")), name=path)
+    x = patches(g, path, x, spec.width)
     path = f"{name}.position_embedding"
     table = g.weight(f"{path}.weight", (spec.places**2, spec.width), ("tensor", f"{path}.weight"))
     return g.Add(x, g.Gather(table, places, axis=0, name=path), name=f"{path}.add")
@@ -81,11 +79,11 @@ def _embed(g: Graph, spec: StripSpec, pixels: Value, places: Value) -> Value:
 
 def _layer(g: Graph, spec: StripSpec, layer: int, x: Value) -> Value:
     path, n = f"{VISION}encoder.layers.{layer}.", x.shape[0]
-    y = _norm(g, f"{path}layer_norm1", x, spec.eps)
+    y = layer_norm(g, f"{path}layer_norm1", x, spec.eps)
     y = _attention(g, spec, f"{path}self_attn.", y, (1, n))
     x = g.Add(x, y, name=f"{path}self_attn.out_proj.add")
-    y = _linear(g, f"{path}mlp.fc1", _norm(g, f"{path}layer_norm2", x, spec.eps), spec.intermediate)
-    y = _linear(g, f"{path}mlp.fc2", _activate(g, spec.activation, y, f"{path}mlp.fc1"), spec.width)
+    y = linear(g, f"{path}mlp.fc1", layer_norm(g, f"{path}layer_norm2", x, spec.eps), spec.intermediate)
+    y = linear(g, f"{path}mlp.fc2", activate(g, spec.activation, y, f"{path}mlp.fc1"), spec.width)
     return g.Add(x, y, name=f"{path}mlp.fc2.add")
 
 
@@ -97,25 +95,13 @@ def _attention(g: Graph, spec: StripSpec, path: str, x: Value, groups: tuple[int
     heads, dim = spec.heads, spec.head_dim
 
     def part(role: str) -> Value:
-        y = _linear(g, f"{path}{role}_proj", x, spec.width)
+        y = linear(g, f"{path}{role}_proj", x, spec.width)
         shape = (heads, dim)
         return g.Reshape(y, to=(count, size, *shape), shape=(*free, *shape), name=f"{path}{role}.reshape")
 
-    y = g.FAttention(
-        *(part(role) for role in "qkv"),
-        g.none,
-        g.none,
-        scale=dim**-0.5,
-        batch=count,
-        q_head=heads,
-        kv_head=heads,
-        dim=dim,
-        mq=size,
-        mk=size,
-        name=f"{path}fattention",
-    )
+    y = attend(g, f"{path}fattention", part("q"), part("k"), part("v"), g.none)
     y = g.Reshape(y, to=x.shape, shape=(-1, spec.width), name=f"{path}fattention.reshape")
-    return _linear(g, f"{path}out_proj", y, spec.width)
+    return linear(g, f"{path}out_proj", y, spec.width)
 
 
 def _windows(g: Graph, spec: StripSpec, x: Value, order: Value, back: Value) -> Value:
@@ -123,29 +109,13 @@ def _windows(g: Graph, spec: StripSpec, x: Value, order: Value, back: Value) -> 
     mean."""
     path, n, d = f"{VISION}vit_merger.", spec.patches, spec.width
     count = n // WINDOW
-    y = g.Gather(_norm(g, f"{path}layer_norm1", x, spec.eps), order, axis=0, name=f"{path}gather_window")
+    y = g.Gather(layer_norm(g, f"{path}layer_norm1", x, spec.eps), order, axis=0, name=f"{path}gather_window")
     y = _attention(g, spec, f"{path}self_attn.", y, (count, WINDOW))
     x = g.Add(x, g.Gather(y, back, axis=0, name=f"{path}gather_reverse"), name=f"{path}residual.add")
     x = g.Gather(x, order, axis=0, name=f"{path}gather_2x2")
     four = g.Reshape(x, to=(count, WINDOW, d), shape=(-1, WINDOW, d), name=f"{path}mean.reshape")
     mean = g.Reduce(four, axes=(1,), keepdims=False, mode="ReduceMean", name=f"{path}mean")
     x = g.Reshape(x, to=(count, WINDOW * d), shape=(-1, WINDOW * d), name=f"{path}reshape_2x2")
-    x = _linear(g, f"{path}linear_1", _norm(g, f"{path}pre_norm", x, spec.eps), WINDOW * spec.intermediate)
-    x = _linear(g, f"{path}linear_2", _activate(g, "gelu_pytorch_tanh", x, f"{path}linear_1"), d)
+    x = linear(g, f"{path}linear_1", layer_norm(g, f"{path}pre_norm", x, spec.eps), WINDOW * spec.intermediate)
+    x = linear(g, f"{path}linear_2", activate(g, "gelu_pytorch_tanh", x, f"{path}linear_1"), d)
     return g.Add(x, mean, name=f"{path}mlp.add")
-
-
-def _linear(g: Graph, path: str, x: Value, out: int) -> Value:
-    weight = g.weight(f"{path}.weight", (x.shape[-1], out), ("transpose", ("tensor", f"{path}.weight")))
-    return g.MatMul(x, weight, g.weight(f"{path}.bias", (1, out), ("tensor", f"{path}.bias")), name=path)
-
-
-def _norm(g: Graph, path: str, x: Value, eps: float) -> Value:
-    size = x.shape[-1]
-    parts = (g.weight(f"{path}.{part}", (1, size), ("tensor", f"{path}.{part}")) for part in ("weight", "bias"))
-    return g.LayerNorm(x, *parts, axis=len(x.shape) - 1, eps=eps, normalized_shape=(size,), name=path)
-
-
-def _activate(g: Graph, activation: str, x: Value, path: str) -> Value:
-    kind, attrs = ACTIVATIONS[activation]
-    return g.op(kind, x, **attrs, name=f"{path}.{kind.lower()}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision import checks
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
 
@@ -77,13 +77,8 @@ class StripSpec:
 
     def check(self, layers: int, hidden: int) -> None:
         """Raise InputError for sizes that contradict each other."""
-        where = "of vision_config in config.json"
-        if self.width % self.heads:
-            why = "every head has the same share of it"
-            raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
-        if self.activation not in ACTIVATIONS:
-            known = f"llmconv knows {', '.join(ACTIVATIONS)}"
-            raise InputError(f"hidden_act {self.activation!r} {where}", known, "Convert a model with one of these.")
+        checks.heads(self.width, self.heads)
+        checks.activation(self.activation)
         if self.merging >= self.depth:
             why = f"the tower has layers 0 to {self.depth - 1}"
             raise InputError(f"insert_layer_id {self.merging} of config.json", why, "Repair config.json.")
@@ -117,18 +112,7 @@ def read(config: Config, *, merges: bool, token: int, pixels: tuple[int, int], f
         pixels=pixels,
         float_bias=float_bias,
     )
-    _check_pixels(made)
+    # of both towers alike, since a model has both
+    merged = f"{LARGEST} x {LARGEST} patches of {made.patch} pixels are one token of the tower that merges twice"
+    checks.multiples(made.pixels, made.patch * LARGEST, merged)
     return made
-
-
-def _check_pixels(spec: StripSpec) -> None:
-    """Of both towers alike, since a model has both."""
-    unit = spec.patch * LARGEST
-    if any(side < 1 or side % unit for side in spec.pixels):
-        near = ",".join(str(max(1, round(side / unit)) * unit) for side in spec.pixels)
-        raise InputError(
-            f"max_pixels {','.join(map(str, spec.pixels))}",
-            f"both sides must be multiples of {unit}: {LARGEST} x {LARGEST} patches of {spec.patch} pixels are one "
-            "token of the tower that merges twice",
-            f"Use {near}.",
-        )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from llmconv.blocks.spec import ACTIVATIONS
 from llmconv.top.graph import Graph, Value
@@ -20,14 +21,40 @@ def linear(g: Graph, path: str, x: Value, out: int, bias: bool = True) -> Value:
     return matmul(g, path, x, out, lambda part: ("tensor", f"{path}.{part}"), bias)
 
 
-def layer_norm(g: Graph, path: str, x: Value, eps: float) -> Value:
-    """LayerNorm over the last axis by `path`.weight and `path`.bias."""
+def patches(g: Graph, path: str, x: Value, out: int, bias: bool = True) -> Value:
+    """Rows of patches x [n, K] times the kernel of their convolution [out, ...], which is a matrix when it is flat."""
+
+    def source(part: str) -> tuple:
+        tensor = ("tensor", f"{path}.{part}")
+        return ("flat", tensor) if part == "weight" else tensor
+
+    return matmul(g, path, x, out, source, bias)
+
+
+def norm(g: Graph, kind: str, path: str, x: Value, eps: float) -> Value:
+    """LayerNorm ("layer") over the last axis by `path`.weight and `path`.bias, or RMSNorm ("rms") by the weight."""
     size = x.shape[-1]
-    weight, bias = (g.weight(f"{path}.{part}", (1, size), ("tensor", f"{path}.{part}")) for part in ("weight", "bias"))
-    return g.LayerNorm(x, weight, bias, axis=len(x.shape) - 1, eps=eps, normalized_shape=(size,), name=path)
+    shape = (*(1 for _ in x.shape[1:]), size)
+    parts = ("weight",) if kind == "rms" else ("weight", "bias")
+    weights = [g.weight(f"{path}.{part}", shape, ("tensor", f"{path}.{part}")) for part in parts]
+    if kind == "rms":
+        return g.RMSNorm(x, *weights, eps=eps, name=path)
+    return g.LayerNorm(x, *weights, axis=len(x.shape) - 1, eps=eps, normalized_shape=(size,), name=path)
+
+
+def layer_norm(g: Graph, path: str, x: Value, eps: float) -> Value:
+    return norm(g, "layer", path, x, eps)
 
 
 def activate(g: Graph, activation: str, x: Value, path: str) -> Value:
     """The activation that config.json calls so, of what `path` gives."""
     kind, attrs = ACTIVATIONS[activation]
     return g.op(kind, x, **attrs, name=f"{path}.{kind.lower()}")
+
+
+def attend(g: Graph, name: str, q: Value, k: Value, v: Value, mask: Value) -> Value:
+    """softmax(q k^T / sqrt(dim) + mask) v of q [B, m, heads, dim], k and v [B, n, heads, dim]. mask: g.none where all
+    is seen."""
+    batch, rows, heads, dim = q.shape
+    sizes: dict[str, Any] = {"batch": batch, "q_head": heads, "kv_head": heads, "mq": rows, "mk": k.shape[1]}
+    return g.FAttention(q, k, v, mask, g.none, scale=dim**-0.5, dim=dim, **sizes, name=name)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from llmconv.blocks.vision.layers import activate, layer_norm, matmul
+from llmconv.blocks.vision import layers
+from llmconv.blocks.vision.layers import activate
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.top.graph import Graph, Value
 
@@ -10,24 +11,15 @@ from llmconv.top.graph import Graph, Value
 def linear(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, out: int) -> Value:
     """x [n, K] times the role's weight, stored [out, K], plus its bias, if it has one. The kernel of the patches'
     convolution is a matrix when it is flat."""
-    path = spec.path(role, index)
-
-    def source(part: str) -> tuple:
-        tensor = ("tensor", f"{path}.{part}")
-        return ("flat", tensor) if (role, part) == ("patch", "weight") else tensor
-
-    return matmul(g, path, x, out, source, role not in spec.bare)
+    times = layers.patches if role == "patch" else layers.linear
+    return times(g, spec.path(role, index), x, out, role not in spec.bare)
 
 
 def norm(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
     """The tower's kind of norm over the last axis; x itself where the family has no such norm."""
     if role not in spec.names:
         return x
-    path, size = spec.path(role, index), x.shape[-1]
-    if spec.norm == "layer":
-        return layer_norm(g, path, x, spec.eps)
-    weight = g.weight(f"{path}.weight", (1, size), ("tensor", f"{path}.weight"))
-    return g.RMSNorm(x, weight, eps=spec.eps, name=path)
+    return layers.norm(g, spec.norm, spec.path(role, index), x, spec.eps)
 
 
 def mlp(g: Graph, spec: TowerSpec, x: Value, inner: int, out: int, index: int | None = None, of: str = "") -> Value:

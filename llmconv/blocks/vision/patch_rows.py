@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmconv.blocks.attention import cut
-from llmconv.blocks.vision.layers import matmul
+from llmconv.blocks.vision.layers import attend, matmul
 from llmconv.blocks.vision.merger import merged, perceived
 from llmconv.blocks.vision.parts import linear, mlp, norm
 from llmconv.blocks.vision.spec import TowerSpec
@@ -150,20 +150,6 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
     )
     name = f"{spec.path('block', layer)}fattention"
     mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
-    y = g.FAttention(
-        q,
-        k,
-        project("v", 2 * width, 3 * width),
-        mask,
-        g.none,
-        scale=dim**-0.5,
-        batch=1,
-        q_head=heads,
-        kv_head=heads,
-        dim=dim,
-        mq=n,
-        mk=n,
-        name=name,
-    )
+    y = attend(g, name, q, k, project("v", 2 * width, 3 * width), mask)
     y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
     return linear(g, spec, "proj", layer, y, width)

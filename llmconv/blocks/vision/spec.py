@@ -7,9 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision import checks
 from llmconv.checkpoint.config import Config
-from llmconv.checkpoint.plain import told
 from llmconv.errors import InputError
 
 if TYPE_CHECKING:
@@ -101,18 +100,8 @@ class TowerSpec:
         if self.width % self.heads or self.head_dim % 4:
             why = "a head's elements are turned in pairs by row and by column, so its size is a multiple of 4"
             raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
-        if self.activation not in ACTIVATIONS:
-            raise InputError(
-                f"hidden_act {told(self.activation)} {where}",
-                f"llmconv knows {', '.join(ACTIVATIONS)}",
-                "Convert a model with one of these.",
-            )
-        if self.out != hidden:
-            raise InputError(
-                f"output size {self.out} {where}",
-                f"the language model's hidden size is {hidden}",
-                "Repair config.json.",
-            )
+        checks.activation(self.activation)
+        checks.output(self.out, hidden)
         if self.window and self.window < self.unit:
             raise InputError(
                 f"window_size {self.window} {where}",
@@ -165,7 +154,8 @@ def read(
     )
     values["theta"] = part.sub("rope_parameters").float("rope_theta", TowerSpec.theta)
     made = TowerSpec(**known, **values)
-    _check_pixels(made)
+    why = f"{made.merge} x {made.merge} patches of {made.patch} pixels are one token"
+    checks.multiples(made.pixels, made.unit, why)
     return made
 
 
@@ -177,15 +167,3 @@ def _read(config: Config, key: str, default: Any) -> Any:
     if isinstance(default, float):
         return config.float(key, default)
     return config.int(key, default, least=1 if default else 0)
-
-
-def _check_pixels(spec: TowerSpec) -> None:
-    sides = spec.pixels
-    if any(side < 1 or side % spec.unit for side in sides):
-        near = ",".join(str(max(1, round(side / spec.unit)) * spec.unit) for side in sides)
-        raise InputError(
-            f"max_pixels {','.join(map(str, sides))}",
-            f"both sides must be multiples of {spec.unit}: {spec.merge} x {spec.merge} patches of {spec.patch} "
-            "pixels are one token",
-            f"Use {near}.",
-        )

@@ -6,7 +6,7 @@ resampler (Resampler). Names of operations are those of the tensors.
 
 from __future__ import annotations
 
-from llmconv.blocks.vision.layers import activate, layer_norm, linear, matmul
+from llmconv.blocks.vision.layers import activate, attend, layer_norm, linear, matmul, patches
 from llmconv.blocks.vision.sliced.spec import SliceSpec
 from llmconv.checkpoint import places as positions
 from llmconv.top.graph import Graph, Value
@@ -39,12 +39,7 @@ def graph(name: str, spec: SliceSpec) -> Graph:
 def _embed(g: Graph, spec: SliceSpec, x: Value, places: Value) -> Value:
     """Patches times the convolution's kernel [width, channels, patch, patch] as a matrix, and the learned positions."""
     patch, position = (f"{VISION}embeddings.{part}_embedding" for part in ("patch", "position"))
-
-    def source(part: str) -> tuple:
-        tensor = ("tensor", f"{patch}.{part}")
-        return ("flat", tensor) if part == "weight" else tensor
-
-    x = matmul(g, patch, x, spec.width, source)
+    x = patches(g, patch, x, spec.width)
     table = g.weight(f"{position}.weight", (spec.side**2, spec.width), ("tensor", f"{position}.weight"))
     return g.Add(x, g.Gather(table, places, name=position), name=f"{patch}.add")
 
@@ -94,19 +89,5 @@ def _attend(g: Graph, name: str, given: tuple[Value, Value, Value], mask: Value,
     size = given[0].shape[-1]
     dim = size // heads
     q, k, v = (g.Reshape(x, to=(1, x.shape[0], heads, dim), name=f"{name}.{role}") for role, x in zip("qkv", given))
-    y = g.FAttention(
-        q,
-        k,
-        v,
-        mask,
-        g.none,
-        scale=dim**-0.5,
-        batch=1,
-        q_head=heads,
-        kv_head=heads,
-        dim=dim,
-        mq=q.shape[1],
-        mk=k.shape[1],
-        name=name,
-    )
+    y = attend(g, name, q, k, v, mask)
     return g.Reshape(y, to=(q.shape[1], size), name=f"{name}.reshape")

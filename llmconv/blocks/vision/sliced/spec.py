@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision import checks
 from llmconv.checkpoint import tokens
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
@@ -105,16 +105,8 @@ class SliceSpec:
 
     def check(self, layers: int, hidden: int) -> None:
         """Raise InputError for sizes that contradict each other or the language model's (layers, hidden size)."""
-        where = "of vision_config in config.json"
-        if self.width % self.heads:
-            why = "every head has the same size"
-            raise InputError(f"{self.heads} heads {where} with a width of {self.width}", why, "Repair config.json.")
-        if self.activation not in ACTIVATIONS:
-            raise InputError(
-                f"hidden_act {self.activation!r} {where}",
-                f"llmconv knows {', '.join(ACTIVATIONS)}",
-                "Convert a model with one of these.",
-            )
+        checks.heads(self.width, self.heads)
+        checks.activation(self.activation)
         if not self.looks or self.out % self.looks or self.out % 4:
             why = f"the resampler has a head for every {HEAD} of it, all of one size"
             raise InputError(f"hidden_size {self.out} of config.json", why, "Repair config.json.")
@@ -122,9 +114,7 @@ class SliceSpec:
 
     def _check_pixels(self) -> None:
         what, longest = f"max_pixels {','.join(map(str, self.pixels))}", self.side * self.patch
-        if any(pixels < 1 or pixels % self.patch for pixels in self.pixels):
-            near = ",".join(str(max(1, round(pixels / self.patch)) * self.patch) for pixels in self.pixels)
-            raise InputError(what, f"both sides must be multiples of a patch of {self.patch} pixels", f"Use {near}.")
+        checks.multiples(self.pixels, self.patch, "that is the side of a patch")
         fits = f"Use {','.join(map(str, self.usual))}."
         if max(self.pixels) > longest:
             raise InputError(what, f"the tower has positions for slices of {longest} x {longest} pixels", fits)

@@ -1,1 +1,1 @@
-"""Towers that take images of one square size, one a launch: SigLIP, as Janus has it."""
+"""Towers that take square images, or square tiles of them, one a launch: SigLIP as Janus has it, InternViT."""

@@ -1,26 +1,32 @@
-"""The sizes of a tower that takes images of one square size."""
+"""The sizes of a tower that takes square images, or square tiles of an image."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from llmconv.blocks.spec import ACTIVATIONS
+from llmconv.blocks.vision import checks
 from llmconv.errors import InputError
 
 FUSED = "qkv"  # the role of a tensor with the rows of queries, keys and values
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class SquareSpec:
-    """Sizes of one tower that takes square images.
+    """Sizes of one tower.
 
-    names: role -> whole name of a tensor without .weight, {i} a block; `position` is a whole name; queries, keys and
-    values are in the role `qkv`, or have the roles q, k and v; project0 and so on are the linears of the projector.
-    depth: blocks; width: of its hidden states; out: of the language model's. side: of an image, and patch, in pixels;
-    channels: of a pixel.
-    activation, eps: of blocks and projector; bias: queries, keys and values have one; linears: of the projector.
-    token: id of the placeholder.
+    names: role -> whole name of a tensor (of a linear or norm without .weight), {i} a block. Queries, keys and values
+    are in the role `qkv`, or have the roles q, k and v; project0 and so on are the linears of the projector. Parts that
+    not all towers have: `class`, a token before the patches; scale1 and scale2, the layer scales; merge_norm, a
+    LayerNorm before the projector.
+    depth: blocks that are run; width: of its hidden states; out: of the language model's. side: of an image, and patch,
+    in pixels; merge: a token is merge x merge patches; channels: of a pixel.
+    activation, projector: those of the MLPs in blocks and in the projector, which has `linears` linears. norm: "layer"
+    or "rms", and eps: of the blocks; qk_eps: of the RMSNorm over all heads of queries, and of keys; None: there is
+    none. bias: queries, keys and values have one; last_norm: a LayerNorm follows the last block; by_column: tokens are
+    column by column, not row by row.
+    token: id of the placeholder; most: squares that an image becomes at most.
+    unused: name patterns of tensors that are there and not used.
     """
 
     names: Mapping[str, str]
@@ -33,10 +39,18 @@ class SquareSpec:
     patch: int
     channels: int
     activation: str
+    projector: str
     eps: float
-    bias: bool
-    linears: int
     token: int
+    merge: int = 1
+    linears: int = 2
+    norm: str = "layer"
+    qk_eps: float | None = None
+    bias: bool = True
+    last_norm: bool = True
+    by_column: bool = False
+    most: int = 1
+    unused: tuple[str, ...] = ()
 
     @property
     def head_dim(self) -> int:
@@ -48,12 +62,17 @@ class SquareSpec:
         return self.side // self.patch
 
     @property
-    def tokens(self) -> int:
-        """Patches of an image: each is a token."""
+    def patches(self) -> int:
+        """Patches of a square."""
         return self.rows**2
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of a square."""
+        return (self.rows // self.merge) ** 2
+
     def path(self, role: str, index: int | None = None) -> str:
-        """The name of a role's tensor without .weight; `index`: block."""
+        """The name of a role's tensor; `index`: block."""
         return self.names[role].format(i=index)
 
     def part(self, role: str, layer: int) -> str:
@@ -68,20 +87,13 @@ class SquareSpec:
 
     def check(self, layers: int, hidden: int) -> None:
         """Raise InputError for sizes that contradict each other or the language model's (layers, hidden size)."""
-        where, mend = "of vision_config in config.json", "Repair config.json."
-        if self.width % self.heads:
-            raise InputError(f"{self.heads} heads {where}", f"they do not divide the width of {self.width}", mend)
-        if not 0 < self.patch <= self.side:
-            raise InputError(f"image_size {self.side} {where}", f"a patch has {self.patch} pixels", mend)
-        if self.activation not in ACTIVATIONS:
-            raise InputError(
-                f"hidden_act {self.activation!r} {where}",
-                f"llmconv knows {', '.join(ACTIVATIONS)}",
-                "Convert a model with one of these.",
-            )
-        if self.out != hidden:
-            raise InputError(
-                f"output size {self.out} of the tower in config.json",
-                f"the language model's hidden size is {hidden}",
-                mend,
-            )
+        checks.heads(self.width, self.heads)
+        if self.rows < self.merge or self.rows % self.merge:
+            why = f"a token is {self.merge} x {self.merge} patches of {self.patch} pixels"
+            raise InputError(f"image_size {self.side} {checks.WHERE}", why, checks.MEND)
+        checks.activation(self.activation)
+        checks.activation(self.projector, "projector_hidden_act", "of config.json")
+        if self.norm not in ("layer", "rms"):
+            what = f"norm_type {self.norm!r} {checks.WHERE}"
+            raise InputError(what, "llmconv knows layer_norm and rms_norm", "Convert another model.")
+        checks.output(self.out, hidden)

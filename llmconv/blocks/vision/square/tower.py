@@ -1,8 +1,8 @@
-"""The tower that takes images of one square size, one a launch."""
+"""The tower that takes square images, or square tiles of an image: one a launch, with as many tokens for each."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +17,41 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+MOST = 3  # squares of a random prompt
+
 
 @dataclass(frozen=True)
-class Pictures:
-    """pixels [k, channels, side, side] float32, as a processor leaves them."""
+class Squares:
+    """pixels [k, channels, side, side] float32: images or tiles as a processor leaves them, in the prompt's order."""
 
     pixels: np.ndarray
 
 
-@dataclass(frozen=True)
-class SquareTower(Tower[SquareSpec, Pictures]):
-    """A family's knobs. read: config.json -> the sizes; raises InputError."""
+def larger(spec: SquareSpec, length: int) -> list[str]:
+    """A note where a prefill of `length` tokens has no room for an image."""
+    return [f"an image is {spec.tokens} tokens, more than the {length} of one prefill"] * (spec.tokens > length)
 
-    read: Callable[[Config], SquareSpec]
+
+def pooled(model: Any, pixels: torch.Tensor) -> torch.Tensor:
+    """The tokens [k, N, H] of squares [k, channels, side, side] by transformers' class."""
+    return model.get_image_features(pixels).pooler_output
+
+
+@dataclass(frozen=True)
+class SquareTower(Tower[SquareSpec, Squares]):
+    """A family's knobs. read: (config.json, names of the checkpoint's tensors) -> the sizes; raises InputError.
+
+    given: the name of the net's input; batched: the output is [1, N, H], not [N, H]; called: what a square is, for
+    people. told: (sizes, tokens of the longest prefill) -> notes. features: (transformers' model, squares) -> tokens.
+    """
+
+    read: Callable[[Config, Container[str]], SquareSpec]
     token: tuple[str, int]
+    given: str = "pixel_values"
+    batched: bool = True
+    called: str = "image"
+    told: Callable[[SquareSpec, int], list[str]] = larger
+    features: Callable[[Any, torch.Tensor], torch.Tensor] = pooled
 
     net = "vit"
     title = "Vision tower"
@@ -39,56 +60,59 @@ class SquareTower(Tower[SquareSpec, Pictures]):
     dynamic = False
 
     def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> SquareSpec:
-        return self.read(config)
+        return self.read(config, tensors)
 
     def notes(self, spec: SquareSpec, options: Mapping[str, str], length: int) -> list[str]:
-        if spec.tokens <= length:
-            return []
-        return [f"an image is {spec.tokens} tokens, more than the {length} of one prefill"]
+        return self.told(spec, length)
+
+    def unused(self, spec: SquareSpec) -> Sequence[str]:
+        return spec.unused
 
     def largest(self, spec: SquareSpec) -> dict[str, int]:
-        """width, height: pixels; patches; tokens: rows of the output."""
-        return {"width": spec.side, "height": spec.side, "patches": spec.tokens, "tokens": spec.tokens}
+        """width, height: pixels of a square; patches: of it; tokens: rows of the output."""
+        return {"width": spec.side, "height": spec.side, "patches": spec.patches, "tokens": spec.tokens}
 
     def graph(self, spec: SquareSpec, dynamic: bool) -> Graph:
-        return graph(self.net, spec)
+        return graph(self.net, spec, self.given, self.batched)
 
-    def prepare(self, spec: SquareSpec, items: Pictures, dynamic: bool) -> dict[str, np.ndarray]:
+    def prepare(self, spec: SquareSpec, items: Squares, dynamic: bool) -> dict[str, np.ndarray]:
         shape = (1, spec.channels, spec.side, spec.side)
         if items.pixels.shape != shape:
-            what, why = f"pixels of shape {list(items.pixels.shape)}", f"a launch takes one image {list(shape)}"
-            raise InputError(what, why, "Launch the net for one image at a time.")
-        return {"pixel_values": items.pixels}
+            what, why = f"pixels of shape {list(items.pixels.shape)}", f"a launch takes one {self.called} {list(shape)}"
+            raise InputError(what, why, f"Launch the net for one {self.called} at a time.")
+        return {self.given: items.pixels}
 
-    def each(self, items: Pictures) -> Iterator[Pictures]:
-        return (Pictures(one[None]) for one in items.pixels)
+    def each(self, items: Squares) -> Iterator[Squares]:
+        return (Squares(one[None]) for one in items.pixels)
 
-    def count(self, spec: SquareSpec, items: Pictures) -> int:
+    def count(self, spec: SquareSpec, items: Squares) -> int:
         return len(items.pixels) * spec.tokens
 
-    def label(self, items: Pictures) -> str:
-        return f"{len(items.pixels)} x {'x'.join(map(str, items.pixels.shape[2:]))} pixels"
+    def label(self, items: Squares) -> str:
+        count = len(items.pixels)
+        return f"{count} {self.called}{'s' * (count > 1)} of {'x'.join(map(str, items.pixels.shape[2:]))}"
 
-    def trials(self, spec: SquareSpec, dynamic: bool, rng: np.random.Generator) -> Iterator[Pictures]:
-        """Noise, a smooth picture, and one of one colour."""
+    def trials(self, spec: SquareSpec, dynamic: bool, rng: np.random.Generator) -> Iterator[Squares]:
+        """Noise, a picture that is smooth, and one of one colour."""
         import numpy as np
 
-        yield random(spec, rng)
+        yield random(spec, 1, rng)
         waves = np.sin(np.linspace(0, 5, spec.side, dtype=np.float32))
-        yield Pictures(random(spec, rng).pixels[..., :1, :1] + waves[:, None] - waves)
-        yield Pictures(np.full((1, spec.channels, spec.side, spec.side), -1.5, np.float32))
+        yield Squares(random(spec, 1, rng).pixels[..., :1, :1] + waves[:, None] - waves)
+        yield Squares(np.full((1, spec.channels, spec.side, spec.side), -1.5, np.float32))
 
-    def sample(self, spec: SquareSpec, room: int, rng: np.random.Generator) -> Pictures | None:
-        return random(spec, rng) if room >= spec.tokens else None
+    def sample(self, spec: SquareSpec, room: int, rng: np.random.Generator) -> Squares | None:
+        count = min(room // spec.tokens, MOST, spec.most)
+        return random(spec, count, rng) if count else None
 
-    def reference(self, model: Any, items: Pictures, dtype: torch.dtype) -> list[torch.Tensor]:
+    def reference(self, model: Any, items: Squares, dtype: torch.dtype) -> list[torch.Tensor]:
         import torch
 
-        return [model.get_image_features(torch.from_numpy(items.pixels).to(dtype)).pooler_output.flatten(0, 1)]
+        return [self.features(model, torch.from_numpy(items.pixels).to(dtype)).flatten(0, 1)]
 
 
-def random(spec: SquareSpec, rng: np.random.Generator) -> Pictures:
-    """A picture with the colours of noise."""
+def random(spec: SquareSpec, count: int, rng: np.random.Generator) -> Squares:
+    """Squares with the colours of noise."""
     import numpy as np
 
-    return Pictures(rng.standard_normal((1, spec.channels, spec.side, spec.side)).astype(np.float32))
+    return Squares(rng.standard_normal((count, spec.channels, spec.side, spec.side)).astype(np.float32))
