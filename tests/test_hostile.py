@@ -287,7 +287,7 @@ def test_links_out_of_the_model_directory_are_not_copied(checkpoint, tmp_path):
     model = Path(shutil.copytree(checkpoint("qwen2"), tmp_path / "m"))
     (model / "real.json").write_text("{}")
     (model / "tokenizer.json").symlink_to("real.json")
-    assert planned(model).beside == ("config.json", "real.json", "tokenizer.json"), "a link within is a name"
+    assert planned(model).copied == ("config.json", "real.json", "tokenizer.json"), "a link within is a name"
 
 
 def test_names_that_break_a_terminal(checkpoint, tmp_path, capsys):

@@ -223,7 +223,7 @@ def test_what_else_lies_there_does_not_matter(model, checkpoint):
     (model / "onnx").mkdir()
     made = planned(model)
     assert [n.mlir for n in made.nets] == [n.mlir for n in whole.nets] and not made.notes
-    assert made.beside == ("README.md", "config.json")
+    assert made.copied == ("README.md", "config.json")
 
 
 def stored(dtype: torch.dtype, *parts: str) -> Callable[[Path], None]:
