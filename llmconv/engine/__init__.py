@@ -15,12 +15,13 @@ if TYPE_CHECKING:  # what __getattr__ finds
     from llmconv.engine import explain
     from llmconv.engine.cache import gc
     from llmconv.engine.explain import Outlook, outlook, plan, why
-    from llmconv.engine.runner import install, run
+    from llmconv.engine.into_doit import install
+    from llmconv.engine.runner import run
     from llmconv.engine.state import read_state
 
 _LAZY = {
     "run": "runner",
-    "install": "runner",
+    "install": "into_doit",
     "plan": "explain",
     "outlook": "explain",
     "why": "explain",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -122,7 +123,7 @@ class Explainer:
             self._produced(action, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
             return self._item(node, "cached", reason, text, row)
         if action.foretold:
-            self._produced(action, list(action.foretold))
+            self._produced(action, [hashlib.sha256(text.encode()).hexdigest() for text in action.foretold])
         else:
             self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)

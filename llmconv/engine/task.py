@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -153,13 +152,16 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
     unknown = fields.keys() - Fields.__annotations__.keys()
     if unknown:
         raise TypeError(f"task {called} has no field {', '.join(sorted(unknown))}")
+    picks = fields.get("picks", ())
     return Action(
         call=call or "",
         args=dict(args or {}),
         targets=_paths(fields.get("targets", ())),
         file_dep=_paths(fields.get("file_dep", ())),
         watch=_paths(fields.get("watch", ())),
-        picks=tuple((os.path.abspath(path), tuple(names)) for path, names in fields.get("picks", ())),
+        picks=tuple(
+            (path, tuple(names)) for path, (_, names) in zip(_paths([path for path, _ in picks]), picks, strict=True)
+        ),
         reads=_paths(fields.get("reads", ())),
         key=dict(fields.get("key", {})),
         code=fields.get("code", ""),
@@ -168,15 +170,15 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
         local=fields.get("local", False),
         phase=fields.get("phase") or called,
         like=fields.get("like", ""),
-        foretold=tuple(hashlib.sha256(text.encode()).hexdigest() for text in fields.get("foretold", ())),
+        foretold=tuple(fields.get("foretold", ())),
     )
 
 
 def _paths(paths: Sequence[str | Path]) -> tuple[str, ...]:
     # doit matches targets with file_dep by string, so all paths take one form here
-    return tuple(_normal(path) if os.path.isabs(path) else os.path.abspath(path) for path in paths)
+    return tuple(_normal(path) if path[:1] == "/" else os.path.abspath(path) for path in map(os.fspath, paths))
 
 
 @cache
-def _normal(path: str | Path) -> str:
+def _normal(path: str) -> str:
     return os.path.normpath(path)

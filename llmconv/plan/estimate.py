@@ -180,7 +180,7 @@ def _memory(nets: Sequence[Net]) -> dict[str, int]:
     rest = max((io_bytes(net) for net in nets if net.flags.addr_mode != "io_alone"), default=0)
     shared = sum(
         coefficient_bytes(part) // part[0].flags.num_device
-        for part in (split, [net for net in nets if net not in split])
+        for part in (split, [net for net in nets if net.flags.num_device == 1])
         if part
     )
     return {"coefficients": shared, "KV cache": cache, "inputs and outputs": rest}

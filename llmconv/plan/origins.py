@@ -63,7 +63,7 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         alike = owner is not None and pattern is not None and keys[owner] == keys[pattern]
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
-    forms = {net.name: form_of(net) for net in nets if stamp and found[net.name].template is None}
+    forms = {net.name: form_of(net.pattern or net) for net in nets if stamp and found[net.name].template is None}
     queue, alike = _queue(nets, forms), _alike(nets, forms)
     return {
         name: replace(

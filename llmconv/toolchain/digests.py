@@ -59,12 +59,12 @@ def files(root: Path) -> list[Path]:
     return sorted(found, key=lambda p: p.relative_to(root).as_posix())
 
 
-def recall(root: Path, cache: Path) -> tuple[str, bool]:
-    """(digest, True) when every file is as it was when it was hashed, else ("", False)."""
+def recall(root: Path, cache: Path) -> str:
+    """The digest, when every file is as it was when it was hashed, else ""."""
     entry = _read(cache).get(str(root))
     if isinstance(entry, dict) and entry.get("stat") == _identity(root):
-        return str(entry.get("digest")), True
-    return "", False
+        return str(entry.get("digest"))
+    return ""
 
 
 def remember(root: Path, cache: Path) -> str:
@@ -105,17 +105,23 @@ def of_tree(root: Path) -> str:
 
 
 def _all(root: Path) -> list[Path]:
-    found = (p for p in root.rglob("*") if p.suffix != ".pyc" and (p.is_symlink() or p.is_file()))
-    return sorted(found, key=lambda p: p.relative_to(root).as_posix())
+    """Every file and link of a fetched compiler, sorted by relative path. No link is followed."""
+    found = []
+    for folder, folders, names in os.walk(root):
+        links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
+        paths = [f"{folder}/{name}" for name in (*names, *links) if not name.endswith(".pyc")]
+        found += [path for path in paths if os.path.islink(path) or os.path.isfile(path)]
+    return [Path(path) for path in sorted(found)]
 
 
 def _identity(root: Path) -> str:
     """One hash over (path, dev, ino, size, mtime, ctime) of every file that counts; of a fetched compiler all do."""
     state = hashlib.sha256(mend.SCRIPT.encode())
-    for path in _all(root) if root.name == FOLDER else files(root):
-        s = path.stat()
+    start = len(f"{root}/")
+    for path in map(str, _all(root) if root.name == FOLDER else files(root)):
+        s = os.stat(path)
         told = f"{s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
-        state.update(f"{path.relative_to(root).as_posix()} {told}\n".encode())
+        state.update(f"{path[start:]} {told}\n".encode())
     return state.hexdigest()
 
 

@@ -75,16 +75,18 @@ def find_fetched(cache: Path) -> Toolchain | None:
     Its files are held against the pinned digest when one of them is not as it was (size, times, place).
     """
     fetched = cache / FOLDER
-    if _problem(fetched) or _damaged(fetched, cache):
+    if _problem(fetched):
+        return None
+    version = version_of(fetched)
+    try:
+        digest = digests.recall(fetched, cache)
+    except OSError:
+        return None
+    if digest:
+        return Toolchain(fetched, version, digest)
+    if not is_whole(fetched):
         return None
     return _open(fetched, cache, f"the compiler in {fetched}", repair=f"Remove {fetched} and run again")
-
-
-def _damaged(root: Path, cache: Path) -> bool:
-    try:
-        return bool(pinned.TREE_SHA256) and not digests.recall(root, cache)[1] and not is_whole(root)
-    except OSError:
-        return True
 
 
 def is_whole(root: Path) -> bool:
@@ -152,8 +154,8 @@ def _open(root: Path, cache: Path, what: str, repair: str = "") -> Toolchain:
     version = version_of(root)
     if any((root / "lib" / "third_party" / name).exists() for name in GLIBC):
         root = shadow(root, cache)
-    digest, seen_running = digests.recall(root, cache)
-    if not seen_running:
+    digest = digests.recall(root, cache)
+    if not digest:
         _try(root, what, repair)
         digest = digests.remember(root, cache)
     return Toolchain(root, version, digest)

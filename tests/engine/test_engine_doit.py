@@ -12,7 +12,7 @@ import pytest
 from engine_shop import environment
 
 from llmconv import engine
-from llmconv.engine import runner
+from llmconv.engine import into_doit
 
 DODO = """
 from pathlib import Path
@@ -63,7 +63,7 @@ def test_replaced_names_exist():
         tuple(
             [(doit.cmd_run, name) for name in ("Runner", "MRunner", "MThreadRunner")] + [(doit.cmd_base, "Dependency")]
         )
-        == runner.REPLACED
+        == into_doit.REPLACED
     )
     used = set(doit.cmd_run.Run._execute.__code__.co_names)
     assert {"Runner", "MRunner", "MThreadRunner"} <= used
@@ -154,7 +154,7 @@ def test_second_build(dodo, shop):
 def test_start_is_light():
     """`doit list` must not pay for torch and the like; a worker not even for doit."""
     heavy = ("torch", "transformers", "numpy", "safetensors", "rich")
-    program = "import sys; import llmconv.engine.runner, llmconv.engine.explain; print(*sys.modules)"
+    program = "import sys; import llmconv.engine.runner, llmconv.engine.into_doit, llmconv.engine.explain; print(*sys.modules)"
     modules = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
     )

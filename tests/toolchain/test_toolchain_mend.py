@@ -44,7 +44,7 @@ def test_the_compilers_digest_knows_the_mend(tmp_path: Path, monkeypatch) -> Non
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "tpuc-opt").write_text("x")
     before = digests.remember(tmp_path, tmp_path / "cache")
-    assert digests.recall(tmp_path, tmp_path / "cache") == (before, True)
+    assert digests.recall(tmp_path, tmp_path / "cache") == before
     monkeypatch.setattr(mend, "SCRIPT", mend.SCRIPT + "# other\n")
-    assert digests.recall(tmp_path, tmp_path / "cache") == ("", False)
+    assert digests.recall(tmp_path, tmp_path / "cache") == ""
     assert digests.remember(tmp_path, tmp_path / "cache") != before

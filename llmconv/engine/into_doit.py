@@ -1,0 +1,190 @@
+"""Puts the engine into plain `doit`: its runner, state and lock stand in for doit's own.
+
+The engine's parts are imported when a command needs them: `doit list` needs none.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import doit.cmd_base
+import doit.cmd_run
+from doit.dependency import DependencyStatus
+from doit.exceptions import InvalidCommand
+from doit.reporter import ConsoleReporter
+from doit.runner import Runner
+
+from llmconv.engine.options import RunOptions
+from llmconv.errors import ConvertError
+
+if TYPE_CHECKING:
+    from llmconv.engine.explain import Explainer
+    from llmconv.engine.state import State
+
+# the names that doit looks up when a command runs; replaced by `install`
+REPLACED = (
+    (doit.cmd_run, "Runner"),
+    (doit.cmd_run, "MRunner"),
+    (doit.cmd_run, "MThreadRunner"),
+    (doit.cmd_base, "Dependency"),
+)
+
+
+def install(options_source: Callable[[], RunOptions]) -> Callable[[], None]:
+    """Makes plain `doit` use this engine's runner, state and lock; to be called by dodo.py when it is loaded.
+
+    options_source is asked when a command needs it, so doit's variables have been read by then. doit's -n, --continue
+    and -a win over it. Returns a function that undoes this (for tests).
+    """
+
+    class EngineRunner(_Runner):
+        source = staticmethod(options_source)
+
+    class EngineDependency(_Dependency):
+        source = staticmethod(options_source)
+
+    old = [getattr(module, name) for module, name in REPLACED]
+    for module, name in REPLACED:
+        setattr(module, name, EngineDependency if name == "Dependency" else EngineRunner)
+
+    def undo() -> None:
+        for (module, name), value in zip(REPLACED, old):
+            setattr(module, name, value)
+
+    return undo
+
+
+class _Runner(Runner):
+    """Stands for doit's three runners (their constructors differ in num_process only)."""
+
+    source: Callable[[], RunOptions]
+
+    def __init__(self, dep_manager, reporter, continue_=False, always_execute=False, stream=None, num_process=0):
+        super().__init__(dep_manager, reporter, continue_, always_execute, stream)
+        self.num_process = num_process
+
+    @staticmethod
+    def available() -> bool:
+        """doit asks this of MRunner."""
+        return True
+
+    def _options(self, task_dispatcher) -> RunOptions:
+        options = self.source()
+        given = [task_dispatcher.tasks[name].options or {} for name in task_dispatcher.selected_tasks]
+        jobs = [self.num_process, *(values.get("jobs") for values in given)]
+        return replace(
+            options,
+            jobs=next((number for number in jobs if number), options.jobs),
+            continue_=options.continue_ or self.continue_ or any(values.get("continue_") for values in given),
+            force=options.force or self.always_execute or any(values.get("force") for values in given),
+        )
+
+    def run_all(self, task_dispatcher) -> int:
+        """Called by doit's `run` command; returns the exit code."""
+        from llmconv.engine.build import Build
+        from llmconv.engine.graph import from_doit
+        from llmconv.engine.reporters import DoitReporter
+        from llmconv.engine.runner import listeners_of
+
+        try:
+            options = self._options(task_dispatcher)
+            graph = from_doit(task_dispatcher.tasks, task_dispatcher.selected_tasks)
+            if type(self.reporter) is ConsoleReporter:
+                listeners = listeners_of(options)
+            else:  # -r json and the like: doit's format, by doit's class
+                listeners = [DoitReporter(self.reporter, graph), *options.listeners]
+            return Build(graph, options, listeners).run()
+        except ConvertError as error:
+            sys.stderr.write(f"ERROR: {error}\n")
+            return error.exit_code
+
+
+class _Status(DependencyStatus):
+    """doit's own, with the type that doit gives to its text of an error."""
+
+    error_reason: str | None
+
+
+class _Dependency:
+    """Stands for doit.dependency.Dependency: `doit list -s`, `info` and `forget` see the engine's state.
+
+    No file is touched before it is asked for, so `doit list` leaves nothing behind.
+    """
+
+    source: Callable[[], RunOptions]
+
+    def __init__(self, *_: Any, **__: Any):
+        self.name = "llmconv state"
+        self._judge: Explainer | None = None
+
+    def close(self) -> None:
+        """Nothing is kept open."""
+
+    def get_status(self, task, tasks_dict, get_log: bool = False):
+        """doit's DependencyStatus for a task."""
+        from llmconv.engine.explain import Explainer
+        from llmconv.engine.graph import from_doit
+
+        status = _Status(get_log)
+        try:
+            if self._judge is None:
+                names = list(tasks_dict)
+                self._judge = Explainer(from_doit(tasks_dict, names), self.source())
+            item = self._judge.item(task.name)
+        except ConvertError as error:
+            status.status, status.error_reason = "error", str(error)
+            return status
+        if item.action != "unchanged":
+            status.status = "run"
+            status.reasons["uptodate_false"].append((item.reason, (), {}))
+        return status
+
+    def get_values(self, task_name: str) -> dict:
+        """What the task's action returned when it last succeeded."""
+        from llmconv.engine.state import read_state
+
+        row = read_state(self.source().state_dir).get(task_name)
+        return row.values if row else {}
+
+    def get_value(self, task_id: str, key_name: str) -> Any:
+        """One of get_values."""
+        return self.get_values(task_id)[key_name]
+
+    def get_result(self, task_name: str) -> None:
+        """doit's results of actions do not exist here."""
+
+    def status_is_ignore(self, task) -> bool:
+        """Nothing is ever ignored."""
+        return False
+
+    def ignore(self, task) -> None:
+        """An ignored task would make a half .bmodel look whole."""
+        raise InvalidCommand("`ignore` does not work with llmconv: every net is needed")
+
+    def save_success(self, task, result_hash=None) -> None:
+        """For `doit reset-dep`, which would call outputs up to date without knowing that they are."""
+        raise InvalidCommand("`reset-dep` does not work with llmconv: outputs are checked by content")
+
+    def remove(self, task_id: str) -> None:
+        """For `doit forget TASK`."""
+        self._change(lambda state: state.forget([task_id]))
+
+    def remove_all(self) -> None:
+        """For `doit forget --all`."""
+        self._change(lambda state: state.forget(list(state.rows)))
+
+    def _change(self, change: Callable[[State], None]) -> None:
+        from llmconv.engine.lock import Lock
+        from llmconv.engine.state import State
+
+        try:
+            state_dir = self.source().state_dir
+            with Lock(state_dir):
+                state = State(state_dir)
+                change(state)
+                state.close()
+        except ConvertError as error:
+            raise InvalidCommand(str(error)) from None
