@@ -176,7 +176,7 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
 
 def _paths(paths: Sequence[str | Path]) -> tuple[str, ...]:
     # doit matches targets with file_dep by string, so all paths take one form here
-    return tuple(_normal(path) if path[:1] == "/" else os.path.abspath(path) for path in map(os.fspath, paths))
+    return tuple(_normal(path) if path[:1] == "/" else os.path.abspath(path) for path in map(str, paths))
 
 
 @cache
