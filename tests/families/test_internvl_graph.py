@@ -213,7 +213,7 @@ def test_blocks_are_those_of_the_language_models_own_family(name, text, internvl
     ours, theirs = planned(model, do_sample=1), planned(tmp_path, do_sample=1)
     assert [net.name for net in ours.nets] == ["vit", *(net.name for net in theirs.nets)]
     assert len(ours.spec.names) == len(theirs.spec.names)
-    assert replace(ours.spec, names=theirs.spec.names) == theirs.spec
+    assert replace(ours.spec, names=theirs.spec.names, naming=theirs.spec.naming) == theirs.spec
     for net, other in zip(ours.nets[1:], theirs.nets):
         assert [(io.shape, io.dtype) for io in net.inputs] == [(io.shape, io.dtype) for io in other.inputs]
 

@@ -141,7 +141,7 @@ WRONG_CONFIG: dict[str, tuple[str, dict, dict]] = {
     ),
     "rope base": ("block_0", {"rope_theta": 100.0}, {}),
     "eps": ("block_0", {"rms_norm_eps": 0.05}, {}),
-    "vision eps": ("vit", {}, {"rms_norm_eps": 0.3}),
+    "vision eps": ("vit", {}, {"rms_norm_eps": 0.1}),
     "vision rope base": ("vit", {}, {"rope_parameters": {"rope_type": "axial", "rope_theta": 10.0}}),
 }
 
