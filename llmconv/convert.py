@@ -83,10 +83,10 @@ def _download(asked: Request, made: Plan, say: Callable[[str], None]) -> None:
     name = Name(repo, commit)
     weights.fetch(name, show.watcher(name, asked.build.progress), say)
     try:
-        tied = made.spec.tied and plan(asked.job).spec.tied
+        found = plan(asked.job)
     except InputError:  # the same plan held for the headers: a shard is damaged, and the task that digests it says so
         return
-    if tied != made.spec.tied:
+    if found.spec.tied != made.spec.tied:
         raise ConvertError(
             f"the head of {name.repo} is not its token table",
             "that shows only now that its weights are here",

@@ -10,7 +10,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmconv.checkpoint.directory import NOT_CONFIG
 from llmconv.engine import Need, task
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
@@ -105,7 +104,7 @@ def _config(plan: Plan, layout: Layout) -> dict:
         targets=[layout.config],
         file_dep=sorted(plan.job.model_path / name for name in plan.copied),
         **reading(plan, layout, [*plan.disk_tensors, *plan.beside_tensors]),
-        key={"ignored": list(NOT_CONFIG), "embedding": [embedding, plan.job.half if embedding else ""]}
+        key={"files": list(plan.copied), "embedding": [embedding, plan.job.half if embedding else ""]}
         | ({"arrays": arrays} if arrays else {}),
         need=Need(memory=150 * MB, seconds=0.2),
         cacheable=False,

@@ -78,16 +78,16 @@ def published(name: str, **changes: Any) -> tuple[dict[str, Any], list[tuple[str
     return config, list(dense_tensors(config, tuple(biases), qk_norm=family == "qwen3"))
 
 
-def headers(place: Path, config: dict[str, Any], tensors: Iterable[tuple]) -> Path:
+def headers(place: Path, config: dict[str, Any], tensors: Iterable[tuple], file: str = "model.safetensors") -> Path:
     """Write a model directory whose shard has a header and no bytes on the disk. tensors: (name, shape, ...) of
     each."""
-    place.mkdir()
+    place.mkdir(exist_ok=True)
     (place / "config.json").write_text(json.dumps(config))
     header, at = {}, 0
     for tensor, shape, *_ in tensors:
         header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
     text = json.dumps(header).encode()
-    with open(place / "model.safetensors", "wb") as shard:
+    with open(place / file, "wb") as shard:
         shard.write(len(text).to_bytes(8, "little") + text)
         shard.truncate(8 + len(text) + at)
     return place

@@ -5,7 +5,6 @@ Whatever comes in: a plan, or one sentence, in bounded time and memory. tests/fu
 from __future__ import annotations
 
 import json
-import shutil
 import struct
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ from fuzzing import bounded, cases, damaged
 from hypothesis import given
 from hypothesis import strategies as st
 
+from llmconv.checkpoint.directory import INDEX, WHOLE
 from llmconv.errors import InputError
-from llmconv.plan.plan import plan
+from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 from llmconv.request.options import OPTIONS
 
@@ -59,44 +59,54 @@ def test_config_json(name, models, data):
         assert "nan" not in made.nets[-1].mlir.lower() and "inf " not in made.nets[-1].mlir.lower()
 
 
-@given(data=st.data())
-@cases(400)
-def test_safetensors_headers(models, data):
-    model, config = models["llama"]
-    shutil.copy(model / "model.safetensors", model / "kept") if not (model / "kept").exists() else None
-    with open(model / "kept", "rb") as file:
+@pytest.fixture(scope="module")
+def headed(tmp_path_factory) -> tuple[Path, dict, int]:
+    """A checkpoint, the table in its shard's header, and the bytes behind that."""
+    config, tensors = published("llama", num_hidden_layers=2)
+    model = headers(tmp_path_factory.mktemp("fuzz") / "headed", config, tensors)
+    with open(model / WHOLE, "rb") as file:
         size = struct.unpack("<Q", file.read(8))[0]
         table = json.loads(file.read(size))
-    (model / "config.json").write_text(json.dumps(config))
-    whole = (model / "kept").stat().st_size - 8 - size
+    return model, table, (model / WHOLE).stat().st_size - 8 - size
+
+
+@given(data=st.data())
+@cases(400)
+def test_safetensors_headers(headed, data):
+    model, table, behind = headed
     text = json.dumps(data.draw(damaged(table))).encode("utf-8", "surrogatepass")
     text = data.draw(st.sampled_from([text, text, text, text[:-1], text + b" ", b"", text[: len(text) // 2]]))
     told = data.draw(st.sampled_from([len(text)] * 6 + [0, 1, len(text) + 1, 1 << 62, (1 << 64) - 1]))
-    with open(model / "model.safetensors", "wb") as file:
+    with open(model / WHOLE, "wb") as file:
         file.write(struct.pack("<Q", told) + text)
-        file.truncate(8 + len(text) + max(0, whole + data.draw(st.sampled_from([0, 0, 0, 0, 1, -1, -whole]))))
-    bounded(lambda: plan(job(model)), InputError)
-    shutil.copy(model / "kept", model / "model.safetensors")
+        file.truncate(8 + len(text) + max(0, behind + data.draw(st.sampled_from([0, 0, 0, 0, 1, -1, -behind]))))
+    assert isinstance(bounded(lambda: plan(job(model)), InputError), (Plan, InputError))
+
+
+@pytest.fixture(scope="module")
+def indexed(tmp_path_factory) -> tuple[Path, dict[str, dict]]:
+    """A checkpoint of two shards, and the files beside them."""
+    config, tensors = published("llama", num_hidden_layers=2)
+    place, tensors = tmp_path_factory.mktemp("fuzz") / "indexed", list(tensors)
+    parts = {"a.safetensors": tensors[::2], "b.safetensors": tensors[1::2]}
+    for file, part in parts.items():
+        headers(place, config, part, file)
+    table = {name: file for file, part in parts.items() for name, *_ in part}
+    adapter = {"base_model_name_or_path": "org/base", "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}
+    return place, {INDEX: {"metadata": {"total_size": 1}, "weight_map": table}, "adapter_config.json": adapter}
 
 
 @given(data=st.data())
 @cases(200)
-def test_indexes_and_adapters(models, data, tmp_path_factory):
-    model, config = models["llama"]
-    index = {
-        "metadata": {"total_size": 1},
-        "weight_map": {"lm_head.weight": "a.safetensors", "model.norm.weight": "b.safetensors"},
-    }
-    adapter = {"base_model_name_or_path": "org/base", "peft_type": "LORA", "r": 8, "target_modules": ["q_proj"]}
-    place = model.parent / "indexed"
-    place.mkdir(exist_ok=True)
-    for name in ("a", "b"):
-        if not (place / f"{name}.safetensors").exists():
-            shutil.copy(model / "model.safetensors", place / f"{name}.safetensors")
-    (place / "config.json").write_text(json.dumps(config))
-    for name, value in (("model.safetensors.index.json", index), ("adapter_config.json", adapter)):
-        (place / name).write_text(json.dumps(data.draw(damaged(value))), encoding="utf-8", errors="surrogatepass")
-    bounded(lambda: plan(job(place)), InputError)
+def test_indexes_and_adapters(indexed, data):
+    place, beside = indexed
+    broken = data.draw(st.sampled_from([INDEX, "adapter_config.json"]))
+    for name, value in beside.items():
+        text = json.dumps(data.draw(damaged(value)) if name == broken else value)
+        (place / name).write_text(text, encoding="utf-8", errors="surrogatepass")
+    made = bounded(lambda: plan(job(place)), InputError)
+    # an adapter beside whole weights is told of, whatever is in its file
+    assert isinstance(made, Plan) or (broken == INDEX and isinstance(made, InputError)), made
 
 
 NUMBERS = st.one_of(
@@ -123,4 +133,4 @@ def test_options(models, data):
         options[option.name] = data.draw(
             words | st.text(max_size=6) if option.kind != "flag" else st.sampled_from(["1", "0", "maybe"])
         )
-    bounded(lambda: plan(job(model, **options)), InputError)
+    assert isinstance(bounded(lambda: plan(job(model, **options)), InputError), (Plan, InputError))

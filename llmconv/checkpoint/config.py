@@ -8,26 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.checkpoint.directory import Directory, place
-from llmconv.checkpoint.fields import legal
+from llmconv.checkpoint.fields import LEGAL, legal
 from llmconv.checkpoint.plain import Unreadable, load, told
 from llmconv.errors import InputError, shown
 
 _MISSING = object()
-# of rope's parameters
-LISTS = {"short_factor", "long_factor", "mrope_section"}
-WHOLE = {"original_max_position_embeddings"}
-NUMBERS = WHOLE | {
-    "rope_theta",
-    "partial_rotary_factor",
-    "factor",
-    "attention_factor",
-    "low_freq_factor",
-    "high_freq_factor",
-    "beta_fast",
-    "beta_slow",
-    "mscale",
-    "mscale_all_dim",
-}
+LISTS = {"short_factor", "long_factor", "mrope_section"}  # of rope's parameters; the others are numbers
 
 
 def _named(data: Mapping[str, Any]) -> bool:
@@ -220,8 +206,7 @@ class Config(Mapping):
         rope = {key: value for key, value in part.items() if value is not None}
         for key in ("rope_type", "type"):
             part.text(key, "")
-        for key in LISTS & rope.keys():
-            rope[key] = list(part.numbers(key, (), whole=key == "mrope_section"))
-        for key in NUMBERS & rope.keys():
-            part._legal(key, rope[key], key in WHOLE)
+        for key in LEGAL.keys() & rope.keys():
+            whole = LEGAL[key].whole
+            rope[key] = list(part.numbers(key, (), whole=whole)) if key in LISTS else part._legal(key, rope[key], whole)
         return rope

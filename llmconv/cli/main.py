@@ -257,19 +257,24 @@ def _without_task(argv: Sequence[str]) -> list[str]:
 
 def _plan(args: argparse.Namespace) -> int:
     from llmconv import convert
-    from llmconv.plan.fit import LONGEST
-    from llmconv.queries.fit import fit
     from llmconv.queries.why import forecast
-    from llmconv.request.options import amount
 
     if args.fit is not None:
-        memory = amount(args.fit) if args.fit else None
-        if args.fit and not memory:
-            raise InputError(f"--fit {args.fit}", "an amount of memory such as 12G is expected")
-        given = {"seq_length": str(LONGEST)} | _given(args)
-        print(fit(convert.ask(given).job, memory))
-        return 0
+        return _fit(args)
     print(forecast(convert.ask(_given(args))))
+    return 0
+
+
+def _fit(args: argparse.Namespace) -> int:
+    from llmconv import convert
+    from llmconv.plan.fit import LONGEST
+    from llmconv.queries.fit import fit
+    from llmconv.request.options import amount
+
+    memory = amount(args.fit) if args.fit else None
+    if args.fit and (memory or 0) <= 0:
+        raise InputError(f"--fit {args.fit}", "an amount of memory such as 12G is expected", "Say how much, or --fit.")
+    print(fit(convert.ask({"seq_length": str(LONGEST)} | _given(args)).job, memory))
     return 0
 
 

@@ -151,16 +151,19 @@ def test_second_build(dodo, shop):
         assert dodo("list", "-s").returncode == 0
 
 
-def test_start_is_light():
-    """`doit list` must not pay for torch and the like; a worker not even for doit."""
-    heavy = ("torch", "transformers", "numpy", "safetensors", "rich")
-    program = "import sys; import llmconv.engine.runner, llmconv.engine.into_doit, llmconv.engine.explain; print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
-    )
-    assert not set(heavy) & set(modules.stdout.split())
-    program = "import sys; import llmconv.engine.worker; print(*sys.modules)"
-    modules = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, check=True, env=environment()
-    )
-    assert not {*heavy, "doit", "sqlite3"} & set(modules.stdout.split())
+HEAVY = {"torch", "transformers", "numpy", "safetensors", "rich"}
+ENGINE = {"llmconv.engine.build", "llmconv.engine.explain", "sqlite3"}
+
+
+@pytest.mark.parametrize(
+    "program, absent",
+    [
+        ("import llmconv.engine.runner, llmconv.engine.explain", HEAVY),
+        ("from llmconv import engine; engine.install", HEAVY | ENGINE),  # all that `doit list` has of the engine
+        ("import llmconv.engine.worker", HEAVY | ENGINE | {"doit"}),
+    ],
+)
+def test_start_is_light(program, absent):
+    code = f"import sys; {program}; print(*sys.modules)"
+    told = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment())
+    assert not absent & set(told.stdout.split())

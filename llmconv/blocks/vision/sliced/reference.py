@@ -23,7 +23,7 @@ def modules(config: Config) -> Any:
 
     given: Mapping[str, Any] = config.get("vision_config") or VISION
     given = {name: value for name, value in given.items() if name not in ("model_type", "architectures")}
-    vision = SiglipVisionConfig(**given, vision_use_head=False)
+    vision = SiglipVisionConfig(**given | {"vision_use_head": False})
     vision.num_hidden_layers -= bool(config.get("drop_vision_last_layer", True))
     size = config["hidden_size"]
     norm = partial(nn.LayerNorm, size, eps=1e-6)
