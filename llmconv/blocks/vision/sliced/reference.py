@@ -21,9 +21,10 @@ def modules(config: Config) -> Any:
     from torch import empty, nn
     from transformers import AutoModel, SiglipVisionConfig
 
-    given: Mapping[str, Any] = config.get("vision_config") or VISION
-    given = {name: value for name, value in given.items() if name not in ("model_type", "architectures")}
-    vision = SiglipVisionConfig(**given | {"vision_use_head": False})
+    published: Mapping[str, Any] = config.get("vision_config") or VISION
+    given: dict[str, Any] = {k: v for k, v in published.items() if k not in ("model_type", "architectures")}
+    given["vision_use_head"] = False  # a field of newer releases; older ones look for it all the same
+    vision = SiglipVisionConfig(**given)
     vision.num_hidden_layers -= bool(config.get("drop_vision_last_layer", True))
     size = config["hidden_size"]
     norm = partial(nn.LayerNorm, size, eps=1e-6)
