@@ -13,6 +13,7 @@ from typing import Any
 
 from llmconv import engine
 from llmconv.errors import ConvertError, InputError
+from llmconv.front import callable_module
 from llmconv.hub import Name
 from llmconv.plan.plan import Plan, plan
 from llmconv.plan.settle import check_config
@@ -53,14 +54,8 @@ def run(asked: Request, selected: Sequence[str] = (), command: Command = Command
 def run_options(asked: Request, made: Plan, command: Command = Command()) -> engine.RunOptions:
     """The engine's options for a request: what happens before the build, and who listens."""
     # here, because `ask` serves those that build nothing too
-    from llmconv import report
-    from llmconv.engine import events
     from llmconv.report.summary import Summary
     from llmconv.toolchain import doctor
-
-    def begin(event: Any) -> None:
-        if isinstance(event, events.RunStarted):
-            request.save(asked)
 
     job, progress = asked.job, asked.build.progress
     told = [*asked.notes, *made.notes]
@@ -71,8 +66,20 @@ def run_options(asked: Request, made: Plan, command: Command = Command()) -> eng
         notes=told,
         prepare=(lambda: _download(asked, made, told.append)) if job.origin and not job.only_mlir else None,
         preflight=lambda: doctor.preflight(job.out_dir),
-        listeners=[begin, report.Writer(asked.layout, (asked, made)), Summary(asked.layout, progress)],
+        listeners=[*keeping(asked, made), Summary(asked.layout, progress)],
     )
+
+
+def keeping(asked: Request, made: Plan) -> list[Callable[[Any], None]]:
+    """The listeners of a run that keep in its output directory what it is about, and what came of it."""
+    from llmconv import report
+    from llmconv.engine import events
+
+    def begin(event: Any) -> None:
+        if isinstance(event, events.RunStarted):
+            request.save(asked)
+
+    return [begin, report.Writer(asked.layout, (asked, made))]
 
 
 def _download(asked: Request, made: Plan, say: Callable[[str], None]) -> None:
@@ -92,3 +99,6 @@ def _download(asked: Request, made: Plan, say: Callable[[str], None]) -> None:
             "that shows only now that its weights are here",
             "Run the same command again.",
         )
+
+
+callable_module(__name__)

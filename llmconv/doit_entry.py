@@ -6,12 +6,17 @@ import gc
 import shlex
 import sys
 from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from llmconv import GARBAGE_THRESHOLD, convert, engine
+from llmconv import GARBAGE_THRESHOLD, engine
 from llmconv.errors import ConvertError
-from llmconv.plan.plan import Plan, plan
 from llmconv.request.options import parse, typed
-from llmconv.request.request import Request
+
+if TYPE_CHECKING:
+    from llmconv.jobs.run import Jobs
+    from llmconv.plan.plan import Plan
+    from llmconv.request.request import Request
 
 
 class Doit:
@@ -25,13 +30,22 @@ class Doit:
 
     def __init__(self) -> None:
         gc.set_threshold(GARBAGE_THRESHOLD)
+        self._several: Jobs | None = None
         self._settled: tuple[Request, Plan] | None = None
         engine.install(self._run_options)
 
     def tasks(self) -> Iterator[dict]:
-        """Yield the tasks that the command line's variables ask for.
+        """Yield the tasks that the command line's variables ask for; `doit help` tells the variables of its goals."""
+        from llmconv import tasks
+        from llmconv.request.manual import variables
 
-        Without a model these are the frame of the graph alone, so that `doit list` works anywhere.
+        for one in self._tasks():
+            if one.get("basename") in tasks.GOALS:
+                one["meta"] = one["meta"] | {"manual": variables()}
+            yield one
+
+    def _tasks(self) -> Iterator[dict]:
+        """Without a model these are the frame of the graph alone, so that `doit list` works anywhere.
 
         Wrong options end the program with one line and exit code 2: doit itself would print a traceback, or exit with
         3.
@@ -40,10 +54,16 @@ class Doit:
 
         try:
             variables = _variables()
+            if "model_path" not in variables and str(variables.get("jobs", "")).endswith(".toml"):
+                yield from self._jobs(variables)
+                return
             if "model_path" not in typed(variables):
                 parse(variables)  # errors in the other options are told all the same
                 yield from tasks.frame()
                 return
+            import llmconv.convert as convert  # here, because a list without a model needs no conversion
+            from llmconv.plan.plan import plan
+
             asked = convert.ask(variables)
             if asked.build.dry_run:
                 from llmconv.queries.dry_run import dry_run
@@ -56,10 +76,30 @@ class Doit:
             print(f"ERROR: {error}", file=sys.stderr)
             raise SystemExit(error.exit_code) from None
 
+    def _jobs(self, variables: dict[str, str]) -> Iterator[dict]:
+        """The tasks of a job file (jobs=FILE), and the task convert that needs every one of its conversions."""
+        from llmconv.jobs.run import Jobs
+        from llmconv.report.summary import program
+
+        build = {name: value for name, value in variables.items() if name != "jobs"}
+        made = Jobs.open(Path(variables["jobs"]), build, f"{program('doit')} {shlex.join(sys.argv[1:])}")
+        if made.members[0].asked.build.dry_run:
+            print(made.dry_run())
+            raise SystemExit(0)
+        self._several = made
+        yield from made.tasks()
+        doc = f"convert all that {made.file} names"
+        yield engine.task(None, None, basename="convert", task_dep=made.goals(), entry=True, doc=doc)
+
     def _run_options(self) -> engine.RunOptions:
+        import llmconv.convert as convert
+        from llmconv.plan.plan import plan
         from llmconv.report.summary import program
 
         variables = _variables()
+        if self._several is not None:
+            doit, file = program("doit"), shlex.quote(f"jobs={self._several.file}")
+            return self._several.run_options(lambda task: f"{doit} {shlex.quote(task)} {file}")
         if self._settled is None:  # a command without a model: `ask` says that it is missing
             asked = convert.ask(variables)
             self._settled = asked, plan(asked.job)

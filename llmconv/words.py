@@ -1,4 +1,8 @@
-"""The wording of sizes, times and counts, for consoles, queries and the report."""
+"""The wording of sizes, times and counts, for consoles, queries and the report.
+
+Bytes are told in decimal units everywhere (kB, MB, GB: 1000, 1000^2, 1000^3 bytes), as disks, downloads and the hub
+have them. Memory too: a board that is sold with 16 GB has 17.2.
+"""
 
 from __future__ import annotations
 
@@ -29,22 +33,35 @@ def roughly(seconds: float) -> str:
 
 
 def size(nbytes: float) -> str:
-    """Bytes as "34 B", "9.2 MB" or "7.6 GB"; units are decimal."""
-    for unit in ("B", "KB", "MB"):
+    """Bytes as "34 B", "9.2 MB" or "7.6 GB"."""
+    for unit in ("B", "kB", "MB"):
         if nbytes < 1000:
             return f"{nbytes:.0f} {unit}" if unit == "B" else f"{nbytes:.1f} {unit}"
         nbytes /= 1000
     return f"{nbytes:.1f} GB"
 
 
-def rough_size(nbytes: int) -> str:
+def rough_size(nbytes: float) -> str:
     """Bytes of a changing amount such as memory: "812 MB" or "3.1 GB"."""
     return f"{nbytes / 1e9:.1f} GB" if nbytes >= 1e9 else f"{nbytes / 1e6:.0f} MB"
 
 
-def binary_size(nbytes: int) -> str:
-    """Bytes of a chip's or a machine's memory, which comes in powers of two: "512.0 MiB" or "16.0 GiB"."""
-    return f"{nbytes / (1 << 30):.1f} GiB" if nbytes >= 1 << 30 else f"{nbytes / (1 << 20):.1f} MiB"
+def board(nbytes: int) -> str:
+    """A board's memory, with the name that it is sold by: "17.2 GB (sold as 16 GB)"."""
+    return f"{size(nbytes)} (sold as {nbytes >> 30} GB)"
+
+
+def transfer(done: float, total: float, seconds: float) -> str:
+    """How far a download is: "120.3 MB of 327.2 MB (36%), 12.3 MB/s, about 15 s left". seconds: since its start."""
+    told = f"{size(done)} of {size(total)} ({int(100 * done / total) if total else 100}%)"
+    if not done or seconds <= 0:
+        return told
+    return f"{told}, {size(done / seconds)}/s, {roughly((total - done) * seconds / done)} left"
+
+
+def rate(per_second: float) -> str:
+    """Tokens a second: "12.3 tokens/s" or "10223 tokens/s"."""
+    return f"{per_second:.1f} tokens/s" if per_second < 100 else f"{per_second:.0f} tokens/s"
 
 
 def count(number: int) -> str:
@@ -53,3 +70,10 @@ def count(number: int) -> str:
         if number >= step:
             return f"{number / step:.1f} {unit}" if number < 100 * step else f"{number / step:.0f} {unit}"
     return str(number)
+
+
+def counted(number: int, what: str) -> str:
+    """ "1 task", "20 tasks", "2 launches": what: the noun for one."""
+    if number == 1:
+        return f"1 {what}"
+    return f"{number} {what}{'es' if what.endswith(('ch', 'x', 's')) else 's'}"

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from llmconv.plan.plan import Plan
-from llmconv.request.output import Layout
+from .shapes import single
 
-from . import check, checkpoint, compile, export, manifest, merge, sums, toolchain, verify
+if TYPE_CHECKING:
+    from llmconv.plan.plan import Plan
+    from llmconv.request.output import Layout
+    from llmconv.verify.settings import Settings
 
 GOALS = ("convert", "verify")  # the tasks that together need all others
 
@@ -19,14 +23,24 @@ def graph(plan: Plan) -> dict[str, Callable[[], Iterator[dict]]]:
 
 def all_tasks(plan: Plan) -> Iterator[dict]:
     """Every task of `plan`, in the order in which one would draw them."""
+    # here, because a list without a model needs none of them
+    from llmconv.request.output import Layout
+
+    from . import check, checkpoint, compile, export, manifest, merge, sums, toolchain, verify
+
     layout = Layout(plan.job.out_dir)
     for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, sums, verify):
         yield from stage.tasks(plan, layout)
 
 
+def verification(layout: Layout, files: Sequence[Path], settings: Settings) -> dict[str, Any]:
+    """The task that verifies, by itself; see verify.verification."""
+    from .verify import verification
+
+    return verification(layout, files, settings)
+
+
 def frame() -> Iterator[dict]:
     """The stages without a model: what `doit list` shows anywhere."""
-    from .shapes import single
-
     yield single("convert", None, entry=True, doc="convert a checkpoint to a .bmodel: doit convert model=DIR seq=512")
     yield single("verify", None, entry=True, doc="prove a .bmodel on the chip simulator: doit verify model=DIR seq=512")

@@ -26,26 +26,31 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
 
 
 def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) -> dict[str, Any]:
-    """Write a digest of every tensor of one safetensors file: {name: digest}.
+    """Write a digest of every tensor of one of the checkpoint's files: {name: digest}.
 
     sha256: of the whole file as the hub announces it, which is compared in the same read; or "".
     """
     from llmconv.checkpoint.digest import tensor_digests
+    from llmconv.checkpoint.files import tensors_of
     from llmconv.hub.damage import digests
 
     (target,) = out
-    path = Path(model) / shard
-    table = digests(path, sha256) if sha256 else tensor_digests(path, threads)
+    if sha256:
+        table = digests(Path(model, shard), sha256)
+    else:
+        path, tensors = tensors_of(Path(model), shard)
+        table = tensor_digests(path, threads, tensors)
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 
 
 def fetch_toolchain(out: Out) -> dict[str, Any]:
     """Make sure that the compiler is there, and record which one it is."""
+    from llmconv.engine.step import Step, tell
     from llmconv.toolchain.fetch import obtain
 
     (target,) = out
-    found = obtain()
+    found = obtain(lambda line: tell(Step(line)))
     Path(out[target]).write_text(found.record, encoding="utf-8")
     return {"root": str(found.root), "version": found.version}
 
@@ -83,7 +88,8 @@ def write_manifest(
 ) -> None:
     """Write manifest.json: what was built from what.
 
-    told: {job, notes, device, bmodel, weights}, as they are; device: see llmconv.plan.handover. files: {toolchain,
+    told: {job, notes, device, bmodel, weights, table}, as they are; device: see llmconv.plan.handover; table: dtype and
+    shape of every tensor of the checkpoint, by name. files: {toolchain,
     merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files.
     """
     from llmconv import __version__
@@ -101,7 +107,7 @@ def write_manifest(
         "notes": told["notes"],
         # the form that was used, which may not be the planned one
         "device": {**told["device"], "compiler": tools["version"]},
-        "checkpoint": {"tensors": len(tensors), "sha256": checkpoint},
+        "checkpoint": {"tensors": len(tensors), "sha256": checkpoint, "table": told["table"]},
         "toolchain": tools,
         "bmodel": told["bmodel"],
         "weights": told["weights"],
@@ -192,20 +198,18 @@ def _sum(digest: str, name: str) -> str:
     return f"{chr(92) if escaped != name else ''}{digest}  {escaped}\n"
 
 
-def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out: Out) -> dict[str, Any]:
+def verify_build(place: str, log: str, settings: dict[str, Any], out: Out) -> dict[str, Any]:
     """Verify the build in `place` (see llmconv.verify).
 
-    The table goes to `log` and to the values, the current step to `step`. Raises NotRight when something is wrong; the
+    The table goes to `log` and to the values. Raises NotRight when something is wrong; the
     record is in place then, and the task does not count as done.
     """
     from rich.console import Console
 
+    from llmconv.engine.step import tell
     from llmconv.errors import NotRight
     from llmconv.verify.settings import Settings
     from llmconv.verify.verification import verify
-
-    def say(what: str) -> None:
-        Path(step).write_text(what, encoding="utf-8")
 
     (target,) = out
     Path(log).parent.mkdir(parents=True, exist_ok=True)
@@ -215,9 +219,8 @@ def verify_build(place: str, log: str, step: str, settings: dict[str, Any], out:
             Settings.of_dict(settings),
             console=Console(file=file, width=200),
             to=Path(out[target]),
-            say=say,
+            tell=tell,
         )
-    Path(step).unlink(missing_ok=True)
     text = Path(log).read_text(encoding="utf-8").rstrip()
     if not right:
         os.replace(out[target], target)

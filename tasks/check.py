@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv.checkpoint import recipe
-from llmconv.coefficients.code import code
 from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
@@ -18,7 +17,7 @@ from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.top.graph import Weight
 
-from .shapes import head, reading
+from .shapes import CODE, head, reading
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
@@ -38,7 +37,7 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
         "llmconv.compile.check_linear:check_linear",
         {
             "parts": made,
-            "model": str(plan.job.model_path),
+            "model": str(plan.checkpoint.path),
             "flags": flags,
             "place": Workplace(layout.scratch(weight.name), layout.log(weight.name), plan.job.debug).to_json(),
         },
@@ -47,7 +46,7 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
         file_dep=[layout.toolchain],
         **reading(plan, layout, names),
         key={"flags": flags, "parts": made},
-        code=code(),
+        code=CODE,
         need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
         like="check",
         doc=f"check {weight.name}",

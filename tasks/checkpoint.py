@@ -29,7 +29,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         yield task(
             shard.name,
             "llmconv.tasks.actions:digest_shard",
-            {"model": str(plan.job.model_path), "shard": shard.name, "threads": threads, "sha256": sha256},
+            {"model": str(plan.checkpoint.path), "shard": shard.name, "threads": threads, "sha256": sha256},
             basename="checkpoint",
             targets=[layout.digests(shard.name)],
             watch=[shard],

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from llmconv.coefficients.code import code
 from llmconv.compile.records import NetFiles, NetTask, Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import (
@@ -22,7 +21,7 @@ from llmconv.plan.origins import Origin
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .shapes import head, reading
+from .shapes import CODE, head, reading
 
 # The facts of another net that a net depends on: no other fact may rebuild it
 FACTS = {
@@ -56,7 +55,7 @@ def _task(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> dict
         picks=[*read["picks"], *((files.facts, FACTS[role]) for role, files in others.items())],
         task_dep=[f"compile:{origin.after}"] if origin.after else [],
         reads=read["reads"],
-        code=code() if checked_code else "",
+        code=CODE if checked_code else (),
         key=key | ({"places": work.places} if work.places else {}),
         need=_need(net, origin),
         phase="stamp" if stamped else "compile",
@@ -73,15 +72,15 @@ def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetT
     return NetTask(
         name=net.name,
         module=net.module,
-        model=plan.job.model_path,
+        model=plan.checkpoint.path,
         mlir=layout.mlir(net.name),
         weights=layout.weights(net.name),
         flags=net.flags,
         place=Workplace(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
         addresses=layout.addresses(net.stage_of) if net.stage_of else None,
         checks=tuple(layout.check(weight.name) for weight in checks),
-        template=NetFiles.of([*layout.net(template.name), *_saved(layout, net, template.name)]) if template else None,
-        owner=NetFiles.of(layout.net(origin.owner)) if origin.owner else None,
+        template=NetFiles(*layout.net(template.name), *_saved(layout, net, template.name)) if template else None,
+        owner=NetFiles(*layout.net(origin.owner)) if origin.owner else None,
         places=dict(zip(template.numbered, net.numbered)) if template else {},
         check=origin.members > 0,
     )

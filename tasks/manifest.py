@@ -44,6 +44,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
                 "device": device,
                 "bmodel": bmodel,
                 "weights": plan.weights,
+                "table": {name: f"{one.dtype} {list(one.shape)}" for name, one in plan.checkpoint.tensors.items()},
             },
             "files": {"toolchain": str(layout.toolchain), "merged": str(layout.facts("merged"))},
             "digests": [str(path) for path in digests],

@@ -95,14 +95,14 @@ def _config(plan: Plan, layout: Layout) -> dict:
         "config",
         "llmconv.tasks.actions:copy_config",
         {
-            "model": str(plan.job.model_path),
+            "model": str(plan.checkpoint.path),
             "files": list(plan.copied),
             "embedding": embedding,
             "half": plan.job.half,
             "arrays": arrays,
         },
         targets=[layout.config],
-        file_dep=sorted(plan.job.model_path / name for name in plan.copied),
+        file_dep=sorted(plan.checkpoint.path / name for name in plan.copied),
         **reading(plan, layout, [*plan.disk_tensors, *plan.beside_tensors]),
         key={"files": list(plan.copied), "embedding": [embedding, plan.job.half if embedding else ""]}
         | ({"arrays": arrays} if arrays else {}),

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmconv.engine import task
-from llmconv.plan.plan import Plan
-from llmconv.request.output import Layout
+
+if TYPE_CHECKING:
+    from llmconv.plan.plan import Plan
+    from llmconv.request.output import Layout
+
+CODE = ("coefficients",)  # a check of our coefficients, and what is made of them, hold only for this package's version
 
 
 def single(name: str, call: str | None, args: dict[str, Any] | None = None, **more: Any) -> dict[str, Any]:

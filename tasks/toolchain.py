@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from llmconv.engine import Need
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.toolchain.find import find
@@ -13,7 +14,7 @@ from .shapes import single
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    found = find()
+    found = find(keep=False)  # building a graph writes nothing
     yield single(
         "toolchain",
         "llmconv.tasks.actions:fetch_toolchain",
@@ -21,5 +22,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         key={"version": VERSION, "digest": found.digest if found else None},
         cacheable=False,
         foretold=[found.record] if found else [],
+        # a download at 10 MB/s, and the unpacking
+        need=Need(seconds=0.5 if found else 60.0),
         doc=f"tpu_mlir {VERSION}: find or fetch the compiler",
     )

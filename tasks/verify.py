@@ -11,7 +11,7 @@ from llmconv.plan.devices import groups
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 from llmconv.verify import record
-from llmconv.verify.settings import Settings, code, versions
+from llmconv.verify.settings import JUDGES, LIBRARIES, Settings
 
 from .shapes import single
 
@@ -33,14 +33,14 @@ def verification(
         {
             "place": str(layout.out),
             "log": str(layout.log("verify")),
-            "step": str(layout.step),
             "settings": settings.to_dict(),
         },
         targets=[layout.verified],
         file_dep=files,
         task_dep=after,
-        key={"settings": settings.to_dict(), "versions": versions()},
-        code=code(),
+        key={"settings": settings.to_dict()},
+        code=JUDGES,
+        libraries=LIBRARIES,
         need=Need(memory=3000 * MB),
         cacheable=False,
         entry=True,

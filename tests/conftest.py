@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
+import audio_checkpoints
 import internvl_checkpoints
 import pytest
 import slice_checkpoints
@@ -82,6 +83,13 @@ def vision_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[...,
     """vision_checkpoint("qwen3_vl", vision={"depth": 2}, ...) -> its directory; the same call gives the same
     directory."""
     return once(vision_checkpoints.make, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def audio_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """audio_checkpoint("qwen3_asr", audio={"encoder_layers": 1}, ...) -> its directory; the same call gives the same
+    directory."""
+    return once(audio_checkpoints.make, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")

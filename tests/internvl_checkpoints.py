@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import vision_checkpoints
+from storeless import storeless
 
 if TYPE_CHECKING:
     import torch
@@ -177,12 +178,11 @@ def _class(kind: str) -> Any:
 
 
 def _without_storage(made: Any, config: Mapping[str, Any]) -> Any:
-    import torch
 
     settings = json.loads(json.dumps(config))
     for part in (settings, settings.get("text_config", {})):
         part.pop("attn_implementation", None)  # what it asks for may not be installed
-    with torch.device("meta"):
+    with storeless():
         return made(made.config_class.from_dict(settings))
 
 

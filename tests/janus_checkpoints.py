@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from storeless import storeless
 from vision_checkpoints import draw
 
 TEXT = {
@@ -78,15 +80,17 @@ CONFIGS = {"janus": JANUS, "multi_modality": DEEPSEEK}
 
 
 def twin(config: dict[str, Any]) -> dict[str, Any]:
-    """The config in transformers' form of one of two blocks of the large SigLIP."""
+    """The config in transformers' form of one with the large SigLIP, up to the block that select_layer names: of 24 by its
+    number, or from the last, -1."""
     if config["model_type"] == "janus":
         return config
+    layers = config["vision_config"]["params"]["select_layer"]
     return JANUS | {
         "text_config": config["language_config"],
         "vision_config": {
             "hidden_size": 1024,
             "num_attention_heads": 16,
-            "num_hidden_layers": config["vision_config"]["params"]["select_layer"],
+            "num_hidden_layers": layers if layers > 0 else 24 + layers + 1,
             "image_size": config["vision_config"]["params"]["image_size"],
             "patch_size": 16,
             "projection_dim": config["aligner_config"]["params"]["n_embed"],
@@ -100,9 +104,9 @@ def whole(config: dict[str, Any], tensors: dict[str, Any] | None = None):
     import torch
     import transformers
 
-    settings = transformers.JanusConfig.from_dict(json.loads(json.dumps(twin(config))))
-    with torch.device("meta"):
-        made = transformers.JanusForConditionalGeneration._from_config(settings, attn_implementation="eager")
+    settings: Any = transformers.JanusConfig.from_dict(json.loads(json.dumps(twin(config))))
+    with storeless():
+        made: Any = transformers.JanusForConditionalGeneration._from_config(settings, attn_implementation="eager")
     if tensors is None:
         return made
     made = made.to_empty(device="cpu").float().eval()
@@ -151,6 +155,13 @@ def deepseek(tensors: dict[str, Any]) -> dict[str, Any]:
     # of the pooling head, which is not used
     made[f"{tower}attn_pool.latent"] = torch.zeros(1, 1, 8, dtype=torch.bfloat16)
     return {name: value.contiguous() for name, value in made.items()}
+
+
+def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """(name, shape) of every tensor of a checkpoint of this config.json, in either layout."""
+    own = whole(config).state_dict()
+    for name, value in (own if config["model_type"] == "janus" else deepseek(own)).items():
+        yield name, tuple(value.shape)
 
 
 def values(config: dict[str, Any], seed: int = 0) -> dict[str, Any]:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import argparse
 import re
+import shlex
 import shutil
 import subprocess
 
 import pytest
 
+from llmconv.cli.commands import parser
+from llmconv.cli.examples import EXAMPLES, FIRST
 from llmconv.cli.main import main
-from llmconv.cli.parser import SHELLS
-from llmconv.request.options import OPTIONS
+from llmconv.cli.parser import SHELLS, Parser
+from llmconv.request.options import OPTIONS, parse
 
 
 def said(capsys, *argv: str) -> str:
@@ -42,6 +46,7 @@ def test_help_is_grouped_and_names_every_default(capsys, monkeypatch):
     assert [line for line in text.splitlines() if line.endswith(":") and not line.startswith(" ")] == [
         "options:",
         *dict.fromkeys(f"{o.group}:" for o in OPTIONS),
+        "examples:",
     ]
     for option in OPTIONS:
         (entry,) = re.findall(rf"^  (?:-\w, )?(?:--processor, )?--{option.name}\b.*\n(?: {{20,}}.*\n)*", text, re.M)
@@ -50,6 +55,29 @@ def test_help_is_grouped_and_names_every_default(capsys, monkeypatch):
         assert "default" in told or told.endswith(
             f"[{'required' if option.group == 'required' else shown if shown not in (None, '') else 'none'}]"
         ), told
+
+
+def commands() -> dict[str, Parser]:
+    (found,) = (action for action in parser()._actions if isinstance(action, argparse._SubParsersAction))
+    return found.choices
+
+
+def test_every_command_has_examples():
+    assert commands().keys() == EXAMPLES.keys()
+
+
+@pytest.mark.parametrize("example", [*FIRST, *(one for told in EXAMPLES.values() for one in told)])
+def test_examples_are_commands(example, capsys):
+    """The very parser takes them, the options too; they are in the help of their command, on one line."""
+    program, *argv = shlex.split(example)
+    args = parser().parse_args(argv)
+    assert program == "llmconv" and callable(args.run) and len(example) <= 78
+    given = {option.name: getattr(args, option.name, None) for option in OPTIONS}
+    parse({name: value for name, value in given.items() if value is not None})
+    with pytest.raises(SystemExit):
+        main([argv[0], "--help"])
+    assert f"\n  {example}\n" in capsys.readouterr().out or example in FIRST
+    assert 2 <= len(EXAMPLES[argv[0]]) <= 3
 
 
 COMPLETE = """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,8 +13,11 @@ import pytest
 from llmconv.cli.main import convert_main, main
 from llmconv.queries.dry_run import KEYS
 from llmconv.request.options import OPTIONS
+from llmconv.toolchain.pinned import FOLDER
 
 ROOT = Path(__file__).parents[1]
+
+MAIN = "import sys; from llmconv.cli.main import main; sys.exit(main())"
 
 
 def doit(env: dict[str, str], *argv: str, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -102,6 +106,32 @@ def test_list_shows_the_graph(checkpoint, llmconv_env, tmp_path):
     assert not (tmp_path / "o").exists()
 
 
+def test_help_tells_every_option_as_a_variable(llmconv_env):
+    for task in ("convert", "verify"):
+        told = doit(llmconv_env, "help", task).stdout
+        assert "\n  model=DIR " in told and "\n  seq=N " in told and "--reporter=ARG" in told
+        for option in OPTIONS:
+            line = next(line for line in told.splitlines() if line.startswith(f"  {option.variable or option.name}="))
+            assert " ".join(option.help.split()[:3]) in line
+
+
+@pytest.mark.compiler
+def test_doit_reports_and_cleans_a_conversion(checkpoint, llmconv_env, tmp_path):
+    out = tmp_path / "out"
+    given = [f"model={checkpoint('qwen2')}", "seq=64", f"out={out}"]
+    done = doit(llmconv_env, "convert", "--reporter", "json", *given)
+    told = json.loads(done.stdout)
+    assert done.stderr == "" and {task["result"] for task in told["tasks"]} == {"success"}
+    assert "qwen2_bf16_seq64" in told["out"], "the summary is in it"
+    assert doit(llmconv_env, "info", "compile:block_0", *given).stdout.count("\n") < 40
+    (out / "config" / "notes.txt").write_text("")
+    assert "freed" in doit(llmconv_env, "clean", *given).stdout
+    assert {path.name for path in out.iterdir() if path.name not in (".llmconv", "logs", "mlir")} == {"report.html"}
+    assert not [path for path in out.rglob("*") if path.suffix in (".mlir", ".bmodel", ".coeff")]
+    again = doit(llmconv_env, "convert", *given)
+    assert again.returncode == 0 and list(out.glob("*.bmodel"))
+
+
 @pytest.mark.parametrize(
     "wrong, says",
     [("sequ=3", "Did you mean seq?"), ("chip=bm1684", "Did you mean bm1684x?"), ("seq=no", "a whole number")],
@@ -151,7 +181,48 @@ def test_doctor(llmconv_env, capsys):
     assert all(name in told for name in ("cmake", "make", "c++", "glibc", "compiler", "disk", "memory"))
 
 
+def test_gc_removes_other_compilers(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("LLMCONV_CACHE", str(tmp_path))
+    old, present = tmp_path / "tpu_mlir-1.0", tmp_path / FOLDER
+    for place in (old, present, tmp_path / "shadow" / "tpu_mlir-1.0-abc"):
+        place.mkdir(parents=True)
+        (place / "file").write_bytes(bytes(2000))
+    assert main(["gc", "--dry-run"]) == 0
+    told = capsys.readouterr().out
+    assert f"would free 2.0 kB: {old}" in told and str(present) not in told and old.exists()
+    assert main(["gc"]) == 0
+    assert f"freed 2.0 kB: {old}" in capsys.readouterr().out
+    assert not old.exists() and not list((tmp_path / "shadow").iterdir()) and present.exists()
+
+
+@pytest.mark.parametrize(
+    "below, why", [("ftp://host/cache", "http:// or https://"), ("/nowhere/at/all", "no such directory")]
+)
+def test_caches_that_cannot_be(below, why, monkeypatch, tmp_path, capsys):
+    monkeypatch.setenv("LLMCONV_CACHE_BELOW", below)
+    assert main(["doctor"]) == 1
+    assert f"LLMCONV_CACHE_BELOW names {below}: " in (told := capsys.readouterr().out) and why in told
+
+
 def test_gc_keeps_to_the_size(llmconv_env, capsys):
     assert main(["gc", "--max-size", "100T"]) == 0
     assert capsys.readouterr().out.startswith("freed 0 B")
     assert main(["gc", "--max-size", "much"]) == 2
+
+
+@pytest.mark.parametrize("command", [["--help"], ["doctor"], ["gc", "--dry-run"]], ids=" ".join)
+def test_a_closed_stdout_ends_quietly(command):
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run([sys.executable, "-c", MAIN, *command], stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_another_broken_pipe_is_an_error(monkeypatch):
+    def broken(args):
+        raise BrokenPipeError("of a worker")
+
+    monkeypatch.setattr("llmconv.cli.actions.doctor", broken)
+    with pytest.raises(BrokenPipeError):
+        main(["doctor"])

@@ -46,7 +46,7 @@ def test_what_is_exported(kind, options, checkpoint, tmp_path, monkeypatch):
 
 
 def files(place: Path, name: str, *more: str) -> NetFiles:
-    return NetFiles.of([place / f"{name}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json", *more)])
+    return NetFiles(*(place / f"{name}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json", *more)))
 
 
 @pytest.mark.parametrize("stamped", [False, True])

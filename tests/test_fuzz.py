@@ -11,11 +11,13 @@ from typing import Any
 
 import pytest
 from checkpoints import headers, published
+from fuzz_models import KINDS, description, fields, start
 from fuzzing import bounded, cases, damaged
 from hypothesis import given
 from hypothesis import strategies as st
 
 from llmconv.checkpoint.directory import INDEX, WHOLE
+from llmconv.checkpoint.fields import LEGAL
 from llmconv.errors import InputError
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
@@ -47,7 +49,7 @@ def models(tmp_path_factory) -> dict[str, tuple[Path, dict]]:
 
 @pytest.mark.parametrize("name", SECTIONS)
 @given(data=st.data())
-@cases(500)
+@cases(300)
 def test_config_json(name, models, data):
     model, config = models[name]
     extra = SECTIONS[name] if data.draw(st.booleans()) else {}
@@ -57,6 +59,53 @@ def test_config_json(name, models, data):
     if not isinstance(made, InputError):  # a plan that was made is one that can be written and read
         assert made.nets and all(net.mlir for net in made.nets[:2])
         assert "nan" not in made.nets[-1].mlir.lower() and "inf " not in made.nets[-1].mlir.lower()
+
+
+STARTS: dict[str, Any] = json.loads((Path(__file__).parent / "golden" / "fuzz_starts.json").read_text("utf-8"))
+
+
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory) -> dict[str, Path]:
+    """A checkpoint of every kind."""
+    place = tmp_path_factory.mktemp("starts")
+    return {kind: start(place / kind, told) for kind, told in STARTS.items()}
+
+
+def test_every_declared_field_is_damaged_somewhere():
+    found = set().union(*(fields(told["config"]) for told in STARTS.values()))
+    assert set(LEGAL) <= found, "a field without a start: add it to fuzz_models"
+    assert set(STARTS) == set(KINDS)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_start_plans(kind, starts):
+    """Without damage: else nothing behind the first fault would ever be tried."""
+    assert plan(job(starts[kind])).nets
+
+
+@pytest.mark.slow
+def test_starts_are_the_checkpoints_of_the_tests(request, tmp_path):
+    """pytest tests/test_fuzz.py -k starts_are --update-golden writes them again."""
+    found = {kind: description(kind, tmp_path / kind) for kind in KINDS}
+    if request.config.getoption("--update-golden"):
+        lines = (f"{json.dumps(kind)}: {json.dumps(told)}" for kind, told in found.items())
+        (Path(__file__).parent / "golden" / "fuzz_starts.json").write_text("{\n" + ",\n".join(lines) + "\n}\n")
+    else:
+        assert found == STARTS
+
+
+@given(data=st.data())
+@cases(600)
+def test_config_json_of_every_kind(starts, data):
+    """config.json of decoders with towers, states, experts and codes."""
+    kind = data.draw(st.sampled_from(sorted(starts)))
+    (starts[kind] / "config.json").write_text(
+        json.dumps(data.draw(damaged(STARTS[kind]["config"]))), encoding="utf-8", errors="surrogatepass"
+    )
+    made = bounded(lambda: plan(job(starts[kind])), InputError)
+    if not isinstance(made, InputError):
+        assert made.nets and all(net.mlir for net in (made.nets[0], made.nets[-1]))
+        assert not any(word in net.mlir.lower() for net in made.nets[-2:] for word in ("nan", "inf "))
 
 
 @pytest.fixture(scope="module")

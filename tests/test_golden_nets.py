@@ -12,10 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import audio_checkpoints
 import checkpoints
 import family_checkpoints
+import gemma3_checkpoints
 import internvl_checkpoints
 import janus_checkpoints
+import mllama_checkpoints
 import pytest
 import quantised_checkpoints
 import slice_checkpoints
@@ -28,12 +31,19 @@ from llmconv.tasks.export import with_form
 from llmconv.top.text import render
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
-PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
+PIXELS = {
+    "qwen2_vl": "112,112",
+    "qwen2_5_vl": "112,224",
+    "qwen3_vl": "128,128",
+    "glm4v": "112,112",
+    "paddleocr_vl": "112,112",
+}
 PIXELS |= dict.fromkeys(slice_checkpoints.CONFIGS, "112,112")
 # InternVL's layout, language model and form of the tower
 TILES = {"internvl_chat": ("internvl_chat", "qwen2", "300m"), "internvl": ("internvl", "qwen3", "6b")}
 HYBRID = "qwen3_5_golden"
-FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, *TILES, HYBRID]
+CONVOLVING, EXPERTS = "lfm2", "qwen3_5_moe"
+FAMILIES = [*checkpoints.CONFIGS, *family_checkpoints.CONFIGS, *PIXELS, *TILES, HYBRID, CONVOLVING, EXPERTS]
 OPTIONS = {
     "static": {},
     "w4": {"quantize": "w4bf16"},
@@ -58,6 +68,8 @@ MORE = {
 }
 MORE |= {
     HYBRID: ("w4", "history", "document's history", "shared prompt", "stages", "batch", "adapters"),
+    CONVOLVING: ("dynamic", "history", "document's history", "shared prompt", "batch", "adapters"),
+    EXPERTS: ("w4", "history", "batch", "adapters"),
 }
 MORE |= {"qwen2": tuple(OPTIONS)[1:]} | dict.fromkeys(vision_checkpoints.CONFIGS, ("dynamic", "batch"))
 
@@ -126,14 +138,17 @@ def test_nets(name, headers, request):
     hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
 
 
-@pytest.mark.parametrize("name, pixels", [("qwen3_5", "128,128"), ("minicpmv4_6", "112,168")])
+@pytest.mark.parametrize("name, pixels", [("qwen3_5", "128,128"), ("minicpmv4_6", "112,168"), ("lfm2_vl", "128,160")])
 def test_towers_of_hybrids(name, pixels, tmp_path, request):
     """Families whose layers keep more than rows: their towers alone."""
-    config = vision_checkpoints.HYBRIDS[name]
-    shapes = {tensor: tuple(value.shape) for tensor, value in vision_checkpoints.whole(config).state_dict().items()}
+    config = (vision_checkpoints.HYBRIDS | vision_checkpoints.NAFLEX)[name]
+    parameters = vision_checkpoints.whole(config).state_dict().items()
+    shapes = {vision_checkpoints.published(tensor, name): tuple(value.shape) for tensor, value in parameters}
     del shapes["lm_head.weight"]
-    made = planned(checkpoints.headers(tmp_path / name, config, shapes.items()), max_pixels=pixels)
-    found = texts([("dynamic", [net for net in made.nets if net.tower])])
+    model = checkpoints.headers(tmp_path / name, config, shapes.items())
+    kinds = ("static", "dynamic") if name in vision_checkpoints.NAFLEX else ("dynamic",)
+    plans = ((kind, planned(model, max_pixels=pixels, dynamic=int(kind == "dynamic"))) for kind in kinds)
+    found = texts([(kind, [net for net in made.nets if net.tower]) for kind, made in plans])
     hold(GOLDEN / f"{name}_towers.txt", found, request.config.getoption("--update-golden"))
 
 
@@ -163,6 +178,37 @@ def test_nets_of_janus(name, tmp_path, request):
     shapes = [(tensor, tuple(value.shape)) for tensor, value in tensors.items()]
     model = checkpoints.headers(tmp_path / "model", config, shapes)
     found = texts([("static", different(planned(model).nets))])
+    hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
+
+
+def test_tower_of_gemma3(tmp_path, request):
+    """Its language model is that of gemma3.txt."""
+    config = gemma3_checkpoints.CONFIG
+    shapes = {name: tuple(value.shape) for name, value in gemma3_checkpoints.whole(config).state_dict().items()}
+    del shapes["lm_head.weight"]
+    named = [(gemma3_checkpoints.called(name), shape) for name, shape in shapes.items()]
+    made = planned(checkpoints.headers(tmp_path / "gemma3", config, named))
+    found = texts([("static", [net for net in made.nets if net.tower])])
+    hold(GOLDEN / "gemma3_tower.txt", found, request.config.getoption("--update-golden"))
+
+
+def test_nets_of_mllama(tmp_path, request):
+    config = mllama_checkpoints.MLLAMA
+    parameters = mllama_checkpoints.whole(config).state_dict().items()
+    shapes = [(mllama_checkpoints.published(name), tuple(value.shape)) for name, value in parameters]
+    model = checkpoints.headers(tmp_path / "model", config, shapes)
+    several = ("static", "document's history", "batch", "adapters")
+    found = texts([(name, different(planned(model, **OPTIONS[name]).nets)) for name in several])
+    hold(GOLDEN / "mllama.txt", found, request.config.getoption("--update-golden"))
+
+
+@pytest.mark.parametrize("name", audio_checkpoints.CONFIGS)
+def test_nets_of_models_that_hear(name, tmp_path, request):
+    config = audio_checkpoints.CONFIGS[name]
+    model = checkpoints.headers(tmp_path / name, config, audio_checkpoints.tensors(name, config))
+    cases = {"static": {}, "dynamic": {"dynamic": 1}, "exact": {"exact_audio": 1}}
+    pixels = {"max_pixels": "112,224"} if name == "qwen2_5_omni" else {}
+    found = texts((title, different(planned(model, **pixels, **options).nets)) for title, options in cases.items())
     hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
 
 

@@ -71,6 +71,10 @@ FIELDS: dict[str, list[dict]] = {
         *({name: value} for name in ("num_experts", "num_experts_per_tok", "moe_intermediate_size") for value in (0, 10**6, HUGE, NAN, "8")),
         {"num_experts": 60000},
     ],
+    "qwen3_5_moe": [
+        *({"text_config": {name: value}} for name in ("num_experts", "num_experts_per_tok") for value in (0, 9000, HUGE, NAN, "8")),
+        *({"text_config": {"mlp_only_layers": value}} for value in (3, [0], {"1": 1})),
+    ],
     "smollm3": [{"no_rope_layers": value} for value in (3, [1], [1, 2], ["1", "0"], {})],
     "chatglm": [{name: value} for name in ("layernorm_epsilon", "rope_ratio", "kv_channels", "num_layers") for value in (NAN, -1, HUGE, "x")],
 }  # fmt: skip

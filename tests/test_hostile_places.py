@@ -76,7 +76,7 @@ def test_names_that_break_a_terminal(checkpoint, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("options, word", [
-    ({"num_device": 10**9}, "Use 2, or distribute_strategy pp"),
+    ({"num_device": 10**9}, "Use distribute_strategy pp and num_device 4."),
     ({"num_device": 10**30}, "a number up to"),
     ({"seq": 10**12}, "a number up to"),
     ({"max_input_length": "1e3"}, "a whole number"),
@@ -114,9 +114,10 @@ def test_links_in_the_output_directory_are_damage(tmp_path):
     kept = tmp_path / "kept"
     kept.write_text("kept")
     out = tmp_path / "out"
-    (out / ".llmconv" / "nets").mkdir(parents=True)
+    for folder in ("nets", "traces"):
+        (out / ".llmconv" / folder).mkdir(parents=True)
     (out / "logs").symlink_to(tmp_path / "elsewhere")
-    places = ["lock", "workers.lock", "events.jsonl", "state.db", "nets/block_0.json", "trace.json"]
+    places = ["lock", "workers.lock", "events.jsonl", "state.db", "nets/block_0.json", "traces/run.json"]
     for name in places:
         (out / ".llmconv" / name).symlink_to(kept)
     with Lock(out / ".llmconv"):
@@ -152,8 +153,8 @@ def test_links_in_the_cache_are_damage(name, tmp_path):
 def test_sigterm_ends_as_ctrl_c_does(tmp_path):
     """Also before a build listens."""
     code = (
-        "import os, signal, sys; from llmconv.cli import main\n"
-        "main._why = lambda args: os.kill(os.getpid(), signal.SIGTERM) or __import__('time').sleep(5)\n"
+        "import os, signal, sys; from llmconv.cli import actions, main\n"
+        "actions.why = lambda args: os.kill(os.getpid(), signal.SIGTERM) or __import__('time').sleep(5)\n"
         "sys.exit(main.main(['why', 'x']))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)

@@ -86,4 +86,4 @@ def test_what_is_no_bmodel_is_wrong_input(content, why, tmp_path, capsys):
 
 def test_a_directory_without_exactly_one_is_wrong_input(tmp_path, capsys):
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "directory with 0 .bmodel files" in capsys.readouterr().err
+    assert "has no .bmodel" in capsys.readouterr().err

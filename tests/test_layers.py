@@ -12,11 +12,17 @@ ROOT = Path(__file__).parent.parent
 LOOSE = {
     "__init__",
     "doit_entry",
+    "api",
+    "doit",
+    "ending",
+    "front",
+    "user_cache",
     "convert",
     "chips",
     "words",
     "numeric",
     "errors",
+    "extras",
     "py.typed",
 }  # files in llmconv/ itself
 
@@ -24,12 +30,16 @@ LOOSE = {
 # from its neighbours
 FLOORS = (
     ({"dodo"}, "doit opens it; it only opens the door"),
-    ({"cli", "doit_entry"}, "the two front doors: options to one call, errors to exit codes"),
-    ({"convert"}, "the one run: it brings request, graph, engine and listeners together"),
+    ({"cli", "doit", "doit_entry", "doit_verbs"}, "front doors: options to one call, errors to exit codes"),
+    ({"api", "jobs"}, "the front door for Python, with exceptions; several conversions as one graph"),
+    (
+        {"convert", "quality"},
+        "the one run: it brings request, graph, engine and listeners together; what quantisation costs on a text",
+    ),
     ({"queries", "report"}, "what is told before and after a build, from the plan and the state of its tasks"),
     ({"tasks"}, "the graph: a plan's nets as tasks, and what each task does"),
     ({"verify"}, "proves what was built, by the plan and by the model's own maths"),
-    ({"compile"}, "makes one net of a plan"),
+    ({"compile", "runtime"}, "makes one net of a plan; runs what was made"),
     ({"plan"}, "which nets a request comes to, for the family of its checkpoint"),
     ({"families"}, "each model family, out of blocks"),
     (
@@ -41,7 +51,11 @@ FLOORS = (
         {"checkpoint", "top", "bmodel", "toolchain", "engine"},
         "files, languages and programs that know nothing of each other",
     ),
-    ({"chips", "words", "numeric", "errors", "llmconv"}, "facts, wording and arithmetic that anything may use"),
+    ({"extras"}, "which libraries are installed apart"),
+    (
+        {"chips", "words", "numeric", "ending", "errors", "front", "user_cache", "llmconv"},
+        "facts, wording and arithmetic that anything may use",
+    ),
 )
 LEVEL = {room: level for level, (rooms, _) in enumerate(FLOORS) for room in rooms}
 

@@ -173,7 +173,7 @@ REFUSED = [
     ({"num_device": 0}, "num_device 0"),
     ({"num_device": 2, "distribute_strategy": "pp"}, "Use 3"),
     ({"num_device": 9, "distribute_strategy": "pp"}, "Use 4"),
-    ({"num_device": 2}, "num_key_value_heads 1"),
+    ({"num_device": 2}, "splits no MLP"),
     ({"num_device": 2, "chip": "bm1688"}, "only bm1684x"),
     ({"num_device": 2, "dynamic": 1}, "does not split"),
     ({"num_core": 3, "chip": "bm1688"}, "num_core 3"),

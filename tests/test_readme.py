@@ -8,6 +8,7 @@ import re
 from pathlib import Path
 
 import pytest
+import support
 from test_layers import FLOORS, LEVEL
 
 from llmconv.checkpoint.quantised import METHODS
@@ -25,6 +26,7 @@ EFFECTS = {
     "quantize": "coefficients of the blocks; bf16 or f16 in and between all nets",
     "q_group_size": "scales and zero points of the blocks' linear layers",
     "symmetric": "the same (w4 and w8 alone); zero points become 8 or 128",
+    "keep_half": "these linear layers are in half precision in `block_i` and `block_cache_i`; the others of their nets are quantised by llmconv",
     "chip": "the program of every net",
     "num_device": "pp (3 or more): `..._dev<k>.bmodel` files with runs of layers, and `..._combine.json`; tp (bm1684x): a part per device of every `block`, the final norm in `lm_head`",
     "distribute_strategy": "which of the two; tp needs Llama's form of layer with down projections of more than 4,194,304 weights",
@@ -37,6 +39,7 @@ EFFECTS = {
     "use_history_kv": "`block_kv_i` with history is added; prefill without mask input, dynamic",
     "chunk_length": "`block_cache_i` gets stages for shorter histories; length of prefill with use_history_kv",
     "max_pixels": "number of patches that the `vit` net takes, (W / patch) * (H / patch)",
+    "exact_audio": "`audio` takes all chunks that the model hears together, and masks (qwen3_asr: `[8,1,128,100]`, `[1,1,104,104]` to `[104,H]`)",
     "lora_max_rank": "A and B of rank r beside every linear of a block (routed experts aside); `lm_head` gives logits; adds `embedding_lora`, `embedding_cache_lora`, `lm_head_lora` and the sampling heads",
     "do_sample": "`lm_head` gives logits; adds `greedy_head` and `sample_head`",
     "embedding_disk": "no `embedding` and `embedding_cache`; `config/embedding.bin` instead",
@@ -89,6 +92,11 @@ def test_every_room_has_its_line():
     assert set(re.findall(r"^\| `(\w+)` \|", text, re.M)) == LEVEL.keys()
 
 
+def test_the_support_matrix(request):
+    assert support.PROVED.keys() == {family.name for family in families().values()}
+    hold(README, "support matrix", support.matrix(), request.config.getoption("--update-golden"))
+
+
 def anchors(page: Path) -> set[str]:
     """What a link to a heading of the page may say, by GitHub's rule."""
     heads = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
@@ -119,8 +127,9 @@ def test_every_page_is_linked_from_the_readme():
     assert {page.name for page in DOCS.glob("*.md")} <= set(re.findall(r"\(docs/([\w-]+\.md)\)", README.read_text()))
 
 
-def test_every_family_is_named():
-    text = README.read_text()
+@pytest.mark.parametrize("page", [README, DOCS / "device.md", DOCS / "families.md"], ids=lambda page: page.name)
+def test_every_family_is_named(page):
+    text = page.read_text()
     assert [name for name in sorted(families()) if f"`{name}`" not in text] == []
 
 

@@ -13,6 +13,7 @@ import pytest
 from safetensors.torch import load_file, save_file
 
 from llmconv import convert
+from llmconv.engine import own_code
 from llmconv.request.request import Request
 
 PAGE = Path(__file__).parents[1] / "docs" / "resume.md"
@@ -124,6 +125,6 @@ def test_an_update_of_llmconv_makes_again_what_it_computed_itself(checkpoint, ll
     """And what showed that it computes right; not what the compiler made alone: embedding, head and the last layer."""
     model = checkpoint("qwen2", num_hidden_layers=4, shards=3)
     build(model, tmp_path / "out")
-    monkeypatch.setattr("llmconv.tasks.compile.code", lambda: "of another version")
+    monkeypatch.setattr(own_code, "digest", lambda *packages: "of another version")
     ran = [name.removeprefix("compile:") for name in build(model, tmp_path / "out") if name.startswith("compile:")]
     assert ran == [f"block_{i}" for i in range(3)] + [f"block_cache_{i}" for i in range(3)]

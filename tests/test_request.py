@@ -10,7 +10,7 @@ import pytest
 from llmconv.cli.parser import Parser, add_options
 from llmconv.errors import InputError
 from llmconv.request import request
-from llmconv.request.options import OPTIONS, arguments
+from llmconv.request.options import OPTIONS, amount, arguments
 from llmconv.request.request import BuildOptions, Request
 
 DOIT = {"model": "m", "seq": "64", "out": "o", "quantize": "w4bf16", "symmetric": "1", "dynamic": "0", "memory": "2G"}
@@ -38,9 +38,9 @@ def test_both_front_doors_make_the_same_request(tmp_path, monkeypatch):
 def test_every_option_of_a_build_arrives(tmp_path):
     typed = {"jobs": "3", "memory": "1G", "continue": "", "no_cache": "1", "progress": "json", "dry_run": "1"}
     asked = Request.create({"model": "m", "seq": "8", "out": str(tmp_path), "debug": "1"} | typed)
-    assert asked.build == BuildOptions(3, 1 << 30, True, True, "json", True)
+    assert asked.build == BuildOptions(3, 10**9, True, True, "json", True)
     options = asked.run_options()
-    assert (options.jobs, options.memory, options.continue_, options.cache) == (3, 1 << 30, True, None)
+    assert (options.jobs, options.memory, options.continue_, options.cache) == (3, 10**9, True, None)
     assert (options.progress, options.debug, options.state_dir) == ("json", True, tmp_path / ".llmconv")
     assert not options.listeners and options.prepare is None and options.preflight is None
     plain = Request.create({"model": "m", "seq": "8"})
@@ -75,3 +75,17 @@ def test_a_directory_needs_no_hub(tmp_path):
     assert request.settle({"model": str(tmp_path), "seq": 8, "out": "/o"}, check).notes == ()
     with pytest.raises(InputError, match="no sequence length"):
         request.settle({"model": "org/name"}, check)
+
+
+def test_amounts_are_decimal_unless_they_say_otherwise():
+    told = {
+        "8G": 8 * 10**9,
+        "500MB": 5 * 10**8,
+        "1.5g": 15 * 10**8,
+        "8GiB": 8 << 30,
+        "2Ki": 2048,
+        " 12 k ": 12000,
+        "7": 7,
+    }
+    assert {text: amount(text) for text in told} == told
+    assert [amount(text) for text in ("", "G", "-1G", "1.2.3", "8X", "9" * 400)] == [None] * 6

@@ -13,32 +13,31 @@ from llmconv.report.summary import Summary, program
 from llmconv.request.output import Layout
 from llmconv.words import count
 
-NET = {"stage_of": None, "coefficients": "", "coefficient_bytes": 0}
+
+def net(name: str, cycles: int | None, coefficients: str = "", size: int = 0, layer: int | None = None) -> dict:
+    """A net of a manifest."""
+    kind = name if layer is None else name.removesuffix(f"_{layer}")
+    shape = [1, 64, 256] if kind in ("block", "embedding") else [1, 1, 256]
+    history = [{"name": "history_k", "shape": [1, 128, 2, 64]}] if kind == "block_cache" else []
+    inputs = [{"name": "input", "shape": shape}, *history]
+    return {
+        "name": name, "kind": kind, "layer": layer, "cycles": cycles, "inputs": inputs,
+        "stage_of": None, "coefficients": coefficients, "coefficient_bytes": size,
+    }  # fmt: skip
+
+
 MANIFEST = {
-    "job": {"chip": "bm1688", "max_input_length": 64, "max_pixels": ""},
+    "job": {"chip": "bm1688", "max_input_length": 64, "max_pixels": "", "seq_length": 128, "batch": 1},
     "bmodel": "x.bmodel",
     "bytes": 12_000_000,
     "sha256": "abc",
     "weights": 4_000_000,
     "nets": [
-        NET | {"name": "embedding", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
-        NET
-        | {"name": "embedding_cache", "cycles": 900, "coefficients": "embedding.coeff", "coefficient_bytes": 2_000_000},
-        NET
-        | {
-            "name": "block_cache_0",
-            "cycles": 900_000,
-            "coefficients": "block_cache_0.coeff",
-            "coefficient_bytes": 1_000_000,
-        },
-        NET
-        | {
-            "name": "block_0",
-            "cycles": 9_000_000,
-            "coefficients": "block_cache_0.coeff",
-            "coefficient_bytes": 1_000_000,
-        },
-        NET | {"name": "lm_head", "cycles": 899_100},
+        net("embedding", 900, "embedding.coeff", 2_000_000),
+        net("embedding_cache", 900, "embedding.coeff", 2_000_000),
+        net("block_cache_0", 900_000, "block_cache_0.coeff", 1_000_000, 0),
+        net("block_0", 9_000_000, "block_cache_0.coeff", 1_000_000, 0),
+        net("lm_head", 899_100),
     ],
 }
 END = events.RunFinished(0, 2, 1, 1, 0, 0, 75.0, "", 42.0, 1_500_000_000, 90_000_000, "")
@@ -82,11 +81,11 @@ def test_the_end_tells_what_came_of_it(layout, capsys):
 
 def test_the_end_estimates_an_image(layout, capsys):
     """At its largest size; the language model's nets may be dynamic and have none."""
-    blocks = [net | {"cycles": None} for net in MANIFEST["nets"]]
+    blocks = [one | {"cycles": None} for one in MANIFEST["nets"]]
     made = MANIFEST | {
         "job": MANIFEST["job"] | {"max_pixels": "672,448"},
         "device": {"image": {"width": 672, "height": 448, "patches": 1536, "tokens": 384}},
-        "nets": [NET | {"name": "vit", "cycles": 1_800_000}, *blocks],
+        "nets": [net("vit", 1_800_000), *blocks],
     }
     layout.manifest.write_text(json.dumps(made))
     tell(layout)
@@ -130,7 +129,7 @@ def test_json_and_quiet(layout, capsys):
     assert (
         told["event"] == "Summary"
         and told["bits_per_weight"] == 6.0
-        and told["estimated_seconds"] == {"image": None, "prefill": 0.011, "decode": 0.002}
+        and told["estimated_seconds"] == {"image": None, "sound": None, "prefill": 0.011, "decode": 0.002}
     )
     tell(layout, "quiet")
     assert capsys.readouterr().out == ""
@@ -170,14 +169,14 @@ def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
     assert "block 3 2 compiled, 1 stamped shared" in " ".join(told.split()) and "together 9 " in " ".join(told.split())
     assert (
         rows["tasks"] == "tasks 24 to run"
-        and "MiB of 16.0 GiB (estimate)" in rows["device memory"]
+        and "MB of 17.2 GB (estimate)" in rows["device memory"]
         and "WARNING" not in told
     )
     assert {"time", "disk", "RAM"} <= rows.keys() and not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize("chip, more, says", [
-    ("cv186x", ("-s", "65536", "-b", "128"), "WARNING: this cannot fit: boards with a cv186x have up to 8.0 GiB. It fits with -s"),
+    ("cv186x", ("-s", "65536", "-b", "128"), "WARNING: this cannot fit: boards with a cv186x have up to 8.6 GB (sold as 8 GB). It fits with -s"),
     ("bm1684x", ("-s", "65536", "-b", "218"), "WARNING: this hardly fits"),
     ("bm1684x", ("-s", "65536", "-b", "128"), ""),
 ])  # fmt: skip
@@ -197,3 +196,11 @@ def test_a_plan_warns_when_the_device_is_too_small(checkpoint, llmconv_env, tmp_
     )
     warned = [line for line in told.splitlines() if line.startswith("WARNING")]
     assert (len(warned) == 1 and says in warned[0]) if says else not warned, told
+
+
+def test_rates_are_of_all_sequences(layout, capsys):
+    """Blocks decode a token of each at once, the other nets one after another."""
+    layout.manifest.write_text(json.dumps(MANIFEST | {"job": MANIFEST["job"] | {"batch": 2}}))
+    tell(layout)
+    # 3 ms for two tokens: 900000 cycles and twice 900000 of the table and the head, at 0.9 GHz
+    assert "then 667 tokens/s (3.00 ms for 2)" in capsys.readouterr().out

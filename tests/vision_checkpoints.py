@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import family_checkpoints
+from storeless import storeless
 
 _TEXT = {
     "hidden_size": 256,
@@ -114,6 +115,46 @@ CONFIGS: dict[str, dict[str, Any]] = {
             "attention_bias": False,
         },
     },
+    # flat too; every part under a name of its own
+    "paddleocr_vl": _TEXT
+    | _TOKENS
+    | {
+        "model_type": "paddleocr_vl",
+        "head_dim": 128,
+        "rms_norm_eps": 1e-5,
+        "rope_theta": 500000.0,
+        "rope_scaling": {"type": "default", "rope_type": "default", "mrope_section": [16, 24, 24]},
+        "use_bias": False,
+        "use_3d_rope": True,
+        "rope_is_neox_style": True,
+        "vision_config": {
+            "model_type": "paddleocr_vl",
+            "hidden_size": 288,
+            "intermediate_size": 512,
+            "num_attention_heads": 4,
+            "num_hidden_layers": 2,
+            "num_channels": 3,
+            "image_size": 112,
+            "patch_size": 14,
+            "hidden_act": "gelu_pytorch_tanh",
+            "layer_norm_eps": 1e-6,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "tokens_per_second": 2,
+        },
+    },
+}
+_QWEN3_5_SIGHT = _SIZES | {
+    "model_type": "qwen3_5",
+    "deepstack_visual_indexes": [],
+    "depth": 3,
+    "hidden_act": "gelu_pytorch_tanh",
+    "hidden_size": 256,
+    "intermediate_size": 512,
+    "in_channels": 3,
+    "out_hidden_size": 256,
+    "patch_size": 16,
+    "num_position_embeddings": 2304,
 }
 # families whose layers keep more than rows, with tests of their own
 HYBRIDS: dict[str, dict[str, Any]] = {
@@ -122,19 +163,15 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         "model_type": "qwen3_5",
         "tie_word_embeddings": True,
         "text_config": family_checkpoints.QWEN3_5_TEXT | {"tie_word_embeddings": True},
-        "vision_config": _SIZES
-        | {
-            "model_type": "qwen3_5",
-            "deepstack_visual_indexes": [],
-            "depth": 3,
-            "hidden_act": "gelu_pytorch_tanh",
-            "hidden_size": 256,
-            "intermediate_size": 512,
-            "in_channels": 3,
-            "out_hidden_size": 256,
-            "patch_size": 16,
-            "num_position_embeddings": 2304,
-        },
+        "vision_config": _QWEN3_5_SIGHT,
+    },
+    # as published in 16 bits: a tensor of three axes has all experts of a layer
+    "qwen3_5_moe": _TOKENS
+    | {
+        "model_type": "qwen3_5_moe",
+        "tie_word_embeddings": False,
+        "text_config": family_checkpoints.QWEN3_5_MOE_TEXT,
+        "vision_config": _QWEN3_5_SIGHT | {"model_type": "qwen3_5_moe"},
     },
     "minicpmv4_6": {
         "model_type": "minicpmv4_6",
@@ -168,13 +205,52 @@ HYBRIDS: dict[str, dict[str, Any]] = {
         },
     },
 }
+# towers with learned positions that are stretched over images of any shape, with tests of their own
+NAFLEX: dict[str, dict[str, Any]] = {
+    "lfm2_vl": {
+        "model_type": "lfm2_vl",
+        "torch_dtype": "bfloat16",
+        "image_token_id": 1000,
+        "downsample_factor": 2,
+        "projector_bias": True,
+        "projector_hidden_act": "gelu",
+        "projector_hidden_size": 320,
+        "projector_use_layernorm": False,
+        "tie_word_embeddings": True,
+        "text_config": {k: v for k, v in family_checkpoints.LFM2_TEXT.items() if k != "torch_dtype"},
+        "vision_config": {
+            "model_type": "siglip2_vision_model",
+            "hidden_act": "gelu_pytorch_tanh",
+            "hidden_size": 192,
+            "intermediate_size": 256,
+            "layer_norm_eps": 1e-6,
+            "num_attention_heads": 3,
+            "num_channels": 3,
+            "num_hidden_layers": 2,
+            "num_patches": 16,
+            "patch_size": 16,
+            "vision_use_head": False,
+        },
+    },
+}
 CLASSES = {
+    "lfm2_vl": "Lfm2Vl",
     "qwen2_vl": "Qwen2VL",
     "qwen2_5_vl": "Qwen2_5_VL",
     "qwen3_vl": "Qwen3VL",
     "qwen3_5": "Qwen3_5",
+    "qwen3_5_moe": "Qwen3_5Moe",
     "minicpmv4_6": "MiniCPMV4_6",
     "glm4v": "Glm4v",
+    "gemma3": "Gemma3",
+    "paddleocr_vl": "PaddleOCRVL",
+}
+# families that are published with other names of parts than transformers gives them
+PUBLISHED = {
+    "lfm2_vl": {"model.vision_tower.": "model.vision_tower.vision_model."},
+    "qwen2_vl": {"model.language_model.": "model.", "model.visual.": "visual."},
+    "qwen2_5_vl": {"model.language_model.": "model.", "model.visual.": "visual."},
+    "paddleocr_vl": {"model.language_model.": "model.", "model.visual.": "visual.", "model.projector.": "mlp_AR."},
 }
 
 
@@ -197,26 +273,34 @@ def whole(model: Path | dict[str, Any]):
     made = getattr(transformers, f"{CLASSES[given['model_type']]}ForConditionalGeneration")
     config = transformers.CONFIG_MAPPING[given["model_type"]].from_dict(json.loads(json.dumps(given)))
     if isinstance(model, dict):
-        with torch.device("meta"):
+        with storeless():
             return made(config)
     return made.from_pretrained(model, config=config, dtype=torch.float32, attn_implementation="eager").eval()
 
 
+def pixel_values(model: Path, patches):
+    """Rows of patches [k, row] as transformers' class for a checkpoint takes them."""
+    import torch
+
+    config = json.loads((model / "config.json").read_text())
+    side = config["vision_config"].get("patch_size", 14)
+    whole_patches = (len(patches), -1, side, side) if config["model_type"] == "paddleocr_vl" else patches.shape
+    return torch.from_numpy(patches.reshape(whole_patches))
+
+
 def published(name: str, kind: str) -> str:
     """What a checkpoint calls the class's parameter."""
-    return (
-        name.replace("model.language_model.", "model.").replace("model.visual.", "visual.")
-        if kind in ("qwen2_vl", "qwen2_5_vl")
-        else name
-    )
+    for own, theirs in PUBLISHED.get(kind, {}).items():
+        name = name.replace(own, theirs)
+    return name
 
 
 def draw(name: str, tensor: str, shape: tuple[int, ...], seed: int, gain: float = 1.5):
     """float32 values of a tensor, every one with a generator of its own. gain: of linears, times unit scale."""
     import numpy as np
 
-    if name in HYBRIDS and "language_model" in tensor:
-        return family_checkpoints.draw(name, tensor, shape, "qwen3_5", seed, gain)
+    if name in HYBRIDS | NAFLEX and "language_model" in tensor:
+        return family_checkpoints.draw(name, tensor, shape, "lfm2" if name in NAFLEX else "qwen3_5", seed, gain)
     x = np.random.RandomState(zlib.crc32(f"{name}:{tensor}".encode()) ^ seed).standard_normal(shape).astype(np.float32)
     if tensor.endswith(".bias") or re.search("pos_embed|position_embedding", tensor):
         return 0.3 * x
@@ -238,16 +322,17 @@ def make(
     text: dict | None = None,
     vision: dict | None = None,
     internal: bool = False,
+    apart: bool = False,
     gain: float = 1.5,
     **changes: Any,
 ) -> Path:
     """Write checkpoint `name` to a directory of that name in `place`. text, vision, changes: fields of those parts of
-    config.json and of the whole that are otherwise; internal: tensors under transformers' own names; gain: of linears
-    (see draw)."""
+    config.json and of the whole that are otherwise; internal: tensors under transformers' own names; apart: every
+    expert has tensors of its own; gain: of linears (see draw)."""
     import torch
     from safetensors.torch import save_file
 
-    config = (CONFIGS | HYBRIDS)[name] | changes
+    config = (CONFIGS | HYBRIDS | NAFLEX)[name] | changes
     config = (
         config | {"text_config": config["text_config"] | (text or {})}
         if "text_config" in config
@@ -261,6 +346,9 @@ def make(
             made[tensor] = (
                 torch.from_numpy(draw(name, tensor, tuple(value.shape), seed, gain)).to(torch.bfloat16).contiguous()
             )
+    for tensor in [tensor for tensor in made if apart and ".experts." in tensor]:
+        own = family_checkpoints.apart(tensor, made.pop(tensor))
+        made |= {expert: values.contiguous() for expert, values in own}
     path = place / name
     path.mkdir(parents=True, exist_ok=True)
     (path / "config.json").write_text(json.dumps(config, indent=1))

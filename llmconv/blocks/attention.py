@@ -57,6 +57,8 @@ def _three_axes(
     found = g.Gather(table, positions, name="rotary")
     total = None
     for axis, letter in enumerate("thw"):
+        if axis not in of_half:
+            continue
         first, last = [0] * 4, list(found.shape)
         first[axes_at], last[axes_at] = axis, axis + 1
         rows = g.Slice(
@@ -176,6 +178,7 @@ def _heads(
     """Queries [B, L, heads, D], keys and values [B, L, KV, D] of x [B, L, H], before rope, and the queries' gate [B, L,
     heads * D], if they have one."""
     projected, gate = {}, None
+    apart = _apart(spec, step, gated)
     for role in "qkv":
         projected[role] = linear(g, spec, role, layer, x)
         if spec.qk_norm == "all" and role != "v":
@@ -185,9 +188,10 @@ def _heads(
         width *= 2 if gated and role == "q" else 1
         # -1 lets a dynamic launch set the length
         free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, width)}
-        name = "v_cache" if role == "v" else f"{spec.path(role, layer)}.reshape"
+        name = "v_cache" if role == "v" and not apart else f"{spec.path(role, layer)}.reshape"
         projected[role] = g.Reshape(projected[role], to=(step.batch, step.length, heads, width), **free, name=name)
     q, k, v = (projected[role] for role in "qkv")
+    v = g.MulConst(v, const_val=1.0, name="v_cache") if apart else v
     if gated:
         gate = cut(g, q, spec.head_dim, 2 * spec.head_dim, "gate")
         q = cut(g, q, 0, spec.head_dim, "queries")
@@ -198,6 +202,17 @@ def _heads(
         q = rms_norm(g, spec, "q_norm", layer, q)
         k = rms_norm(g, spec, "k_norm", layer, k)
     return q, k, v, gate
+
+
+def _apart(spec: Spec, step: Step, gated: bool) -> bool:
+    """Whether the values are copied to where a runtime reads them, instead of being made there.
+
+    Of three linear layers of one shape the compiler gives two to the two cores and cuts the third in two. The halves of
+    an output are put together later, and until then it takes their memory for free: something else is written there
+    (1.30.2, bm1688: new keys or values with a relative L2 of 0.9). Halves of anything else lie in one place from the
+    beginning.
+    """
+    return step.halved and step.decode and step.batch == 1 and spec.heads == spec.kv_heads and not gated
 
 
 def remember(g: Graph, step: Step, history: Value, rows: Value, path: str) -> Value:

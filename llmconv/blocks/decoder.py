@@ -7,11 +7,11 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmconv.blocks.layers import Rule, alike
-from llmconv.blocks.linear import linear, rms_norm, scale
+from llmconv.blocks.linear import activated, linear, rms_norm, scale
 from llmconv.blocks.mixer import Given, Step
 from llmconv.blocks.moe import experts
 from llmconv.blocks.names import found_names
-from llmconv.blocks.spec import ACTIVATIONS, HALVES, LLAMA, Experts, Spec, bias_roles
+from llmconv.blocks.spec import HALVES, LLAMA, Experts, Spec, bias_roles
 from llmconv.blocks.window import windowed
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph, Value
@@ -38,6 +38,7 @@ class Decoder:
     requires: fields -> the one value that llmconv has maths for (null stands for it too).
     fields: from the family's config.json, the fields that llama (or granite, for the multipliers) calls otherwise.
     kinds: what differs from layer to layer. experts: the sizes of routed experts.
+    joined: tensors of a layer that may hold all of its experts, in place of one for each -> their roles, as in `fused`.
     """
 
     names: Mapping[str, str] = field(default_factory=lambda: LLAMA)
@@ -49,6 +50,7 @@ class Decoder:
     fields: Callable[[Config], Mapping[str, Any]] = _no_fields
     kinds: Rule = alike
     experts: Callable[[Config], Experts | None] = _no_experts
+    joined: Mapping[str, Sequence[str]] = field(default_factory=dict)
     attention_bias: bool | str = False
     output_bias: bool | str = False
     mlp_bias: bool | str = False
@@ -74,6 +76,8 @@ class Decoder:
         hidden, heads = config.int("hidden_size"), config.int("num_attention_heads")
         head_dim = config.int("head_dim", max(1, hidden // heads))
         names = found_names(self.names, self.prefixes, tensors, tied)
+        kinds = self.kinds(config, head_dim)
+        experts_alone = all(kind.sparse for kind in kinds)
         return Spec(
             names=names.found,
             naming=names,
@@ -81,16 +85,16 @@ class Decoder:
             heads=heads,
             kv_heads=config.int("num_key_value_heads", heads),
             head_dim=head_dim,
-            intermediate=config.int("intermediate_size"),
+            intermediate=config.int("intermediate_size", 0) if experts_alone else config.int("intermediate_size"),
             vocab=config.int("vocab_size"),
             eps=config.float("rms_norm_eps", 1e-6),
             activation=config.text("hidden_act", "silu"),
-            kinds=self.kinds(config, head_dim),
+            kinds=kinds,
             tied=tied,
             bias=self._biases(config),
             max_position=config.int("max_position_embeddings", 2048),
             attention_scale=config.float("attention_multiplier", head_dim**-0.5),
-            fused=self.fused,
+            fused={**self.fused, **self._joined(names.found, len(kinds), tensors)},
             qk_norm=self.qk_norm,
             norm_offset=self.norm_offset,
             rope_mode=self.rope_mode,
@@ -99,6 +103,11 @@ class Decoder:
             logit_scale=1 / config.float("logits_scaling", 1.0),
             experts=self.experts(config),
         )
+
+    def _joined(self, names: Mapping[str, str], layers: int, tensors: Container[str]) -> Mapping[str, Sequence[str]]:
+        """Those of `joined` that a checkpoint with these tensors has."""
+        scopes = [names["layer"].format(i=layer) for layer in range(layers)]
+        return {one: roles for one, roles in self.joined.items() if any(scope + one in tensors for scope in scopes)}
 
     def _biases(self, config: Config) -> frozenset[str]:
         """The roles of linears with a bias: those that the knobs say, and those whose bias has a name of its own."""
@@ -111,9 +120,7 @@ def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     if spec.kinds[layer].sparse:
         return experts(g, spec, layer, x)
     gate, up = spec.path("gate", layer), spec.path("up", layer)
-    kind, attrs = ACTIVATIONS[spec.activation]
-    hidden = linear(g, spec, "gate", layer, x)
-    hidden = g.op(kind, hidden, **attrs, name=f"{gate}.{kind.lower()}")
+    hidden = activated(g, spec, gate, linear(g, spec, "gate", layer, x))
     hidden = g.Mul(hidden, linear(g, spec, "up", layer, x), name=f"{up}.mul")
     return linear(g, spec, "down", layer, hidden)
 
@@ -129,11 +136,13 @@ def inputs(g: Graph, spec: Spec, layer: int, step: Step, window: int | None) -> 
     """The inputs of a block net, in their public order.
 
     input_states [B, L, H]; position_ids [B, L], if the mixer takes positions (with three positions for every token
-    [3, L], or [B, 3, L] for several sequences); attention_mask [B, 1, L, keys], if it takes a mask; the states. A
-    prefill with a constant tile has no attention_mask; its mask is the tile, or None in a layer with a window."""
+    [3, L], or [B, 3, L] for several sequences); the mixer's own; attention_mask [B, 1, L, keys], if it takes a mask of
+    tokens; the states. A prefill with a constant tile has no attention_mask; its mask is the tile, or None in a layer
+    with a window."""
     mixer = spec.kinds[layer].mixer
     x = g.input("input_states", (step.batch, step.length, spec.hidden))
     positions = g.input("position_ids", _positions(spec, step), "si32") if "positions" in mixer.takes else None
+    own = {port.name: g.input(port.name, port.shape, port.dtype) for port in mixer.own(spec, step)}
     constant = bool(step.mask_tile) and not step.decode
     masked = "mask" in mixer.takes
     mask = g.input("attention_mask", (step.batch, 1, step.length, step.keys)) if masked and not constant else None
@@ -143,7 +152,7 @@ def inputs(g: Graph, spec: Spec, layer: int, step: Step, window: int | None) -> 
     if masked and step.mask_tile:
         mask = _tile(g, step, mask, used=constant and window is None)
     history = next((value for name, value in states.items() if by_name[name].grows), None)
-    return x, Given(positions, mask, states, history)
+    return x, Given(positions, mask, states, history, own)
 
 
 def _positions(spec: Spec, step: Step) -> tuple[int, ...]:
@@ -179,6 +188,7 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     y, states = mixer.mix(g, spec, layer, step, y, given)
     x = add(g, spec, layer, "attention_norm", mixer.last, x, y)
     y = mlp(g, spec, layer, rms_norm(g, spec, "mlp_norm", layer, x, named.get("mlp_norm")))
+    y = mixer.behind_mlp(g, spec, layer, y, given)
     last = layer == spec.layers - 1 and not step.split
     x = add(g, spec, layer, "mlp_out_norm", "down", x, y, None if last else "output_states")
     if last:

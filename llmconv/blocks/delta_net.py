@@ -9,6 +9,7 @@ from typing import Any
 
 from llmconv.blocks import delta_rule
 from llmconv.blocks.attention import slab
+from llmconv.blocks.convolution import Convolution
 from llmconv.blocks.linear import linear
 from llmconv.blocks.mixer import NORMS, Compiling, Given, Mixer, Ports, State, Step
 from llmconv.blocks.spec import Spec
@@ -95,8 +96,7 @@ class DeltaNet(Mixer):
         z = g.SiLU(z, name=f"{spec.path('delta_z', layer)}.silu")
         beta = g.Sigmoid(linear(g, spec, "delta_b", layer, x), name="beta")
         decay = self._decay(g, spec, layer, x)
-        behind = self._decoded if step.decode else self._convolved
-        columns, convolved = behind(g, spec, layer, step, linear(g, spec, "delta_qkv", layer, x), given)
+        columns, convolved = self._convolved(g, spec, layer, step, linear(g, spec, "delta_qkv", layer, x), given)
         qkv = self._parts(g, step, g.SiLU(convolved, name="conv.silu"))
         triangles = [self._triangle(g, spec, layer, step, kind) for kind in delta_rule.TRIANGLES]
         heads, state = delta_rule.Heads(self.key_heads, self.value_heads, self.width), given.states["recurrent"]
@@ -121,31 +121,12 @@ class DeltaNet(Mixer):
         return g.Clip(y, min=delta_rule.LEAST, max=delta_rule.MOST, name="decay.clip")
 
     def _convolved(self, g: Graph, spec: Spec, layer: int, step: Step, qkv: Value, given: Given) -> tuple[Value, Value]:
-        """The state behind a prompt, and its convolved columns [1, C, 1, L]. Earlier columns, or zeros, stand before
-        the prompt's, so that a prompt may be shorter than the convolution."""
-        path, c, count = spec.path("delta_conv", layer), self.channels, step.length + self.taps
-        past = given.states.get("conv") or self._zeros(g, spec, layer)
-        if "conv" in given.states:
-            self._zeros(g, spec, layer, placeholder="Auto")
-        y = g.Concat(past, g.Permute(qkv, order=(0, 2, 1), name="conv.permute"), axis=2, name="conv.behind")
+        """The convolution's new state, and what it gives."""
+        conv, past = Convolution(spec.path("delta_conv", layer), self.channels, self.taps), given.states.get("conv")
         (_, name), *_ = self.ports(spec, layer, step).outputs
-        columns = slab(g, y, 2, -self.taps, count, name)
-        y = g.Reshape(y, to=(1, c, 1, count), shape=(1, c, 1, -1), name="conv.rows")
-        recipe = ("reshape", ("tensor", f"{path}.weight"), (c, 1, 1, self.taps))
-        kernel = g.weight(f"{path}.weight", (c, 1, 1, self.taps), recipe)
-        shape = {"kernel_shape": (1, self.taps), "strides": (1, 1), "pads": (0, self.taps - 1, 0, 0), "group": c}
-        y = g.Conv(y, kernel, g.none, **shape, name="conv")
-        return columns, slab(g, y, 3, self.taps, count, "conv.new")
-
-    def _decoded(self, g: Graph, spec: Spec, layer: int, step: Step, qkv: Value, given: Given) -> tuple[Value, Value]:
-        """The state behind one more token, and its convolved column [B, C]."""
-        path, c = spec.path("delta_conv", layer), self.channels
-        self._zeros(g, spec, layer, placeholder="Auto")
-        new = g.Reshape(qkv, to=(step.batch, c, 1), name="conv.column")
-        columns = g.ConcatSlice(given.states["conv"], new, axis=2, name=f"{path}.concat")
-        recipe = ("reshape", ("tensor", f"{path}.weight"), (1, c, self.taps))
-        y = g.Mul(columns, g.weight(f"{path}.weight", (1, c, self.taps), recipe), name="conv.products")
-        return columns, g.Reduce(y, axes=(2,), keepdims=False, mode="ReduceSum", name="conv")
+        if step.decode:
+            return conv.token(g, step, qkv, given.states["conv"], name)
+        return conv.prompt(g, step, qkv, past, None, name)
 
     def _parts(self, g: Graph, step: Step, y: Value) -> list[Value]:
         """Queries, keys and values [B, L, heads, width], cut out of the convolution's result."""
@@ -165,11 +146,6 @@ class DeltaNet(Mixer):
             g.Permute(slab(g, y, 1, first, last, f"rule.{name}.slice"), order=(0, 3, 1, 2), name=f"rule.{name}")
             for name, (first, last) in self._heads.items()
         ]
-
-    def _zeros(self, g: Graph, spec: Spec, layer: int, **attrs: str) -> Value:
-        """Columns before the first token. A placeholder only gives a net the same coefficients as prefill."""
-        shape = (1, self.channels, self.taps)
-        return g.weight(f"{spec.path('delta_conv', layer)}.zeros", shape, ("fill", shape, 0.0), **attrs)
 
     def _triangle(self, g: Graph, spec: Spec, layer: int, step: Step, kind: str) -> Value:
         """A constant of the chunked rule; of a net of one token a placeholder, as above. Where that is stored in bf16,

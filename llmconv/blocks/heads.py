@@ -20,7 +20,7 @@ def embedding(name: str, spec: Spec, length: int, dtype: str) -> Graph:
     g = Graph(name)
     ids = g.input("input_ids", (1, length), "si32")
     path = spec.path("embedding")
-    table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), ("tensor", f"{path}.weight"), dtype)
+    table = g.weight(f"{path}.weight", (spec.rows, spec.hidden), ("tensor", f"{path}.weight"), dtype)
     return g.output(scale(g, g.Gather(table, ids, name=name), spec.embedding_scale, f"{name}.scale"))
 
 
@@ -33,7 +33,7 @@ def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
     states = g.input("input_states", (1, length, spec.hidden))
     path = spec.path("embedding")
     a, b = f"{path}.lora_A.weight", f"{path}.lora_B.weight"
-    down = g.weight(a, (spec.vocab, rank), ("fill", (spec.vocab, rank), 0.0), path=f"lora.{rank}.1.{a}")
+    down = g.weight(a, (spec.rows, rank), ("fill", (spec.rows, rank), 0.0), path=f"lora.{rank}.1.{a}")
     y = g.Gather(down, ids, name=f"{name}.lora_A")
     up = g.weight(b, (rank, spec.hidden), ("fill", (rank, spec.hidden), 0.0), path=f"lora.{rank}.0.{b}")
     y = g.MatMul(y, up, g.none, is_lora=True, name=f"{name}.lora_B")

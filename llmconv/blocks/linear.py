@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from llmconv.blocks.packed import floats, matmul, ordered_by, packed
-from llmconv.blocks.spec import Spec
+from llmconv.blocks.spec import ACTIVATIONS, Spec
 from llmconv.top.graph import Graph, Value
 
 
@@ -24,7 +24,8 @@ def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool 
     else:
         source = floats(spec, source)
         source = source[1] if source[0] == "transpose" else ("transpose", source)
-        out = g.MatMul(x, g.weight(f"{path}.weight", (k, n), source), bias, name=path)
+        dtype = spec.kept.get((layer, role), "f32")  # the compiler leaves alone what is in half precision already
+        out = g.MatMul(x, g.weight(f"{path}.weight", (k, n), source, dtype), bias, name=path)
     return lora(g, path, path, x, out, (k, n)) if g.lora_rank and adapted else out
 
 
@@ -59,6 +60,12 @@ def rms_norm(g: Graph, spec: Spec, role: str, layer: int | None, x: Value, name:
     return g.RMSNorm(
         x, weight, eps=spec.eps, weight_keep_f32=bool(spec.norm_offset) and spec.float_norms, name=name or path
     )
+
+
+def activated(g: Graph, spec: Spec, path: str, x: Value) -> Value:
+    """act(x) by config.json; x: the output of the linear `path`."""
+    kind, attrs = ACTIVATIONS[spec.activation]
+    return g.op(kind, x, **attrs, name=f"{path}.{kind.lower()}")
 
 
 def scale(g: Graph, x: Value, factor: float, name: str) -> Value:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 if TYPE_CHECKING:
     from llmconv.blocks.spec import Spec
@@ -16,6 +16,9 @@ Phase = Literal["prefill", "history", "decode"]  # a prompt; a prompt behind his
 
 
 NORMS = frozenset(("input_norm", "mlp_norm"))  # of a block
+# The input [n] i32 of a net that cannot know where its prompt ends, and keeps n columns of a prompt's last tokens:
+# their numbers, counted from the first column of the state before. c tokens have c, c + 1, ..., c + n - 1.
+ENDS = "state_index"
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,8 @@ class Step:
     half: the nets' half precision, bf16 or f16.
     batch: sequences decoded at once; more than one writes the new rows into the history instead of returning them.
     mask_tile: edge of the constant causal tile that replaces the mask input of prefill; 0 for a mask input.
+    halved: the compiler may cut a linear layer in two, one half for each core (what it does with those that are
+    quantised).
     """
 
     length: int
@@ -41,6 +46,7 @@ class Step:
     dynamic: bool = False
     split: bool = False
     half: str = "bf16"
+    halved: bool = False
 
     @property
     def phase(self) -> Phase:
@@ -58,15 +64,18 @@ class State:
 
     name: unique in its layer. shape: of one token where `update` is append, else of one sequence.
     update: append, a row for every token (a runtime copies new rows behind the old ones, and never clears them);
-    replace, a new value from every launch; in_place, the net writes the new value over its input; once, made by the
-    prompt and only read after. A conversation begins with zeros in all but the first.
+    replace, a new value from every launch; in_place, the net writes the new value over its input; once, made of what a
+    prompt shows and only read after. A conversation begins with zeros in those that are replaced or written in place,
+    and without the last.
     dtype: of the nets' tensors; None for the model's half precision.
+    copies: so many neighbours along the first axis of `shape` are alike.
     """
 
     name: str
     shape: tuple[int, ...]
     update: Literal["append", "replace", "in_place", "once"]
     dtype: str | None = None
+    copies: int = 1
 
     @property
     def grows(self) -> bool:
@@ -91,17 +100,27 @@ class Ports:
     written: tuple[tuple[str, str], ...] = ()
 
 
+class Port(NamedTuple):
+    """An input of a mixer's own."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str = "f32"
+
+
 @dataclass(frozen=True)
 class Given:
     """What a mixer gets beside the hidden states.
 
     positions, mask: where it takes them (mask: None until one is made). states: those that are inputs, by name.
-    history: an input state that grows, if there is one; its second axis has the past tokens."""
+    history: an input state that grows, if there is one; its second axis has the past tokens. own: the inputs of the
+    mixer's own, by name."""
 
     positions: Value | None = None
     mask: Value | None = None
     states: Mapping[str, Value] = field(default_factory=dict)
     history: Value | None = None
+    own: Mapping[str, Value] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -126,6 +145,7 @@ class Mixer(ABC):
     single: the roles of its block's norms that `compiling` has computed in f32, with weights in f32; their operations
     are called by these roles.
     maskless: whether prefill without history has a constant tile in place of the mask in any scheme.
+    across: whether it looks at what a tower gives, not at the tokens before (llmconv.blocks.tower.Tower.joins).
     """
 
     kind: str
@@ -134,6 +154,7 @@ class Mixer(ABC):
     splits: bool = False
     single: frozenset[str] = frozenset()
     maskless: bool = False
+    across: bool = False
 
     @abstractmethod
     def states(self, spec: Spec) -> tuple[State, ...]:
@@ -152,6 +173,14 @@ class Mixer(ABC):
         self, g: Graph, spec: Spec, layer: int, step: Step, x: Value, given: Given
     ) -> tuple[Value, Mapping[str, Value]]:
         """x [B, L, H], normed -> what is added to the residual [B, L, H], and by name the states that are outputs."""
+
+    def own(self, spec: Spec, step: Step) -> tuple[Port, ...]:
+        """The inputs of its own, behind the hidden states and positions, in their public order."""
+        return ()
+
+    def behind_mlp(self, g: Graph, spec: Spec, layer: int, y: Value, given: Given) -> Value:
+        """What the MLP of its layer adds to the residual [B, L, H]; y: what the MLP gives."""
+        return y
 
     def check(self, cores: int) -> None:  # noqa: B027
         """Raise InputError for sizes that do not go with so many cores of a chip."""

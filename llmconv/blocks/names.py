@@ -17,6 +17,11 @@ class Names:
     published: Mapping[str, str]
     called: tuple[tuple[str, str], ...] = ()
 
+    @property
+    def bare(self) -> bool:
+        """Whether a base model was saved alone."""
+        return (BASE, "") in self.called
+
     def of(self, name: str) -> str:
         """What the checkpoint calls the tensor that its publisher calls `name`."""
         for old, new in self.called:

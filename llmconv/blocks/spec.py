@@ -83,15 +83,19 @@ class Experts:
 
 @dataclass(frozen=True)
 class Spec:
-    """Sizes and constants of one decoder. `bias` holds the roles of linears that have one.
+    """Sizes and constants of one decoder. `bias` holds the roles of linears that have one. `intermediate` counts only
+    where there is a layer without experts.
 
     fused: tensors of a layer -> the roles whose rows they hold, in order; a role's path is then the tensor's, "_" and
-    the role.
+    the role. One with roles of experts is [experts, rows, K], and has no ".weight" behind its name.
     qk_norm: "head" (each head of q and k by itself), "all" (all heads at once) or "".
     norm_offset: added to every norm weight. rope_mode: which elements of a head are a pair, see `attention.rotate`.
     The scales multiply: embeddings, what attention and MLP add to the residual, attention scores, the head's input.
     stored: linear layers that the checkpoint holds quantised, by the path of their tensors.
+    kept: linears that stay in half precision beside those that llmconv quantises, by layer and role, with its type
+    (bf16, f16).
     naming: the published names, where the checkpoint has others.
+    marks: rows of the token table behind the head's vocabulary, of tokens that are read and never written.
     """
 
     names: Mapping[str, str]
@@ -117,9 +121,15 @@ class Spec:
     logit_scale: float = 1.0
     experts: Experts | None = None
     stored: Mapping[str, Packed] = field(default_factory=dict)
-
+    kept: Mapping[tuple[int, str], str] = field(default_factory=dict)
     float_norms: bool = True  # norms with an offset keep float32 weights
     naming: Names | None = None
+    marks: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of the token table: ids that a prompt may have."""
+        return self.vocab + self.marks
 
     @property
     def layers(self) -> int:
@@ -129,6 +139,11 @@ class Spec:
     def published(self) -> Spec:
         """With the names that the publisher has, and transformers' classes know."""
         return replace(self, names=self.naming.published, naming=None) if self.naming else self
+
+    def three_rows(self) -> Spec:
+        """For tokens with three positions, of which all layers turn by the first."""
+        kinds = (replace(kind, axes=(0,) * (kind.rope["dim"] // 2)) for kind in self.kinds)
+        return replace(self, kinds=tuple(kinds))
 
     @property
     def routed(self) -> Experts:
@@ -184,6 +199,16 @@ class Spec:
         }
         return sizes
 
+    def roles(self, layer: int) -> list[str]:
+        """The roles of a layer's linears."""
+        kind = self.kinds[layer]
+        parts = ("expert_gate", "expert_up", "expert_down", "shared_gate", "shared_up", "shared_down")
+        return [*kind.mixer.linears(self), *(parts if kind.sparse else ("gate", "up", "down"))]
+
+    def module(self, role: str) -> str:
+        """What a layer calls the tensor of a linear, without .weight; of routed experts, those of all of them."""
+        return self._fused_in(role) or self.names[role].replace(".{e}", "")
+
     @property
     def mixing(self) -> list[str]:
         """The roles of the mixers' linears."""
@@ -219,19 +244,15 @@ class Spec:
         """The path (without .weight) of a role in the nets; block roles need the layer."""
         if layer is None:
             return self.names[role]
-        tensor = self._fused_in(role)
-        return self.names["layer"].format(i=layer) + (
-            f"{tensor}_{role}" if tensor else self.names[role].replace(".{e}", "")
-        )
+        tensor, scope = self._fused_in(role), self.names["layer"].format(i=layer)
+        if tensor and not self._routed(role):
+            return f"{scope}{tensor}_{role}"
+        return scope + self.names[role].replace(".{e}", "")
 
     def source(self, role: str, layer: int, part: str = "weight") -> tuple:
         """The recipe of a linear's weight [N, K] or bias [N]. Experts' weights are joined along N (down: along K)."""
-        if "{e}" in (path := self.names.get(role, "")):
-            assert self.experts
-            each = (
-                ("tensor", f"{self.names['layer'].format(i=layer)}{path.format(e=e)}.{part}")
-                for e in range(self.routed.count)
-            )
+        if self._routed(role):
+            each = (self._of_expert(role, layer, e, part) for e in range(self.routed.count))
             return (
                 ("concat", *each)
                 if role != "expert_down"
@@ -251,6 +272,32 @@ class Spec:
             first + sizes[role],
             sum(sizes.values()),
         )
+
+    def joined(self, layer: int) -> dict[str, tuple[int, int, int]]:
+        """The tensors of a layer that hold all of its experts, with their shapes [experts, rows, K]."""
+        if not self.kinds[layer].sparse:
+            return {}
+        scope, whole = self.names["layer"].format(i=layer), {t: r for t, r in self.fused.items() if self._routed(r[0])}
+        sizes = {tensor: (len(roles), *self._expert_size(roles[0])) for tensor, roles in whole.items()}
+        return {scope + tensor: (self.routed.count, parts * n, k) for tensor, (parts, k, n) in sizes.items()}
+
+    def _of_expert(self, role: str, layer: int, expert: int, part: str) -> tuple:
+        """The recipe of one expert's weight [N, K]: a tensor of its own, or rows of one that holds those of all."""
+        tensor, scope = self._fused_in(role), self.names["layer"].format(i=layer)
+        if not tensor:
+            return ("tensor", f"{scope}{self.names[role].format(e=expert)}.{part}")
+        roles, (k, n) = self.fused[tensor], self._expert_size(role)
+        first, total = (expert * len(roles) + roles.index(role)) * n, self.routed.count * len(roles) * n
+        return ("rows", ("reshape", ("tensor", f"{scope}{tensor}"), (total, k)), first, first + n, total)
+
+    def _routed(self, role: str) -> bool:
+        """Whether every expert has a weight of that role."""
+        return "{e}" in self.names.get(role, "")
+
+    def _expert_size(self, role: str) -> tuple[int, int]:
+        """(K, N) of one expert's weight."""
+        width = self.routed.width
+        return (width, self.hidden) if role == "expert_down" else (self.hidden, width)
 
     def window(self, layer: int, seq_length: int) -> int | None:
         """The layer's sliding window, if a sequence of seq_length tokens can be longer."""

@@ -74,7 +74,7 @@ def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob,
     instructions each engine gets (0 where the file has a program for the chip's own processor instead).
     """
     holder = holders.setdefault(stage.coeff, name) if stage.coeff.size else name
-    groups = list(_groups(tree))
+    groups = list(command_groups(tree))
     return {
         "inputs": [{"name": io.name, "dtype": io.dtype, "shape": list(io.shape)} for io in stage.inputs],
         "outputs": [{"name": io.name, "dtype": io.dtype, "shape": list(io.shape)} for io in stage.outputs],
@@ -98,7 +98,7 @@ def _stage(stage: Stage, tree: Mapping[str, Any], name: str, holders: dict[Blob,
     }
 
 
-def _groups(stage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+def command_groups(stage: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
     """The stage's instruction groups: its own, which subnets repeat, else those of all cores of all subnets."""
     if stage.get("cmd_group"):
         yield from stage["cmd_group"]
@@ -124,10 +124,14 @@ def _parts(model: BModel, size: int) -> dict[str, int]:
 def _blobs(model: BModel) -> dict[tuple[int, int], str]:
     found: dict[tuple[int, int], str] = {}
     for where, container, key in find("Binary", "Model", model.tree):
-        place = where.split(".")
-        part = PARTS.get(place[-1].partition("[")[0]) or MODULES.get(place[1].partition("[")[0], "other")
-        found.setdefault(container[key], part)
+        found.setdefault(container[key], part_of(where))
     return found
+
+
+def part_of(where: str) -> str:
+    """The part of the file that a Binary belongs to, by its place in a tree as `find` tells it."""
+    place = [name.partition("[")[0] for name in where.split(".")]
+    return PARTS.get(place[-1]) or MODULES.get(place[1], "other")
 
 
 def _roles(stages: Iterable[Stage]) -> dict[str, int]:

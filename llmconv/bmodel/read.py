@@ -12,6 +12,8 @@ from llmconv.bmodel.flatbuffer import Decoder, FlatbufferError, find
 from llmconv.bmodel.schema import ADDR_MODES, DTYPES, HEADER, MAGIC
 from llmconv.errors import ConvertError
 
+PIECE = 8 << 20  # bytes that are read at a time
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -122,10 +124,17 @@ class BModel:
         """The blob's bytes, not copied (pages are read as they are touched)."""
         return memoryview(self._content)[blob.offset : blob.offset + blob.size]
 
-    def sha256(self, blob: Blob) -> str:
-        """The sha256 of the blob's bytes, hex."""
-        with self.content(blob) as content:
-            return hashlib.sha256(content).hexdigest()
+    def sha256(self, *blobs: Blob) -> str:
+        """The sha256 of the blobs' bytes, one behind the other, hex. Pages that are read are given back at once."""
+        digest = hashlib.sha256()
+        for blob in blobs:
+            end = blob.offset + blob.size
+            for start in range(blob.offset, end, PIECE):
+                with self.content(Blob(start, min(PIECE, end - start))) as piece:
+                    digest.update(piece)
+                first = start - start % mmap.PAGESIZE
+                self._content.madvise(mmap.MADV_DONTNEED, first, min(PIECE, end - first))
+        return digest.hexdigest()
 
 
 def _check_header(content: mmap.mmap) -> int:

@@ -19,6 +19,7 @@ from llmconv.bmodel.flatbuffer import Encoder, find
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.schema import ALIGN, DEFAULTS, HEADER, MAGIC
 from llmconv.errors import ConvertError
+from llmconv.words import counted
 
 CHUNK = 4 << 20
 SHA256_BYTES = 32
@@ -122,7 +123,8 @@ def _load(part: Part) -> dict:
         return bmodel.tree
     if len(bmodel.nets) != 1 or len(bmodel.nets[0].stages) != 1:
         raise ConvertError(
-            f"{part.path} cannot be stamped", f"it has {len(bmodel.nets)} nets, and one with one stage is needed"
+            f"{part.path} cannot be stamped",
+            f"it has {counted(len(bmodel.nets), 'net')}, and one with one stage is needed",
         )
     net = bmodel.tree["net"][0]
     if part.name is not None:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from llmconv.checkpoint.files import TensorInfo, read_header
+from llmconv.checkpoint.files import read_header
+from llmconv.checkpoint.tensor import TensorInfo
 from llmconv.errors import ConvertError, InputError
 
 CHUNK = 8 << 20
@@ -18,12 +20,19 @@ class Damaged(ConvertError):
     """A file that is not what its publisher announces."""
 
 
-def tensor_digests(shard: Path, threads: int = 1) -> dict[str, str]:
-    """{tensor: sha256 over its type, shape and bytes} of one safetensors file, read once in 8 MiB pieces."""
-    tensors = sorted(read_header(shard), key=lambda t: t.offset)
+def tensor_digests(shard: Path, threads: int = 1, tensors: Sequence[TensorInfo] | None = None) -> dict[str, str]:
+    """{tensor: sha256 over its type, shape and bytes} of one file, read once in 8 MiB pieces. tensors: those in it; by
+    default those of a safetensors file.
+
+    A tensor that is made of the file's bytes has the sha256 over its type, shape and rule, and that of these bytes.
+    """
+    listed = read_header(shard) if tensors is None else tensors
+    ordered = sorted(listed, key=lambda t: t.made.span if t.made else (t.offset, t.nbytes))
     # threads help: reading and hashing both let go of the interpreter
     with open(shard, "rb", buffering=0) as f, ThreadPoolExecutor(threads) as pool:
-        return dict(zip((t.name for t in tensors), pool.map(lambda t: _digest(f.fileno(), t), tensors)))
+        spans = sorted({t.made.span for t in ordered if t.made})
+        known = dict(zip(spans, pool.map(lambda span: _fed(f.fileno(), hashlib.sha256(), shard, *span), spans)))
+        return dict(zip((t.name for t in ordered), pool.map(lambda t: _digest(f.fileno(), t, known), ordered)))
 
 
 def checked_digests(shard: Path, sha256: str) -> dict[str, str]:
@@ -66,13 +75,22 @@ def _feed(shard: Path, spans: list[tuple[int, int, Any]], whole: Any) -> None:
             at += len(piece)
 
 
-def _digest(descriptor: int, info: TensorInfo) -> str:
+def _digest(descriptor: int, info: TensorInfo, known: Mapping[tuple[int, int], str]) -> str:
+    """known: the digests of spans that tensors are made of."""
     digest = _begun(info)
-    at, end = info.offset, info.offset + info.nbytes
+    if info.made:
+        digest.update(f"{info.made.rule} {known[info.made.span]}".encode())
+        return digest.hexdigest()
+    return _fed(descriptor, digest, info.file, info.offset, info.nbytes)
+
+
+def _fed(descriptor: int, digest: Any, file: Path, at: int, nbytes: int) -> str:
+    """The digest with some of the file's bytes."""
+    end = at + nbytes
     while at < end:
         piece = os.pread(descriptor, min(CHUNK, end - at), at)
         if not piece:
-            what = f"{info.file} ends inside tensor {info.name}"
+            what = f"{file} ends at byte {at:,}, inside a tensor"
             raise InputError(what, "the file is shorter than its header says", "Download it again.")
         digest.update(piece)
         at += len(piece)

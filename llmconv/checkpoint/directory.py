@@ -15,6 +15,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from llmconv.checkpoint.gguf.file import STANDS_FOR, is_gguf, stands
 from llmconv.checkpoint.plain import LARGE, Unreadable, exists, load, regular
 from llmconv.errors import InputError, shown
 
@@ -26,7 +27,7 @@ DEEPEST = 8  # folders in folders that are copied
 # Files of a model directory that a runtime needs are copied; weights, code and hidden files are not.
 NOT_CONFIG = (
     "*.safetensors", ".*", "*.pth", "*.pt", "*.py", "*.bin", "*.bin.index.json", "model.safetensors.index.json",
-    "*.gguf", "*.onnx",
+    "*.gguf", "*.onnx", STANDS_FOR,
 )  # fmt: skip
 
 # Weights in other formats: what they are called, the names of their files, and what to do
@@ -37,7 +38,7 @@ OTHERS = (
         ("*.bin", "*.pt", "*.pth", "*.ckpt"),
         "Save the model as safetensors (model.save_pretrained with transformers).",
     ),
-    ("GGUF weights for llama.cpp", ("*.gguf",), "Convert the checkpoint that the GGUF file was made from."),
+    ("GGUF weights for llama.cpp", ("*.gguf",), "Name the file itself (-m FILE.gguf)."),
     ("an ONNX graph", ("*.onnx",), "Convert the checkpoint that it was exported from."),
     ("weights for TensorFlow or JAX", ("*.h5", "*.msgpack"), "Save the model as safetensors with transformers."),
 )
@@ -77,6 +78,11 @@ class Directory:
 
     path: Path
     names: tuple[str, ...]
+
+    @property
+    def stands_for_gguf(self) -> bool:
+        """Whether the weights are those of a GGUF file."""
+        return stands(self.path, self.names)
 
     @cached_property
     def adapter(self) -> Adapter | None:
@@ -269,7 +275,11 @@ class Directory:
 
 
 def place(path: Path) -> Directory:
-    """The directory at `path`. InputError when there is none."""
+    """The directory at `path`; of a GGUF file, the one that stands for it. InputError when there is none."""
+    if is_gguf(path):
+        from llmconv.checkpoint.gguf.folder import folder
+
+        path = folder(path)
     if not path.is_dir():
         if path.exists():
             beside = exists(path.parent / "config.json")

@@ -12,31 +12,15 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.plain import LARGE, Unreadable, parse, regular, told
+from llmconv.checkpoint.tensor import DTYPES, TensorInfo
 from llmconv.errors import InputError, shown
 
 if TYPE_CHECKING:
     import numpy as np
 
-# safetensors dtype -> (bytes per element, NumPy type of the raw bits)
-DTYPES = {
-    "F64": (8, "f8"), "F32": (4, "f4"), "F16": (2, "f2"), "BF16": (2, "u2"), "F8_E4M3": (1, "u1"), "F8_E5M2": (1, "u1"),
-    "F8_E8M0": (1, "u1"), "I64": (8, "i8"), "I32": (4, "i4"), "I16": (2, "i2"), "I8": (1, "i1"), "U64": (8, "u8"),
-    "U32": (4, "u4"), "U16": (2, "u2"), "U8": (1, "u1"), "BOOL": (1, "?"),
-}  # fmt: skip
+_COMPARED: dict[tuple, bool] = {}  # pairs of tensors as they lie on the disk -> whether they have the same values
 MAX_AXES = 16  # of a tensor's shape
 PART = 16 << 20  # bytes of a tensor that are compared at a time
-
-
-@dataclass(frozen=True)
-class TensorInfo:
-    """Where a tensor lies: file, first byte, bytes, safetensors dtype, shape."""
-
-    name: str
-    file: Path
-    offset: int
-    nbytes: int
-    dtype: str
-    shape: tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -61,6 +45,11 @@ class Checkpoint:
         Raises InputError for a missing directory, shard or index entry, and for a malformed or truncated file.
         """
         found = place(model) if isinstance(model, Path) else model
+        if found.stands_for_gguf:
+            from llmconv.checkpoint.gguf.folder import contents
+
+            made = contents(found.path)
+            return cls(found.path, made.files, dict(made.table), why=made.why, notes=made.notes)
         path, weights = found.path, found.weights
         shards = tuple(path / name for name in weights.files)
         tensors: dict[str, TensorInfo] = {}
@@ -99,21 +88,26 @@ class Checkpoint:
     def raw_bytes(self, name: str) -> bytes:
         """The bytes of a small tensor."""
         info = self.info(name)
+        if info.made:
+            return self.raw(name).tobytes()
         with open(info.file, "rb") as file:
             file.seek(info.offset)
             return file.read(info.nbytes)
 
-    def raw(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """The tensor as stored (bf16 and f8 as their bits), or only some of its first-axis rows."""
+    def raw(self, name: str, rows: slice | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """The tensor as stored (bf16 and f8 as their bits), or only some of its first-axis rows. shape: another one
+        that the same values are to have, before rows are counted."""
         import numpy as np
 
         info = self.info(name)
         size, kind = DTYPES[info.dtype]
-        shape, start, count = info.shape, 0, info.nbytes // size
+        shape, start, count = shape or info.shape, 0, info.nbytes // size
         if rows is not None:
             first, last, _ = rows.indices(shape[0])
             width = count // shape[0] if shape[0] else 0
             shape, start, count = (last - first, *shape[1:]), first * width, (last - first) * width
+        if info.made:
+            return info.made.read(start, count).reshape(shape)
         data = np.fromfile(info.file, np.dtype(kind).newbyteorder("<"), count, offset=info.offset + start * size)
         if data.size != count:
             raise InputError(
@@ -124,7 +118,14 @@ class Checkpoint:
         return data.reshape(shape)
 
     def same(self, one: str, other: str) -> bool:
-        """Whether two tensors have the same shape and values. Reads them both, a part at a time."""
+        """Whether two tensors have the same shape and values. Reads them both, a part at a time, and once for as long
+        as this process runs and their files stay as they are."""
+        compared = tuple((info, _identity(info.file)) for info in (self.info(one), self.info(other)))
+        if compared not in _COMPARED:
+            _COMPARED[compared] = self._same(one, other)
+        return _COMPARED[compared]
+
+    def _same(self, one: str, other: str) -> bool:
         import numpy as np
 
         first, second = self.info(one), self.info(other)
@@ -140,13 +141,13 @@ class Checkpoint:
                 return False
         return True
 
-    def float32(self, name: str, rows: slice | None = None) -> np.ndarray:
-        """The tensor's values as float32."""
+    def float32(self, name: str, rows: slice | None = None, shape: tuple[int, ...] | None = None) -> np.ndarray:
+        """The tensor's values as float32; rows, shape: as in `raw`."""
         import numpy as np
 
         from llmconv.numeric import from_bf16
 
-        raw, dtype = self.raw(name, rows), self.info(name).dtype
+        raw, dtype = self.raw(name, rows, shape), self.info(name).dtype
         if dtype == "BF16":
             return from_bf16(raw)
         if dtype in ("F16", "F32", "F64"):
@@ -156,6 +157,24 @@ class Checkpoint:
             "a floating-point weight is expected here",
             "Convert a checkpoint in bf16, f16 or f32.",
         )
+
+
+def tensors_of(model: Path, shard: str) -> tuple[Path, list[TensorInfo]]:
+    """One of the files that the tensors of a model directory are read from, by its name, and its tensors."""
+    found = place(model)
+    if not found.stands_for_gguf:
+        return found.path / shard, list(read_header(found.path / shard))
+    tensors = [info for info in Checkpoint.open(found).tensors.values() if info.file.name == shard]
+    return tensors[0].file, tensors
+
+
+def _identity(file: Path) -> tuple[int, ...]:
+    """Another one whenever the file was written; () for one that is not there."""
+    try:
+        found = file.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
 def read_header(file: Path) -> Iterator[TensorInfo]:

@@ -9,6 +9,8 @@
     ("add", r, number)                e.g. +1 for zero-centred norms
     ("flat", r)                       all axes behind the first one joined: a convolution's kernel as a matrix
     ("decay", r)                      -exp(r): by how much a gated layer's state decays, of its logarithm
+    ("gated", r, gate)                r times the tanh of the one number that the recipe `gate` gives
+    ("ungated", r, gate)              r times what is left of 1 then
     ("reshape", r, shape)             the same values in another shape
     ("first", r)                      what comes first along its first axis
     ("triangle", N, kind, number)     [N, N], the number where kind says ("upper" or "lower" with the diagonal, "above"
@@ -19,6 +21,7 @@
     ("causal", M)                     [M, M], 0 on and below the diagonal, -1e9 above it
     ("earlier", N)                    [1, N, N], 1 below the diagonal, else 0
     ("sincos", side, reach, width)    two-dimensional positions (llmconv.checkpoint.places) [places, width]
+    ("sinusoids", length, width)      positions of a sequence (llmconv.checkpoint.sinusoids) [length, width]
 
 and of quantised checkpoints (llmconv.checkpoint.packing), where the results are integers unless a float is mentioned
 
@@ -45,7 +48,7 @@ from collections.abc import Callable, Iterator
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from llmconv.checkpoint import packing, places, rope
+from llmconv.checkpoint import packing, places, rope, sinusoids
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 
@@ -104,6 +107,8 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
         return (recipe[1], recipe[1])
     if kind == "sincos":
         return (places.size(*recipe[1:3]), recipe[3])
+    if kind == "sinusoids":
+        return tuple(recipe[1:])
     if kind == "values":
         return _nested_shape(recipe[1])
     inner = shape(recipe[1], checkpoint)
@@ -118,6 +123,9 @@ def shape(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[int, ...]:
     if kind == "reshape":
         # values that do not fill the shape show that the tensor does not fit
         return tuple(recipe[2]) if prod(inner) == prod(recipe[2]) else inner
+    if kind in ("gated", "ungated"):
+        gate = shape(recipe[2], checkpoint)
+        return inner if prod(gate) == 1 else (*inner, *gate)  # a shape that does not fit
     if kind == "flat":
         return (inner[0], prod(inner[1:]))
     if kind == "transpose":
@@ -188,6 +196,13 @@ def _decay(values: np.ndarray) -> np.ndarray:
     return -np.exp(values)
 
 
+def _gated(checkpoint: Checkpoint, inner: list, gate: list, rest: bool = False) -> np.ndarray:
+    import numpy as np
+
+    part = np.tanh(evaluate(gate, checkpoint).reshape(-1)[0])
+    return evaluate(inner, checkpoint) * np.float32(1 - part if rest else part)
+
+
 def _flat(values: np.ndarray) -> np.ndarray:
     return values.reshape(len(values), -1)
 
@@ -204,6 +219,10 @@ def _rows(checkpoint: Checkpoint, inner: list | tuple, first: int, last: int, to
 
     if inner[0] == "tensor":
         return checkpoint.float32(inner[1], slice(first, last))
+    if inner[0] == "reshape" and inner[1][0] == "tensor":
+        return checkpoint.float32(inner[1][1], slice(first, last), tuple(inner[2]))
+    if inner[0] == "rows":
+        return _rows(checkpoint, inner[1], inner[2] + first, inner[2] + last)
     if inner[0] == "concat":
         found, top = [], 0
         for part in inner[1:]:
@@ -260,6 +279,8 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "reshape": lambda checkpoint, inner, shape: evaluate(inner, checkpoint).reshape(shape),
     "first": lambda checkpoint, inner: evaluate(inner, checkpoint)[0],
     "decay": lambda checkpoint, inner: _decay(evaluate(inner, checkpoint)),
+    "gated": _gated,
+    "ungated": lambda checkpoint, inner, gate: _gated(checkpoint, inner, gate, rest=True),
     "triangle": lambda checkpoint, size, kind, number: _triangle(size, kind, number),
     "add": lambda checkpoint, inner, number: evaluate(inner, checkpoint) + number,
     "fill": lambda checkpoint, shape, number: _fill(shape, number),
@@ -268,6 +289,7 @@ EVALUATE: dict[str, Callable[..., Any]] = {
     "causal": lambda checkpoint, size: _causal(size),
     "earlier": lambda checkpoint, size: _earlier(size),
     "sincos": lambda checkpoint, side, reach, width: places.sincos(side, reach, width),
+    "sinusoids": lambda checkpoint, length, width: sinusoids.table(length, width),
     "rope": lambda checkpoint, part, parameters, length: rope.table(parameters, length, part),
     "raw": lambda checkpoint, name: checkpoint.raw(name),
     **{name: _on_each(operation) for name, (_, operation) in packing.ROWWISE.items()},

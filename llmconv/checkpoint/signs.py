@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.patterns import any_of
 from llmconv.errors import InputError, shown
 
 FLOAT = "Convert the float checkpoint with -q w4bf16."
@@ -55,10 +56,10 @@ def check(checkpoint: Checkpoint, known: Collection[str]) -> None:
 
     known: patterns of names that belong to parts which are left out, and are no sign.
     """
-    apart = re.compile("|".join(f"(?:{pattern})" for pattern in known)) if known else None
-    names = [name for name in checkpoint.tensors if not (apart and apart.search(name))]
+    apart = any_of(known)
+    names = [name for name in checkpoint.tensors if not apart(name)]
     for sign in SIGNS:
-        found = [name for name in names if re.search(sign.pattern, name)]
+        found = list(filter(re.compile(sign.pattern).search, names))
         if found:
             raise _fault(checkpoint, found, sign.what, sign.advice)
     empty = [name for name in names if checkpoint.tensors[name].shape == (0,)]

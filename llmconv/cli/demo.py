@@ -127,12 +127,14 @@ def write_checkpoint(
 
 def demo(place: Path) -> int:
     """Make the checkpoint `place`/qwen2-tiny, convert it to `place`/out, verify it. Returns the exit code."""
-    from llmconv import convert
+    import llmconv.convert as convert
     from llmconv.cli.verify import verify
+    from llmconv.extras import VERIFY, need
     from llmconv.report.summary import program
     from llmconv.request.request import Request
     from llmconv.verify.settings import Settings
 
+    need(VERIFY, "llmconv demo makes a checkpoint and verifies it")
     if place.exists() and not place.is_dir():
         raise InputError(f"{place} is a file", "the demo makes a directory", "Name another place.")
     model = place / "qwen2-tiny"

@@ -6,10 +6,11 @@ import argparse
 import difflib
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from typing import Any, NoReturn
 
-from llmconv.request.options import ALIASES, OPTIONS, Option
+from llmconv.request.manual import meaning, placeholder
+from llmconv.request.options import ALIASES, BY_NAME, OPTIONS
 
 SHELLS = ("bash", "zsh", "fish")
 _UNKNOWN = re.compile(r"unrecognized arguments: (\S+)")
@@ -35,10 +36,30 @@ class Help(argparse.HelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports an error in one line, with what was probably meant."""
+    """Reports an error in one line, with what was probably meant.
+
+    mixed: arguments without a name may stand behind options too, where there may be any number of them. examples:
+    commands that the help ends with."""
+
+    mixed = False
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **{"formatter_class": Help} | kwargs)
+        self.examples: Sequence[str] = ()
+
+    def format_help(self) -> str:
+        """Argparse's own text, and the examples, line by line."""
+        lines = [f"  {example}" for example in self.examples]
+        return super().format_help() + ("\n".join(["", "examples:", *lines, ""]) if lines else "")
+
+    def parse_known_args(self, args=None, namespace=None):  # pyright: ignore[reportIncompatibleMethodOverride]
+        if not self.mixed:
+            return super().parse_known_args(args, namespace)
+        self.mixed = False  # argparse comes here again
+        try:
+            return self.parse_known_intermixed_args(args, namespace)
+        finally:
+            self.mixed = True
 
     def error(self, message: str) -> NoReturn:
         sys.stderr.write(f"ERROR: {self._told(message)}\n")
@@ -68,38 +89,25 @@ class Parser(argparse.ArgumentParser):
                     yield from parser._names()
 
 
-def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options of a conversion, in their groups. llmconv.request.options checks the values."""
+def add_options(parser: argparse.ArgumentParser, names: Collection[str] = tuple(BY_NAME)) -> None:
+    """Add the options of a conversion (those of the given names), in their groups.
+
+    llmconv.request.options checks the values.
+    """
     groups: dict[str, Any] = {}
-    for option in OPTIONS:
+    for option in (BY_NAME[name] for name in names):
         if option.group not in groups:
             groups[option.group] = parser.add_argument_group(option.group)
-        names = [*option.flags, f"--{option.name}"]
+        flags = [*option.flags, f"--{option.name}"]
         if "_" in option.name:
-            names.append(f"--{option.name.replace('_', '-')}")
+            flags.append(f"--{option.name.replace('_', '-')}")
         kind: dict[str, Any] = (
-            {"action": "store_const", "const": "1"} if option.kind == "flag" else {"metavar": _metavar(option)}
+            {"action": "store_const", "const": "1"} if option.kind == "flag" else {"metavar": placeholder(option)}
         )
-        groups[option.group].add_argument(*names, dest=option.name, default=None, help=_help(option), **kind)
+        groups[option.group].add_argument(*flags, dest=option.name, default=None, help=meaning(option), **kind)
 
 
-def _metavar(option: Option) -> str:
-    return {"int": "N", "path": "DIR", "size": "SIZE", "pixels": "W,H"}.get(option.kind, "X")
-
-
-def _help(option: Option) -> str:
-    """Meaning, choices and default. A default that the meaning itself explains is not repeated."""
-    text = option.help
-    if option.choices:
-        text += f" ({', '.join(option.choices)})"
-    if option.kind == "flag":
-        return f"{text} [off]"
-    if option.default in (None, ""):
-        return text if "default" in text else f"{text} [required]" if option.group == "required" else f"{text} [none]"
-    return f"{text} [{option.default}]"
-
-
-def completion(parsers: list[argparse.ArgumentParser], shell: str) -> str:
+def completion(parsers: Sequence[argparse.ArgumentParser], shell: str) -> str:
     """A shell's completion script for commands of ours; shell: of SHELLS."""
     import shtab
 

@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import sys
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 
 from llmconv import engine, report
+from llmconv.cli.steps import Steps
 from llmconv.engine import events
+from llmconv.engine.step import Step
 from llmconv.errors import InputError, NotRight
+from llmconv.extras import VERIFY, need
 from llmconv.request.output import Layout
-from llmconv.verify import manifest, record
-from llmconv.verify.manifest import Told
+from llmconv.runtime import manifest
+from llmconv.runtime.manifest import Told
+from llmconv.verify import record
 from llmconv.verify.selection import announcement, choose
 from llmconv.verify.settings import Settings
 from llmconv.verify.table import Table
@@ -41,11 +43,12 @@ class Wish:
 def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
     """Verify the build in `out` unless that is on record, print the table (or the record); returns the exit code.
 
-    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net and for a `most`
-    that cannot be known.
+    Raises ConvertError when there is nothing that could be verified, InputError for an unknown net, for a `most` that
+    cannot be known, and where torch and transformers are not installed.
     """
     from llmconv import tasks
 
+    need(VERIFY, "llmconv verify compares with the model's own class")
     layout = Layout(out)
     told = manifest.told(out)
     if not wish.again:
@@ -59,7 +62,7 @@ def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
         debug=wish.debug,
         listeners=[watcher, report.Writer(layout)],
     )
-    status = engine.run([tasks.verify.verification(layout, [*told.sums], settings)], ["verify"], options)
+    status = engine.run([tasks.verification(layout, [*told.sums], settings)], ["verify"], options)
     if watcher.shows:
         _show(layout, wish, console, new=watcher.ran)
         status = status or _too_much(layout, wish)
@@ -81,7 +84,7 @@ def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
 
 
 class _Watcher:
-    """A listener that shows the running step.
+    """A listener that shows the running step: always on a terminal, elsewhere a line now and then.
 
     shows: there is a record to show. ran: the record is new.
     """
@@ -89,24 +92,27 @@ class _Watcher:
     def __init__(self, layout: Layout, console: Console, said: list[str]):
         self.layout, self.console, self.said = layout, console, said
         self.shows = self.ran = False
-        self.status = console.status("loading")
+        self.steps = Steps(console)
 
     def __call__(self, event: Any) -> None:
         if isinstance(event, events.TaskStarted):
             self.ran = True
             for line in self.said:
-                self.console.print(line, markup=False, highlight=False, soft_wrap=True)
-            if self.console.is_terminal:
-                self.status.start()
+                self._print(line)
+            self.steps.start(event.time)
+        elif isinstance(event, events.TaskStep):
+            self.steps.take(Step(event.text, event.share, event.left), event.time)
         elif isinstance(event, events.Heartbeat):
-            with suppress(OSError):
-                self.status.update(escape(self.layout.step.read_text(encoding="utf-8")))
+            self.steps.tick(event.time)
         elif isinstance(event, (events.TaskUnchanged, events.TaskFinished)):
             self.shows = True
         elif isinstance(event, events.TaskFailed):
             self.shows = event.failure.kind == NotRight.__name__
         elif isinstance(event, events.RunFinished):
-            self.status.stop()
+            self.steps.stop()
+
+    def _print(self, line: str) -> None:
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def _show(layout: Layout, wish: Wish, console: Console, new: bool) -> None:
@@ -124,19 +130,7 @@ def _show(layout: Layout, wish: Wish, console: Console, new: bool) -> None:
 def _too_much(layout: Layout, wish: Wish) -> int:
     """1, with a line on stderr, when quantisation costs more than it may; else 0."""
     told = record.record(layout)
-    if wish.most is None or told is None or not told["quantised"]:
-        return 0
-    lost = record.losses(told)
-    over = {name: error for name, error in lost.items() if error > wish.most}
-    if lost and not over:
-        return 0
-    named = ", ".join(
-        f"{name} ({record.figure(error)})" for name, error in sorted(over.items(), key=lambda item: -item[1])
-    )
-    what = (
-        f"{len(over)} of {len(lost)} nets lose more by quantisation: {named}"
-        if lost
-        else "no layer was verified, so what quantisation costs is not known"
-    )
-    print(f"FAILED: --max-loss {wish.most:g}: {what}", file=sys.stderr)
-    return 1
+    what = record.beyond(told, wish.most) if told else ""
+    if what:
+        print(f"FAILED: --max-loss {wish.most:g}: {what}", file=sys.stderr)
+    return 1 if what else 0

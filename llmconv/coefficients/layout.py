@@ -14,6 +14,7 @@ lanes and a net of `cores` cores:
                                                  [K, rest]
     other N, already quantised                   the dequantised weight [K, N]
     N no multiple of 64, a net that is coded     the weight [K, N]
+    declared in half precision, coded            the weight [K, N]
 
 With several cores some quantised linears are cut once more along N, one equal part per core. Which ones depends on the
 compiler's patterns, so it is read off a compiled net's own table (`fit`).
@@ -234,11 +235,12 @@ class _Product:
 
 def _linear(product: _Product, weight: Weight, bias_axis: int) -> list[Piece]:
     name, mode = weight.name, product.mode
-    if weight.dtype != "f32" or len(weight.shape) != 2:
+    kept = mode.coded and weight.dtype == mode.half
+    if not (weight.dtype == "f32" or kept) or len(weight.shape) != 2:
         raise NotCovered(f"a linear weight of type {weight.dtype} and shape {list(weight.shape)}")
     k, n = weight.shape
     group, lanes = mode.group, mode.lanes
-    if not mode.bits or (group and k % group) or (mode.coded and n % CODED):
+    if kept or not mode.bits or (group and k % group) or (mode.coded and n % CODED):
         return [product.columns(name, k, 0, n), *product.bias("MatMul", 0, n)]
     if group < 0 or group % 2 or (group == 0 and (mode.bits == 4 or k % 128 or n % lanes)):
         raise NotCovered(f"group size {group} of a {k} x {n} weight at {mode.bits} bits")

@@ -20,6 +20,7 @@ from llmconv.coefficients.rounding import to_float
 
 # Elements of the largest result of a recipe that has to be evaluated at once: bytes when packed, else float32
 WHOLE = 1 << 27
+AHEAD = 1 << 22  # elements of matrices side by side that are read at a time
 AS_STORED = ("BF16", "F16", "F32", "U8")
 
 Recipe = tuple | list
@@ -54,6 +55,9 @@ def _reader(recipe: Recipe, checkpoint: Checkpoint) -> Read:
     if kind == "tensor" and checkpoint.info(recipe[1]).dtype in AS_STORED:
         info = checkpoint.info(recipe[1])
         return lambda first, last: (checkpoint.raw(info.name, slice(first, last)), info.dtype)
+    if kind == "reshape" and recipe[1][0] == "tensor" and checkpoint.info(recipe[1][1]).dtype in AS_STORED:
+        whole, as_shape = checkpoint.info(recipe[1][1]), tuple(recipe[2])
+        return lambda first, last: (checkpoint.raw(whole.name, slice(first, last), as_shape), whole.dtype)
     if kind == "rows":
         inner, start = _reader(recipe[1], checkpoint), recipe[2]
         return lambda first, last: inner(start + first, start + last)
@@ -130,9 +134,22 @@ def _stacked(parts: Sequence[Recipe], checkpoint: Checkpoint) -> Read:
 
 
 def _side_by_side(parts: Sequence[Recipe], checkpoint: Checkpoint) -> Read:
-    """Matrices with the same number of rows, one beside the other."""
+    """Matrices with the same number of rows, one beside the other. Some rows are read ahead: one row of each would be
+    as many short reads as there are matrices."""
     readers = [_reader(part, checkpoint) for part in parts]
-    return lambda first, last: _joined([read(first, last) for read in readers], axis=1)
+    rows, *_ = shape(parts[0], checkpoint)
+    ahead = max(1, AHEAD // sum(prod(shape(part, checkpoint)[1:]) for part in parts))
+    kept: list[tuple[int, np.ndarray, str]] = []
+
+    def read(first: int, last: int) -> tuple[np.ndarray, str]:
+        if not kept or not kept[0][0] <= first <= last <= kept[0][0] + len(kept[0][1]):
+            kept.clear()  # before the next ones are there
+            end = min(rows, max(last, first + ahead))
+            kept.append((first, *_joined([read(first, end) for read in readers], axis=1)))
+        top, values, stored = kept[0]
+        return values[first - top : last - top], stored
+
+    return read
 
 
 def _joined(found: Sequence[tuple[np.ndarray, str]], axis: int) -> tuple[np.ndarray, str]:

@@ -17,10 +17,10 @@ from llmconv.errors import ToolError
 from llmconv.plan.forms import lean
 from llmconv.toolchain import jit, tpuc_opt
 from llmconv.toolchain.fetch import obtain
-from llmconv.toolchain.find import cache_dir
 from llmconv.toolchain.flags import CompileFlags
 from llmconv.toolchain.tpuc_opt import CompileResult
 from llmconv.top.graph import Weight
+from llmconv.user_cache import cache_dir, per_user
 
 
 class Compiler:
@@ -36,7 +36,8 @@ class Compiler:
         self.flags, self.checkpoint, self._place, self._beside = flags, checkpoint, place, beside or {}
         self.scratch = place.scratch
         self._tools = obtain()
-        self._kernels = jit.kernels(cache_dir(), self._tools.version, self._tools.digest)
+        made = self._tools.version, self._tools.digest
+        self._kernels, self._known = jit.kernels(cache_dir(), *made), jit.kernels(per_user(), *made)
         self._begun = False
         self.results: list[CompileResult] = []
         shutil.rmtree(self.scratch, ignore_errors=True)
@@ -69,7 +70,7 @@ class Compiler:
         spared = self._write(mlir, weights, absent, Lean(run, source / "weights.npz", absent))
         out, begun, self._begun = self.scratch / name / "net.bmodel", self._begun, True
         files = source / "net.mlir", run, self._place.log, self._kernels
-        with tpuc_opt.opened(self._tools, *files, append=begun) as bench:
+        with tpuc_opt.opened(self._tools, *files, append=begun, known=[self._known]) as bench:
             self.results.append(self._steps(bench, spared, signed, out))
         if spared:
             spared.put_back(out)

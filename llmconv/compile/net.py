@@ -58,7 +58,7 @@ CHEAPER = {
 
 def build_net(net: Mapping[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
     """Make a net. net: a NetTask as JSON. out: targets in the order of NetFiles."""
-    task, targets = NetTask.from_json(net), NetFiles.of(list(out.values()))
+    task, targets = NetTask.from_json(net), NetFiles.of(out.values())
     outcome, took = make(task, targets)
     targets.write(outcome, took)
     own = outcome.coefficients == f"{task.name}.coeff"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +91,7 @@ class NetFiles:
     addresses: Path | None = None
 
     @classmethod
-    def of(cls, paths: Sequence[str | Path]) -> NetFiles:
+    def of(cls, paths: Iterable[str]) -> NetFiles:
         return cls(*map(Path, paths))
 
     @property

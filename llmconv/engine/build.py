@@ -6,25 +6,27 @@ import os
 import queue
 import sys
 import time
-from collections import deque
+from collections import defaultdict, deque
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
+from llmconv.ending import closed
 from llmconv.engine import events, machine, outputs, preflight, scheduler
 from llmconv.engine.decide import Decider, Decision, pairs
 from llmconv.engine.failure import Failure, from_death, from_exception
 from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import Graph, Node
+from llmconv.engine.homes import opened
 from llmconv.engine.interrupt import Handlers, Interrupted
 from llmconv.engine.lock import Lock
 from llmconv.engine.monitor import Monitor
 from llmconv.engine.options import RunOptions
 from llmconv.engine.perform import perform
 from llmconv.engine.plain import run_plain
-from llmconv.engine.pool import Death, Pool
-from llmconv.engine.state import State
+from llmconv.engine.pool import Death, Pool, Told
 from llmconv.engine.threads import Threads
+from llmconv.engine.trace import Trace
 from llmconv.errors import ConvertError
 
 HEARTBEAT = 1.0  # seconds
@@ -46,10 +48,13 @@ class Build:
         self.running: dict[str, float] = {}  # task -> when it started
         self.threads = Threads(self.results)
         self.retried: set[str] = set()
+        self.making: dict[str, str] = {}  # key -> the task that makes what is to be in the cache
+        self.same: dict[str, list[str]] = defaultdict(list)  # key -> tasks that wait to take it from there
+        self.noted = {""}  # remarks of tasks that were told
         self.settled: set[str] = set()  # done, failed or blocked
         self.total = sum(node.works for node in graph.nodes.values())
         self.counts: dict[str, int] = dict.fromkeys(("built", "cached", "unchanged", "failed"), 0)
-        self.status = 0
+        self.status, self.fault = 0, ""
         self.cpu, self.peak = 0.0, 0  # seconds of the workers' processes; bytes of the largest
         self.stopping = False  # start nothing more
         self.cancelled = False  # what runs is not wanted either
@@ -73,18 +78,23 @@ class Build:
         begin = time.monotonic()
         interrupted = ""
         state_dir = self.options.state_dir
-        with Lock(state_dir) as lock, Handlers(self.results), closing(events.Log(state_dir)) as log:
-            self.listeners.append(log)
-            self.state = State(state_dir)
+        with (
+            Lock(state_dir) as lock,
+            Handlers(self.results),
+            closing(events.Log(state_dir)) as log,
+            closing(Trace(state_dir)) as trace,
+        ):
+            self.listeners += [log, trace]
+            self.state = opened(self.options)
             self.decider = Decider(self.state, self.options)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
             self.monitor = Monitor(self.graph, self.forecast, self.jobs, self.scheduler.memory, str(state_dir.parent))
-            self.pool = Pool(state_dir, lock.worker_fd, self.results)
+            self.pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
             try:
                 self._start(lock)
                 interrupted = self._loop()
-            except BaseException:
-                self.status = 1
+            except BaseException as error:
+                self.status, self.fault = 1, str(error) if isinstance(error, ConvertError) else ""
                 raise
             finally:
                 self._cancel()
@@ -106,6 +116,7 @@ class Build:
                 peak_memory=max(self.peak, self.monitor.peaks.memory),
                 peak_disk=self.monitor.peaks.disk,
                 again=self.options.again,
+                fault=self.fault,
             )
         )
 
@@ -115,6 +126,8 @@ class Build:
                 listener(event)
             except Exception as error:  # a failing listener must not end the build
                 self.listeners.remove(listener)
+                if isinstance(error, BrokenPipeError) and closed():  # it printed, and nobody reads
+                    continue
                 sys.stderr.write(f"warning: {listener!r} failed and is left out from here on: {error!r}\n")
 
     def _start(self, lock: Lock) -> None:
@@ -148,10 +161,18 @@ class Build:
                 batch.append(self.results.get())
             signals = [message for message in batch if isinstance(message, Interrupted)]
             self.stopping = self.stopping or bool(signals)
-            self._collect([message for message in batch if not isinstance(message, Interrupted)])
+            for message in batch:
+                if isinstance(message, Told):
+                    self._hear(message)
+            self._collect([message for message in batch if not isinstance(message, (Interrupted, Told))])
             if signals:
                 self.status = 130
                 return signals[0].name
+
+    def _hear(self, told: Told) -> None:
+        if told.name in self.running:
+            self.forecast.told(told.name, told.step.left)
+            self._tell(events.TaskStep(told.name, told.step.text, told.step.share, told.step.left))
 
     def _beat(self) -> None:
         self._tell(self.monitor.beat(self.running, self.pool.busy(), self.settled, self.counts, self.total))
@@ -197,12 +218,31 @@ class Build:
                 continue
             if decision.reason:
                 self.decisions[name] = decision
-                self._queue(node)
+                if not self._waits(node, decision):
+                    self._queue(node)
             else:
                 self.counts["unchanged"] += 1
                 self._tell(events.TaskUnchanged(name))
                 self._done(name)
         self.decider.flush()
+        for remark in self.decider.remarks():
+            self._tell(events.Note(remark))
+
+    def _waits(self, node: Node, decision: Decision) -> bool:
+        """Whether another task makes the same now: then this one takes it from the cache after."""
+        if self.options.cache is None or decision.fetch or node.action is None or not node.action.cacheable:
+            return False
+        if self.making.setdefault(decision.key, node.name) == node.name:
+            return False
+        self.same[decision.key].append(node.name)
+        return True
+
+    def _made(self, name: str) -> None:
+        """The task has ended, well or not: those that wait for the same are examined again."""
+        decision = self.decisions.get(name)
+        if decision is not None and self.making.get(decision.key) == name:
+            del self.making[decision.key]
+            self.ready.extend(self.same.pop(decision.key, ()))
 
     def _queue(self, node: Node, alone: bool = False) -> None:
         cpu = node.action.need.cpu if node.action else 1
@@ -229,12 +269,15 @@ class Build:
     def _begin(self, node: Node) -> None:
         name, decision, slot = node.name, self.decisions[node.name], 0
         self.running[name] = time.monotonic()
+        self.forecast.told(name, None)
         if node.action is None:
             self.threads.start(run_plain, node.task)
         else:
             job = self.decider.job(node, decision, self.run_id)
             if job.fetch or job.local:
-                self.threads.start(perform, job, lambda: self.cancelled)
+                self.threads.start(
+                    perform, job, lambda: self.cancelled, lambda step: self.results.put(Told(name, step))
+                )
             else:
                 slot = self.pool.start(job)
         how = "cache" if decision.fetch else "run"
@@ -283,7 +326,8 @@ class Build:
             self.cpu += 0 if _local(node) else cpu  # this process's own time includes its threads
             self.peak = max(self.peak, peak)
         self._tell(events.TaskFinished(name, how, decision.reason, seconds, cpu, peak, values, _local(node)))
-        if answer["note"]:
+        if answer["note"] not in self.noted:  # what holds for many tasks is told of the first
+            self.noted.add(answer["note"])
             self._tell(events.Note(f"{name}: {answer['note']}"))
         self._done(name)
 
@@ -294,7 +338,7 @@ class Build:
     def _missed(self, name: str) -> None:
         """Run the task after all: the cache's entry was damaged, and is gone now."""
         self._ended(name)
-        self._tell(events.Note(f"{name}: its entry in the action cache was damaged and has been removed"))
+        self._tell(events.Note(f"{name}: its entry in the action cache was damaged, or did not arrive"))
         self.decisions[name] = replace(self.decisions[name], fetch=False)
         self._queue(self.graph.nodes[name])
 
@@ -311,6 +355,7 @@ class Build:
         self.counts["failed"] += 1
         self.status = max(self.status, failure.exit_code)
         self.settled.add(name)
+        self._made(name)
         self.stopping = self.stopping or not self.options.continue_
         node, repeat = self.graph.nodes[name], self.options.repeat
         self._tell(
@@ -324,6 +369,7 @@ class Build:
 
     def _done(self, name: str) -> None:
         self.settled.add(name)
+        self._made(name)
         for user in self.graph.nodes[name].users:
             self.missing[user] -= 1
             if not self.missing[user]:

@@ -14,6 +14,7 @@ from llmconv.engine.options import RunOptions
 from llmconv.words import duration, rough_size
 
 MINUTE = 60.0  # seconds between two lines that only show that the build goes on
+STEP = 15.0  # seconds between two lines in which a running task says where it is
 
 
 def console(options: RunOptions) -> list[Callable[[Event], None]]:
@@ -84,6 +85,7 @@ class Plain:
         self._total = self._ended = self._blocked = 0
         self._begin = self._told = 0.0
         self._failures: list[events.TaskFailed] = []
+        self._steps: dict[str, float] = {}  # task -> when its last step was shown
 
     def __call__(self, event: Event) -> None:
         method = getattr(self, f"_on_{type(event).__name__}", None)
@@ -99,6 +101,11 @@ class Plain:
 
     def _on_TaskUnchanged(self, event: events.TaskUnchanged) -> None:
         self._ended += 1
+
+    def _on_TaskStep(self, event: events.TaskStep) -> None:
+        if event.time - self._steps.get(event.name, 0.0) >= STEP:
+            self._steps[event.name] = event.time
+            self._lines.write(f"{event.name}: {event.text}")
 
     def _on_TaskFinished(self, event: events.TaskFinished) -> None:
         self._ended += 1

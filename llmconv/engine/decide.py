@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmconv.engine import keys, outputs, scheduler
-from llmconv.engine.cache import Cache
+from llmconv.engine.caches import Caches
 from llmconv.engine.graph import Node
+from llmconv.engine.homes import States
 from llmconv.engine.options import RunOptions
 from llmconv.engine.perform import Job
 from llmconv.engine.state import Row, State
@@ -28,10 +29,12 @@ class Decision:
 class Decider:
     """Keys, state and cache of one run."""
 
-    def __init__(self, state: State, options: RunOptions):
+    def __init__(self, state: State | States, options: RunOptions):
         self.state = state
         self._force = options.force
-        self._cache = Cache(options.cache) if options.cache else None
+        self._options = options
+        self._caches = Caches(str(options.cache), options.below) if options.cache else None
+        self._told: set[str] = set()
         self._restamped: list[Row] = []
         self._inputs = keys.Inputs(state.known_digest, state.remember_digest)
 
@@ -49,7 +52,7 @@ class Decider:
                 row = self._restamp(row, verdict.stamps)
             self.produced(node, row.targets)
             return Decision("")
-        fetch = bool(self._cache and action.cacheable and not self._force and self._cache.find(key))
+        fetch = bool(self._caches and action.cacheable and not self._force and self._caches.find(key))
         return Decision(verdict.reason or "forced", key, text, fetch)
 
     def _restamp(self, row: Row, stamps: tuple[Any, ...]) -> Row:
@@ -60,6 +63,12 @@ class Decider:
         row = replace(row, targets_text=keys.canonical(targets))
         self._restamped.append(row)
         return row
+
+    def remarks(self) -> list[str]:
+        """What is to be told of the caches since this was asked last."""
+        found = [one for one in (self._caches.faults() if self._caches else ()) if one not in self._told]
+        self._told.update(found)
+        return found
 
     def flush(self) -> None:
         """Save what `decide` has learnt."""
@@ -74,7 +83,7 @@ class Decider:
     def job(self, node: Node, decision: Decision, run_id: str) -> Job:
         """The work of a task, as it goes to a worker."""
         action = node.work
-        cache = str(self._cache.root) if self._cache is not None and action.cacheable else ""
+        cached = self._caches is not None and action.cacheable
         return Job(
             name=node.name,
             call=action.call,
@@ -82,7 +91,8 @@ class Decider:
             pairs=pairs(node, run_id),
             inputs=self._inputs.witness(action),
             key=decision.key,
-            cache=cache,
+            cache=str(self._options.cache) if cached else "",
+            below=self._options.below if cached else (),
             fetch=decision.fetch,
             local=action.local,
         )

@@ -1,4 +1,4 @@
-"""Events of a run as plain data, for listeners: the console, events.jsonl, trace.json, a terminal UI."""
+"""Events of a run as plain data, for listeners: the console, events.jsonl, a trace, a terminal UI."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from llmconv.engine.failure import Failure
 
@@ -61,6 +61,16 @@ class TaskStarted(Event):
     expected: float
     phase: str
     local: bool
+
+
+@dataclass(frozen=True)
+class TaskStep(Event):
+    """A running task tells how far it is (llmconv.engine.step.Step). It is not kept in events.jsonl."""
+
+    name: str
+    text: str
+    share: float | None
+    left: float | None
 
 
 @dataclass(frozen=True)
@@ -126,7 +136,7 @@ class Heartbeat(Event):
 class RunFinished(Event):
     """status: exit code. left: tasks that were not reached. interrupted: name of the signal, or "". cpu: seconds of all
     processes; peak_memory: bytes of all processes together, as sampled; peak_disk: bytes of the output directory at
-    most, as sampled; again: the command of the whole run, or "".
+    most, as sampled; again: the command of the whole run, or ""; fault: what kept it from going on, or "".
     """
 
     status: int
@@ -141,6 +151,7 @@ class RunFinished(Event):
     peak_memory: int
     peak_disk: int
     again: str
+    fault: str = ""
 
 
 Listener = Callable[[Event], None]
@@ -152,20 +163,13 @@ def record(event: Event) -> dict[str, Any]:
 
 
 class Log:
-    """Appends every event to events.jsonl and writes the run as a Chrome trace (chrome://tracing, ui.perfetto.dev).
-
-    The trace is opened when the first task starts; a trace without the closing bracket (llmconv was killed) is valid
-    too.
-    """
+    """Appends every event to events.jsonl."""
 
     def __init__(self, state_dir: Path):
-        self._dir = state_dir
         path = state_dir / "events.jsonl"
         if path.exists() and path.stat().st_size > KEEP:
             path.replace(state_dir / "events.1.jsonl")
         self._events = open(path, "a", encoding="utf-8", buffering=1 << 16)  # noqa: SIM115 (closed by close)
-        self._trace: TextIO | None = None
-        self._started: dict[str, TaskStarted] = {}
         self._begin = self._beat = 0.0
 
     def __call__(self, event: Event) -> None:
@@ -175,11 +179,10 @@ class Log:
                     f'{{"event": "TaskUnchanged", "time": {event.time}, "name": {json.dumps(event.name)}}}\n'
                 )
                 return
-            if isinstance(event, Heartbeat) and self._passes(event.time):
+            if isinstance(event, TaskStep) or (isinstance(event, Heartbeat) and self._passes(event.time)):
                 return
             self._events.write(json.dumps(record(event)) + "\n")
             self._events.flush()
-            self._draw(event)
         except OSError:
             pass  # a full disk stops the build at a task's output; the log may be short
 
@@ -191,45 +194,7 @@ class Log:
         self._beat = time
         return False
 
-    def _draw(self, event: Event) -> None:
-        if isinstance(event, TaskStarted):
-            if self._trace is None:
-                self._trace = open(self._dir / "trace.json", "w", encoding="utf-8")  # noqa: SIM115
-                self._trace.write("[\n")
-            self._started[event.name] = event
-        elif self._trace is None:
-            return
-        elif isinstance(event, (TaskFinished, TaskFailed, TaskRetried)) and event.name in self._started:
-            start = self._started.pop(event.name)
-            args: dict[str, Any] = {"reason": start.reason, "result": type(event).__name__}
-            if isinstance(event, TaskFinished):
-                args.update(how=event.how, cpu=round(event.cpu, 3), peak_mib=event.peak_rss >> 20)
-            block = {
-                "name": event.name,
-                "cat": event.name.partition(":")[0],
-                "ph": "X",
-                "pid": 1,
-                "tid": start.slot,
-                "ts": int(start.time * 1e6),
-                "dur": int((event.time - start.time) * 1e6),
-                "args": args,
-            }
-            self._trace.write(json.dumps(block) + ",\n")
-        elif isinstance(event, Heartbeat):
-            counter = {
-                "name": "memory",
-                "ph": "C",
-                "pid": 1,
-                "ts": int(event.time * 1e6),
-                "args": {"MiB": event.memory >> 20},
-            }
-            self._trace.write(json.dumps(counter) + ",\n")
-
     def close(self) -> None:
-        """End both files."""
+        """End the file."""
         with suppress(OSError):
             self._events.close()
-        if self._trace is not None:
-            with suppress(OSError), self._trace:
-                # the last element has no comma after it
-                self._trace.write('{"name": "process_name", "ph": "M", "pid": 1, "args": {"name": "llmconv"}}\n]\n')

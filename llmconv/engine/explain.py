@@ -9,14 +9,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmconv.engine import keys, machine, scheduler
-from llmconv.engine.cache import Cache
+from llmconv.engine.caches import Caches
 from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import Graph, Node, load
+from llmconv.engine.homes import known
 from llmconv.engine.options import RunOptions
-from llmconv.engine.state import Row, read_state
+from llmconv.engine.state import Row
 from llmconv.engine.task import Action, Need
 from llmconv.engine.up_to_date import describe, judge
 from llmconv.errors import InputError
+
+Change = tuple[str, Any, Any]  # a field of a key, with what it was and what it is
 
 
 @dataclass(frozen=True)
@@ -24,15 +27,15 @@ class Item:
     """What a run would do with one task.
 
     action: "unchanged", "cached" (taken from the action cache), "run", or "maybe": it runs unless the tasks before it
-    turn out to write what they wrote before. reason: why it is not unchanged, one line. changes: (field, before, after)
-    of its key. fields: the key's document, None where it depends on what is not built yet. need: with the memory that
-    would be reserved and the expected seconds. row: what was built last, or None.
+    turn out to write what they wrote before. reason: why it is not unchanged, one line. changes: of its key. fields:
+    the key's document, None where it depends on what is not built yet. need: with the memory that would be reserved and
+    the expected seconds. row: what was built last, or None.
     """
 
     name: str
     action: str
     reason: str
-    changes: tuple[tuple[str, Any, Any], ...]
+    changes: tuple[Change, ...]
     fields: dict[str, Any] | None
     need: Need
     row: Row | None
@@ -85,8 +88,8 @@ class Explainer:
 
     def __init__(self, graph: Graph, options: RunOptions):
         self.graph, self.options = graph, options
-        self.rows = read_state(options.state_dir)
-        self._cache = Cache(options.cache) if options.cache else None
+        self.rows = known(options)
+        self._caches = Caches(str(options.cache), options.below) if options.cache else None
         self._inputs = keys.Inputs(lambda identity: None, lambda identity, digest: None)
         self._items: dict[str, Item] = {}
         self._unsure: set[str] = set()  # tasks whose targets' content is not known before they have run
@@ -109,8 +112,8 @@ class Explainer:
         before = [dep for dep in node.deps if dep in self._unsure and dep in feeding]
         if before:
             self._unsure.add(node.name)
-            expected, reason = self._undecided(action, row, before)
-            return self._item(node, expected, reason, None, row)
+            expected, reason, changes = self._undecided(action, row, before)
+            return replace(self._item(node, expected, reason, None, row), changes=tuple(changes))
         text = keys.document(action, self._inputs)
         key = keys.key_of(text)
         verdict = judge(action, row, key, text)
@@ -118,9 +121,9 @@ class Explainer:
             self._produced(action, [target["digest"] for target in row.targets])
             return self._item(node, "unchanged", "", text, row)
         reason = verdict.reason or "forced"
-        entry = self._cache.find(key) if self._cache and action.cacheable and not self.options.force else None
+        entry = self._caches.find(key) if self._caches and action.cacheable and not self.options.force else None
         if entry is not None:
-            self._produced(action, list(entry.digests), [str(entry.output(i)) for i in range(len(entry.digests))])
+            self._produced(action, list(entry.digests), list(map(entry.output, range(len(entry.digests)))))
             return self._item(node, "cached", reason, text, row)
         if action.foretold:
             self._produced(action, [hashlib.sha256(text.encode()).hexdigest() for text in action.foretold])
@@ -133,16 +136,16 @@ class Explainer:
         inputs = (*action.file_dep, *(path for path, _ in action.picks))
         return {self.graph.producers[path][0] for path in inputs if path in self.graph.producers}
 
-    def _undecided(self, action: Action, row: Row | None, before: list[str]) -> tuple[str, str]:
+    def _undecided(self, action: Action, row: Row | None, before: list[str]) -> tuple[str, str, list[Change]]:
         first = before[0] if len(before) == 1 else f"{before[0]} and {len(before) - 1} more"
         if row is None:
-            return "run", "not built yet"
-        known = {"call": action.call, "code": action.code, "key": action.key}
+            return "run", "not built yet", []
+        known = action.counted
         old = {name: row.fields.get(name) for name in known}
         changes = keys.differences(old, json.loads(keys.canonical(known)))
         if changes:
-            return "run", describe(changes)
-        return "maybe", f"depends on {first}"
+            return "run", describe(changes), changes
+        return "maybe", f"depends on {first}", []
 
     def _produced(self, action: Action, digests: list[str], places: list[str] | None = None) -> None:
         for position, (path, digest) in enumerate(zip(action.targets, digests)):

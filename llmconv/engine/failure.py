@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from llmconv.errors import ConvertError
+from llmconv.words import size
 
 
 @dataclass(frozen=True)
@@ -83,14 +84,14 @@ def _from_os(error: OSError, place: str, trace: str) -> Failure:
 
 
 def free_space(path: str) -> str:
-    """ "12 MiB are free in DIR", for the nearest directory of `path` that exists."""
+    """ "12.0 MB are free in DIR", for the nearest directory of `path` that exists."""
     while path and not os.path.isdir(path):
         parent = os.path.dirname(path)
         if parent == path:
             break
         path = parent
     try:
-        return f"{shutil.disk_usage(path or '.').free >> 20} MiB are free in {path or '.'}"
+        return f"{size(shutil.disk_usage(path or '.').free)} are free in {path or '.'}"
     except OSError:
         return "the free space is unknown"
 
@@ -102,7 +103,7 @@ def from_death(returncode: int, log: str) -> Failure:
             "Killed",
             "the worker process was killed by signal 9",
             "probably the machine ran out of memory",
-            "Run with a smaller -n, or give the machine more memory or swap.",
+            "Give it more memory or swap, or close other programs.",
             log,
             killed=True,
             lines=last_words(log),

@@ -5,6 +5,7 @@ A task without them has its own estimate.
 
 from __future__ import annotations
 
+import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Mapping
 
@@ -14,6 +15,7 @@ from llmconv.engine.task import Action
 
 DEFAULT_SECONDS = 1.0  # for a task without any figures
 TRUST = (0.1, 10.0)  # how far measured times may bend the estimates
+OVERDUE = 0.1  # a task that takes longer than was expected goes on for this part of the time that it took so far
 
 
 class Forecast:
@@ -26,6 +28,8 @@ class Forecast:
         self._siblings: dict[str, list[float]] = defaultdict(lambda: [0.0, 0])  # like -> sum of seconds, number
         # phase -> seconds measured, seconds estimated
         self._phases: dict[str, list[float]] = defaultdict(lambda: [0.0, 0.0])
+        self._told: dict[str, float] = {}  # running task -> when it says that it will end (time.monotonic)
+        self._weights: dict[str, float] = {}  # task that has begun -> seconds that were expected of it then
         for name, node in graph.nodes.items():
             if node.action and name in rows:
                 self._learn(node.action, rows[name].seconds)
@@ -42,6 +46,12 @@ class Forecast:
         """Take in the time of a task that was built in this run."""
         if node.action:
             self._learn(node.action, seconds)
+
+    def told(self, name: str, left: float | None) -> None:
+        """A running task says in how many seconds it will end; None: it does not know (any more)."""
+        self._told.pop(name, None)
+        if left is not None:
+            self._told[name] = time.monotonic() + left
 
     def seconds(self, node: Node) -> float:
         """Seconds of the last time; else of similar tasks; else its own estimate, corrected by its phase's error."""
@@ -62,7 +72,7 @@ class Forecast:
         self, running: Mapping[str, float], settled: Collection[str], jobs: int, budget: int
     ) -> tuple[float, float, float]:
         """(seconds to the end, seconds of work done, seconds of work left). running: task -> seconds so far; budget:
-        bytes.
+        bytes. Work that is done counts as what was expected of it, however long it took.
 
         No schedule is shorter than the longest chain of tasks, than the work shared by all slots, or than the
         memory-seconds within the budget; llmconv's scheduler comes close to the largest of these.
@@ -72,14 +82,22 @@ class Forecast:
         for name in reversed(self._graph.nodes):
             node = self._graph.nodes[name]
             if name in settled:
-                done += self.seconds(node)
+                done += self._weights.setdefault(name, self.seconds(node))
                 continue
             so_far = running.get(name, 0.0)
-            seconds = max(self.seconds(node) - so_far, 0.0)
-            done += so_far
+            seconds = self._rest(node, so_far)
+            if name in running:
+                weight = self._weights.setdefault(name, self.seconds(node))
+                done += weight * so_far / (so_far + seconds) if so_far else 0.0
             chains[name] = seconds + max((chains[user] for user in node.users if user in chains), default=0.0)
             longest = max(longest, chains[name])
             work += seconds
             slots += seconds * min(node.action.need.cpu if node.action else 1, jobs)
             room += seconds * min(self._memory(node), budget)
         return max(longest, slots / jobs, room / budget if budget else 0.0), done, work
+
+    def _rest(self, node: Node, so_far: float) -> float:
+        """Seconds that a task has still to go, which are never none while it runs."""
+        if node.name in self._told:
+            return max(self._told[node.name] - time.monotonic(), OVERDUE)
+        return max(self.seconds(node) - so_far, OVERDUE * so_far)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from doit.control import TaskControl
 from doit.exceptions import InvalidCommand, InvalidDodoFile, InvalidTask
-from doit.loader import load_tasks
+from doit.loader import generate_tasks
 from doit.task import Task, dict_to_task
 
 from llmconv.engine.task import Action
@@ -127,7 +127,7 @@ def load(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str] | No
     """
     made: list[Task] = []
     try:
-        made = load_tasks(dict(tasks)) if isinstance(tasks, Mapping) else _from_dicts(tasks)
+        made = list(_from_creators(tasks)) if isinstance(tasks, Mapping) else _from_dicts(tasks)
         control = TaskControl(made)
         control.process(list(selected) if selected else None)
         return from_doit(control.tasks, control.selected_tasks or ())
@@ -139,6 +139,13 @@ def load(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str] | No
         ) from None
     except (InvalidTask, InvalidDodoFile) as error:
         raise ConvertError("the tasks do not make a graph", str(error)) from None
+
+
+def _from_creators(namespace: Mapping[str, Any]) -> Iterator[Task]:
+    """What its functions task_NAME give, in their order (doit's own loader reads their sources to order them)."""
+    for name, creator in namespace.items():
+        if name.startswith("task_"):
+            yield from generate_tasks(name.removeprefix("task_"), creator(), creator.__doc__)
 
 
 def _from_dicts(dicts: Sequence[dict]) -> list[Task]:

@@ -6,7 +6,8 @@ The engine's parts are imported when a command needs them: `doit list` needs non
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from llmconv.errors import ConvertError
 
 if TYPE_CHECKING:
     from llmconv.engine.explain import Explainer
-    from llmconv.engine.state import State
+    from llmconv.engine.state import Row
 
 # the names that doit looks up when a command runs; replaced by `install`
 REPLACED = (
@@ -43,7 +44,7 @@ def install(options_source: Callable[[], RunOptions]) -> Callable[[], None]:
     class EngineRunner(_Runner):
         source = staticmethod(options_source)
 
-    class EngineDependency(_Dependency):
+    class EngineDependency(Dependency):
         source = staticmethod(options_source)
 
     old = [getattr(module, name) for module, name in REPLACED]
@@ -82,6 +83,14 @@ class _Runner(Runner):
             force=options.force or self.always_execute or any(values.get("force") for values in given),
         )
 
+    def _named(self, task_dispatcher) -> Any:
+        """The reporter that was named behind a task's name (`doit convert -r json`)."""
+        from llmconv.engine.reporters import REPORTERS
+
+        given = [task_dispatcher.tasks[name].options or {} for name in task_dispatcher.selected_tasks]
+        name = next((values["reporter"] for values in given if values.get("reporter")), None)
+        return REPORTERS[name](self.reporter.outstream, {}) if name else None
+
     def run_all(self, task_dispatcher) -> int:
         """Called by doit's `run` command; returns the exit code."""
         from llmconv.engine.build import Build
@@ -89,17 +98,26 @@ class _Runner(Runner):
         from llmconv.engine.reporters import DoitReporter
         from llmconv.engine.runner import listeners_of
 
+        self.reporter = self._named(task_dispatcher) or self.reporter
         try:
             options = self._options(task_dispatcher)
             graph = from_doit(task_dispatcher.tasks, task_dispatcher.selected_tasks)
             if type(self.reporter) is ConsoleReporter:
                 listeners = listeners_of(options)
-            else:  # -r json and the like: doit's format, by doit's class
-                listeners = [DoitReporter(self.reporter, graph), *options.listeners]
+            else:  # -r json and the like: doit's format, by doit's class, which has what others print in it
+                listeners = [*options.listeners, DoitReporter(self.reporter, graph)]
             return Build(graph, options, listeners).run()
         except ConvertError as error:
+            return self._refuse(error)
+
+    def _refuse(self, error: ConvertError) -> int:
+        """Tells why a run cannot start; a reporter tells it in its own form."""
+        if type(self.reporter) is ConsoleReporter:
             sys.stderr.write(f"ERROR: {error}\n")
-            return error.exit_code
+        else:
+            self.reporter.runtime_error(f"ERROR: {error}")
+            self.reporter.complete_run()
+        return error.exit_code
 
 
 class _Status(DependencyStatus):
@@ -108,7 +126,7 @@ class _Status(DependencyStatus):
     error_reason: str | None
 
 
-class _Dependency:
+class Dependency:
     """Stands for doit.dependency.Dependency: `doit list -s`, `info` and `forget` see the engine's state.
 
     No file is touched before it is asked for, so `doit list` leaves nothing behind.
@@ -119,9 +137,8 @@ class _Dependency:
     def __init__(self, *_: Any, **__: Any):
         self.name = "llmconv state"
         self._judge: Explainer | None = None
-
-    def close(self) -> None:
-        """Nothing is kept open."""
+        self._forgotten: list[str] = []
+        self.fault = ""  # why the status of a task cannot be told
 
     def get_status(self, task, tasks_dict, get_log: bool = False):
         """doit's DependencyStatus for a task."""
@@ -131,22 +148,31 @@ class _Dependency:
         status = _Status(get_log)
         try:
             if self._judge is None:
-                names = list(tasks_dict)
-                self._judge = Explainer(from_doit(tasks_dict, names), self.source())
-            item = self._judge.item(task.name)
+                self._judge = Explainer(from_doit(tasks_dict, list(tasks_dict)), self.source())
+            reason = self._reason(self._judge, task.name)
         except ConvertError as error:
-            status.status, status.error_reason = "error", str(error)
+            self.fault = str(error)
+            status.status, status.error_reason = "error", self.fault
             return status
-        if item.action != "unchanged":
+        if reason is not None:
             status.status = "run"
-            status.reasons["uptodate_false"].append((item.reason, (), {}))
+            status.reasons["uptodate_false"].append((reason, (), {}))
         return status
+
+    def _reason(self, judge: Explainer, name: str) -> str | None:
+        """Why a task would run, or come from the cache; None when it is up to date. A group is when all its tasks
+        are."""
+        node, item = judge.graph.nodes[name], judge.item(name)
+        if node.works:
+            return None if item.action == "unchanged" else item.reason
+        late = [dep for dep in node.deps if self._reason(judge, dep) is not None]
+        return f"{late[0]}{f' and {len(late) - 1} more' if len(late) > 1 else ''} would run" if late else None
 
     def get_values(self, task_name: str) -> dict:
         """What the task's action returned when it last succeeded."""
-        from llmconv.engine.state import read_state
+        from llmconv.engine.homes import known
 
-        row = read_state(self.source().state_dir).get(task_name)
+        row = known(self.source()).get(task_name)
         return row.values if row else {}
 
     def get_value(self, task_id: str, key_name: str) -> Any:
@@ -168,23 +194,43 @@ class _Dependency:
         """For `doit reset-dep`, which would call outputs up to date without knowing that they are."""
         raise InvalidCommand("`reset-dep` does not work with llmconv: outputs are checked by content")
 
+    def rows(self) -> dict[str, Row]:
+        """What is known of every task that was built, for `doit dumpdb`."""
+        from llmconv.engine.homes import known
+
+        return known(self.source())
+
     def remove(self, task_id: str) -> None:
-        """For `doit forget TASK`."""
-        self._change(lambda state: state.forget([task_id]))
+        """For `doit forget TASK`: takes effect when the command closes this, as in doit's own."""
+        self._forgotten.append(task_id)
 
     def remove_all(self) -> None:
         """For `doit forget --all`."""
-        self._change(lambda state: state.forget(list(state.rows)))
+        self._forgotten += self.rows()
 
-    def _change(self, change: Callable[[State], None]) -> None:
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """No build runs in the output directories meanwhile. Where nothing was ever built there is nothing to hold."""
         from llmconv.engine.lock import Lock
-        from llmconv.engine.state import State
 
         try:
-            state_dir = self.source().state_dir
-            with Lock(state_dir):
-                state = State(state_dir)
-                change(state)
-                state.close()
+            options = self.source()
+            with ExitStack() as held:
+                for state_dir in (options.state_dir, *options.others):
+                    if state_dir.is_dir():
+                        held.enter_context(Lock(state_dir))
+                yield
         except ConvertError as error:
             raise InvalidCommand(str(error)) from None
+
+    def close(self) -> None:
+        """Forgets what is to be forgotten. Nothing else is kept open."""
+        names, self._forgotten = self._forgotten, []
+        if not names or not self.rows():
+            return
+        from llmconv.engine.homes import opened
+
+        with self.held():
+            state = opened(self.source())
+            state.forget(names)
+            state.close()

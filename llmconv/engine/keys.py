@@ -99,9 +99,7 @@ def document(action: Action, inputs: Inputs) -> str:
         if path not in inputs._stamps:
             inputs.identity(path)
     fields = {
-        "call": action.call,
-        "code": action.code,
-        "key": action.key,
+        **action.counted,
         "files": [[os.path.basename(path), inputs.digest(path)] for path in action.file_dep],
         "picks": [[os.path.basename(path), inputs.pick(path, names)] for path, names in action.picks],
         "watch": [inputs.identity(path) for path in action.watch],

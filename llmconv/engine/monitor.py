@@ -9,6 +9,7 @@ from collections.abc import Collection, Mapping
 from llmconv.engine import events, usage
 from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import Graph
+from llmconv.engine.progress import Progress
 
 
 class Monitor:
@@ -17,6 +18,7 @@ class Monitor:
     def __init__(self, graph: Graph, forecast: Forecast, jobs: int, budget: int, folder: str):
         self._graph, self._forecast = graph, forecast
         self._jobs, self._budget = jobs, budget
+        self._progress = Progress()
         self.peaks = usage.Peaks(folder)
 
     def beat(
@@ -48,5 +50,5 @@ class Monitor:
             memory=memory,
             budget=self._budget,
             left=left,
-            share=done / (done + work) if done + work else 1.0,
+            share=self._progress.advance(done, work),
         )

@@ -20,6 +20,11 @@ def staged(target: str, run_id: str) -> str:
     return f"{target}.part.{run_id}"
 
 
+def is_staged(path: str) -> bool:
+    """Whether a name is one that `staged` gives."""
+    return bool(_STAGED.search(path))
+
+
 def prepare(pairs: Iterable[tuple[str, str]]) -> None:
     """Make the targets' directories, and remove what an earlier attempt staged. pairs: (target, staged)."""
     for target, temporary in pairs:

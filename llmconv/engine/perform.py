@@ -12,20 +12,20 @@ import resource
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from llmconv.engine import files, outputs
-from llmconv.engine.cache import Cache
+from llmconv.engine.caches import Caches
 from llmconv.engine.failure import from_exception
+from llmconv.engine.step import Step, heard
 from llmconv.errors import ConvertError
 
 
 @dataclass(frozen=True)
 class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
-    when the key was computed. cache: root of the action cache, or "". fetch: take the outputs from the cache. local:
-    runs in the main process, whose memory says nothing about the action.
+    when the key was computed. cache: root of the action cache, or ""; below: the others that are asked. fetch: take the
+    outputs from one of them. local: runs in the main process, whose memory says nothing about the action.
     """
 
     name: str
@@ -35,6 +35,7 @@ class Job:
     inputs: list[tuple[str, Any, str]]
     key: str
     cache: str = ""
+    below: tuple[str, ...] = ()
     fetch: bool = False
     local: bool = False
 
@@ -49,14 +50,17 @@ def _plain(value: Any) -> str:
     raise TypeError(f"{value!r} cannot be an argument of an action: it is not JSON")
 
 
-def perform(job: Job, stopped: Callable[[], bool] = lambda: False) -> dict:
-    """Runs a job; never raises. Returns a dict with `name` and either
+def perform(
+    job: Job, stopped: Callable[[], bool] = lambda: False, tell: Callable[[Step], None] = lambda step: None
+) -> dict:
+    """Runs a job; never raises. tell: hears how far the action is. Returns a dict with `name` and either
 
     failure (a Failure as a dict), or missed=True (to be fetched, but the cache has no sound entry any more), or
     targets [{"stamp", "digest"}], values, seconds, cpu (seconds), peak_rss (bytes), note (a remark or "").
     """
     try:
-        return _perform(job, stopped)
+        with heard(tell):
+            return _perform(job, stopped)
     except BaseException as error:  # whatever an action raises is that task's failure, not the engine's
         for _, staged in job.pairs:
             outputs.discard(staged)
@@ -101,18 +105,13 @@ def _act(job: Job) -> dict:
     }
     if job.cache:
         meta = {name: result[name] for name in ("digests", "values", "seconds", "cpu", "peak_rss")}
-        try:
-            Cache(Path(job.cache)).store(job.key, [staged for _, staged in job.pairs], meta)
-        except OSError as error:
-            result["note"] = f"not kept in the cache: {error}"
+        result["note"] = Caches(job.cache, job.below).store(job.key, [staged for _, staged in job.pairs], meta)
     return result
 
 
 def _fetch(job: Job, stopped: Callable[[], bool]) -> dict:
-    entry = Cache(Path(job.cache)).fetch(job.key, [staged for _, staged in job.pairs], stopped)
+    entry = Caches(job.cache, job.below).fetch(job.key, [staged for _, staged in job.pairs], stopped)
     if entry is None:
-        for _, staged in job.pairs:
-            outputs.remove(staged)
         return {"missed": True}
     for _, staged in job.pairs:
         files.sync(staged)  # the cache's copy need not have been

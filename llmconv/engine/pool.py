@@ -12,11 +12,13 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmconv.engine.perform import Job
+from llmconv.engine.step import Step
 
 HUGE = 1 << 30  # bytes: a worker that keeps more than this after a job is replaced, or idle workers eat the budget
 
@@ -31,6 +33,14 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Told:
+    """How far the action of a task is."""
+
+    name: str
+    step: Step
+
+
+@dataclass(frozen=True)
 class Death:
     """A worker died; returncode as in subprocess. Which job it had is in `worker.job`, which the main thread keeps."""
 
@@ -41,7 +51,9 @@ class Death:
 class Worker:
     """One worker process and the thread that listens to it."""
 
-    def __init__(self, number: int, log: Path, lock_fd: int, results: queue.SimpleQueue[Any]):
+    def __init__(
+        self, number: int, log: Path, lock_fd: int, results: queue.SimpleQueue[Any], environment: Mapping[str, str]
+    ):
         self.number = number
         self.log = log
         self.job: str | None = None  # read and written by the main thread only
@@ -56,7 +68,7 @@ class Worker:
                 pass_fds=[lock_fd],
                 start_new_session=True,
                 # hash order must not find its way into outputs
-                env={**os.environ, "PYTHONHASHSEED": "0"},
+                env={**os.environ, **environment, "PYTHONHASHSEED": "0"},
             )
         assert self.process.stdin and self.process.stdout  # pipes, as asked for
         self._jobs, self._answers = self.process.stdin, self.process.stdout
@@ -80,7 +92,7 @@ class Worker:
     def _listen(self) -> None:
         try:
             for line in self._lines():
-                self._results.put(Result(json.loads(line)))
+                self._results.put(_message(json.loads(line)))
         except ValueError:
             pass  # half a line: it died while answering
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
@@ -125,6 +137,10 @@ class Worker:
                 os.close(death)
 
 
+def _message(said: dict[str, Any]) -> Result | Told:
+    return Told(said["name"], Step(**said["step"])) if "step" in said else Result(said)
+
+
 def _pidfd(pid: int) -> int:
     try:
         return os.pidfd_open(pid)
@@ -135,7 +151,8 @@ def _pidfd(pid: int) -> int:
 class Pool:
     """Starts workers as jobs come, and keeps them for the next. All methods are for the main thread."""
 
-    def __init__(self, state_dir: Path, lock_fd: int, results: queue.SimpleQueue[Any]):
+    def __init__(self, state_dir: Path, lock_fd: int, results: queue.SimpleQueue[Any], environment: Mapping[str, str]):
+        self._environment = environment
         self._dir = state_dir / "workers"
         self._lock_fd = lock_fd
         self._results = results
@@ -155,7 +172,7 @@ class Pool:
         taken = {worker.number for worker in self._workers}
         number = next(number for number in range(1, len(taken) + 2) if number not in taken)
         self._dir.mkdir(parents=True, exist_ok=True)
-        worker = Worker(number, self._dir / f"{number}.log", self._lock_fd, self._results)
+        worker = Worker(number, self._dir / f"{number}.log", self._lock_fd, self._results, self._environment)
         self._workers.append(worker)
         return worker
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from llmconv.engine import files, machine
 from llmconv.engine.graph import Node
 from llmconv.errors import ConvertError
-from llmconv.words import binary_size
+from llmconv.words import size
 
 
 def check(nodes: Sequence[Node], memory: Callable[[Node], int], jobs: int, budget: int | None) -> None:
@@ -27,8 +27,8 @@ def _check_memory(nodes: Sequence[Node], memory: Callable[[Node], int], budget: 
     worst = max(nodes, key=memory, default=None)
     if worst is not None and memory(worst) > total:
         raise ConvertError(
-            f"task {worst.name} needs about {binary_size(memory(worst))} of memory",
-            f"this machine has {binary_size(total)} with swap",
+            f"task {worst.name} needs about {size(memory(worst))} of memory",
+            f"this machine has {size(total)} with swap",
             "Add swap, use a larger machine, or set --memory to try nevertheless.",
         )
 
@@ -47,8 +47,8 @@ def _check_disk(nodes: Sequence[Node], jobs: int) -> None:
         need, free = sum(map(_new_bytes, members)) + sum(scratch), shutil.disk_usage(places[device]).free
         if need > free:
             raise ConvertError(
-                f"the build needs about {binary_size(need)} of disk space",
-                f"{binary_size(free)} are free in {places[device]}",
+                f"the build needs about {size(need)} of disk space",
+                f"{size(free)} are free in {places[device]}",
                 "Free some space or choose another output directory.",
             )
 

@@ -5,9 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from doit.exceptions import TaskFailed
+from doit.reporter import ConsoleReporter, ErrorOnlyReporter, ExecutedOnlyReporter, JsonReporter, ZeroReporter
 
 from llmconv.engine import events
 from llmconv.engine.graph import Graph
+
+# by the names that doit gives to its own
+REPORTERS = {
+    "console": ConsoleReporter,
+    "executed-only": ExecutedOnlyReporter,
+    "json": JsonReporter,
+    "zero": ZeroReporter,
+    "error-only": ErrorOnlyReporter,
+}
 
 
 class DoitReporter:

@@ -9,6 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict
 
+from llmconv.engine import own_code
+from llmconv.engine.cleaning import clean
+
 if TYPE_CHECKING:
     from typing_extensions import Unpack
 
@@ -33,6 +36,21 @@ RUN_PARAMS = (
         "default": False,
         "help": "build even what is up to date",
     },
+    {
+        "name": "reporter",
+        "short": "r",
+        "long": "reporter",
+        "type": str,
+        "default": "",
+        "choices": (
+            ("console", "llmconv's own"),
+            ("executed-only", "what was built"),
+            ("json", "one object on stdout, and nothing else"),
+            ("zero", "failures inside llmconv alone"),
+            ("error-only", "failures alone"),
+        ),
+        "help": "who reports",
+    },
 )
 
 
@@ -49,7 +67,7 @@ class Need:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Action:
     """The work of one task. All paths are absolute strings; see `task` and `Fields` for the meaning of the fields.
     call is "" for a group of tasks, which has no work."""
@@ -62,13 +80,25 @@ class Action:
     picks: tuple[tuple[str, tuple[str, ...]], ...] = ()
     reads: tuple[str, ...] = ()
     key: Mapping[str, Any] = field(default_factory=dict)
-    code: str = ""
+    code: tuple[str, ...] = ()
+    libraries: tuple[str, ...] = ()
     need: Need = Need()
     cacheable: bool = True
     local: bool = False
     phase: str = ""
     like: str = ""
     foretold: tuple[str, ...] = ()
+
+    @property
+    def counted(self) -> dict[str, Any]:
+        """What counts for the task's key beside files."""
+        versions = {"versions": own_code.versions(self.libraries)} if self.libraries else {}
+        code = own_code.digest(*self.code) if self.code else ""
+        return {"call": self.call, "code": code, "key": {**self.key, **versions}}
+
+    def __repr__(self) -> str:
+        """`doit info` shows it among the task's fields."""
+        return f"<{self.call or 'a group'}>"
 
     def __call__(self) -> bool:
         """doit calls this only when its own runner got the task: that would build without state, lock or budget."""
@@ -78,8 +108,9 @@ class Action:
 class Fields(TypedDict, total=False):
     """What the engine is told of a task's work.
 
-    What counts for the task's key: call, code (version of the code behind call), key (every option that determines the
-    output), file_dep (content), picks (named entries of JSON files), watch (the stat identity of big files).
+    What counts for the task's key: call, code (sources of these packages of ours), libraries (versions of these, where
+    they are installed), key (every option that determines the output), file_dep (content), picks (named entries of JSON
+    files), watch (the stat identity of big files).
 
     targets, file_dep  files, as doit has them
     reads       files that the action reads and whose content is covered by picks: they do not count, but a change while
@@ -99,7 +130,8 @@ class Fields(TypedDict, total=False):
     picks: Sequence[tuple[str | Path, Sequence[str]]]
     reads: Sequence[str | Path]
     key: Mapping[str, Any]
-    code: str
+    code: Sequence[str]
+    libraries: Sequence[str]
     need: Need
     cacheable: bool
     local: bool
@@ -126,7 +158,7 @@ def task(
     it, "digests" may give the sha256 (hex) of targets that the action knows, by target: large ones are then not read
     again. None: a group.
     args: JSON-able; paths in it do not count. entry: users name this task on doit's command line, so it takes doit's
-    -n, --continue and -a after its name too (`doit convert model=... -n 2`).
+    -n, --continue, -a and -r after its name too (`doit convert model=... -n 2`).
     """
     action = _action(call, args, basename or name or "", fields)
     inputs = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
@@ -135,6 +167,7 @@ def task(
         "file_dep": list(inputs),  # doit derives the order of tasks from these
         "targets": list(action.targets),
         "task_dep": list(task_dep),
+        "clean": [(clean, (), {"targets": action.targets})] if action.targets else [],
         "doc": doc or None,
         "meta": {"action": action},
     }
@@ -164,7 +197,8 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
         ),
         reads=_paths(fields.get("reads", ())),
         key=dict(fields.get("key", {})),
-        code=fields.get("code", ""),
+        code=tuple(fields.get("code", ())),
+        libraries=tuple(fields.get("libraries", ())),
         need=fields.get("need", Need()),
         cacheable=fields.get("cacheable", True),
         local=fields.get("local", False),

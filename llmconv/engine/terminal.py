@@ -35,6 +35,7 @@ class Terminal:
         self._lock = threading.Lock()
         self._total = self._ended = self._blocked = 0
         self._running: dict[str, events.TaskStarted] = {}
+        self._steps: dict[str, str] = {}  # running task -> where it says that it is
         self._failures: list[events.TaskFailed] = []
         self._beat: events.Heartbeat | None = None
         self._lines: list[Text] = []
@@ -69,8 +70,12 @@ class Terminal:
 
     def _on_TaskStarted(self, event: events.TaskStarted) -> None:
         self._running[event.name] = event
+        self._steps.pop(event.name, None)
         if self._live is None:
             self._open()
+
+    def _on_TaskStep(self, event: events.TaskStep) -> None:
+        self._steps[event.name] = event.text
 
     def _on_TaskFinished(self, event: events.TaskFinished) -> None:
         self._running.pop(event.name, None)
@@ -111,7 +116,7 @@ class Terminal:
         from rich.text import Text
 
         how, number = wording.result(event), self._number()
-        name = event.name.partition(":")[2] if "how" in event.values else event.name
+        name = wording.short(event.name) if "how" in event.values else event.name
         line = Text(f"{number} {name:<{max(8, min(32, self._live.console.width - len(number) - 33))}} ")
         line.append(f"{how:<9}", STYLES.get(how, "green"))
         line.append(f"{duration(event.seconds):>12}")
@@ -197,7 +202,7 @@ class Terminal:
         rows = []
         for task in shown[:most]:
             phase = "fetch" if task.how == "cache" else task.phase
-            name = task.name.partition(":")[2] or task.name
+            name = wording.short(task.name)
             taken = rough_size(memory[task.name]) if memory.get(task.name) else ""
             took = f"{phase:<9}{duration(now - task.time):>12}{taken:>9}"
             if width < 50:
@@ -206,6 +211,9 @@ class Terminal:
             name = name if len(name) <= space else name[: space - 1] + "~"
             rows.append(Text.assemble("  ", (f"{name:<{space}}", "bold"), "  ", took))
             rows[-1].truncate(width)
+            if task.name in self._steps:
+                rows.append(Text(f"    {self._steps[task.name]}", "dim"))
+                rows[-1].truncate(width, overflow="ellipsis")
         if len(shown) > most:
             rows.append(Text(f"  and {len(shown) - most} more", "dim"))
         return rows
@@ -218,7 +226,7 @@ class Terminal:
 
         share = self._beat.share if self._beat else 0.0
         left = max(0.0, self._beat.left - (time.time() - self._beat.time)) if self._beat else 0.0
-        told = f" {share:4.0%}  {roughly(left) + ' left' if self._beat else 'starting'}"
+        told = f" {int(100 * share):3}%  {roughly(left) + ' left' if self._beat else 'starting'}"
         row = Table.grid(padding=0)
         row.add_row(ProgressBar(total=1.0, completed=share, width=max(8, width - 30)), Text(told))
         return row

@@ -5,10 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from llmconv.engine import events
-from llmconv.words import duration, rough_size, roughly
+from llmconv.words import counted, duration, rough_size, roughly
 
 FIRST = ("not built yet", "a plain doit task")  # reasons that go without saying
 _WIDEST = 300  # characters of a log's line that are shown
+
+
+def short(name: str) -> str:
+    """A task's name without its stage, where that is told beside it: block_0 of compile:block_0, and tiny.block_0 of
+    tiny.compile:block_0, where several builds are one run."""
+    stage, _, item = name.partition(":")
+    build = stage.rpartition(".")[0]
+    return f"{build}.{item}" if build and item else item or name
 
 
 def result(event: events.TaskFinished) -> str:
@@ -29,11 +37,9 @@ def beat(event: events.Heartbeat, seconds: float) -> str:
         f"{name} ({duration(so_far)}{', ' + rough_size(memory) if memory else ''})"
         for name, so_far, memory in event.running
     )
-    return (
-        f"still at it after {duration(seconds)}: {event.finished} of {event.total} tasks done, {roughly(event.left)} "
-        "left;"
-        f" memory {rough_size(event.memory)} of {rough_size(event.budget)}; running: {running or 'nothing'}"
-    )
+    done = f"{event.finished} of {counted(event.total, 'task')} done, {roughly(event.left)} left"
+    memory = f"memory {rough_size(event.memory)} of {rough_size(event.budget)}"
+    return f"still at it after {duration(seconds)}: {done}; {memory}; running: {running or 'nothing'}"
 
 
 def failure(failed: events.TaskFailed, debug: bool = False) -> list[str]:
@@ -66,14 +72,16 @@ def ending(
         (event.failed, "failed"),
         (blocked, "not built because of that"),
     )
-    told = ", ".join(f"{count} {what}" for count, what in counts if count) or "nothing to do"
-    lines += [""] * bool(failed) + [f"{told} in {duration(event.seconds)}"]
+    told = ", ".join(f"{count} {what}" for count, what in counts if count)
+    if told or not event.status:  # what could not even start is told by its error alone
+        lines += [""] * bool(failed) + [f"{told or 'nothing to do'} in {duration(event.seconds)}"]
     done = event.built + event.cached + event.unchanged
+    kept = f"{counted(done, 'finished task')} {'is' if done == 1 else 'are'} kept"
     if event.interrupted:
-        lines.append(f"stopped by {event.interrupted}: {done} finished tasks are kept; {_again(event)}")
+        lines.append(f"stopped by {event.interrupted}: {kept}; {_again(event)}")
     elif event.failed:
-        left = f", {event.left} were not started" if event.left else ""
-        lines.append(f"{done} finished tasks are kept{left}; {_again(event)}")
+        left = f", {event.left} {'was' if event.left == 1 else 'were'} not started" if event.left else ""
+        lines.append(f"{kept}{left}; {_again(event)}")
     return lines
 
 

@@ -13,9 +13,11 @@ import queue
 import signal
 import sys
 import threading
-from typing import BinaryIO
+from dataclasses import asdict
+from typing import Any, BinaryIO
 
 from llmconv.engine.perform import Job, perform, resident
+from llmconv.engine.step import Step
 
 
 def main() -> None:
@@ -27,14 +29,21 @@ def main() -> None:
     jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
     threading.Thread(target=_watch, args=(requests, jobs), daemon=True).start()
     while True:
-        job = json.loads(jobs.get())
-        result = perform(Job(**job))
-        result["resident"] = resident()
-        try:
-            answers.write(json.dumps(result).encode() + b"\n")
-            answers.flush()
-        except BrokenPipeError:
-            os.killpg(0, signal.SIGKILL)
+        job = Job(**json.loads(jobs.get()))
+        result = perform(job, tell=lambda step, name=job.name: _answer(answers, _told(name, step)))
+        _answer(answers, result | {"resident": resident()})
+
+
+def _told(name: str, step: Step) -> dict[str, Any]:
+    return {"name": name, "step": asdict(step)}
+
+
+def _answer(answers: BinaryIO, message: dict[str, Any]) -> None:
+    try:
+        answers.write(json.dumps(message).encode() + b"\n")
+        answers.flush()
+    except BrokenPipeError:
+        os.killpg(0, signal.SIGKILL)
 
 
 def _own_pipes() -> tuple[BinaryIO, BinaryIO]:

@@ -38,6 +38,10 @@ class Family:
     seq_length.
     demo: options, by their fields of Job, with the values that its public demo can drive; a note says of others that it
     cannot.
+    part: of config.json, the part that describes what is converted, with fields that count before those of the whole
+    ("": the whole does, and where there is no such part).
+    three_rows: its public demo uploads three positions for every token, all alike. Nets of any length take them so,
+    since rows lie one behind the other there; those of one length take the first row alone.
     name: that of its module, filled in when it is registered.
     forces: options, by their fields of Job, that its nets need whatever was asked for; a note says so.
     unused: name patterns (re.search) of tensors that checkpoints hold and the model does not use.
@@ -52,7 +56,14 @@ class Family:
     equal_lengths: bool = False
     demo: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
     forces: Mapping[str, Any] = field(default_factory=dict)
+    part: str = ""
+    three_rows: bool = False
     name: str = ""
+
+    def converted(self, config: Config) -> Config:
+        """What config.json says of the model that is converted, with the model_type of the whole."""
+        own = config.sub(self.part)
+        return config if own is config else config.under({**own.data, "model_type": config["model_type"]})
 
     def language(self, config: Config, tensors: Container[str] = ()) -> Decoder:
         """The decoder of one model."""

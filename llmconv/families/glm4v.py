@@ -135,6 +135,8 @@ family = Family(
             bias=BIAS,
             framewise=True,
             token=("image_token_id", 151343),
+            resize=grid.resized,
+            text=("<|begin_of_image|>", "<|end_of_image|>"),
             preprocess=preprocess,
         ),
     ),

@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Spec
+from llmconv.blocks.tower import Given
 from llmconv.blocks.vision.square import tiling
 from llmconv.blocks.vision.square.spec import SquareSpec
 from llmconv.blocks.vision.square.tower import SquareTower
-from llmconv.checkpoint.config import Config
+from llmconv.checkpoint.config import Config, architectures
 from llmconv.errors import InputError
 from llmconv.families import llama, qwen2, qwen3
 from llmconv.families.family import Family
@@ -105,11 +106,11 @@ def language(config: Config) -> str:
     part = config.language()
     if part is config:
         raise config.error("text_config", "is missing, and the language model cannot be built without it")
-    first = next(iter(part.get("architectures") or ()), None)
-    kind = part.get("model_type") or ARCHITECTURES.get(str(first), first)
+    first = next(iter(architectures(part)), "")
+    kind = part.text("model_type", ARCHITECTURES.get(first, first))
     if kind not in LANGUAGES:
         raise InputError(
-            f"{part.where}model_type in {config.file} is {kind}",
+            f"{part.where}model_type in {config.file} is {kind or 'missing'}",
             f"llmconv knows this tower in front of {', '.join(LANGUAGES)}, and no other language model's layers",
             "Convert an InternVL with one of these, such as InternVL2.5-4B, InternVL3-8B or InternVL3.5-8B.",
         )
@@ -166,7 +167,7 @@ def side(config: Config, key: str, default: int) -> int:
     """A size in pixels, given as one number or as two equal ones."""
     value = config.get(key)
     if isinstance(value, list):
-        if len(value) != 2 or len(set(value)) > 1:
+        if len(value) != 2 or value[0] != value[1]:
             raise config.error(key, f"is {value}; tiles and patches are squares")
         return Config({key: value[0]}, config.file, config.where).int(key)
     return config.int(key, default)
@@ -190,7 +191,7 @@ def read(config: Config, roles: Mapping[str, str]) -> SquareSpec:
     # the class norms what the last block gives only where it is asked for that by the number -1
     last = config.get("vision_feature_layer") in (None, -1)
     last_norm = last and not part.bool("use_mean_pooling", True)
-    norm = part.get("norm_type") or "layer_norm"
+    norm = part.text("norm_type", "layer_norm")
     return SquareSpec(
         names=roles,
         depth=depth,
@@ -202,9 +203,9 @@ def read(config: Config, roles: Mapping[str, str]) -> SquareSpec:
         patch=side(part, "patch_size", 14),
         merge=merge(config),
         channels=part.int("num_channels", 3),
-        activation=part.get("hidden_act") or "gelu",
-        projector=config.get("projector_hidden_act") or "gelu",
-        norm=str(norm).removesuffix("_norm"),
+        activation=part.text("hidden_act", "gelu"),
+        projector=config.text("projector_hidden_act", "gelu"),
+        norm=norm.removesuffix("_norm"),
         eps=part.float("layer_norm_eps", 1e-6),
         qk_eps=QK_EPS if part.bool("use_qk_norm", False) else None,
         bias=part.bool("attention_bias", False),
@@ -249,8 +250,20 @@ def tensor(name: str, spec: Spec) -> tuple:
     return ("tensor", name)
 
 
+def pixels(spec: SquareSpec, given: Given) -> np.ndarray:
+    """`preprocess` as the tower's sizes say."""
+    return preprocess(given.values, spec.side, most=spec.most)
+
+
 TOWER = SquareTower(
-    read=sizes, token=("image_token_id", CONTEXT_ID), given="pixel_value", batched=False, called="tile", told=notes
+    read=sizes,
+    token=("image_token_id", CONTEXT_ID),
+    given="pixel_value",
+    batched=False,
+    called="tile",
+    told=notes,
+    pixels=pixels,
+    text=("<img>", "</img>\n"),
 )
 ORACLE = Oracle(tensor=tensor, auto="AutoModelForImageTextToText")
 family = Family(model_types=("internvl",), decoder=decoder, towers=(TOWER,), reference=ORACLE)

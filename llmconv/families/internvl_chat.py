@@ -81,8 +81,8 @@ def as_internvl(config: Config) -> dict[str, Any]:
             "image_size": own,
             "patch_size": part.int("patch_size", 14),
             "num_channels": part.int("num_channels", 3),
-            "hidden_act": part.get("hidden_act") or "gelu",
-            "norm_type": part.get("norm_type") or "rms_norm",
+            "hidden_act": part.text("hidden_act", "gelu"),
+            "norm_type": part.text("norm_type", "rms_norm"),
             "layer_norm_eps": eps,
             "attention_bias": part.bool("qkv_bias", False),
             "use_qk_norm": qk_norm,
@@ -90,7 +90,7 @@ def as_internvl(config: Config) -> dict[str, Any]:
         "image_token_id": context(config),
         "downsample_ratio": 1 / internvl.merge(config),
         "vision_feature_layer": internvl.blocks(config, "select_layer", there),
-        "ps_version": config.get("ps_version") or "v1",
+        "ps_version": config.text("ps_version", "v1"),
         "tie_word_embeddings": False,
     }
 

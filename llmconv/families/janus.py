@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Container
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.spec import Spec
+from llmconv.blocks.tower import Given
+from llmconv.blocks.vision.square import padded, tiling
 from llmconv.blocks.vision.square.spec import SquareSpec
 from llmconv.blocks.vision.square.tower import SquareTower
 from llmconv.checkpoint.config import Config
 from llmconv.families.family import STATIC_DEMO, Family
 from llmconv.families.oracle import Oracle
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAMES = {
     "patch": "model.vision_model.embeddings.patch_embedding",
@@ -36,6 +41,8 @@ LLAMA = {
     "num_attention_heads": 32,
 }
 TOKEN = ("image_token_id", 100581)
+AROUND = ("<begin_of_image>", "<end_of_image>\n")  # an image's placeholders in a prompt
+HALF = (0.5, 0.5, 0.5)  # mean and deviation of each colour, of which white is 1
 NO_IMAGES = {"base_channels": 32, "channel_multiplier": [1], "num_res_blocks": 1, "latent_channels": 32}
 # nets that the public demo cannot drive: it counts them, and takes a mask input and token ids
 DEMO = {**STATIC_DEMO} | {"do_sample": (False,), "lora_max_rank": (0,)}
@@ -84,8 +91,8 @@ def read(config: Config, names: Container[str]) -> SquareSpec:
         side=part.int("image_size", 384),
         patch=part.int("patch_size", 16),
         channels=part.int("num_channels", 3),
-        activation=part.get("hidden_act") or "gelu",
-        projector=part.get("hidden_act") or "gelu",
+        activation=part.text("hidden_act", "gelu"),
+        projector=part.text("hidden_act", "gelu"),
         eps=part.float("layer_norm_eps", 1e-6),
         bias=part.bool("attention_bias", True),
         linears=linears,
@@ -93,10 +100,18 @@ def read(config: Config, names: Container[str]) -> SquareSpec:
     )
 
 
+def pixels(spec: SquareSpec, given: Given) -> np.ndarray:
+    """The input of vit of a picture (llmconv.blocks.vision.square.padded), with the colours that the model's processor
+    says, or those that are published."""
+    height, width = padded.resized(spec, *given.values.shape[:2])
+    mean, deviation = (given.processor.get(name) or HALF for name in ("image_mean", "image_std"))
+    return padded.pixel_values(spec, tiling.resized(given.values, width, height), mean, deviation)
+
+
 family = Family(
     model_types=("janus",),
     decoder=decoder(prefixes=("model.language_model.",), section="text_config"),
-    towers=(SquareTower(read, TOKEN),),
+    towers=(SquareTower(read, TOKEN, pixels=pixels, text=AROUND),),
     reference=Oracle(config=seeing, auto="AutoModelForImageTextToText"),
     left_out=(r"^model\.vqmodel\.", r"^model\.generation_(embeddings|aligner|head)\."),
     equal_lengths=True,

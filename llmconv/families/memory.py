@@ -11,12 +11,13 @@ if TYPE_CHECKING:
 
 
 class Memory(ABC):
-    """Puts a layer's states, by name and in the layout of the nets, into a cache of the class's, and takes them out."""
+    """Puts a layer's states, by name and in the layout of the nets but without copies, into a cache of the class's, and
+    takes them out."""
 
     @abstractmethod
     def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
-        """A cache for a model of that one layer, with the states in it; config: the decoder's. A state that grows has
-        no rows where there is no past; another one has zeros."""
+        """A cache for a model of that one layer, with the states in it; config: the decoder's. Where there is no past,
+        a state that grows has no rows, one that is made once is missing, and another one has zeros."""
 
     @abstractmethod
     def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
@@ -41,9 +42,8 @@ class KeysAndValues(Memory):
         return {name: part[:, :, start : start + count].transpose(1, 2) for name, part in parts.items()}
 
 
-class DeltaStates(Memory):
-    """The convolution's columns [1, C, taps] and the recurrent state [1, heads, keys, values], alike in both. Zeros are
-    what the class begins with."""
+class Columns(Memory):
+    """The columns of a convolution [1, C, taps], alike in both. Zeros are what the class begins with."""
 
     def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
         import copy
@@ -55,9 +55,35 @@ class DeltaStates(Memory):
         both.layer_types, both.num_hidden_layers = [*config.layer_types, "full_attention"], 2
         cache = DynamicCache(config=both)
         cache.update_conv_state(past["conv"].clone(), 0, conv_kernel_size=past["conv"].shape[-1])
+        return cache
+
+    def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        return {"conv": cache.layers[0].conv_states[0]}
+
+
+class DeltaStates(Columns):
+    """The convolution's columns, and the recurrent state [1, heads, keys, values], alike in both."""
+
+    def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
+        cache = super().fill(config, past)
         cache.update_recurrent_state(past["recurrent"].clone(), 0)
         return cache
 
     def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
-        held = cache.layers[0]
-        return {"conv": held.conv_states[0], "recurrent": held.recurrent_states[0]}
+        return super().read(cache, past, count) | {"recurrent": cache.layers[0].recurrent_states[0]}
+
+
+class CrossStates(Memory):
+    """Keys, behind their norm, and values of a tower's hidden states [1, KV, m, D], alike in both but for the copies of
+    heads. There are none where nothing was seen yet."""
+
+    def fill(self, config: Any, past: Mapping[str, torch.Tensor]) -> Any:
+        from transformers import DynamicCache
+
+        cache = DynamicCache()
+        if past:
+            cache.update(past["k"], past["v"], 0)
+        return cache
+
+    def read(self, cache: Any, past: Mapping[str, torch.Tensor], count: int) -> dict[str, torch.Tensor]:
+        return {"k": cache.layers[0].keys, "v": cache.layers[0].values} if cache.layers else {}

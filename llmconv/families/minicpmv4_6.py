@@ -5,7 +5,6 @@ from __future__ import annotations
 from llmconv.blocks.navit.tower import StripTower
 from llmconv.families import qwen3_5
 from llmconv.families.family import Family
-from llmconv.families.memory import DeltaStates, KeysAndValues
 from llmconv.families.oracle import Oracle
 
 # Of pictures up to 5 : 1 no slice of the processor is larger: it rounds the sides of about 448 x 448 pixels, and makes
@@ -19,7 +18,7 @@ family = Family(
     reference=Oracle(
         tensor=qwen3_5.whole_tensor,
         auto="AutoModelForImageTextToText",
-        memories={"attention": KeysAndValues(), "delta_net": DeltaStates()},
+        memories=qwen3_5.REFERENCE.memories,
     ),
     unused=qwen3_5.family.unused,
     forces={"dynamic": True},

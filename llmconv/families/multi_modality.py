@@ -81,7 +81,7 @@ def _params(config: Config, name: str) -> Config:
 def _sizes(config: Config) -> dict[str, Any]:
     """The tower's sizes, by the names that transformers' JanusVisionConfig has for them."""
     vision, aligner = _params(config, "vision_config"), _params(config, "aligner_config")
-    name = vision.get("model_name") or "siglip_large_patch16_384"
+    name = vision.text("model_name", "siglip_large_patch16_384")
     if name not in KINDS:
         raise vision.error("model_name", f"is {name!r}; llmconv knows {', '.join(KINDS)}")
     for field in ("pixel_mean", "pixel_std"):  # pixels are shifted by the processor alone
@@ -132,7 +132,7 @@ family = Family(
     decoder=janus.decoder(
         names=renamed(head="language_model.lm_head"), prefixes=("language_model.model.",), section="language_config"
     ),
-    towers=(SquareTower(read, janus.TOKEN),),
+    towers=(SquareTower(read, janus.TOKEN, pixels=janus.pixels, text=janus.AROUND),),
     reference=Oracle(config=as_janus, auto="AutoModelForImageTextToText", tensor=tensor),
     unused=(rf"^{re.escape(TOWER)}attn_pool\.", r"rotary_emb\.inv_freq$"),  # pools for a class that nobody asks for
     left_out=(r"^gen_(vision_model|embed|embeddings|aligner|head)\.",),

@@ -38,7 +38,9 @@ class Oracle:
     towers: config.json -> a torch module with the towers alone, where the class has none; `tensor` gets its parameters'
     names too, and the family's towers get it for the class.
     auto: name of the auto class of transformers that knows the model_type.
+    one_position: the class takes one position for every token, that of text, where the nets have three, all alike.
     memories: by the kind of a layer's mixer, how the class keeps its states.
+    norm: what the class's decoder calls its final norm. router: what its layers call what sends tokens to experts.
     """
 
     config: Callable[[Config], dict[str, Any]] = _same_config
@@ -46,4 +48,7 @@ class Oracle:
     layer: Callable[[Mapping[str, Any], int], dict[str, Any]] = by_type
     towers: Callable[[Config], Any] | None = None
     auto: str = "AutoModelForCausalLM"
+    one_position: bool = False
     memories: Mapping[str, Memory] = field(default_factory=lambda: {"attention": KeysAndValues()})
+    norm: str = "norm"
+    router: str = "mlp.gate"

@@ -11,13 +11,37 @@ from llmconv.checkpoint.config import Config
 from llmconv.families.family import Family
 from llmconv.families.oracle import Oracle, by_type
 
+EXPERTS = {
+    "router": "mlp.gate",
+    "expert_gate": "mlp.experts.{e}.gate_proj",
+    "expert_up": "mlp.experts.{e}.up_proj",
+    "expert_down": "mlp.experts.{e}.down_proj",
+    "shared_gate": "mlp.shared_expert.gate_proj",
+    "shared_up": "mlp.shared_expert.up_proj",
+    "shared_down": "mlp.shared_expert.down_proj",
+    "shared_factor": "mlp.shared_expert_gate",
+}
+# transformers' own form: all experts of a layer, gate above up
+JOINED = {"mlp.experts.gate_up_proj": ("expert_gate", "expert_up"), "mlp.experts.down_proj": ("expert_down",)}
+# what the class takes for fields that are left out
+DEFAULTS = {
+    "qkv_bias": True,
+    "num_experts": 60,
+    "num_experts_per_tok": 4,
+    "moe_intermediate_size": 1408,
+    "shared_expert_intermediate_size": 5632,
+}
+
 
 def sizes(config: Config) -> Experts:
+    count, chosen = config.int("num_experts"), config.int("num_experts_per_tok")
+    if chosen > count:
+        raise config.error("num_experts_per_tok", f"is {chosen}, more than num_experts {count}")
     return Experts(
-        count=config.int("num_experts", 60),
-        chosen=config.int("num_experts_per_tok", 4),
-        width=config.int("moe_intermediate_size", 1408),
-        shared=config.int("shared_expert_intermediate_size", 5632),
+        count=count,
+        chosen=chosen,
+        width=config.int("moe_intermediate_size"),
+        shared=config.int("shared_expert_intermediate_size"),
         normalised=config.bool("norm_topk_prob", False),
     )
 
@@ -38,9 +62,9 @@ def alone(config: Mapping[str, Any], layer: int) -> dict[str, Any]:
 
 
 def held_together(name: str, spec: Spec) -> tuple:
-    """The class holds all experts of a layer in one parameter, gate and up together."""
+    """The class holds all experts of a layer in one parameter, gate and up together; some checkpoints do too."""
     path, _, part = name.rpartition(".")
-    if not path.endswith("experts"):
+    if not path.endswith("experts") or any(name.endswith(f".{tensor}") for tensor in spec.fused):
         return ("tensor", name)
 
     def one(expert: int, role: str) -> tuple:
@@ -54,20 +78,12 @@ def held_together(name: str, spec: Spec) -> tuple:
 family = Family(
     model_types=("qwen2_moe",),
     decoder=Decoder(
-        names=renamed(
-            router="mlp.gate",
-            expert_gate="mlp.experts.{e}.gate_proj",
-            expert_up="mlp.experts.{e}.up_proj",
-            expert_down="mlp.experts.{e}.down_proj",
-            shared_gate="mlp.shared_expert.gate_proj",
-            shared_up="mlp.shared_expert.up_proj",
-            shared_down="mlp.shared_expert.down_proj",
-            shared_factor="mlp.shared_expert_gate",
-        ),
+        names=renamed(**EXPERTS),
         attention_bias="qkv_bias",
-        defaults={"qkv_bias": True},
+        defaults=DEFAULTS,
         kinds=kinds,
         experts=sizes,
+        joined=JOINED,
     ),
     reference=Oracle(tensor=held_together, layer=alone),
 )

@@ -59,13 +59,9 @@ def kinds(config: Config, head_dim: int) -> tuple[Layer, ...]:
     delta = Layer(rope, mixer=DeltaNet(keys, values, width, config.int("linear_conv_kernel_dim")))
     table = {"full_attention": Layer(rope, mixer=GATED), "linear_attention": delta}
     count = config.int("num_hidden_layers")
-    types = config.get("layer_types") or [
+    types = config.kinds("layer_types", count, table) or [
         "linear_attention" if (i + 1) % interval else "full_attention" for i in range(count)
     ]
-    if unknown := set(types) - table.keys():
-        raise config.error("layer_types", f"has {sorted(unknown)[0]!r}; {' and '.join(table)} are known")
-    if len(types) != count:
-        raise config.error("layer_types", f"has {len(types)} entries for {count} layers")
     return tuple(table[kind] for kind in types)
 
 
@@ -74,9 +70,10 @@ def as_whole(config: Config) -> dict[str, Any]:
     if config.sub("vision_config") is not config:
         return dict(config.data)
     text: Mapping[str, Any] = config.sub("text_config").data
+    kind = config["model_type"].removesuffix("_text")
     return {
-        "model_type": "qwen3_5",
-        "text_config": {**text, "model_type": "qwen3_5_text"},
+        "model_type": kind,
+        "text_config": {**text, "model_type": f"{kind}_text"},
         "vision_config": {"depth": 0},
         "tie_word_embeddings": config.bool("tie_word_embeddings", text.get("tie_word_embeddings", False)),
     }
@@ -93,12 +90,19 @@ DECODER = Decoder(
     prefixes=("model.language_model.", "model."),
     section="text_config",
     defaults=DEFAULTS,
-    requires={"attn_output_gate": True},
+    requires={"attn_output_gate": True, "hidden_act": "silu"},  # the delta-net's convolution has it too
     kinds=three_axes(kinds, interleaved, (11, 11, 10)),
     attention_bias="attention_bias",
     output_bias="attention_bias",
     qk_norm="head",
     norm_offset=1.0,
+)
+
+REFERENCE = Oracle(
+    config=as_whole,
+    tensor=whole_tensor,
+    auto="AutoModelForImageTextToText",
+    memories={"attention": KeysAndValues(), "delta_net": DeltaStates()},
 )
 
 family = Family(
@@ -114,12 +118,7 @@ family = Family(
             token=("image_token_id", 248056),
         ),
     ),
-    reference=Oracle(
-        config=as_whole,
-        tensor=whole_tensor,
-        auto="AutoModelForImageTextToText",
-        memories={"attention": KeysAndValues(), "delta_net": DeltaStates()},
-    ),
+    reference=REFERENCE,
     unused=(r"rotary_emb\.inv_freq$", r"^mtp\."),
     forces={"dynamic": True},
 )

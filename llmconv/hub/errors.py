@@ -12,6 +12,8 @@ from llmconv.hub.name import Name
 AGAIN = "Run the same command again: files that have arrived whole are kept."
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
+ONLINE = "Unset it, or name a directory."
+
 
 class Unreachable(ConvertError):
     """The hub does not answer. The cache may still hold the model."""
@@ -60,7 +62,7 @@ def explained(name: Name, what: str = "") -> Iterator[None]:
     except errors.RemoteEntryNotFoundError:
         raise ConvertError(f"the hub has no {what}", "", f"{page}/tree/{name.revision} lists the files.") from None
     except errors.OfflineModeIsEnabled:
-        raise Unreachable(f"the hub cannot be reached for {what}", "HF_HUB_OFFLINE is set", AGAIN) from None
+        raise Unreachable(f"the hub cannot be reached for {what}", "HF_HUB_OFFLINE is set", ONLINE) from None
     except httpx.TransportError as error:
         why = f"{constants.ENDPOINT}: {error or type(error).__name__}"
         raise Unreachable(f"the hub cannot be reached for {what}", why, AGAIN) from None

@@ -7,6 +7,8 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from llmconv.extras import HUB, need
+
 _NAME = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -20,12 +22,12 @@ class Name:
 
     @classmethod
     def parse(cls, text: str) -> Name | None:
-        """The name that `text` is, or None for the path of a directory.
+        """The name that `text` is, or None for a path.
 
-        What exists here is a directory; so is what begins with . / or ~.
+        What exists here is a directory; so is what begins with . / or ~. What ends in .gguf is a file.
         """
         found = _NAME.fullmatch(text)
-        if found is None or os.path.exists(text):
+        if found is None or os.path.exists(text) or text.lower().endswith(".gguf"):
             return None
         return cls(found[1], found[2] or "main")
 
@@ -42,9 +44,14 @@ class Name:
         """The model's name without its owner."""
         return self.repo.partition("/")[2]
 
+    def need_library(self) -> None:
+        """Raise an InputError where huggingface_hub is not installed."""
+        need(HUB, f"{self.repo} is no directory here, and cannot be asked of the hub", ", or name a directory")
+
     @property
     def store(self) -> Path:
         """The repository's folder in huggingface_hub's cache (HF_HUB_CACHE, HF_HOME)."""
+        self.need_library()
         from huggingface_hub import constants
 
         return Path(constants.HF_HUB_CACHE) / f"models--{self.repo.replace('/', '--')}"

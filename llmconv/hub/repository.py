@@ -15,9 +15,10 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
 from llmconv.checkpoint.directory import INDEX, WHOLE
-from llmconv.checkpoint.files import DTYPES, Checkpoint, TensorInfo
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.tensor import DTYPES, TensorInfo
 from llmconv.errors import ConvertError, InputError
-from llmconv.hub.errors import Unreachable, explained, quiet
+from llmconv.hub.errors import ONLINE, Unreachable, explained, quiet
 from llmconv.hub.name import Name
 
 if TYPE_CHECKING:
@@ -37,6 +38,7 @@ def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]
     Without the hub what is in the cache does, if it is whole.
     Errors: InputError for what the hub does not have or give, Unreachable.
     """
+    name.need_library()
     if name.pinned and is_whole(name):
         return name
     quiet()
@@ -49,7 +51,8 @@ def settle(name: Name, check: Callable[[Path], None], say: Callable[[str], None]
         found = name.cached()
         if not (found.pinned and is_whole(found)):
             why = f"{error.why}; {_missing(found)}"
-            raise Unreachable(error.what, why, "Check the network and HF_ENDPOINT, or name a directory.") from None
+            advice = ONLINE if error.try_ == ONLINE else "Check the network and HF_ENDPOINT, or name a directory."
+            raise Unreachable(error.what, why, advice) from None
         say(f"{error.what} ({error.why}): its files in the cache are used, as of commit {found.revision[:12]}")
         return found
 
@@ -163,8 +166,8 @@ def shards(name: Name) -> list[str]:
     if not found:
         raise InputError(
             f"the model {name} has no safetensors files",
-            "llmconv reads no other format, and never unpickles a file",
-            "Name a repository that has them.",
+            "llmconv reads no other format of the hub, and never unpickles a file",
+            "Name a repository that has them, or download a GGUF file and name that.",
         )
     return [WHOLE] if WHOLE in found else sorted(found)
 

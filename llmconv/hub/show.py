@@ -1,4 +1,4 @@
-"""Shows a download as the build is shown: a bar on a terminal, a line a minute elsewhere, JSON, or nothing."""
+"""Shows a download as the build is shown: a bar on a terminal, lines elsewhere, JSON, or nothing."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from collections.abc import Callable
 
 from llmconv.hub.name import Name
 from llmconv.hub.weights import Meter
-from llmconv.words import duration, roughly
+from llmconv.words import duration, size, transfer
 
-MINUTE = 60.0
+BETWEEN = 15.0  # seconds between two lines
 
 Ended = Callable[[float], bool]
 
@@ -27,15 +27,16 @@ def watcher(name: Name, progress: str) -> Callable[[Meter, Ended], None]:
         "json": lambda meter, ended: _lines(meter, ended, lambda seconds: _json(name, meter, seconds)),
         "plain": lambda meter, ended: _lines(meter, ended, lambda seconds: _plain(short, meter, seconds)),
         "quiet": lambda meter, ended: None,
+        "none": lambda meter, ended: None,
     }[progress]
 
 
 def _lines(meter: Meter, ended: Ended, say: Callable[[float], None]) -> None:
-    """At the start, each minute, and at the end."""
+    """At the start, now and then, and at the end."""
     begin = told = time.monotonic()
     say(0.0)
     while not ended(0.2):
-        if time.monotonic() - told >= MINUTE:
+        if time.monotonic() - told >= BETWEEN:
             told = time.monotonic()
             say(told - begin)
     if not meter.stopped:
@@ -43,14 +44,11 @@ def _lines(meter: Meter, ended: Ended, say: Callable[[float], None]) -> None:
 
 
 def _line(name: str, meter: Meter, seconds: float) -> str:
-    done, total = f"{meter.done / 1e9:.2f}", f"{meter.total / 1e9:.2f} GB"
     if meter.done >= meter.total:
-        return f"downloaded {name}: {total} in {duration(seconds)}"
+        return f"downloaded {name}: {size(meter.total)} in {duration(seconds)}"
     if not seconds:
-        return f"downloading {name}: {total}"
-    rate = meter.done / seconds
-    rest = roughly((meter.total - meter.done) / max(rate, 1.0))
-    return f"downloading {name}: {done} of {total} ({meter.done / meter.total:.0%}), {rate / 1e6:.1f} MB/s, {rest} left"
+        return f"downloading {name}: {size(meter.total)}"
+    return f"downloading {name}: {transfer(meter.done, meter.total, seconds)}"
 
 
 def _plain(name: str, meter: Meter, seconds: float) -> None:

@@ -18,6 +18,7 @@ from llmconv.errors import ConvertError
 from llmconv.hub.errors import AGAIN, Stopped, explained, quiet
 from llmconv.hub.name import Name
 from llmconv.hub.repository import files, shards
+from llmconv.words import size
 
 if TYPE_CHECKING:
     from huggingface_hub.utils import tqdm
@@ -120,8 +121,8 @@ def _room(folder: Path, name: Name, need: int) -> None:
     free = shutil.disk_usage(folder).free
     if need > free:
         raise ConvertError(
-            f"the weights of {name} need {need / 1e9:.1f} GB more",
-            f"{free / 1e9:.1f} GB are free in {name.store}",
+            f"the weights of {name} need {size(need)} more",
+            f"{size(free)} are free in {name.store}",
             "Make room, or set HF_HOME to another place.",
         )
 
@@ -135,7 +136,7 @@ def _tell_leftovers(name: Name, say: Callable[[str], None]) -> None:
     if parts:
         total = sum(part.size_on_disk for part in parts)
         say(
-            f"{total / 1e9:.2f} GB of unfinished downloads lie in the cache: "
+            f"{size(total)} of unfinished downloads lie in the cache: "
             f"when no other program downloads {name.repo}, `rm {parts[0].file_path.parent}/*.incomplete` removes them"
         )
 

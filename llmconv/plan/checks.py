@@ -9,6 +9,7 @@ from llmconv.blocks.spec import HALVES, Spec
 from llmconv.blocks.tower import Beside
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.patterns import any_of
 from llmconv.errors import InputError, shown
 from llmconv.families.family import Family
 from llmconv.plan.net import Net
@@ -49,7 +50,9 @@ def check_devices(job: Job, spec: Spec) -> None:
                 f"Use {filled + 2}.",
             )
         return
-    what = f"num_device {n} with distribute_strategy tp"
+    what, pipeline = f"num_device {n} with distribute_strategy tp", _pipeline(job, spec)
+    _check_form(what, spec, pipeline)
+    _check_packed(what, job, spec, pipeline)
     sizes = {
         "num_attention_heads": spec.heads,
         "num_key_value_heads": spec.kv_heads,
@@ -60,33 +63,40 @@ def check_devices(job: Job, spec: Spec) -> None:
             raise InputError(
                 what,
                 f"{name} {size} is no multiple of it",
-                f"Use {_divisor(n, *sizes.values())}, or distribute_strategy pp.",
+                f"Use num_device {_divisor(n, *sizes.values())}, or {pipeline}.",
             )
     if job.weight_bits == 8:
         raise InputError(
             f"{what} and quantize {job.quantize}",
             "the compiler dies of splitting layers of 8 bits (1.30.2)",
-            "Use 4 bits, half precision, or distribute_strategy pp.",
+            f"Use 4 bits, half precision, or {pipeline}.",
         )
     group = spec.group if spec.packed else job.q_group_size
-    if group and any(size // n % group for size in (spec.intermediate, spec.heads * spec.head_dim)):
+    shares = spec.intermediate // n, spec.heads * spec.head_dim // n
+    if group and any(share % group for share in shares):
+        smaller = [] if spec.packed else [g for g in (64, 32) if g < group and not any(share % g for share in shares)]
         raise InputError(
             f"{what} and q_group_size {group}",
             "each device's part of a matrix has to be whole groups",
-            f"Use {'' if spec.packed else '-g 32, or '}distribute_strategy pp.",
+            f"Use {f'-g {smaller[0]}, or ' if smaller else ''}{pipeline}.",
         )
-    _check_packed(what, job, spec)
     window = min(filter(None, (spec.window(layer, job.seq_length) for layer in range(spec.layers))), default=0)
     if window:
         raise InputError(
             f"{what} and a sliding window of {window}",
             "the nets make the window's mask, and the compiler splits no attention whose mask is not an input",
-            f"Use seq_length {window} or less, or distribute_strategy pp.",
+            f"Use seq_length {window} or less, or {pipeline}.",
         )
-    _check_form(what, spec)
 
 
-def _check_form(what: str, spec: Spec) -> None:
+def _pipeline(job: Job, spec: Spec) -> str:
+    """The pipeline that comes nearest to the job's number of devices, as options."""
+    per_device = -(-spec.layers // max(1, job.num_device - 2))
+    devices = -(-spec.layers // per_device) + 2
+    return f"distribute_strategy pp{f' and num_device {devices}' if devices != job.num_device else ''}"
+
+
+def _check_form(what: str, spec: Spec, pipeline: str) -> None:
     """Layers are split only in Llama's form, and not when they are small."""
     plain = (
         all(mixer.splits for mixer in spec.mixers)
@@ -101,18 +111,18 @@ def _check_form(what: str, spec: Spec) -> None:
             what,
             "the compiler splits Llama's form of a layer alone: no norms of q and k or behind attention, "
             "rope on whole heads by one position for every token",
-            "Use distribute_strategy pp.",
+            f"Use {pipeline}.",
         )
     if spec.hidden * spec.intermediate <= SMALLEST_SPLIT:
         raise InputError(
             what,
             f"the compiler splits no MLP of {spec.hidden} x {spec.intermediate}: "
             f"its down projection needs more than {SMALLEST_SPLIT} weights",
-            "Use distribute_strategy pp.",
+            f"Use {pipeline}.",
         )
 
 
-def _check_packed(what: str, job: Job, spec: Spec) -> None:
+def _check_packed(what: str, job: Job, spec: Spec, pipeline: str) -> None:
     """Layers that the checkpoint has quantised are split only when all are, alike, with their inputs in order."""
     paths = (
         [spec.path(role, layer) for layer in range(spec.layers) for role in (*spec.mixing, "gate", "up", "down")]
@@ -131,7 +141,7 @@ def _check_packed(what: str, job: Job, spec: Spec) -> None:
             raise InputError(
                 what,
                 f"{path} {found}, and the compiler splits layers that are all alike",
-                "Use distribute_strategy pp.",
+                f"Use {pipeline}.",
             )
 
 
@@ -167,8 +177,8 @@ def check_tensors(
     made = [(f"net {net.name}", weight) for net in nets for weight in net.weights]
     for where, weight in [*made, *((f"config/{one.name}", one) for one in beside)]:
         found = recipe.shape(weight.recipe, checkpoint)
-        used |= set(recipe.names(weight.recipe))
-        if _squeeze(found) != _squeeze(weight.shape):
+        used.update(recipe.names(weight.recipe))
+        if found != weight.shape and _squeeze(found) != _squeeze(weight.shape):
             name = next(recipe.names(weight.recipe), weight.name)
             raise InputError(
                 f"tensor {name} of {checkpoint.path} has shape {list(checkpoint.info(name).shape)}",
@@ -186,7 +196,8 @@ def check_tensors(
     known += [pattern for net in nets if net.tower for pattern in net.tower.tower.unused(net.tower.spec)]
     if spec.tied:
         known.append(f"^{re.escape(spec.path('head'))}\\.weight$")
-    stray = sorted(n for n in checkpoint.tensors if n not in used and not any(re.search(p, n) for p in known))
+    expected = any_of(known)
+    stray = sorted(n for n in checkpoint.tensors if n not in used and not expected(n))
     if stray:
         more = f" (and {len(stray) - 1} more)" if len(stray) > 1 else ""
         raise InputError(

@@ -140,8 +140,10 @@ class Blocks:
 
     def net(self, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
         """The net of a layer; flags: CompileFlags of its own."""
-        step = replace(step, split=self.job.splits, half=self.job.half)
-        build = partial(decoder.block, name, self.spec, layer, step, self.job.lora_max_rank)
+        spec, quantised = self._of(layer), self.job.weight_bits < 16 and not self._whole(layer)
+        halved = self.job.num_core > 1 and quantised
+        step = replace(step, split=self.job.splits, half=self.job.half, halved=halved)
+        build = partial(decoder.block, name, spec, layer, step, self.job.lora_max_rank)
         key = (kind, step, *flags.items(), *self._like(layer))
         if first := self._firsts.get(key):
             return first.of_layer(name, layer, self._scope(layer), build)
@@ -151,7 +153,20 @@ class Blocks:
     def _like(self, layer: int) -> tuple:
         """Equal for layers whose graphs differ in names alone: all that llmconv.blocks.decoder asks about a layer."""
         kinds = self.spec.kinds
-        return kinds.index(kinds[layer]), layer == self.spec.layers - 1, *self._packed.get(layer, ())
+        kept = "whole" if self._whole(layer) else self._kept(layer)
+        return kinds.index(kinds[layer]), layer == self.spec.layers - 1, kept, *self._packed.get(layer, ())
+
+    def _kept(self, layer: int) -> tuple[str, ...]:
+        """The roles of the layer's linears that stay in half precision beside quantised ones."""
+        return tuple(role for role in self.spec.roles(layer) if (layer, role) in self.spec.kept)
+
+    def _whole(self, layer: int) -> bool:
+        """Whether none of the layer's linears is quantised, because all of them are kept: its nets are then those of a
+        model in half precision."""
+        return bool(self.spec.kept) and len(self._kept(layer)) == len(self.spec.roles(layer))
+
+    def _of(self, layer: int) -> Spec:
+        return replace(self.spec, kept={}) if self._whole(layer) else self.spec
 
     def _scope(self, layer: int) -> str:
         return self.spec.names["layer"].format(i=layer)
@@ -162,24 +177,26 @@ class Blocks:
         own = {state.name: state.dtype for state in states}
         types = {tensor: own[state] or job.half for state, tensor in (*ports.inputs, *ports.outputs)}
         outputs = [(v.name, types.get(v.name, job.half)) for v in graph.outputs]
-        mode, more = self._quantisation(step)
+        mode, more = self._quantisation(layer, step)
         settings = flags_for(job, mode, **flags, **more, **vars(mixer.compiling(spec, step)))
         tensors = ios(graph, job.half, outputs, types)
         scope = self._scope(layer)
         return Net(name, kind, layer, settings, *tensors, lambda: graph, scope=scope, states=states, ports=ports)
 
-    def _quantisation(self, step: Step) -> tuple[str, dict[str, Any]]:
-        """The mode that blocks are compiled in, and the flags that go with it."""
+    def _quantisation(self, layer: int, step: Step) -> tuple[str, dict[str, Any]]:
+        """The mode that a layer's blocks are compiled in, and the flags that go with it."""
         job, spec = self.job, self.spec
         more: dict[str, Any] = {"num_device": job.num_device if job.splits else 1}
+        if self._whole(layer):
+            return job.half, more
         if not spec.packed:
             more |= {"q_group_size": job.q_group_size, "q_symmetric": job.symmetric and job.weight_bits < 16}
         elif job.splits:  # only what the flags know is split
             more |= {"q_group_size": spec.group}
         else:  # what is quantised already says so itself
             return job.half, more
-        # the compiler does not take both its own quantisation and a table of other modes
-        own = any(one.compiling(spec, step).precision for one in spec.mixers)
+        # the compiler takes its own quantisation for all linears of a net or none, and beside no table of other modes
+        own = bool(self._kept(layer)) or any(one.compiling(spec, step).precision for one in spec.mixers)
         return job.quantize, more | {"coded": job.weight_bits < 16 and own}
 
 

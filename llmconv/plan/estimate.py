@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 
 from llmconv.plan.devices import groups
@@ -17,7 +17,7 @@ KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
 def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
-    """(elements that the compiler gets as float32, elements that it gets as bf16 bits) in one process.
+    """(elements that the compiler gets as float32, elements that it gets as half precision) in one process.
 
     form: the net's (llmconv.plan.forms). Elements that are quantised already do not count.
     """
@@ -26,7 +26,7 @@ def weight_elements(net: Net, form: str = "") -> tuple[int, int]:
     )
     weights = [weight for weight in net.weights if weight.name not in absent]
     floats, halves = (
-        sum(prod(weight.shape) for weight in weights if weight.dtype == dtype) for dtype in ("f32", "bf16")
+        sum(prod(one.shape) for one in weights if one.dtype in types) for types in (("f32",), ("bf16", "f16"))
     )
     if form == "apart":
         return 0, 2 * SAMPLE * max(w.shape[1] for w in net.weights)
@@ -74,13 +74,13 @@ def scratch_bytes(net: Net, form: str = "") -> int:
         + 4 * floats
         + 2 * halves
         + _quantised_bytes(net, form)
-        + (6 * halves if form == "apart" else 2 * net_coefficients(net))
+        + (6 * halves if form == "apart" else 2 * net.coefficients)
     )
 
 
 def net_bytes(net: Net, owner: bool) -> int:
     """Bytes of disk of a finished net: its program, and its coefficients unless another net owns them."""
-    return MB + (0 if owner else net_coefficients(net))
+    return MB + (0 if owner else net.coefficients)
 
 
 def compile_seconds(net: Net, form: str = "") -> float:
@@ -127,34 +127,19 @@ def stamp_seconds(net: Net) -> float:
     return 0.05 + 4e-9 * (sum(weight_elements(net)) + _quantised_bytes(net))
 
 
-def net_coefficients(net: Net) -> int:
-    """Bytes of coefficients: 2 per weight, or the packed integers with their scales and zero points."""
-    mode, group = net.flags.mode, net.flags.q_group_size
-    bits = {"W4": 4, "W8": 8}.get(mode[:2], 16)
-    total = 0
-    for op in (net.pattern or net).graph.ops:
-        if op.kind != "Weight":
-            continue
-        shape = op.results[0].shape
-        count = prod(shape)
-        if op.results[0].dtype == "ui8":
-            total += count
-            continue
-        quantised = bits < 16 and len(shape) == 2 and op.results[0].name.endswith(".weight")
-        total += count * bits // 8 + (count // group * 3 if group else 0) if quantised else 2 * count
-    return total
-
-
 def coefficient_bytes(nets: Sequence[Net]) -> int:
-    """Bytes of coefficients in a .bmodel of these nets: those made of the same tensors share them."""
-    different = {(tuple(net.tensors), net.flags.mode): net for net in nets}
-    return sum(net_coefficients(net) for net in different.values())
+    """Bytes of coefficients in a .bmodel of these nets."""
+    return sum(net.coefficients for net in _holders(nets))
 
 
-def io_bytes(net: Net) -> int:
-    """Bytes of a net's inputs and outputs."""
-    sizes = {"f32": 4, "i32": 4}
-    return sum(prod(io.shape) * sizes.get(io.dtype, 2) for io in (*net.inputs, *net.outputs))
+def lasting_bytes(nets: Sequence[Net]) -> int:
+    """Those of them that are the same for all lengths."""
+    return sum(net.lasting for net in _holders(nets))
+
+
+def _holders(nets: Sequence[Net]) -> Collection[Net]:
+    """One of all nets that share their coefficients: of those that are made of the same tensors."""
+    return {(tuple(net.tensors), net.flags.mode): net for net in nets}.values()
 
 
 def device_memory(plan: Plan) -> dict[str, dict[str, int]]:
@@ -175,9 +160,9 @@ def _memory(nets: Sequence[Net]) -> dict[str, int]:
     """The memory of one device by use. Of nets that are split over devices it has its share."""
     split = [net for net in nets if net.flags.num_device > 1]
     cache = sum(
-        io_bytes(net) // net.flags.num_device for net in nets if net.flags.addr_mode == "io_alone" and not net.stage_of
+        net.io_bytes // net.flags.num_device for net in nets if net.flags.addr_mode == "io_alone" and not net.stage_of
     )
-    rest = max((io_bytes(net) for net in nets if net.flags.addr_mode != "io_alone"), default=0)
+    rest = max((net.io_bytes for net in nets if net.flags.addr_mode != "io_alone"), default=0)
     shared = sum(
         coefficient_bytes(part) // part[0].flags.num_device
         for part in (split, [net for net in nets if net.flags.num_device == 1])

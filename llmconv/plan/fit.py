@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from llmconv.checkpoint.files import Checkpoint
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError
-from llmconv.plan.estimate import device_memory
+from llmconv.plan.estimate import device_memory, lasting_bytes
 from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 
@@ -34,15 +35,16 @@ def needed(made: Plan) -> int:
     return max(sum(parts.values()) for parts in device_memory(made).values())
 
 
-def largest_seq(job: Job, limit: int) -> Plan | None:
+def largest_seq(job: Job, limit: int, read: Checkpoint | None = None) -> Plan | None:
     """The plan with the largest seq_length, a multiple of STEP that the model has positions for, with which every
-    device needs at most `limit` bytes; None when not even the smallest does."""
+    device needs at most `limit` bytes; None when not even the smallest does. read: see `plan`."""
     least = max(STEP, -(-max(job.max_input_length, job.max_prefill_kv_length, 2 * job.chunk_length) // STEP) * STEP)
-    first = _tried(job, {"seq_length": least})
+    first = _tried(job, {"seq_length": least}, read)
     if first is None or needed(first) > limit:
         return None
     most = max(least, min(LONGEST, positions(first)) // STEP * STEP)
-    return _largest(lambda length: _tried(job, {"seq_length": length}), first, least, most, limit)
+    found = first.checkpoint
+    return _largest(lambda length: _tried(job, {"seq_length": length}, found), first, least, most, limit)
 
 
 def positions(made: Plan) -> int:
@@ -51,52 +53,58 @@ def positions(made: Plan) -> int:
     return LONGEST if config.get("max_position_embeddings") is None else made.spec.reach
 
 
-def largest_input(job: Job, limit: int) -> Plan | None:
+def largest_input(job: Job, limit: int, read: Checkpoint | None = None) -> Plan | None:
     """As largest_seq, with the largest max_input_length for the job's seq_length."""
     most = job.seq_length // (2 if job.use_block_with_kv or job.share_prompt else 1) // STEP * STEP
     if job.use_history_kv or most <= STEP:
         return None
-    first = _tried(job, {"max_input_length": STEP})
+    first = _tried(job, {"max_input_length": STEP}, read)
     if first is None or needed(first) > limit:
         return None
-    return _largest(lambda length: _tried(job, {"max_input_length": length}), first, STEP, most, limit)
+    found = first.checkpoint
+    return _largest(lambda length: _tried(job, {"max_input_length": length}, found), first, STEP, most, limit)
 
 
-def changes(job: Job, limit: int) -> Iterator[Change]:
+def changes(asked: Job, limit: int, made: Plan) -> Iterator[Change]:
     """Options that make a job fit that does not, each by itself, the least drastic first; then those that do so only
-    together."""
-    if (made := largest_input(job, limit)) is not None and not made.family.equal_lengths:
-        yield Change(f"--max_input_length {made.job.max_input_length}", made)
-    low = _tried(job, {"quantize": "auto", "q_group_size": 64}) if job.quantize == "auto" else _tried(job, {})
-    lower = {"quantize": f"w4{low.job.half}"} if low and low.job.weight_bits > 4 and not low.spec.packed else {}
-    quantised = _tried(job, lower) if lower else None
+    together. made: the plan of what was asked for."""
+    read, devices = made.checkpoint, asked.num_device
+    fixed = lasting_bytes(made.nets)
+    lower = {"quantize": f"w4{made.job.half}"} if made.job.weight_bits > 4 and not made.spec.packed else {}
+    quantised = _tried(asked, lower, read) if lower else None
+    helps = fixed <= devices * limit  # a length: of the rest, the fullest device has an equal share at the least
+    longest = largest_seq(asked, limit, read) if helps else None
+    shorter = longest or asked.max_input_length  # prompts that are as long as the sequence become shorter with it
+    if helps and shorter and (short := largest_input(asked, limit, read)) and not short.family.equal_lengths:
+        yield Change(f"--max_input_length {short.job.max_input_length}", short)
     if quantised and needed(quantised) <= limit:
         yield Change(f"-q {lower['quantize']}", quantised)
-    if made := largest_seq(job, limit):
-        yield Change(f"-s {made.job.seq_length}", made)
-    elif lower and (made := largest_seq(job.forced(lower), limit)):
-        yield Change(f"-q {lower['quantize']} -s {made.job.seq_length}", made)
-    if more := _devices(job, limit):
+    if longest:
+        yield Change(f"-s {longest.job.seq_length}", longest)
+    elif lower and (found := largest_seq(asked.forced(lower), limit, read)):
+        yield Change(f"-q {lower['quantize']} -s {found.job.seq_length}", found)
+    if more := _devices(asked, limit, fixed, read):
         yield more
 
 
-def _devices(job: Job, limit: int) -> Change | None:
-    """The smallest number of devices, of those that are tried, that the compiler can spread the model over."""
+def _devices(asked: Job, limit: int, fixed: int, read: Checkpoint) -> Change | None:
+    """The smallest number of devices, of those that are tried, that the compiler can spread the model over. fixed:
+    bytes that they have to hold together at the least."""
     for strategy, numbers in (("tp", (2, 4, 8)), ("pp", (3, 4, 6, 10, 18))):
         for number in numbers:
-            if number <= job.num_device:
+            if number <= asked.num_device or fixed > number * limit:
                 continue
-            made = _tried(job, {"num_device": number, "distribute_strategy": strategy})
-            if made is not None and needed(made) <= limit:
+            spread = _tried(asked, {"num_device": number, "distribute_strategy": strategy}, read)
+            if spread is not None and needed(spread) <= limit:
                 told = "" if strategy == "tp" else " --distribute_strategy pp"
-                return Change(f"--num_device {number}{told}", made)
+                return Change(f"--num_device {number}{told}", spread)
     return None
 
 
-def _tried(job: Job, options: Mapping[str, object]) -> Plan | None:
+def _tried(job: Job, options: Mapping[str, object], read: Checkpoint | None) -> Plan | None:
     """The plan with other options, None where they do not go together."""
     try:
-        return plan(job.forced(options))
+        return plan(job.forced(options), read)
     except InputError:
         return None
 

@@ -145,7 +145,7 @@ def linears(net: Net) -> list[Weight]:
     """The weights [K, N] of a net's linear layers; also the table [V, H] of a head, which is multiplied from the left.
     Of a net that is coded those that have codes."""
     found = [net.graph.weights[role.weight] for role in net.roles if _is_linear(role, net.graph.weights[role.weight])]
-    return [weight for weight in found if not net.flags.coded or not weight.shape[1] % COLUMNS]
+    return [one for one in found if not net.flags.coded or (one.dtype == "f32" and not one.shape[1] % COLUMNS)]
 
 
 def _is_linear(role: Role, weight: Weight) -> bool:

@@ -6,13 +6,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
+from llmconv.blocks.cross_attention import STATES
 from llmconv.checkpoint import rope, tokens
 from llmconv.checkpoint.tokens import SpecialTokens
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.toolchain.pinned import VERSION
+from llmconv.words import counted
 
-ITEMS = ("image",)  # what towers of any family look at; to ask the families would import them all
+ITEMS = ("image", "sound")  # what towers of any family look at; to ask the families would import them all
 
 
 @dataclass(frozen=True)
@@ -52,10 +54,21 @@ class KVCache:
 
 
 @dataclass(frozen=True)
+class Across:
+    """Layers that look across at a tower's hidden states: their numbers, and the shape of those states, and of the keys
+    and of the values that a prompt makes of them once."""
+
+    layers: tuple[int, ...]
+    states: tuple[int, ...]
+    kept: tuple[int, ...]
+
+
+@dataclass(frozen=True)
 class Handover:
     """half: dtype of hidden states, KV cache and masks. equal_lengths: the family's public demo needs
     max_input_length == seq_length. largest: for what each tower looks at ("image"), the largest item of one launch, in
-    numbers. rope: which of longrope's tables the nets have, "" for other models."""
+    numbers. rope: which of longrope's tables the nets have, "" for other models. across: of a model that has such
+    layers."""
 
     chip: str
     devices: int
@@ -71,6 +84,7 @@ class Handover:
     tokens: SpecialTokens
     largest: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     rope: str = ""
+    across: Across | None = None
     compiler: str = VERSION
     requires: Requirement = field(default_factory=Requirement)
 
@@ -79,7 +93,7 @@ class Handover:
         """The handover of a plan. Raises InputError where generation_config.json or tokenizer_config.json cannot be
         read."""
         job = plan.job
-        special = tokens.read(plan.config, job.model_path)
+        special = tokens.read(plan.config, plan.checkpoint.path)
         marks = {tower.token[0]: spec.token for tower, spec in plan.towers}
         return cls(
             chip=job.chip,
@@ -96,12 +110,15 @@ class Handover:
             tokens=replace(special, seen={**special.seen, **marks} if marks else {}),
             largest={tower.item: tower.largest(spec) for tower, spec in plan.towers},
             rope=next(filter(None, (rope.longrope_table(kind.rope, job.seq_length) for kind in plan.spec.kinds)), ""),
+            across=_across(plan),
         )
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON. The largest items have keys of their own, null for what the model has no tower for."""
         made: dict[str, Any] = {}
         for name, value in asdict(self).items():
+            if name == "across" and value is None:
+                continue
             made |= dict.fromkeys(ITEMS, None) | value if name == "largest" else {name: value}
         return made
 
@@ -113,13 +130,24 @@ def _kv_cache(plan: Plan) -> KVCache:
     return KVCache(len({layer for layer, _ in found}), *shapes[0][1:], stages=tuple(shape[1] for shape in shapes[1:]))
 
 
+def _across(plan: Plan) -> Across | None:
+    """Of the prefill nets of the layers that look across."""
+    looking = [layer for layer, kind in enumerate(plan.spec.kinds) if kind.mixer.across]
+    if not looking:
+        return None
+    net = next(net for net in plan.nets if net.name == f"block_{looking[0]}")
+    shapes = {io.name: io.shape for io in (*net.inputs, *net.outputs)}
+    (kept,) = {shapes[tensor] for _, tensor in net.ports.outputs}
+    return Across(tuple(looking), shapes[STATES], kept)
+
+
 def _masks(nets: tuple[Net, ...]) -> Iterator[Mask]:
-    """The mask inputs of the nets, each once."""
+    """The inputs that are added to scores of attention, each once: such a mask has four axes."""
     found = dict.fromkeys(
         (f"{net.name} {io.name}" if net.tower else io.name, io.dtype)
         for net in nets
         for io in net.inputs
-        if io.name.endswith("_mask")
+        if io.name.endswith("_mask") and len(io.shape) == 4
     )
     for name, dtype in found:
         yield Mask(name, dtype, *HIDDEN[dtype])
@@ -148,8 +176,9 @@ def rows(device: Mapping[str, Any]) -> list[tuple[str, str]]:
         (
             "KV cache",
             f"{cache['rows']} rows of {cache['heads']} x {cache['size']} {device['half']} in each of "
-            f"{cache['layers']} layers{stages}",
+            f"{counted(cache['layers'], 'layer')}{stages}",
         ),
+        *_looking(device),
         (
             "masks",
             ", ".join(
@@ -168,7 +197,26 @@ def rows(device: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [(what, text) for what, text in found if text]
 
 
+def _looking(device: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if across := device.get("across"):
+        layers = ", ".join(map(str, across["layers"]))
+        states, kept = (" x ".join(map(str, across[name])) for name in ("states", "kept"))
+        yield (
+            "look across",
+            f"layers {layers} at {states} hidden states of the tower; keys and values {kept} {device['half']} in each, "
+            "made with the prompt; without an image they are left out, or get zeros",
+        )
+
+
 def largest(item: Mapping[str, float]) -> list[str]:
     """The largest item of a tower's launch for people: how large it is, and how many it has of what."""
-    counts = [f"{number} {what}" for what, number in item.items() if what not in ("width", "height")]
+    counts = [_worded(number, what) for what, number in item.items() if what not in ("width", "height")]
     return ([f"{item['width']} x {item['height']} pixels"] if "width" in item else []) + counts
+
+
+def _worded(number: float, what: str) -> str:
+    """ "16 tokens", "1 second of attention": what: a name in the plural, with _ for blanks."""
+    noun, *more = what.split("_")
+    if number == 1:
+        noun = noun.removesuffix("es") if noun.endswith("ches") else noun.removesuffix("s")
+    return " ".join([str(number), noun, *more])

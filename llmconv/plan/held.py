@@ -15,17 +15,18 @@ def check_sizes(checkpoint: Checkpoint, spec: Spec) -> None:
     table is not [vocab, hidden]: then config.json is of another model, and nets of its sizes would take any time and
     memory."""
     table = checkpoint.info(f"{spec.path('embedding')}.weight")
-    if table.shape != (spec.vocab, spec.hidden):
+    if table.shape != (spec.rows, spec.hidden):
         raise InputError(
             f"tensor {table.name} of {checkpoint.path} has shape {list(table.shape)}",
-            f"vocab_size and hidden_size of config.json are {spec.vocab} and {spec.hidden}",
+            f"vocab_size and hidden_size of config.json are {spec.vocab} and {spec.hidden}"
+            + (f", and {spec.marks} more rows are expected" if spec.marks else ""),
             "config.json and the weights do not belong together: download both again.",
         )
     _check_layers(checkpoint, spec)
     _check_experts(checkpoint, spec)
     head = spec.path("head")
     if not spec.tied and f"{head}.weight" not in checkpoint.tensors and head not in spec.stored:
-        bare = spec.naming is not None and spec.naming.called
+        bare = spec.naming is not None and spec.naming.bare
         what = "it is a base model, saved without one" if bare else "config.json says that it is not the token table"
         tie = "If the token table is the head, set tie_word_embeddings to true in config.json"
         raise InputError(
@@ -53,8 +54,16 @@ def _check_experts(checkpoint: Checkpoint, spec: Spec) -> None:
     layer = next((i for i, kind in enumerate(spec.kinds) if kind.sparse), None)
     if layer is None or not spec.experts:
         return
+    joined = {name: shape for i in range(spec.layers) for name, shape in spec.joined(i).items()}
+    for name, shape in joined.items():
+        if checkpoint.info(name).shape != shape:
+            raise InputError(
+                f"tensor {name} of {checkpoint.path} has shape {list(checkpoint.info(name).shape)}",
+                f"num_experts, moe_intermediate_size and hidden_size of config.json demand {list(shape)}",
+                "config.json and the weights do not belong together: download both again.",
+            )
     names = [spec.names[role] for role in ("expert_gate", "expert_up", "expert_down") if role in spec.names]
-    for name in names:
+    for name in names if not joined else ():
         last = spec.names["layer"].format(i=layer) + name.format(e=spec.experts.count - 1)
         if not any(f"{last}.{part}" in checkpoint.tensors for part in ("weight", "qweight", "weight_packed")):
             raise InputError(

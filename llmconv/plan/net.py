@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import astuple, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import prod
 from types import MappingProxyType
 from typing import Any
 
@@ -59,12 +60,24 @@ class Net:
 
     def of_layer(self, name: str, layer: int, scope: str, build: Callable[[], Graph]) -> Net:
         """The net of another layer, whose graph differs from this one in names alone."""
-        made = replace(self, name=name, layer=layer, scope=scope, build=build, pattern=self)
-        ports = Ports(*(tuple((state, made.named(tensor)) for state, tensor in each) for each in astuple(self.ports)))
-        inputs, outputs = (
-            tuple(replace(io, name=made.named(io.name)) for io in ios) for ios in (self.inputs, self.outputs)
+
+        def named(ios: Iterable[IO]) -> tuple[IO, ...]:
+            return tuple(IO(io.name.replace(self.scope, scope), io.shape, io.dtype) for io in ios)
+
+        def carried(ends: Iterable[tuple[str, str]]) -> tuple[tuple[str, str], ...]:
+            return tuple((state, tensor.replace(self.scope, scope)) for state, tensor in ends)
+
+        return replace(
+            self,
+            name=name,
+            layer=layer,
+            scope=scope,
+            build=build,
+            pattern=self,
+            inputs=named(self.inputs),
+            outputs=named(self.outputs),
+            ports=Ports(carried(self.ports.inputs), carried(self.ports.outputs), carried(self.ports.written)),
         )
-        return replace(made, inputs=inputs, outputs=outputs, ports=ports)
 
     @cached_property
     def graph(self) -> Graph:
@@ -107,6 +120,44 @@ class Net:
         if self.pattern:
             return self.pattern.structure
         return structure(self.mlir, self.weights, self.flags.to_dict())
+
+    @cached_property
+    def coefficients(self) -> int:
+        """Bytes of them, estimated: 2 per weight, or the packed integers with their scales and zero points."""
+        return self.pattern.coefficients if self.pattern else sum(size for _, size in self._weight_sizes())
+
+    @cached_property
+    def lasting(self) -> int:
+        """Those of them that are made of the checkpoint's tensors, and so the same for all lengths."""
+        if self.pattern:
+            return self.pattern.lasting
+        made = {weight.name for weight in self.weights if any(recipe.names(weight.recipe))}
+        return sum(size for name, size in self._weight_sizes() if name in made)
+
+    def _weight_sizes(self) -> Iterator[tuple[str, int]]:
+        """Name and bytes of each weight as the compiler keeps it."""
+        group, bits = self.flags.q_group_size, {"W4": 4, "W8": 8}.get(self.flags.mode[:2], 16)
+        for op in self.graph.ops:
+            if op.kind != "Weight":
+                continue
+            value = op.results[0]
+            count = prod(value.shape)
+            if value.dtype == "ui8":
+                yield value.name, count
+            elif value.dtype in ("bf16", "f16"):
+                yield value.name, 2 * count
+            elif bits < 16 and len(value.shape) == 2 and value.name.endswith(".weight"):
+                yield value.name, count * bits // 8 + (count // group * 3 if group else 0)
+            else:
+                yield value.name, 2 * count
+
+    @cached_property
+    def io_bytes(self) -> int:
+        """Bytes of its inputs and outputs."""
+        sizes = {"f32": 4, "i32": 4}
+        if self.pattern:
+            return self.pattern.io_bytes
+        return sum(prod(io.shape) * sizes.get(io.dtype, 2) for io in (*self.inputs, *self.outputs))
 
     @cached_property
     def history(self) -> tuple[IO, ...]:

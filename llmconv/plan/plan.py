@@ -6,7 +6,6 @@ The plan is pure: it reads config.json and safetensors headers, writes nothing a
 from __future__ import annotations
 
 import math
-import re
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -16,6 +15,7 @@ from llmconv.checkpoint import recipe, signs
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.patterns import any_of
 from llmconv.errors import shown
 from llmconv.families.family import Family
 from llmconv.hub import Name
@@ -23,10 +23,12 @@ from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
 from llmconv.plan.held import check_sizes, with_own_head
+from llmconv.plan.kept import with_kept
 from llmconv.plan.net import Net
 from llmconv.plan.origins import Origin, origins
 from llmconv.plan.settle import check_config, demo_notes, half_notes, layer_notes, position_notes, stored
 from llmconv.request.job import Job
+from llmconv.words import counted
 
 LONGEST_NOTE = 2000  # characters
 
@@ -52,7 +54,7 @@ class Plan:
         """Where each net comes from, by its name."""
         return origins(self.nets, stamp=not self.job.no_stamp)
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """Number of weights: elements of all tensors that are used; of a quantised layer the weights that its integers
         stand for. A tensor that two nets share counts once."""
@@ -93,16 +95,21 @@ class Plan:
         return f"{name}_{'dynamic' if job.dynamic else 'static'}"
 
 
-def plan(job: Job) -> Plan:
-    """Make the plan of a job. Raises InputError for every fault that can be found before work starts."""
+def plan(job: Job, read: Checkpoint | None = None) -> Plan:
+    """Make the plan of a job. Raises InputError for every fault that can be found before work starts.
+
+    read: the model's tensors, where they were held against a plan's nets before: by a plan with other options, or by
+    the one of a build that is there. They are not read again, and need not lie in the model's directory."""
     asked = job.quantize
     directory = place(job.model_path)
     config, family, quantisation, job, notes = check_config(job, directory)
-    checkpoint = _checkpoint(job, directory)
-    signs.check(checkpoint, (*family.left_out, *family.unused))
+    checkpoint = read or _checkpoint(job, directory)
+    if read is None:
+        signs.check(checkpoint, (*family.left_out, *family.unused))
     spec = family.spec(config, checkpoint.tensors)
+    spec = spec.three_rows() if job.dynamic and family.three_rows else spec
     spec.check(job.seq_length)
-    spec = stored(spec, job, quantisation, checkpoint, family)
+    spec = with_kept(stored(spec, job, quantisation, checkpoint, family), job)
     check_sizes(checkpoint, spec)
     spec, own = with_own_head(checkpoint, spec)
     notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
@@ -119,14 +126,17 @@ def plan(job: Job) -> Plan:
     notes += towers.notes(job, fitted)
     nets = (*towers.tower_nets(job, spec, fitted), *nets)
     job = towers.settled(job, fitted)
-    apart = sorted(n for n in checkpoint.tensors if any(re.search(p, n) for p in family.left_out))
+    apart = sorted(filter(any_of(family.left_out), checkpoint.tensors))
     if apart:
         kept = f"the language model {'and what it sees are' if fitted else 'alone is'} converted"
-        notes.append(f"{kept}: {len(apart)} tensors such as {apart[0]} are left out")
+        notes.append(
+            f"{kept}: {counted(len(apart), 'tensor')} such as {apart[0]} {'is' if len(apart) == 1 else 'are'} left out"
+        )
     told = tuple(shown(note, LONGEST_NOTE) for note in notes)  # names in it are the checkpoint's
     made = Plan(job, config, checkpoint, family, spec, nets, told, fitted, tuple(directory.copied()))
     check_name(made.folder)
-    check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)
+    if read is None:
+        check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)
     return made
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from dataclasses import replace
 
@@ -11,6 +10,7 @@ from llmconv.checkpoint import quantised
 from llmconv.checkpoint.config import Config, architectures
 from llmconv.checkpoint.directory import Directory
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.patterns import any_of
 from llmconv.checkpoint.quantised import Quantisation
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
@@ -36,6 +36,7 @@ def check_config(
     """
     config, told = _identified(Config.read(found or job.model_path))
     family = family_of(config["model_type"])
+    config = family.converted(config)
     quantisation = quantised.read(config)
     job, forced = _forced(job, family)
     job, notes = resolve(job, config, quantisation, family.demo.get("half", ()))
@@ -148,8 +149,8 @@ def stored(spec: Spec, job: Job, found: Quantisation | None, checkpoint: Checkpo
 
     A quantised head is a layer of its own, even in a model whose head is tied.
     """
-    ignored = (*family.left_out, *family.unused)
-    tensors = {name: info for name, info in checkpoint.tensors.items() if not any(re.search(p, name) for p in ignored)}
+    ignored = any_of((*family.left_out, *family.unused))
+    tensors = {name: info for name, info in checkpoint.tensors.items() if not ignored(name)}
     if not found:
         if packed := [name for name in tensors if name.endswith(SIGNS)]:
             raise InputError(

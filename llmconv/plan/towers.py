@@ -18,7 +18,8 @@ from llmconv.request.options import OPTIONS
 from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Graph
 
-GROUPS = {"vision": "image"}  # groups of the options that size towers, and what those towers look at
+# groups of the options that size towers: what those towers look at, and what people call one
+GROUPS = {"vision": ("image", "a vision tower"), "audio": ("sound", "an audio tower")}
 
 
 def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, spec: Spec) -> tuple[Fitted, ...]:
@@ -33,9 +34,10 @@ def towers_of(job: Job, family: Family, config: Config, checkpoint: Checkpoint, 
     read = {name for tower, _ in found for name in tower.reads}
     for option in OPTIONS:
         if option.group in GROUPS and option.name not in read and (value := getattr(job, option.name)):
-            what = f"{option.name} {value} with a {config['model_type']} model"
-            why = f"it is converted without a {option.group} tower"
-            for tower in (one.tower for one in found if one.tower.item == GROUPS[option.group]):
+            item, called = GROUPS[option.group]
+            what = f"{option.name} {'' if value is True else f'{value} '}with a {config['model_type']} model"
+            why = f"it is converted without {called}"
+            for tower in (one.tower for one in found if one.tower.item == item):
                 why = f"its {tower.title.lower()} takes {tower.item}s of one size"
             raise InputError(what, why, f"Leave {option.name} out.")
     return tuple(found)

@@ -11,7 +11,7 @@ from typing import Any
 
 from llmconv.chips import CHIPS
 from llmconv.errors import ConvertError, InputError
-from llmconv.words import size
+from llmconv.words import counted, size
 
 
 def inspect(path: Path) -> dict[str, Any]:
@@ -23,28 +23,39 @@ def inspect(path: Path) -> dict[str, Any]:
     """
     from llmconv.bmodel.describe import describe
 
-    if path.is_dir():
-        found = sorted(path.glob("*.bmodel"))
-        if len(found) != 1:
-            raise InputError(
-                f"{path} is a directory with {len(found)} .bmodel files",
-                "one file is inspected at a time",
-                f"Name one: {', '.join(p.name for p in found)}" if found else "Name a file.",
-            )
-        path = found[0]
+    path = the_file(path)
     try:
         made = describe(path)
     except ConvertError as error:
         raise InputError(error.what, error.why, error.try_) from None
-    made["provenance"], note = _provenance(path, made)
-    made["note"] = note
+    made["provenance"], made["note"] = _provenance(path, made)
     chip = CHIPS.get(made["chip"])
-    cycles = _cycles(made["provenance"])
+    known = _cycles(made["provenance"])
     for net in made["nets"]:
         for number, stage in enumerate(net["stages"]):
-            stage["cycles"] = cycles.get((net["name"], number))
+            stage["cycles"] = known.get((net["name"], number))
             stage["estimate_seconds"] = stage["cycles"] / chip.clock if stage["cycles"] and chip else None
     return made
+
+
+def cycles(path: Path) -> dict[tuple[str, int], int]:
+    """The compiler's estimate by (net, stage) of a .bmodel, as far as the manifest of its build lies beside it."""
+    from llmconv.bmodel.describe import describe
+
+    return {net: count for net, count in _cycles(_provenance(path, describe(path))[0]).items() if count}
+
+
+def the_file(path: Path) -> Path:
+    """A .bmodel, or the one of a directory. Raises InputError for a directory that has none or several."""
+    if not path.is_dir():
+        return path
+    found = sorted(path.glob("*.bmodel"))
+    if not found:
+        raise InputError(f"{path} has no .bmodel", "", "Name a .bmodel, or the output directory of a conversion.")
+    if len(found) > 1:
+        what = f"{path} is a directory with {len(found)} .bmodel files"
+        raise InputError(what, "one file is looked at at a time", f"Name one: {', '.join(p.name for p in found)}")
+    return found[0]
 
 
 def _provenance(path: Path, made: Mapping[str, Any]) -> tuple[dict[str, Any] | None, str]:
@@ -82,7 +93,7 @@ def text(made: Mapping[str, Any]) -> str:
     memory = made["device_memory"]
     several = f", {made['devices']} devices" if made["devices"] > 1 else ""
     lines = [
-        f"{made['file']}  {size(made['bytes'])}, {made['chip']}{several}, {len(made['nets'])} nets",
+        f"{made['file']}  {size(made['bytes'])}, {made['chip']}{several}, {counted(len(made['nets']), 'net')}",
         f"compiler {made['compiler']}, {made['time']}",
         *_origin(made),
         "",
@@ -136,7 +147,7 @@ def _entry(nets: Sequence[Mapping[str, Any]]) -> list[str]:
     lines = [f"{name}  {', '.join(facts)}"]
     for number, stage in enumerate(first["stages"]):
         coefficients, commands = stage["coefficients"], stage["commands"]
-        about = ["dynamic" if stage["dynamic"] else "static", f"{stage['cores']} core{'s' * (stage['cores'] > 1)}"]
+        about = ["dynamic" if stage["dynamic"] else "static", f"{counted(stage['cores'], 'core')}"]
         about += [f"{stage['subnets']} subnets"] * (stage["subnets"] > 1) + ["encrypted"] * stage["encrypted"]
         if coefficients["bytes"]:
             held = f"coefficients {size(coefficients['bytes'])}{' each' if len(nets) > 1 else ''}"

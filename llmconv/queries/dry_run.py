@@ -5,8 +5,14 @@ The first lines are the vendor's keys in the vendor's order, so that scripts can
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan, plan
-from llmconv.queries.overview import net_lines, overview
+from llmconv.queries.overview import overview
+from llmconv.queries.overview_text import text
 from llmconv.queries.why import outlook
 from llmconv.request.request import Request
 
@@ -42,7 +48,7 @@ def dry_run(asked: Request) -> str:
     """
     made = plan(asked.job)
     nets = [*net_lines(made.nets), ""] if asked.job.debug else []
-    return "\n".join([*_keys(made), "", *nets, overview(made, outlook(asked, made), asked.job)])
+    return "\n".join([*_keys(made), "", *nets, text(overview(made, outlook(asked, made), asked.job))])
 
 
 def _keys(made: Plan) -> list[str]:
@@ -53,3 +59,27 @@ def _keys(made: Plan) -> list[str]:
     lines += [f"  {k:<22} = {values[k]}" for k in KEYS]
     lines.append(f"  {'converter':<22} = llmconv.families.{made.family.name}")
     return lines + [f"  {k:<22} = {getattr(made.job, k)}" for k in ("q_group_size", "use_history_kv", "chunk_length")]
+
+
+def net_lines(nets: Sequence[Net]) -> list[str]:
+    """A line per net with its inputs, outputs and flags."""
+
+    def told(ios: Any) -> str:
+        return ", ".join(f"{io.name} {'x'.join(map(str, io.shape))} {io.dtype}" for io in ios)
+
+    return [f"{net.name}: {told(net.inputs)} -> {told(net.outputs)} [{', '.join(_flags(net))}]" for net in nets]
+
+
+def _flags(net: Net) -> list[str]:
+    f = net.flags
+    flags = [f.mode, f.addr_mode, "dynamic" if f.dynamic else "static"]
+    if f.num_device > 1:
+        flags.append(f"split over {f.num_device} devices")
+    if f.q_group_size:
+        flags.append(f"g={f.q_group_size}{' symmetric' if f.q_symmetric else ''}")
+    packed = Counter(
+        (op.attrs["weight_bits"], op.attrs["q_group_size"]) for op in net.graph.ops if op.kind == "A16MatMul"
+    )
+    return flags + [
+        f"{number} x w{bits} g={group} of the checkpoint" for (bits, group), number in sorted(packed.items())
+    ]

@@ -16,7 +16,7 @@ from llmconv.plan.plan import plan
 from llmconv.queries.drawing import STATES, Box, dot, svg
 from llmconv.request.request import Request
 from llmconv.verify import record
-from llmconv.words import size
+from llmconv.words import counted, size
 
 
 def draw(asked: Request, to: Path) -> str:
@@ -39,7 +39,7 @@ def draw(asked: Request, to: Path) -> str:
         ) from None
     count = Counter(box.state for box in found)
     states = ", ".join(f"{count[state]} {text}" for state, (text, *_) in STATES.items() if count[state])
-    return f"{to}: {len(found)} tasks, {states}"
+    return f"{to}: {counted(len(found), 'task')}, {states}"
 
 
 def boxes(asked: Request) -> list[Box]:

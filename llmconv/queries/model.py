@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmconv.checkpoint.directory import Directory, place, snapshot
@@ -11,52 +13,112 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError, shown
 from llmconv.plan.plan import plan
 from llmconv.request.job import Job
-from llmconv.words import count, size
+from llmconv.words import count, counted, size
 
 TRIAL = 16  # tokens of the plan that is tried; every model has so many positions
+FEW = 3  # files of another format that are named
 
 
-def doctor(path: Path) -> tuple[str, bool]:
-    """What is there, line by line, and whether it can be converted; the last line says why not, and what helps."""
+@dataclass(frozen=True)
+class Tensors:
+    """files: which ones hold the weights, and why. bytes: by dtype."""
+
+    files: str
+    count: int
+    bytes: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Converted:
+    """What a conversion would make of the model. quantize: that -q auto comes to; copied: files for the device."""
+
+    type: str
+    layers: int
+    weights: int
+    towers: tuple[str, ...]
+    copied: tuple[str, ...]
+    notes: tuple[str, ...]
+    quantize: str
+
+
+@dataclass(frozen=True)
+class Found:
+    """directory: "" where there is none. tensors: None where none can be read. adapter: what it is, or "". others:
+    files in other formats, by what they are. model: None where it cannot be converted, and error says why."""
+
+    directory: str = ""
+    tensors: Tensors | None = None
+    adapter: str = ""
+    others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    model: Converted | None = None
+    error: str = ""
+
+
+def doctor(path: Path) -> Found:
+    """What is there, and whether it can be converted."""
     try:
-        found = place(snapshot(path.expanduser().absolute()))
+        path = snapshot(path.expanduser().absolute())
+        there = place(path)
     except InputError as error:
-        return f"ERROR: {error}", False
-    lines = [_row(name, text) for name, text in _rows(found)]
+        return Found(error=str(error))
+    found = Found(
+        str(path),
+        _tensors(there),
+        str(there.adapter or ""),
+        {what: tuple(names) for what, names in there.others.items()},
+    )
     try:
-        made = plan(Job.create({"model": str(found.path), "seq": str(TRIAL), "out": f"{found.path}.out"}))
+        made = plan(Job.create({"model": str(path), "seq": str(TRIAL), "out": f"{path}.out"}))
     except InputError as error:
-        return "\n".join([*lines, f"ERROR: {error}"]), False
-    spec, job = made.spec, made.job
-    lines.append(_row("model", f"{made.config['model_type']}, {spec.layers} layers, {count(made.weights)} weights"))
-    towers = ", ".join(fitted.tower.title.lower() for fitted in made.towers)
-    lines += [_row("towers", towers)] if towers else []
-    lines += [_row("to device", ", ".join(shown(name) for name in made.copied))]
-    lines += [f"note: {note}" for note in made.notes]
-    lines.append(f"It can be converted: llmconv convert -m {found.path} -s N (-q auto is {job.quantize}).")
-    return "\n".join(lines), True
+        return replace(found, error=str(error))
+    towers = tuple(fitted.tower.title.lower() for fitted in made.towers)
+    type_, layers = made.config["model_type"], made.spec.layers
+    model = Converted(type_, layers, made.weights, towers, made.copied, made.notes, made.job.quantize)
+    return replace(found, model=model)
+
+
+def _tensors(there: Directory) -> Tensors | None:
+    try:
+        read = Checkpoint.open(there)
+    except InputError:
+        return None
+    sizes = Counter[str]()
+    for info in read.tensors.values():
+        sizes[info.dtype] += info.nbytes
+    return Tensors(read.why, len(read.tensors), dict(sizes.most_common()))
+
+
+def text(found: Found) -> str:
+    """What `llmconv doctor DIR` prints; the last line says why it cannot be converted, and what helps."""
+    return "\n".join(_lines(found))
+
+
+def _lines(found: Found) -> Iterator[str]:
+    if found.directory:
+        yield _row("directory", found.directory)
+        yield _row("weights", _weights(found.tensors))
+    if found.adapter:
+        yield _row("adapter", found.adapter)
+    for what, names in found.others.items():
+        yield _row("also there", f"{what} ({', '.join(shown(name) for name in names[:FEW])})")
+    if found.model is None:
+        yield f"ERROR: {found.error}"
+        return
+    model = found.model
+    yield _row("model", f"{model.type}, {counted(model.layers, 'layer')}, {count(model.weights)} weights")
+    if model.towers:
+        yield _row("towers", ", ".join(model.towers))
+    yield _row("to device", ", ".join(shown(name) for name in model.copied))
+    yield from (f"note: {note}" for note in model.notes)
+    yield f"It can be converted: llmconv convert -m {shlex.quote(found.directory)} -s N (-q auto is {model.quantize})."
+
+
+def _weights(tensors: Tensors | None) -> str:
+    if tensors is None:
+        return "none that can be read"
+    types = ", ".join(f"{dtype} {size(total)}" for dtype, total in tensors.bytes.items())
+    return f"{tensors.files}: {counted(tensors.count, 'tensor')} ({types})"
 
 
 def _row(name: str, text: str) -> str:
     return f"{name:<10} {text}"
-
-
-def _rows(found: Directory) -> Iterator[tuple[str, str]]:
-    """The directory's own facts, as far as they can be read."""
-    yield "directory", str(found.path)
-    try:
-        yield "weights", f"{found.weights.why}: {_tensors(Checkpoint.open(found))}"
-    except InputError:
-        yield "weights", "none that can be read"
-    if found.adapter:
-        yield "adapter", str(found.adapter)
-    for what, names in found.others.items():
-        yield "also there", f"{what} ({', '.join(shown(name) for name in names[:3])})"
-
-
-def _tensors(checkpoint: Checkpoint) -> str:
-    sizes = Counter[str]()
-    for info in checkpoint.tensors.values():
-        sizes[info.dtype] += info.nbytes
-    types = ", ".join(f"{dtype} {size(total)}" for dtype, total in sizes.most_common())
-    return f"{len(checkpoint.tensors)} tensors ({types})"

@@ -4,14 +4,69 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmconv import engine, tasks
+from llmconv.engine.explain import Item
 from llmconv.plan.plan import Plan, plan
-from llmconv.queries.overview import overview
+from llmconv.queries.overview import Overview, overview
 from llmconv.request.request import Request, load
 from llmconv.words import size
+
+STATES = {
+    "unchanged": "is up to date",
+    "cached": "would be taken from the cache",
+    "run": "would run",
+    "maybe": "may run",
+}
+
+
+@dataclass(frozen=True)
+class Change:
+    """A field of a task's key, with what it was when the task was built and what it is now."""
+
+    field: str
+    before: Any
+    after: Any
+
+
+@dataclass(frozen=True)
+class Built:
+    """What a task was built from: `fields` of its key; with seconds, bytes of memory, and the key (hex)."""
+
+    seconds: float
+    memory_bytes: int
+    key: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Task:
+    """action: a key of STATES; reason: why it is not unchanged. built: None for what was never built."""
+
+    task: str
+    action: str
+    reason: str
+    changes: tuple[Change, ...]
+    built: Built | None
+
+    @classmethod
+    def of(cls, item: Item) -> Task:
+        row = item.row
+        built = None if row is None else Built(row.seconds, row.peak_rss, row.key, row.fields)
+        return cls(item.name, item.action, item.reason, tuple(Change(*change) for change in item.changes), built)
+
+
+@dataclass(frozen=True)
+class Why:
+    """tasks: the one that was asked about, or all that a build would not leave as they are. asked: its name, or
+    None."""
+
+    out: str
+    asked: str | None
+    tasks: tuple[Task, ...]
 
 
 def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
@@ -24,13 +79,13 @@ def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
     return engine.outlook(tasks.graph(made), [asked.goal], asked.run_options())
 
 
-def forecast(asked: Request) -> str:
-    """The text of `llmconv plan`. Raises InputError for every fault that would stop the conversion."""
+def forecast(asked: Request) -> Overview:
+    """What `llmconv plan` shows. Raises InputError for every fault that would stop the conversion."""
     made = plan(asked.job)
     return overview(made, outlook(asked, made), asked.job)
 
 
-def why(out: Path, name: str | None) -> str:
+def why(out: Path, name: str | None) -> Why:
     """Why a task would run again, or what it was built from; without a name, every task that would run.
 
     name: a task (compile:block_0, merge) or a net (block_0, for its compile task).
@@ -39,30 +94,30 @@ def why(out: Path, name: str | None) -> str:
     made, options = plan(asked.job), asked.run_options()
     if name is None:
         items = [i for i in engine.plan(tasks.graph(made), ["convert"], options) if i.action != "unchanged"]
-        if not items:
-            return f"{out} is up to date: nothing would run."
-        return "\n".join(f"{item.name}: {item.reason}" for item in items)
+        return Why(str(out), None, tuple(map(Task.of, items)))
     if any(net.name == name for net in made.nets):
         name = f"compile:{name}"
-    item = engine.why(tasks.graph(made), name, options)
-    return "\n".join(_describe(item))
+    return Why(str(out), name, (Task.of(engine.why(tasks.graph(made), name, options)),))
 
 
-def _describe(item: Any) -> list[str]:
-    state = {
-        "unchanged": "is up to date",
-        "cached": "would be taken from the cache",
-        "run": "would run",
-        "maybe": "may run",
-    }[item.action]
-    lines = [f"{item.name} {state}" + (f": {item.reason}" if item.reason else "")]
-    for field, before, after in item.changes:
-        lines.append(f"  {field}: {_short(before)} -> {_short(after)}")
-    if item.row is not None:
+def text(found: Why) -> str:
+    """What `llmconv why` prints."""
+    if found.asked is not None:
+        return "\n".join(line for task in found.tasks for line in _described(task))
+    if not found.tasks:
+        return f"{found.out} is up to date: nothing would run."
+    return "\n".join(f"{task.task}: {task.reason}" for task in found.tasks)
+
+
+def _described(task: Task) -> list[str]:
+    lines = [f"{task.task} {STATES[task.action]}" + (f": {task.reason}" if task.reason else "")]
+    lines += [f"  {change.field}: {_short(change.before)} -> {_short(change.after)}" for change in task.changes]
+    if task.built is not None:
+        built = task.built
         lines.append(
-            f"  built in {item.row.seconds:.1f} s, {size(item.row.peak_rss)} of memory, key {item.row.key[:16]}, from"
+            f"  built in {built.seconds:.1f} s, {size(built.memory_bytes)} of memory, key {built.key[:16]}, from"
         )
-        lines += [f"    {k}: {_short(v)}" for k, v in _flat(item.row.fields)]
+        lines += [f"    {k}: {_short(v)}" for k, v in _flat(built.fields)]
     return lines
 
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
 
-from llmconv.verify.record import closeness, figure, worst_output
+from llmconv.verify.record import closeness, figure, loss, worst_output
 
 KINDS = (
     ("block", "prefill"),
@@ -20,8 +21,7 @@ def by_layer(verified: Mapping[str, Any] | None) -> dict[str, Any] | None:
     """Curves of relative L2 over the layers that were verified: of each kind of block, and torch's own in the same half
     precision; None when no layer was. Figures that are not finite are None.
     """
-    nets = {net["name"]: net for net in verified["nets"]} if verified else {}
-    layers = sorted({int(found[1]) for name in nets if (found := re.fullmatch(r"block(?:_[a-z]+)?_(\d+)", name))})
+    nets, layers = _layers(verified)
     series, limit = [], [0.0] * len(layers)
     for kind, label in KINDS:
         outputs = [worst_output(nets.get(f"{kind}_{layer}")) for layer in layers]
@@ -33,6 +33,26 @@ def by_layer(verified: Mapping[str, Any] | None) -> dict[str, Any] | None:
             series.append({"label": f"torch in half precision, {label}", "values": half, "faint": True})
         limit = [max(known, o["relative_l2_limit"] if o else 0.0) for known, o in zip(limit, outputs)]
     return {"layers": layers, "series": series, "limit": limit} if series else None
+
+
+def lost_by_layer(verified: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """Curves of what quantisation costs (llmconv.verify.record.loss) over the layers that were verified, of each kind
+    of block; None when that was not measured of any. Figures that are not finite are None."""
+    nets, layers = _layers(verified)
+    series = []
+    for kind, label in KINDS:
+        found = [loss(nets.get(f"{kind}_{layer}")) for layer in layers]
+        if any(value is not None for value in found):
+            values = [value if value is not None and math.isfinite(value) else None for value in found]
+            series.append({"label": label, "values": values})
+    return {"layers": layers, "series": series} if series else None
+
+
+def _layers(verified: Mapping[str, Any] | None) -> tuple[dict[str, Any], list[int]]:
+    """The nets that were verified, by name, and the numbers of the layers among them."""
+    nets = {net["name"]: net for net in verified["nets"]} if verified else {}
+    named = (re.fullmatch(r"block(?:_[a-z]+)?_(\d+)", name) for name in nets)
+    return nets, sorted({int(found[1]) for found in named if found})
 
 
 def drift(verified: Mapping[str, Any]) -> list[str]:

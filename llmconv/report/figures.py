@@ -8,14 +8,13 @@ from typing import Any
 
 from llmconv.chips import CHIPS
 from llmconv.plan.estimate import device_memory
-from llmconv.report import accuracy, latency, sizes
+from llmconv.report import accuracy, latency, senses, sizes
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, tag
-from llmconv.report.sections import note, section
+from llmconv.report.parts import note, section
 from llmconv.report.sizes import Coefficients
-from llmconv.report.summary import latencies
 from llmconv.verify.record import cost
-from llmconv.words import size
+from llmconv.words import board, rate, size
 
 PRECISIONS = {"int4": "k1", "int8": "k1", "bf16": "k3", "f16": "k3", "f32": "k2", "scales": "k8", "zero points": "k4"}
 
@@ -100,8 +99,7 @@ def memory(facts: Facts) -> Html | None:
     ]
     several = int(facts.job.get("num_device", 1)) > 1
     told = (
-        f"{size(total)} of up to {room / (1 << 30):.0f} GiB on the largest common boards with a {chip} "
-        f"({_percent(total, room)})"
+        f"{size(total)} of up to {board(room)} on the largest common boards with a {chip} ({_percent(total, room)})"
         if room
         else size(total)
     )
@@ -143,12 +141,13 @@ def speed(facts: Facts) -> Html | None:
     """Estimated latency, and its parts."""
     if not facts.manifest:
         return None
-    times = latencies(facts.manifest)
-    length, chip = facts.manifest["job"]["max_input_length"], facts.manifest["job"]["chip"]
+    found, chip = latency.firsts(facts.manifest), facts.manifest["job"]["chip"]
     blocks = []
-    for step, what in (("prefill", f"Prefill of {length} tokens"), ("decode", "Decode of one token, full KV length")):
-        shares = latency.shares(facts.manifest, step)
-        if not shares:
+    for name in ("prefill", "decode"):
+        step = found.get(name)
+        tokens = step.tokens if step else facts.manifest["job"]["max_input_length"]
+        what = f"Prefill of {tokens} tokens" if name == "prefill" else "Decode of one token, full KV length"
+        if step is None or step.seconds is None:
             blocks.append(
                 tag(
                     "div",
@@ -157,25 +156,26 @@ def speed(facts: Facts) -> Html | None:
                 )
             )
             continue
-        total = sum(shares.values())
+        parts = [(part, share * step.seconds, 100 * share) for part, share in step.shares.items()]
         bar = [
-            tag("i", class_=f"k{n}", style=f"width:{100 * t / total:.3f}%", title=f"{name} {_ms(t)}")
-            for n, (name, t) in enumerate(shares.items(), 1)
+            tag("i", class_=f"k{n}", style=f"width:{share:.3f}%", title=f"{part} {_ms(t)}")
+            for n, (part, t, share) in enumerate(parts, 1)
         ]
         key = [
-            tag("span", tag("i", class_=f"k{n}"), f"{name} {_ms(t)}, {100 * t / total:.0f} %")
-            for n, (name, t) in enumerate(shares.items(), 1)
+            tag("span", tag("i", class_=f"k{n}"), f"{part} {_ms(t)}, {share:.0f} %")
+            for n, (part, t, share) in enumerate(parts, 1)
         ]
-        rate = f", {1 / times['decode']:.1f} tokens/s" if step == "decode" and times["decode"] else ""
+        each = f", {rate(step.tokens_per_second)}" if name == "decode" and step.tokens_per_second else ""
         blocks.append(
             tag(
                 "div",
-                tag("h3", f"{what}: {1000 * total:.2f} ms{rate}"),
+                tag("h3", f"{what}: {1000 * step.seconds:.2f} ms{each}"),
                 tag("div", bar, class_="bar big"),
                 tag("div", key, class_="key"),
-                tag("div", id=step, class_="plot", role="img", aria_label="estimated milliseconds of each net"),
+                tag("div", id=name, class_="plot", role="img", aria_label="estimated milliseconds of each net"),
             )
         )
+    blocks += senses.estimates(facts.manifest, found)
     return section(
         "latency",
         "Estimated latency" + (" (earlier build)" if facts.outdated else ""),
@@ -196,7 +196,7 @@ def verification(facts: Facts) -> Html | None:
     verified = facts.verified
     if not verified:
         return None
-    curves = accuracy.by_layer(verified)
+    curves, lost = accuracy.by_layer(verified), accuracy.lost_by_layer(verified)
     return section(
         "verification",
         "Verification on the chip simulator",
@@ -218,6 +218,14 @@ def verification(facts: Facts) -> Html | None:
         )
         if curves
         else None,
+        [
+            tag("h3", "What quantisation costs, by layer"),
+            tag("div", id="losses", class_="plot", role="img", aria_label="loss of each layer to quantisation"),
+            note("Relative L2 of each layer's output, with the weights that the chip has, against the original ones."),
+        ]
+        if lost
+        else None,
+        senses.verified(verified),
         _tokens(verified),
     )
 

@@ -4,7 +4,7 @@
   const $ = (selector) => document.querySelector(selector);
   const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
   const PHASES = { toolchain: "--c7", checkpoint: "--c6", export: "--c8", compile: "--c1", stamp: "--c3", merge: "--c2", config: "--c7", manifest: "--c7", verify: "--c4" };
-  const bytes = (n) => n >= 1e9 ? (n / 1e9).toFixed(1) + " GB" : n >= 1e6 ? (n / 1e6).toFixed(0) + " MB" : n >= 1e3 ? (n / 1e3).toFixed(0) + " KB" : n + " B";
+  const bytes = (n) => n >= 1e9 ? (n / 1e9).toFixed(1) + " GB" : n >= 1e6 ? (n / 1e6).toFixed(0) + " MB" : n >= 1e3 ? (n / 1e3).toFixed(0) + " kB" : n + " B";
   const seconds = (s) => s >= 5400 ? (s / 3600).toFixed(1) + " h" : s >= 90 ? (s / 60).toFixed(1) + " min" : s < 10 ? s.toFixed(2) + " s" : s.toFixed(1) + " s";
   const digits = (v) => v == null ? "–" : v === 0 ? "0" : v.toPrecision(3);
   const charts = [];
@@ -118,24 +118,24 @@
   }
 
   // ------------------------------------------------------------- error of each layer
-  function errors(el, width) {
-    const e = D.errors, colours = ["--c1", "--c2", "--c3", "--c4"];
+  function curves(e) { return (el, width) => {
+    const colours = ["--c1", "--c2", "--c3", "--c4"];
     const series = e.series.map((s, n) => ({ label: s.label, stroke: css(s.faint ? "--c7" : colours[n % 4]), dash: s.faint ? [3, 3] : undefined, width: s.faint ? 1 : 1.75, spanGaps: false, points: { show: !s.faint, size: 6, fill: css("--card") }, value: (u, v) => digits(v) }));
-    series.push({ label: "limit", stroke: css("--bad"), dash: [6, 4], width: 1.25, points: { show: false }, value: (u, v) => digits(v) });
+    if (e.limit) series.push({ label: "limit", stroke: css("--bad"), dash: [6, 4], width: 1.25, points: { show: false }, value: (u, v) => digits(v) });
     return new uPlot({
       width, height: 230, padding: [8, 12, 0, 0], cursor: { drag: { x: false, y: false } },
       scales: { x: { time: false, range: (u, lo, hi) => [lo - 0.4, hi + 0.4] }, y: { range: (u, lo, hi) => [0, (hi || 1) * 1.1] } },
       axes: [axis({ label: "layer", labelSize: 18, labelFont: "12px system-ui, sans-serif", incrs: [1, 2, 4, 5, 8, 10, 20], grid: { show: false } }), axis({ size: 62, values: (u, all) => all.map((v) => +v.toPrecision(4)) })],
       series: [{ label: "layer", value: (u, v) => v == null ? "–" : v }, ...series],
-    }, [e.layers, ...e.series.map((s) => s.values), e.limit], el);
-  }
+    }, [e.layers, ...e.series.map((s) => s.values), ...(e.limit ? [e.limit] : [])], el);
+  }; }
 
   if (D.runs.length) {
     plot("gantt", gantt);
     plot("memory", memory);
   }
   for (const [id, colour] of [["prefill", "--c1"], ["decode", "--c3"]]) if (D.latency[id]) plot(id, bars(D.latency[id], colour));
-  if (D.errors) plot("errors", errors);
+  for (const id of ["errors", "losses"]) if (D[id]) plot(id, curves(D[id]));
 
   const select = $("#run");
   if (select) select.addEventListener("change", () => {

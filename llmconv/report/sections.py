@@ -4,44 +4,29 @@ the files.
 
 from __future__ import annotations
 
-import datetime
 import math
 import re
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote
 
 from llmconv.chips import CHIPS
+from llmconv.engine import trace
 from llmconv.engine.history import Run
-from llmconv.families import towers
 from llmconv.plan import handover
-from llmconv.report import status, timeline
+from llmconv.report import latency, status
 from llmconv.report.facts import Facts
 from llmconv.report.html import Html, join, tag
+from llmconv.report.parts import Card, cards, judged, moment, note, section, times
 from llmconv.report.sizes import Coefficients
-from llmconv.report.summary import latencies
 from llmconv.request.options import BY_NAME
 from llmconv.toolchain import log as logs
 from llmconv.verify.record import figure
-from llmconv.words import duration, size
+from llmconv.words import counted, rate, size
 
-MARKS = {"good": "✓", "bad": "✗", "unsure": "!"}
 FIRST = ("", "not built yet")  # reasons that go without saying
 SHOWN = ("seq_length", "quantize", "chip")  # options that provenance always names
-
-
-def section(name: str, title: str, *content: object) -> Html:
-    return tag("section", tag("h2", title), *content, id=name)
-
-
-def note(*content: object) -> Html:
-    return tag("p", *content, class_="note")
-
-
-def moment(time: float) -> str:
-    """Unix seconds as local date and time with the offset."""
-    return datetime.datetime.fromtimestamp(time).astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
 
 
 def head(facts: Facts) -> Html:
@@ -54,80 +39,38 @@ def head(facts: Facts) -> Html:
 
 def verdict(facts: Facts) -> Html:
     found = status.verdict(facts)
-    told = tag(
-        "div",
-        tag("b", found.title),
-        tag("p", found.text),
-        tag("pre", found.command, class_="command") if found.command else None,
-    )
-    return tag(
-        "div",
-        tag("div", MARKS[found.mood], class_="mark", aria_hidden="true"),
-        told,
-        class_=f"verdict {found.mood}",
-        id="verdict",
-    )
+    return judged(found.mood, found.title, found.text, found.command)
 
 
 def tiles(facts: Facts, stored: Coefficients, run: Run) -> Html:
     """The figures that people ask for first. run: the one that did the work."""
     manifest = facts.manifest
-    found: list[tuple[str, str, str]] = []
+    found: list[Card] = []
     if manifest:
         found.append(("size", size(manifest["bytes"]), "of an earlier build" if facts.outdated else ""))
         if stored.bits:
             found.append(("bits per weight", f"{stored.bits:.2f}", "scales and tables included"))
     states = Counter(net.state for net in status.nets(facts))
     found.append(("nets", str(sum(states.values())), ", ".join(f"{states[s]} {s}" for s in status.STATES if states[s])))
-    found += _times(run)
+    found += times(run)
     if manifest:
-        times = latencies(manifest)
-        for item in towers():
-            if time := times[item]:
-                known = manifest.get("device", {}).get(item)  # a manifest of an earlier llmconv has none
-                extent = handover.largest(known)[0] if known else ""
-                found.append((f"{item}, estimate", f"{1000 * time:.2f} ms", extent))
-        if times["prefill"]:
-            found.append(
-                (
-                    "prefill, estimate",
-                    f"{1000 * times['prefill']:.2f} ms",
-                    f"{manifest['job']['max_input_length']} tokens",
-                )
-            )
-        if times["decode"]:
-            found.append(
-                ("decode, estimate", f"{1 / times['decode']:.1f} tokens/s", f"{1000 * times['decode']:.2f} ms a token")
-            )
+        each = "a token" if manifest["job"].get("batch", 1) == 1 else "for a token of each sequence"
+        for name, step in latency.firsts(manifest).items():
+            if step.seconds is None or step.tokens_per_second is None:
+                continue
+            time = f"{1000 * step.seconds:.2f} ms"
+            if name == "prefill":
+                found.append(("prefill, estimate", time, f"{step.tokens} tokens"))
+            elif name == "decode":
+                number, unit = rate(step.tokens_per_second).split(" ")
+                found.append(("decode, estimate", number, f"{unit}; {time} {each}"))
+            else:
+                known = manifest.get("device", {}).get(name)  # a manifest of an earlier llmconv has none
+                found.append((f"{name}, estimate", time, handover.largest(known)[0] if known else ""))
     worst = status.worst(facts)
     if worst is not None:
         found.append(("worst relative L2", f"{worst:.4f}" if math.isfinite(worst) else "not finite", "of a block"))
-    return tag(
-        "div",
-        [
-            tag("div", tag("span", what), tag("b", value), tag("small", more), class_="tile")
-            for what, value, more in found
-            if value
-        ],
-        class_="tiles",
-    )
-
-
-def _times(run: Run) -> list[tuple[str, str, str]]:
-    """Of a run: wall and CPU time, peak memory and disk."""
-    if run.finished is None:
-        return []
-    done = run.finished
-    cpu = done.get("cpu") or sum(span.cpu for span in run.spans)
-    peak = done.get("peak_memory") or max((count for _, count in run.memory), default=0)
-    found = [("build time", duration(done["seconds"]), f"{duration(cpu)} of CPU")]
-    if peak:
-        found.append(("peak memory", size(peak), "all processes"))
-    elif run.spans:
-        found.append(("peak memory", size(max(span.peak for span in run.spans)), "of one task"))
-    if done.get("peak_disk"):
-        found.append(("peak disk", size(done["peak_disk"]), "of this directory"))
-    return found
+    return cards(found)
 
 
 def failures(facts: Facts) -> list[Html]:
@@ -149,7 +92,7 @@ def _failure(facts: Facts, task: str, failure: dict, repeat: str) -> Html:
         tag("p", advice) if advice else None,
         tag("pre", "\n".join(lines), class_="log") if lines else None,
         tag("p", "Log: ", _link(facts, log)) if log else None,
-        tag("p", f"{len(needing)} tasks need it and were not built.") if needing else None,
+        tag("p", f"Not built because of that: {counted(len(needing), 'task')}.") if needing else None,
         tag("p", "Only this task again:"),
         tag("pre", repeat or status.command(facts, task), class_="command"),
     )
@@ -189,7 +132,7 @@ def _input(facts: Facts) -> Iterator[tuple[str, object]]:
     yield "Checkpoint", tag("code", job.get("model_path", ""))
     if facts.plan:
         spec, kind = facts.plan.spec, facts.plan.config["model_type"]
-        yield "Family", f"{facts.plan.family.name} ({kind}, {spec.layers} layers, hidden size {spec.hidden})"
+        yield "Family", f"{facts.plan.family.name} ({kind}, {counted(spec.layers, 'layer')}, hidden size {spec.hidden})"
     if manifest and not facts.outdated:
         known = manifest["checkpoint"]
         yield "Tensors", [f"{known['tensors']}, sha256 ", tag("code", known["sha256"])]
@@ -219,92 +162,6 @@ def _output(facts: Facts) -> Iterator[tuple[str, object]]:
     if facts.verified:
         versions = ", ".join(f"{name} {version}" for name, version in facts.verified.get("versions", {}).items())
         yield "Verified with", f"{versions}; seed {facts.verified.get('seed')}"
-
-
-def build(facts: Facts, runs: Sequence[Run], main: int) -> Html | None:
-    """Who worked when, the critical path, memory; of the runs that did something."""
-    if not runs:
-        return None
-    options = [
-        tag(
-            "option",
-            f"{moment(run.begin)}: {len(run.spans)} tasks, {duration(run.end - run.begin)}{_ending(run)}",
-            value=n,
-            selected=n == main,
-        )
-        for n, run in enumerate(runs)
-    ]
-    chooser = tag("label", "Run ", tag("select", options, id="run")) if len(runs) > 1 else None
-    paths = [tag("div", _path(facts, run), data_run=n, hidden=n != main) for n, run in enumerate(runs)]
-    return section(
-        "build",
-        "The build over time",
-        tag("div", tag("div", _phases(), class_="key"), chooser, class_="head"),
-        tag("div", id="gantt", class_="plot", role="img", aria_label="which task ran when, a row for each worker"),
-        tag("h3", "Memory"),
-        tag("div", id="memory", class_="plot", role="img", aria_label="memory over the same time"),
-        note(
-            "Drag to zoom, double-click to see all. Underlined boxes are the critical path; pale ones came from the "
-            "cache or were stopped."
-        ),
-        paths,
-    )
-
-
-def _ending(run: Run) -> str:
-    if run.finished is None:
-        return ", killed"
-    return ", failed" if run.failures else f", {run.finished['interrupted']}" if run.finished.get("interrupted") else ""
-
-
-def _phases() -> list[Html]:
-    names = (
-        ("k1", "compile"),
-        ("k3", "stamp"),
-        ("k8", "export"),
-        ("k6", "checkpoint digests"),
-        ("k2", "merge"),
-        ("k4", "verify"),
-        ("k7", "other"),
-    )
-    return [tag("span", tag("i", class_=colour), name) for colour, name in names]
-
-
-def _path(facts: Facts, run: Run) -> list[Html]:
-    steps = timeline.critical_path(run, facts.deps)
-    whole = max(run.end - run.begin, 1e-9)
-    shown = sorted(
-        sorted(steps, key=lambda step: step.span.begin - step.span.end)[:8], key=lambda step: step.span.begin
-    )
-    rows = []
-    for step in shown:
-        took = step.span.end - step.span.begin
-        share = tag("div", tag("i", class_="k1", style=f"width:{100 * took / whole:.2f}%"), class_="bar")
-        name = [
-            tag("code", step.span.name),
-            tag("span", f" waited for {step.waited}", class_="note") if step.waited else None,
-        ]
-        rows.append(
-            tag(
-                "tr",
-                tag("td", name),
-                tag("td", f"{took:.2f} s", class_="n"),
-                tag("td", f"{100 * took / whole:.0f} %", class_="n"),
-                tag("td", share, style="width:40%", class_="wide"),
-            )
-        )
-    columns = tag(
-        "tr",
-        tag("th", "task"),
-        tag("th", "took", class_="n"),
-        tag("th", "share", class_="n"),
-        tag("th", "", class_="wide"),
-    )
-    more = f" (the longest {len(shown)} of {len(steps)} steps)" if len(steps) > len(shown) else ""
-    return [
-        tag("h3", f"Critical path{more}"),
-        tag("div", tag("table", tag("thead", columns), tag("tbody", rows)), class_="scroll"),
-    ]
 
 
 def nets(facts: Facts) -> Html | None:
@@ -392,7 +249,10 @@ def files(facts: Facts) -> Html:
         (layout.verified, "what the verification measured"),
         (layout.log("verify"), "the verification as a table"),
         (layout.state / "events.jsonl", "everything that happened, line by line"),
-        (layout.state / "trace.json", "the last run for a trace viewer (chrome://tracing, ui.perfetto.dev)"),
+        (
+            trace.place(layout.state, facts.last.begin),
+            "this run for a trace viewer (chrome://tracing, ui.perfetto.dev)",
+        ),
     )
     return section(
         "files",

@@ -85,8 +85,8 @@ def verdict(facts: Facts) -> Verdict:
     if run.finished and run.finished.get("status"):
         return Verdict(
             "bad",
-            "Could not start",
-            f"The build was stopped before its first task; the terminal says why. {left}".strip(),
+            "Not finished" if run.spans else "Could not start",
+            f"{run.finished.get('fault') or 'The terminal says why.'} {left}".strip(),
             command(facts),
         )
     if not facts.manifest or facts.outdated:

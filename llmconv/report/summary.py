@@ -12,36 +12,15 @@ from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
-from llmconv.chips import CHIPS
 from llmconv.engine import events
 from llmconv.families import towers
 from llmconv.plan.handover import largest
+from llmconv.report.latency import firsts
 from llmconv.request.output import Layout
 from llmconv.verify.record import closeness, record, worst_output
-from llmconv.words import count, duration, size
+from llmconv.words import count, duration, rate, size
 
-
-def latencies(manifest: Mapping[str, Any]) -> dict[str, float | None]:
-    """Compiler estimates in seconds: what towers look at, such as `image`, of the largest size, `prefill` of the
-    longest prompt, `decode` of one token at full KV length.
-
-    None where the compiler estimates nothing (dynamic nets) and where there is no such net. Work of the host is in
-    none.
-    """
-    clock = CHIPS[manifest["job"]["chip"]].clock
-
-    def total(*names: str) -> float | None:
-        nets = [
-            n for n in manifest["nets"] if n["name"].rstrip("0123456789").rstrip("_") in names and not n.get("stage_of")
-        ]
-        known = [n["cycles"] for n in nets]
-        return sum(known) / clock if known and None not in known else None
-
-    return {
-        **{item: total(*(tower.net for tower in kinds)) for item, kinds in towers().items()},
-        "prefill": total("embedding", "block", "lm_head"),
-        "decode": total("embedding_cache", "block_cache", "lm_head"),
-    }
+SILENT = ("quiet", "none")  # ways to show a run without a word about success
 
 
 def program(name: str) -> str:
@@ -61,7 +40,8 @@ def coefficient_bytes(manifest: Mapping[str, Any]) -> int:
 class Summary:
     """A listener that prints the summary after a run that made a .bmodel.
 
-    progress: as in engine.RunOptions; with "json" the summary is one more object, with "quiet" it is left out.
+    progress: as in engine.RunOptions; with "json" the summary is one more object, with "quiet" and
+    "none" it is left out.
     """
 
     def __init__(self, layout: Layout, progress: str = "auto"):
@@ -75,7 +55,7 @@ class Summary:
         if isinstance(event, events.RunFinished) and self.merged and not event.status:
             if self.progress == "json":
                 print(json.dumps({"event": "Summary"} | self.facts(event)), flush=True)
-            elif self.progress != "quiet":
+            elif self.progress not in SILENT:
                 print(self.text(event), flush=True)
 
     def _task(self, event: Any) -> None:
@@ -86,13 +66,14 @@ class Summary:
                 "up to date" if unchanged else "from the cache" if event.how == "cached" else event.values["how"]
             )
         self.merged = self.merged or event.name == "manifest"
-        if event.name == "verify" and isinstance(event, events.TaskFinished) and self.progress not in ("json", "quiet"):
+        if event.name == "verify" and isinstance(event, events.TaskFinished) and self.progress not in ("json", *SILENT):
             print(event.values["text"])
 
     def facts(self, event: events.RunFinished) -> dict[str, Any]:
         """What is known at the end of a run, JSON-able; bytes and seconds."""
         manifest = self._manifest()
-        held = coefficient_bytes(manifest)
+        held, job = coefficient_bytes(manifest), manifest["job"]
+        read = [name for kinds in towers().values() for tower in kinds for name in tower.reads]
         return {
             "bmodel": str(self.layout.out / manifest["bmodel"]),
             "bytes": manifest["bytes"],
@@ -104,10 +85,11 @@ class Summary:
             "cpu_seconds": round(event.cpu, 1),
             "peak_memory": event.peak_memory,
             "peak_disk": event.peak_disk,
-            "chip": manifest["job"]["chip"],
-            "max_input_length": manifest["job"]["max_input_length"],
-            **{name: manifest["job"][name] for kinds in towers().values() for tower in kinds for name in tower.reads},
-            "estimated_seconds": latencies(manifest),
+            "chip": job["chip"],
+            "max_input_length": job["max_input_length"],
+            "batch": job.get("batch", 1),
+            **{name: job[name] for name in read if name in job},  # an earlier llmconv had fewer options
+            **_estimated(manifest),
             "verified": self._verified(),
         }
 
@@ -170,13 +152,26 @@ class Summary:
         return f"{program('llmconv')} verify {self.layout.out} --full"
 
 
+def _estimated(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """estimated_seconds: of what towers look at, such as `image`, of the largest size; of `prefill` of the longest
+    prompt of a launch; of `decode` of a token at the whole KV length; None where the compiler estimates nothing
+    (dynamic nets) and where there is no such net. prefill_tokens: of that prompt; decode_rate: tokens a second, of all
+    sequences together."""
+    found = firsts(manifest)
+    seconds = {name: found[name].seconds if name in found else None for name in (*towers(), "prefill", "decode")}
+    prefill, decode = found.get("prefill"), found.get("decode")
+    told = {"prefill_tokens": prefill and prefill.tokens, "decode_rate": decode and decode.tokens_per_second}
+    return {"estimated_seconds": seconds, **told}
+
+
 def estimates(f: dict[str, Any], device: Mapping[str, Any]) -> list[str]:
     """Lines on the latencies that the compiler estimates, and that nobody has measured. device: as in the manifest."""
     time, parts = f["estimated_seconds"], []
     if time["prefill"]:
-        parts.append(f"prefill of {f['max_input_length']} tokens in {1000 * time['prefill']:.2f} ms")
+        parts.append(f"prefill of {f['prefill_tokens']} tokens in {1000 * time['prefill']:.2f} ms")
     if time["decode"]:
-        parts.append(f"then {1 / time['decode']:.0f} tokens/s ({1000 * time['decode']:.2f} ms each)")
+        each = "each" if f["batch"] == 1 else f"for {f['batch']}"
+        parts.append(f"then {rate(f['decode_rate'])} ({1000 * time['decode']:.2f} ms {each})")
     looks = [
         f"{kinds[0].one} of {largest(device[item])[0]} in {1000 * seconds:.2f} ms"
         for item, kinds in towers().items()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.checkpoint.directory import snapshot
+from llmconv.checkpoint.gguf.file import title
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
 from llmconv.hub import Name
@@ -16,7 +17,7 @@ from llmconv.request.options import parse
 
 LONGEST = 400  # bytes of a path; SQLite takes 512 with the names of its files
 # options with which the compiler does not split a layer over devices
-UNSPLIT = ("lora_max_rank", "dynamic", "use_history_kv", "chunk_length")
+UNSPLIT = ("keep_half", "lora_max_rank", "dynamic", "use_history_kv", "chunk_length")
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,7 @@ class Job:
     quantize: str = "auto"
     q_group_size: int = 64
     symmetric: bool = False
+    keep_half: str = ""
     chip: str = "bm1684x"
     num_device: int = 1
     distribute_strategy: str = "tp"
@@ -44,6 +46,7 @@ class Job:
     use_history_kv: bool = False
     chunk_length: int = 0
     max_pixels: str = ""
+    exact_audio: bool = False
     lora_max_rank: int = 0
     do_sample: bool = False
     embedding_disk: bool = False
@@ -84,7 +87,7 @@ class Job:
             values["model_path"], values["origin"] = snapshot(given), ""
         if values["out_dir"] is None:
             values["out_dir"] = (
-                f"{(hub.model if hub else values['model_path'].name).lower()}_{values['chip']}_{values['quantize']}"
+                f"{(hub.model if hub else title(values['model_path'])).lower()}_{values['chip']}_{values['quantize']}"
             )
         values["out_dir"] = Path(os.path.abspath(os.path.expanduser(values["out_dir"])))
         job = cls(**{f.name: values[f.name] for f in fields(cls)})
@@ -137,6 +140,10 @@ class Job:
     def _check_history(self) -> None:
         """Check the rules of the two history schemes (docs/options.md) that hold for every checkpoint."""
         seq, document = self.seq_length, self.use_block_with_kv or self.share_prompt
+        if (document or self.use_history_kv or self.chunk_length) and seq < 4:
+            raise InputError(
+                f"seq_length {seq} with history or decode stages", "there is no room for them", "Use 4 or more."
+            )
         if document and self.use_history_kv:
             raise InputError(
                 "use_history_kv together with use_block_with_kv or share_prompt",
@@ -173,10 +180,6 @@ class Job:
                 "a chunk is at most half of the sequence",
                 f"Use a value from 1 to {seq // 2}.",
             )
-        if (document or self.use_history_kv) and seq < 4:
-            raise InputError(
-                f"seq_length {seq} with history", "there is no room for a prefill behind a history", "Use 4 or more."
-            )
         if self.batch > 1 and (document or self.use_history_kv or self.chunk_length):
             raise InputError(
                 f"batch {self.batch} with prefill history or decode stages",
@@ -194,13 +197,7 @@ class Job:
                 "a pipeline has one device for embeddings, one for heads and at least one for layers",
                 "Use 3 or more.",
             )
-        connected = next(chip.name for chip in CHIPS.values() if chip.connected)
-        if self.splits and not CHIPS[self.chip].connected:
-            raise InputError(
-                f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}",
-                f"only {connected} devices exchange what they compute",
-                f"Use -c {connected}, or distribute_strategy pp.",
-            )
+        pipeline = f"distribute_strategy pp{' and num_device 3 or more' if self.num_device < 3 else ''}"
         given = {"batch": self.batch > 1}
         given |= {name: bool(getattr(self, name)) for name in UNSPLIT}
         if self.splits and any(given.values()):
@@ -208,7 +205,14 @@ class Job:
             raise InputError(
                 f"num_device {self.num_device} with distribute_strategy tp and {names}",
                 "the compiler does not split such layers",
-                f"Use distribute_strategy pp{' and num_device 3 or more' if self.num_device < 3 else ''}.",
+                f"Use {pipeline}.",
+            )
+        connected = next(chip.name for chip in CHIPS.values() if chip.connected)
+        if self.splits and not CHIPS[self.chip].connected:
+            raise InputError(
+                f"num_device {self.num_device} with distribute_strategy tp and chip {self.chip}",
+                f"only {connected} devices exchange what they compute",
+                f"Use -c {connected}, or {pipeline}.",
             )
 
     def to_dict(self) -> dict[str, Any]:
@@ -235,7 +239,8 @@ class Job:
 
     @property
     def model_name(self) -> str:
-        return Path(self.origin.partition("@")[0] or self.model_path).name.lower()
+        hub = self.origin.partition("@")[0]
+        return (Path(hub).name if hub else title(self.model_path)).lower()
 
     @property
     def half(self) -> str:

@@ -38,7 +38,7 @@ OPTIONS = (
         "model_path",
         "path",
         None,
-        "directory of the HuggingFace checkpoint, or org/name[@revision] of the hub",
+        "directory of the HuggingFace checkpoint, a GGUF file, or org/name[@revision] of the hub",
         "required",
         ("-m",),
         "model",
@@ -55,6 +55,13 @@ OPTIONS = (
     ),
     Option("q_group_size", "int", 64, "weights per scale along K, for w4 and w8", "quantisation", ("-g",)),
     Option("symmetric", "flag", False, "symmetric quantisation: zero points at the middle", "quantisation"),
+    Option(
+        "keep_half",
+        "str",
+        "",
+        "linear layers that stay in half precision beside w4 or w8, e.g. 3.q_proj,0-3.down_proj,*.v_proj,5",
+        "quantisation",
+    ),
     Option("chip", "choice", "bm1684x", "target chip", "target", ("-c", "--processor"), choices=tuple(CHIPS)),
     Option("num_device", "int", 1, "devices that share the model", "target"),
     Option(
@@ -74,6 +81,13 @@ OPTIONS = (
     Option("use_history_kv", "flag", False, "prefill with history in the vendor's newer scheme", "sequence"),
     Option("chunk_length", "int", 0, "decode stages of growing KV length", "sequence"),
     Option("max_pixels", "pixels", "", "W,H of the largest image; default: the model family's", "vision"),
+    Option(
+        "exact_audio",
+        "flag",
+        False,
+        "sound as the model hears it, for runtimes that give the audio net whole windows and masks",
+        "audio",
+    ),
     Option("lora_max_rank", "int", 0, "room for LoRA adapters of this rank; 0: none", "other nets"),
     Option("do_sample", "flag", False, "logits and sampling heads instead of the greedy token", "other nets"),
     Option("embedding_disk", "flag", False, "embedding table as a file for the CPU", "other nets"),
@@ -92,7 +106,13 @@ OPTIONS = (
         "memory that running tasks may use together, e.g. 8G; default: 1.5G, if that is free",
         "build",
     ),
-    Option("no_cache", "flag", False, "neither use nor fill the cache that all output directories share", "build"),
+    Option(
+        "no_cache",
+        "flag",
+        False,
+        "take no results from the cache that all output directories share, and write nothing to it",
+        "build",
+    ),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
     Option(
         "progress",
@@ -105,13 +125,16 @@ OPTIONS = (
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 
+# of a whole run, however many conversions it has
+OF_RUN = (*(o.name for o in OPTIONS if o.group == "build" and o.name != "no_stamp"), "again", "dry_run")
 BY_NAME = {o.name: o for o in OPTIONS}
 ALIASES = {alias: o.name for o in OPTIONS for alias in (o.name, o.variable) if alias} | {"processor": "chip"}
 
 LARGEST = (1 << 31) - 1  # as the compiler's and the runtimes' sizes
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _TRUE, _FALSE = {"1", "true", "yes", "on", ""}, {"0", "false", "no", "off"}
-_UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+_AMOUNT = re.compile(r"([0-9.]+)\s*([kmgt]?)(i?)b?", re.IGNORECASE)  # the i of GiB: 1024 in place of 1000
+_POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
 
 def parse(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -194,11 +217,12 @@ def _value(option: Option, raw: Any) -> Any:
 
 
 def amount(text: str) -> int | None:
-    """Bytes of "8G", "500M", "8GiB" or "1000"; None when it is no amount."""
-    number, unit = text.strip().lower().rstrip("ib"), ""
-    if number and number[-1] in "kmgt":
-        number, unit = number[:-1], number[-1]
+    """Bytes of "8G" (8 * 1000^3), "500MB", "8GiB" (8 * 1024^3) or "1000"; None when it is no amount."""
+    found = _AMOUNT.fullmatch(text.strip())
+    if found is None:
+        return None
+    number, unit, binary = found.groups()
     try:
-        return int(float(number) * _UNITS[unit])
+        return int(float(number) * (1024 if binary else 1000) ** _POWERS[unit.lower()])
     except (ValueError, OverflowError):
         return None

@@ -40,13 +40,22 @@ class Layout:
         return self.out / "verify.json"
 
     @property
-    def step(self) -> Path:
-        """The current step of a running verification."""
-        return self.state / "verify.step"
-
-    @property
     def report(self) -> Path:
         return self.out / "report.html"
+
+    @property
+    def quality(self) -> Path:
+        """What `llmconv quality` found."""
+        return self.out / "quality.json"
+
+    @property
+    def quality_page(self) -> Path:
+        return self.out / "quality.html"
+
+    @property
+    def kept(self) -> Path:
+        """Its suggestion as a job file."""
+        return self.out / "keep_half.toml"
 
     @property
     def toolchain(self) -> Path:
@@ -101,4 +110,5 @@ def _below(out: Path, name: str) -> Path:
 
 @cache
 def _net(out: Path, net: str) -> tuple[Path, ...]:
-    return tuple(out / f".llmconv/nets/{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json"))
+    folder = _below(out, ".llmconv/nets")
+    return tuple(folder / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json"))

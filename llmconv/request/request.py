@@ -19,7 +19,10 @@ from llmconv.hub import Name
 from llmconv.request.job import Job
 from llmconv.request.options import parse, typed
 from llmconv.request.output import Layout
-from llmconv.toolchain.find import cache_dir
+from llmconv.toolchain.find import caches_below
+from llmconv.user_cache import PRIVATE, cache_dir
+
+ACTIONS = "actions"  # the folder of a cache that has the results of tasks
 
 
 @dataclass(frozen=True)
@@ -76,10 +79,18 @@ class Request:
             jobs=build.jobs,
             memory=build.memory,
             continue_=build.continue_,
-            cache=None if build.no_cache else cache_dir() / "actions",
+            cache=None if build.no_cache else cache_dir() / ACTIONS,
+            below=() if build.no_cache else tuple(f"{one}/{ACTIONS}" for one in caches_below()),
             progress=build.progress,
             debug=self.job.debug,
+            environment=cacheless(self.layout.state) if build.no_cache else {},
         )
+
+
+def cacheless(state_dir: Path) -> dict[str, str]:
+    """What makes workers write nothing to the cache: kernels, digests and a fetched compiler are kept where they
+    work."""
+    return {PRIVATE: str(state_dir.absolute() / "scratch" / "cache")}
 
 
 def settle(given: Mapping[str, Any], check: Callable[[Job], object]) -> Request:
@@ -115,6 +126,11 @@ def _request(values: Mapping[str, Any], given: Mapping[str, Any], notes: tuple[s
 
 def load(out: Path) -> Request:
     """The request that was last started in an output directory. Raises InputError when nothing was ever built there."""
+    return Request.create(kept(out))
+
+
+def kept(out: Path) -> dict[str, Any]:
+    """The options of that request as they are kept. Raises InputError when there are none."""
     file = Layout(out).job
     try:
         given = json.loads(file.read_text(encoding="utf-8"))
@@ -126,7 +142,7 @@ def load(out: Path) -> Request:
             f"{file} is missing or damaged",
             "Name the directory that -o (out=) named.",
         )
-    return Request.create(given)
+    return given
 
 
 def save(asked: Request) -> None:

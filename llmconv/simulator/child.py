@@ -1,4 +1,4 @@
-"""The simulator's process: `python -m llmconv.simulator.child READ_FD WRITE_FD PARENT FOLDER BMODEL`.
+"""The simulator's process: `python -m llmconv.simulator.child READ_FD WRITE_FD PARENT LIBBMRT LIBBMLIB BMODEL KIND`.
 
 The vendor's libraries allow one chip per process, print to fds 1 and 2, and end the process on some faults. So they
 live here, fds 1 and 2 lead to a log, and two pipes lead to client.py. A message is one line of JSON and then the bytes
@@ -10,11 +10,14 @@ that its "sizes" announces:
                                                                                     of "read" as they are now
     child -> client, on a refusal   {"error": text}
 
+KIND is "simulated" or "device"; a device's libraries are left to themselves (see threads.py).
+
 The end of the client's pipe ends this process, and so does the client's death during a run.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import json
 import os
@@ -25,6 +28,8 @@ from io import BufferedReader
 from pathlib import Path
 from typing import BinaryIO
 
+from llmconv.simulator import threads
+from llmconv.simulator.device import Libsophon
 from llmconv.simulator.library import Runtime
 
 _PR_SET_PDEATHSIG = 1
@@ -70,15 +75,19 @@ def main(arguments: list[str]) -> None:
     _prepare(parent)
     requests, replies = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
     try:
-        runtime = Runtime(Path(arguments[3]), Path(arguments[4]))
+        runtime = Runtime(Libsophon(*map(Path, arguments[3:5])), Path(arguments[5]))
     except (OSError, RuntimeError) as error:
         send(replies, {"error": str(error)})
         return
+    simulated = arguments[6] == "simulated"
+    if simulated:
+        threads.give_way()
     send(replies, {"nets": runtime.nets()})
     while request := receive(requests):
         message, inputs = request
         try:
-            outputs, shapes = runtime.launch(message["net"], inputs, message["shapes"], message["read"])
+            with threads.awake() if simulated else contextlib.nullcontext():
+                outputs, shapes = runtime.launch(message["net"], inputs, message["shapes"], message["read"])
         except RuntimeError as error:
             send(replies, {"error": str(error)})
         else:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING
 from llmconv.bmodel.read import IO, BModel
 from llmconv.chips import CHIPS
 from llmconv.errors import ConvertError, ToolError
-from llmconv.simulator import arrays
+from llmconv.simulator import arrays, threads
 from llmconv.simulator.arrays import NetInfo
 from llmconv.simulator.child import receive, send
+from llmconv.simulator.device import Libsophon
 from llmconv.simulator.library import link
 from llmconv.simulator.log import reason
 
@@ -33,24 +34,28 @@ class Simulator:
     """A simulated chip with one .bmodel loaded, in a process of its own; use it in a `with` statement.
 
     bmodel: the file. chip: "bm1684x", "bm1688" or "cv186x", which must be the file's. root: the compiler's folder
-    (TPUC_ROOT). memory_bytes: the chip's memory, by default what the file needs and a margin (only what is touched
-    costs anything). log: where the libraries' output goes (by default nowhere; an error quotes its end).
+    (TPUC_ROOT), or the Libsophon of a device: then a device runs the file, by the same calls. memory_bytes: the
+    simulated chip's memory, by default what the file needs and a margin (only what is touched costs anything). log:
+    where the libraries' output goes (by default nowhere; an error quotes its end).
 
     Every failure is a ToolError: a file that is no whole .bmodel, the wrong chip, too little memory, a crash of the
     simulator. The process dies with the thread that made it.
     """
 
-    def __init__(self, bmodel: Path, chip: str, root: Path, memory_bytes: int | None = None, log: Path | None = None):
+    def __init__(
+        self, bmodel: Path, chip: str, root: Path | Libsophon, memory_bytes: int | None = None, log: Path | None = None
+    ):
         self.bmodel = Path(bmodel).resolve()
         self.nets: dict[str, NetInfo] = {}
+        self.kind = "device" if isinstance(root, Libsophon) else "chip simulator"
         needed = memory_needed(_check(self.bmodel, chip))
         self._folder = Path(tempfile.mkdtemp(prefix="llmconv-simulator-"))
         self._keeps_log = log is not None
         self.log = Path(log).resolve() if log else self._folder / "log"
         self._log_start = 0
         try:
-            link(root, CHIPS[chip], self._folder)
-            self._start(memory_bytes or needed)
+            libraries = root if isinstance(root, Libsophon) else link(root, CHIPS[chip], self._folder)
+            self._start(libraries, memory_bytes or needed)
             for net in self._ask("loading the nets")[0]["nets"]:
                 self.nets[net["name"]] = _net_info(net)
         except BaseException:
@@ -63,9 +68,11 @@ class Simulator:
     def __exit__(self, kind, *_) -> None:
         self.close(at_once=kind is not None)
 
-    def _start(self, memory_bytes: int) -> None:
+    def _start(self, libraries: Libsophon, memory_bytes: int) -> None:
         """Start the child with two pipes; its other output goes to the log."""
-        environment = {name: value for name, value in os.environ.items() if name != "LD_LIBRARY_PATH"}
+        # a path of its own would choose another simulator
+        hidden, more = ((), {}) if self.kind == "device" else (("LD_LIBRARY_PATH",), threads.ENVIRONMENT)
+        environment = more | {name: value for name, value in os.environ.items() if name not in hidden}
         package_root = str(Path(__file__).resolve().parents[2])
         environment["PYTHONPATH"] = os.pathsep.join(filter(None, (package_root, environment.get("PYTHONPATH"))))
         environment["CMODEL_GLOBAL_MEM_SIZE"] = hex(memory_bytes)  # decimal numbers are misread
@@ -73,7 +80,8 @@ class Simulator:
         read, child_write = os.pipe()
         self._requests, self._replies = os.fdopen(write, "wb"), os.fdopen(read, "rb")
         command = [sys.executable, "-m", f"{__package__}.child"]
-        command += [str(child_read), str(child_write), str(os.getpid()), str(self._folder), str(self.bmodel)]
+        command += [str(child_read), str(child_write), str(os.getpid()), str(libraries.runtime)]
+        command += [str(libraries.driver), str(self.bmodel), "device" if self.kind == "device" else "simulated"]
         try:
             with self.log.open("ab") as log:
                 self._log_start = log.tell()
@@ -102,6 +110,7 @@ class Simulator:
         buffers, shapes = arrays.pack(net, info, inputs)
         self._log_start = self.log.stat().st_size
         numbers = [n for n, io in enumerate(info.inputs) if io.name in read]
+        self._wake(True)
         try:
             send(self._requests, {"net": net, "shapes": shapes, "read": numbers}, buffers)
         except BrokenPipeError:
@@ -114,6 +123,7 @@ class Simulator:
         """The child's next message. ToolError if it refuses or has died."""
         reply = receive(self._replies)
         if reply and "error" not in reply[0]:
+            self._wake(False)
             return reply
         if reply:
             what = reply[0]["error"]
@@ -123,15 +133,21 @@ class Simulator:
             what += " (out of memory?)" if code == -signal.SIGKILL else ""
         said = reason(self.log, self._log_start)
         raise ToolError(
-            f"the chip simulator failed while {doing} of {self.bmodel.name}",
+            f"the {self.kind} failed while {doing} of {self.bmodel.name}",
             f"{what}{': ' if said else ''}{said}",
             log=self.log if self._keeps_log else None,
         )
+
+    def _wake(self, wanted: bool) -> None:
+        """Let the child go on, or halt it: between two runs a simulated chip's threads would keep both cores busy."""
+        if self.kind != "device":
+            self._process.send_signal(signal.SIGCONT if wanted else signal.SIGSTOP)
 
     def close(self, at_once: bool = False) -> None:
         """End the child (at_once: without waiting for it to finish) and delete its folder. May be called twice."""
         process = getattr(self, "_process", None)
         if process:
+            self._wake(True)
             for pipe in (self._requests, self._replies):
                 with contextlib.suppress(OSError):
                     pipe.close()

@@ -1,4 +1,4 @@
-"""The vendor's runtime (libbmrt) on top of its chip simulator, by ctypes. Only for the child process: see child.py.
+"""The vendor's runtime (libbmrt) on its chip simulator, or on a device, by ctypes. For the child process alone.
 
 The runtime finds its parts by fixed names: libbmlib.so.0 by linking and libcmodel.so by dlopen, both through
 RUNPATH=$ORIGIN. Which chip is simulated depends on what those names lead to, so a private folder of symlinks chooses
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from llmconv.bmodel.schema import ADDR_MODES, DTYPES
 from llmconv.chips import Chip
 from llmconv.errors import ToolError
+from llmconv.simulator.device import DRIVER, RUNTIME, Libsophon
 
 if TYPE_CHECKING:
     from ctypes import Array
@@ -122,9 +123,9 @@ _PROTOTYPES = {  # of libbmrt: name -> (result, arguments)
 }
 
 
-def link(root: Path, chip: Chip, folder: Path) -> None:
-    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`. ToolError if a library is not
-    there.
+def link(root: Path, chip: Chip, folder: Path) -> Libsophon:
+    """Fill `folder` with the symlinks that choose `chip` from the compiler at `root`; returns the libraries. ToolError
+    if one is not there.
     """
     library = Path(root).resolve() / "lib"
     for name, target in (
@@ -139,6 +140,7 @@ def link(root: Path, chip: Chip, folder: Path) -> None:
                 f"{root} holds no chip simulator", f"it lacks lib/{target}", "Name the compiler's folder (TPUC_ROOT)."
             )
         (folder / name).symlink_to(library / target)
+    return Libsophon(folder / RUNTIME[0], folder / DRIVER[0])
 
 
 _DRIVER_PROTOTYPES = {  # of libbmlib
@@ -158,12 +160,12 @@ class Runtime:
     which ends the process. They crash in their exit handlers unless everything was released: leave by os._exit.
     """
 
-    def __init__(self, folder: Path, bmodel: Path):
-        self._driver = _load(folder / "libbmlib.so.0", _DRIVER_PROTOTYPES)
-        self._library = _load(folder / "libbmrt.so.1.0", _PROTOTYPES)
+    def __init__(self, libraries: Libsophon, bmodel: Path):
+        self._driver = _load(libraries.driver, _DRIVER_PROTOTYPES)
+        self._library = _load(libraries.runtime, _PROTOTYPES)
         self._device = c_void_p()
         if self._driver.bm_dev_request(ctypes.byref(self._device), 0):
-            raise RuntimeError("the simulated chip does not start")
+            raise RuntimeError("the chip does not start")
         self._runtime = self._library.bmrt_create(self._device)
         if not self._runtime or not self._library.bmrt_load_bmodel(self._runtime, os.fsencode(bmodel)):
             raise RuntimeError("the runtime refuses the file")

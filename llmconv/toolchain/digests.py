@@ -72,11 +72,9 @@ def remember(root: Path, cache: Path) -> str:
     hashing.
     """
     identity = _identity(root)
-    total = hashlib.sha256(mend.SCRIPT.encode())  # it also has a part in the results
-    for path in files(root):
-        total.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
+    digest = hashed(root)
     memo = {k: v for k, v in _read(cache).items() if os.path.isdir(k)}
-    memo[str(root)] = {"stat": identity, "digest": total.hexdigest()}
+    memo[str(root)] = {"stat": identity, "digest": digest}
     try:
         cache.mkdir(parents=True, exist_ok=True)
         part = cache / f"{_MEMO}.{os.getpid()}.part"
@@ -84,6 +82,14 @@ def remember(root: Path, cache: Path) -> str:
         os.replace(part, cache / _MEMO)
     except OSError:
         pass
+    return digest
+
+
+def hashed(root: Path) -> str:
+    """The digest, from reading every file that counts."""
+    total = hashlib.sha256(mend.SCRIPT.encode())  # it also has a part in the results
+    for path in files(root):
+        total.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
     return total.hexdigest()
 
 
@@ -100,25 +106,25 @@ def of_tree(root: Path) -> str:
     """One sha256 over the names and contents of all files of a fetched compiler."""
     state = hashlib.sha256()
     for path in _all(root):
-        state.update(f"{path.relative_to(root).as_posix()}\0{sha256(path)}\n".encode())
+        state.update(f"{os.path.relpath(path, root)}\0{sha256(Path(path))}\n".encode())
     return state.hexdigest()
 
 
-def _all(root: Path) -> list[Path]:
+def _all(root: Path) -> list[str]:
     """Every file and link of a fetched compiler, sorted by relative path. No link is followed."""
     found = []
     for folder, folders, names in os.walk(root):
         links = [name for name in folders if os.path.islink(f"{folder}/{name}")]
         paths = [f"{folder}/{name}" for name in (*names, *links) if not name.endswith(".pyc")]
         found += [path for path in paths if os.path.islink(path) or os.path.isfile(path)]
-    return [Path(path) for path in sorted(found)]
+    return sorted(found)
 
 
 def _identity(root: Path) -> str:
     """One hash over (path, dev, ino, size, mtime, ctime) of every file that counts; of a fetched compiler all do."""
     state = hashlib.sha256(mend.SCRIPT.encode())
     start = len(f"{root}/")
-    for path in map(str, _all(root) if root.name == FOLDER else files(root)):
+    for path in _all(root) if root.name == FOLDER else map(str, files(root)):
         s = os.stat(path)
         told = f"{s.st_dev} {s.st_ino} {s.st_size} {s.st_mtime_ns} {s.st_ctime_ns}"
         state.update(f"{path[start:]} {told}\n".encode())

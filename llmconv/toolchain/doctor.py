@@ -1,4 +1,4 @@
-"""Check what this machine needs for a build, and name the command that mends it."""
+"""Check what this machine needs for a build, and name the command that mends it (llmconv.queries.machine shows it)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmconv.errors import ConvertError, InputError
+from llmconv.extras import EXTRAS, Extra
 from llmconv.toolchain.fetch import TREE_BYTES, WHEEL_BYTES
-from llmconv.toolchain.find import cache_dir, find, is_whole
+from llmconv.toolchain.find import find, is_whole, places
 from llmconv.toolchain.pinned import FOLDER, VERSION
+from llmconv.user_cache import cache_dir
 from llmconv.words import size
 
 MIN_GLIBC = (2, 35)
 MIN_CMAKE = (3, 5)
 MIN_MEMORY = 2 << 30  # a 7B block takes 1.7 to 2.4 GB, a 0.5B one 0.2 GB
 MIN_OUT = 256 << 20
-_ADVICE = ("memory", "jit locks")  # worth knowing, and no reason to refuse a build that may never meet them
+# what the lack of something is called: a build cannot do without it; it may fail; it does not need it
+MISSING, WARNING, ABSENT = "MISSING", "WARNING", "absent"
 _PACKAGES = {  # tool -> package, by package manager
     "apt-get": {"cmake": "cmake", "make": "make", "c++": "build-essential", "libtinfo": "libtinfo6"},
     "dnf": {"cmake": "cmake", "make": "make", "c++": "gcc-c++", "libtinfo": "ncurses-libs"},
@@ -34,13 +37,21 @@ _INSTALL = {"apt-get": "apt-get install", "dnf": "dnf install", "zypper": "zyppe
 
 @dataclass(frozen=True)
 class Check:
-    """One need of a build. found: what is there; why: what needs it; mend: a command or a sentence, if it is not ok."""
+    """One need of a build. found: what is there; why: what needs it; mend: a command or a sentence, if it is not ok.
+    lack: what it is called when it is not ok, MISSING, WARNING or ABSENT.
+    """
 
     name: str
     ok: bool
     found: str
     why: str = ""
     mend: str = ""
+    lack: str = MISSING
+
+    @property
+    def state(self) -> str:
+        """ "ok", or the lack."""
+        return "ok" if self.ok else self.lack
 
 
 def check(
@@ -48,7 +59,8 @@ def check(
 ) -> list[Check]:
     """Every check, in the order in which they are shown. out: where results go (the cwd by default).
 
-    thorough: also compile a small library, and look for the compiler (hashing it the first time). Nothing is installed.
+    thorough: also compile a small library, look for the compiler (hashing it the first time), and say which extras are
+    installed. Nothing is installed.
     """
     env = os.environ if env is None else env
     cache = (cache or cache_dir(env)).absolute()
@@ -57,7 +69,7 @@ def check(
         found.append(_compiler(cache, env))
     present = (
         any(c.name == "compiler" and c.ok and c.found.startswith(VERSION) for c in found)
-        or (cache / f"tpu_mlir-{VERSION}").is_dir()
+        or _fetched(cache, env)
         or bool(env.get("TPUC_ROOT"))
     )
     found.append(
@@ -79,7 +91,15 @@ def check(
     )
     found.append(_memory())
     found.append(_locks())
-    return found
+    return [*found, *map(_extra, EXTRAS)] if thorough else found
+
+
+def _fetched(cache: Path, env: Mapping[str, str]) -> bool:
+    """Whether some cache has a compiler, as it seems."""
+    try:
+        return any((place / FOLDER).is_dir() for place in places(cache, env))
+    except InputError:  # the compiler's own check tells it
+        return False
 
 
 def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[str, str] | None = None) -> None:
@@ -88,38 +108,13 @@ def preflight(out: Path | None = None, cache: Path | None = None, env: Mapping[s
     Raises an InputError that names all that is missing at once, with one command where that is enough.
     """
     env = os.environ if env is None else env
-    failed = [c for c in check(out, cache, thorough=False, env=env) if not c.ok and c.name not in _ADVICE]
+    failed = [c for c in check(out, cache, thorough=False, env=env) if c.state == MISSING]
     if failed:
         raise InputError(
             "this machine cannot build yet",
             "; ".join(f"{c.name}: {c.found} ({c.why})" for c in failed),
-            _mend_all(failed, env),
+            mend(failed, env),
         )
-
-
-def report(found: Sequence[Check], env: Mapping[str, str] | None = None) -> str:
-    """The checks as a table for people, with what to do about each that failed."""
-    width = max((len(c.name) for c in found), default=0)
-    lines = []
-    for c in found:
-        lines.append(f"{'ok     ' if c.ok else 'MISSING'}  {c.name:<{width}}  {c.found}")
-        if not c.ok:
-            lines += [
-                f"{'':9}{'':<{width}}  {text}"
-                for text in (c.why and f"needed: {c.why}", c.mend and f"mend:   {c.mend}")
-                if text
-            ]
-    failed = [c for c in found if not c.ok]
-    if not failed:
-        lines.append("\nAll is there.")
-    if len(failed) > 1:
-        lines.append("\n" + _mend_all(failed, os.environ if env is None else env))
-    return "\n".join(lines).rstrip()
-
-
-def status(found: Sequence[Check]) -> int:
-    """The exit code of `llmconv doctor`: 0 when all is there, else 1."""
-    return 0 if all(c.ok for c in found) else 1
 
 
 def _machine() -> Check:
@@ -220,7 +215,9 @@ def _compiler(cache: Path, env: Mapping[str, str]) -> Check:
             "compiler", False, f"{fetched} is damaged", why, f"Remove {fetched}: the next build fetches it again"
         )
     if tc is None:
-        return Check("compiler", True, f"tpu_mlir {VERSION} will be fetched (312 MB) by the first build", why)
+        return Check(
+            "compiler", True, f"tpu_mlir {VERSION} will be fetched ({size(WHEEL_BYTES)}) by the first build", why
+        )
     note = "" if tc.version == VERSION else f" (llmconv is tested with {VERSION})"
     return Check("compiler", True, f"{tc.version} in {tc.root}{note}", why)
 
@@ -271,6 +268,7 @@ def _memory() -> Check:
         f"{size(free)} available",
         f"a net takes up to {size(MIN_MEMORY)} to compile",
         "Close other programs, or use a machine with more memory",
+        WARNING,
     )
 
 
@@ -280,7 +278,13 @@ def _locks() -> Check:
     blocked = [p.name for p in Path("/tmp").glob("ppl_*.lock") if not os.access(p, os.W_OK)]
     if not blocked:
         return Check("jit locks", True, "none of another user in /tmp", why)
-    return Check("jit locks", False, f"{len(blocked)} of another user in /tmp", why, "Run sudo rm /tmp/ppl_*.lock")
+    mend = "Run sudo rm /tmp/ppl_*.lock"
+    return Check("jit locks", False, f"{len(blocked)} of another user in /tmp", why, mend, WARNING)
+
+
+def _extra(extra: Extra) -> Check:
+    mend = f"Run {extra.command}"
+    return Check(f"extra {extra.name}", not extra.lacking, extra.found, extra.use, mend, ABSENT)
 
 
 def _install(tools: Sequence[str], env: Mapping[str, str]) -> str:
@@ -292,8 +296,9 @@ def _install(tools: Sequence[str], env: Mapping[str, str]) -> str:
     return f"Install {' '.join(tools)} with your system's package manager"
 
 
-def _mend_all(failed: Sequence[Check], env: Mapping[str, str]) -> str:
-    """All mends, with the packages in one command."""
+def mend(failed: Sequence[Check], env: Mapping[str, str] | None = None) -> str:
+    """What to do about all of these, with the packages in one command."""
+    env = os.environ if env is None else env
     installs = [c.name for c in failed if c.name in ("cmake", "make", "c++")]
     rest = [c.mend for c in failed if c.name not in ("cmake", "make", "c++") and c.mend]
     return ". ".join(([_install(installs, env)] if installs else []) + rest)

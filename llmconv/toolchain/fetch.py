@@ -18,11 +18,12 @@ from pathlib import Path
 
 from llmconv.errors import ToolError
 from llmconv.toolchain import digests, pip
-from llmconv.toolchain.find import Toolchain, cache_dir, find, find_fetched
-from llmconv.toolchain.pinned import FOLDER, VERSION, WHEEL_SHA256
+from llmconv.toolchain.find import Kept, Toolchain, find, find_fetched
+from llmconv.toolchain.pinned import FOLDER, VERSION, WHEEL_BYTES, WHEEL_SHA256
 from llmconv.toolchain.wheel import unpack
+from llmconv.user_cache import cache_dir
+from llmconv.words import size
 
-WHEEL_BYTES = 312 << 20
 TREE_BYTES = 320 << 20
 _MARGIN_BYTES = 64 << 20
 
@@ -52,7 +53,7 @@ def fetch(
     with _disk_errors(cache):
         cache.mkdir(parents=True, exist_ok=True)
         with _lock(cache / f"{FOLDER}.lock", progress):
-            there = find_fetched(cache)
+            there = find_fetched(cache, Kept(cache, cache))
             if there:
                 return there
             if (cache / FOLDER).is_dir():
@@ -68,7 +69,7 @@ def fetch(
                 _replace(part / "tree", cache / FOLDER, part / "old")
             finally:
                 shutil.rmtree(part, ignore_errors=True)
-    made = find_fetched(cache)
+    made = find_fetched(cache, Kept(cache, cache))
     if made is None:
         raise ToolError(
             f"the fetched compiler in {cache / FOLDER} is not complete", "the wheel has another layout than expected"
@@ -120,8 +121,8 @@ def _check_room(cache: Path, need: int) -> None:
     free = shutil.disk_usage(cache).free
     if free < need + _MARGIN_BYTES:
         raise ToolError(
-            f"{cache} has {free >> 20} MB free",
-            f"fetching the compiler takes {(need + _MARGIN_BYTES) >> 20} MB",
+            f"{cache} has {size(free)} free",
+            f"fetching the compiler takes {size(need + _MARGIN_BYTES)}",
             "Make room, or name a cache on another disk with LLMCONV_CACHE",
         )
 

@@ -12,9 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from llmconv.errors import InputError, ToolError
+from llmconv.extras import HUB, need
 from llmconv.toolchain import digests, pinned
 from llmconv.toolchain.pinned import FOLDER, GLIBC
-from llmconv.toolchain.shadow import shadow
+from llmconv.toolchain.shadow import shadow, shadow_of
+from llmconv.user_cache import PRIVATE, cache_dir, per_user
+
+BELOW = "LLMCONV_CACHE_BELOW"
+OWN = "Unset it to let llmconv fetch its own compiler, or name the folder that holds bin/tpuc-opt"
 
 
 @dataclass(frozen=True)
@@ -33,25 +38,64 @@ class Toolchain:
         return json.dumps({"version": self.version, "digest": self.digest})
 
 
-def cache_dir(env: Mapping[str, str] | None = None) -> Path:
-    """The per-user cache: $LLMCONV_CACHE, else $XDG_CACHE_HOME/llmconv, else ~/.cache/llmconv."""
+@dataclass(frozen=True)
+class Kept:
+    """What is known of compilers. own: where it is kept, unless `keep` is false; shared: where it is looked up too."""
+
+    own: Path
+    shared: Path
+    keep: bool = True
+
+    def digest(self, root: Path) -> str:
+        """The digest of a compiler that is as it was when it was hashed, else ""."""
+        return digests.recall(root, self.own) or digests.recall(root, self.shared)
+
+    def remember(self, root: Path) -> str:
+        return digests.remember(root, self.own) if self.keep else digests.hashed(root)
+
+    def shadow(self, root: Path) -> Path | None:
+        """A view of an install without its glibc."""
+        there = next((place for cache in (self.own, self.shared) if (place := shadow_of(root, cache)).is_dir()), None)
+        return there or (shadow(root, self.own) if self.keep else None)
+
+
+def caches_below(env: Mapping[str, str] | None = None) -> tuple[str, ...]:
+    """What $LLMCONV_CACHE_BELOW names: caches of others, which have the layout of `cache_dir`: directories, and
+    addresses that begin with http:// or https://. InputError for one that cannot be any, and for an address where the
+    library that asks is not installed."""
     env = os.environ if env is None else env
-    if env.get("LLMCONV_CACHE"):
-        return Path(env["LLMCONV_CACHE"]).expanduser().absolute()
-    xdg = env.get("XDG_CACHE_HOME", "")
-    base = Path(xdg) if xdg.startswith("/") else Path(env.get("HOME") or os.path.expanduser("~")) / ".cache"
-    return base.absolute() / "llmconv"
+    found = []
+    for one in env.get(BELOW, "").replace(",", " ").split():
+        place, address = Path(one).expanduser(), one.startswith(("http://", "https://"))
+        if not address and "://" in one:
+            raise InputError(f"{BELOW} names {one}", "caches are directories, and addresses with http:// or https://")
+        if address:
+            need(HUB, f"{BELOW} names {one}", ", or leave the address out")
+        elif not place.is_dir():
+            raise InputError(f"{BELOW} names {one}", "there is no such directory", "Make it, or leave it out.")
+        found.append(one.rstrip("/") if address else str(place.absolute()))
+    return tuple(found)
 
 
-def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Toolchain | None:
+def places(cache: Path, env: Mapping[str, str]) -> tuple[Path, ...]:
+    """Directories that may hold what a run needs: its own cache, then those that it only reads."""
+    shared = (per_user(env),) if env.get(PRIVATE) else ()
+    return (cache, *shared, *(Path(one) for one in caches_below(env) if "://" not in one))
+
+
+def find(cache: Path | None = None, env: Mapping[str, str] | None = None, keep: bool = True) -> Toolchain | None:
     """The compiler to use, or None when it has to be fetched.
 
+    keep: remember its digest in the cache, and make a view of it there where it needs one. False writes nothing, and
+    gives None for a compiler that needs a view that is not there yet.
+
     Order: $TPUC_ROOT (a wrong one is an InputError: the user named it), a tpu_mlir package of this Python (not
-    imported), the cache. An install that still holds the bundled glibc is used through a private shadow of it in the
-    cache.
+    imported), the cache, those below it. An install that still holds the bundled glibc is used through a private shadow
+    of it in the cache.
     """
     env = os.environ if env is None else env
     cache = (cache or cache_dir(env)).absolute()
+    kept = Kept(cache, per_user(env), keep)
     named = env.get("TPUC_ROOT", "").strip()
     if named:
         root = Path(named).expanduser().absolute()
@@ -60,33 +104,34 @@ def find(cache: Path | None = None, env: Mapping[str, str] | None = None) -> Too
             raise InputError(
                 f"TPUC_ROOT={named}",
                 problem,
-                "Unset it to let llmconv fetch its own compiler, or name the folder that holds bin/tpuc-opt",
+                OWN,
             )
-        return _open(root, cache, f"TPUC_ROOT={named}")
+        return _open(root, kept, f"TPUC_ROOT={named}", OWN)
     installed = _installed()
     if installed and not _problem(installed):
-        return _open(installed, cache, f"the installed tpu_mlir ({installed})")
-    return find_fetched(cache)
+        repair = "Remove that package (pip uninstall tpu_mlir): llmconv fetches a compiler of its own"
+        return _open(installed, kept, f"the installed tpu_mlir ({installed})", repair)
+    return next((found for place in places(cache, env) if (found := find_fetched(place, kept))), None)
 
 
-def find_fetched(cache: Path) -> Toolchain | None:
-    """The compiler that an earlier fetch put into `cache`; None when it is absent, incomplete or damaged.
+def find_fetched(place: Path, kept: Kept) -> Toolchain | None:
+    """The compiler that an earlier fetch put into the cache `place`; None when it is absent, incomplete or damaged.
 
     Its files are held against the pinned digest when one of them is not as it was (size, times, place).
     """
-    fetched = cache / FOLDER
+    fetched = place / FOLDER
     if _problem(fetched):
         return None
     version = version_of(fetched)
     try:
-        digest = digests.recall(fetched, cache)
+        digest = kept.digest(fetched)
     except OSError:
         return None
     if digest:
         return Toolchain(fetched, version, digest)
     if not is_whole(fetched):
         return None
-    return _open(fetched, cache, f"the compiler in {fetched}", repair=f"Remove {fetched} and run again")
+    return _open(fetched, kept, f"the compiler in {fetched}", repair=f"Remove {fetched} and run again")
 
 
 def is_whole(root: Path) -> bool:
@@ -147,17 +192,20 @@ def _problem(root: Path) -> str:
     return ""
 
 
-def _open(root: Path, cache: Path, what: str, repair: str = "") -> Toolchain:
+def _open(root: Path, kept: Kept, what: str, repair: str) -> Toolchain | None:
     """Make a Toolchain of a folder that looks right: shadow its glibc if it has one, hash it, see that it runs (both
-    once).
+    once). None where the shadow is not there and may not be made.
     """
     version = version_of(root)
     if any((root / "lib" / "third_party" / name).exists() for name in GLIBC):
-        root = shadow(root, cache)
-    digest = digests.recall(root, cache)
+        shadowed = kept.shadow(root)
+        if shadowed is None:
+            return None
+        root = shadowed
+    digest = kept.digest(root)
     if not digest:
         _try(root, what, repair)
-        digest = digests.remember(root, cache)
+        digest = kept.remember(root)
     return Toolchain(root, version, digest)
 
 
@@ -174,11 +222,11 @@ def _try(root: Path, what: str, repair: str) -> None:
             timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise ToolError(f"{what} does not run", str(error), repair or "Run llmconv doctor") from None
+        raise ToolError(f"{what} does not run", str(error), repair) from None
     if done.returncode:
         words = done.stdout.decode("utf-8", "replace").strip().splitlines()
         raise ToolError(
             f"{what} does not run",
             words[0] if words else f"tpuc-opt --version returned {done.returncode}",
-            repair or "Run llmconv doctor",
+            repair,
         )

@@ -37,17 +37,19 @@ def plain(path: Path) -> bool:
     return bool(_PLAIN_PATH.fullmatch(str(path)))
 
 
-def seed(shared: Path, private: Path) -> None:
-    """Fill the new folder `private` with the kernels of `shared` (which need not exist)."""
+def seed(shared: Path, private: Path, *more: Path) -> None:
+    """Fill the new folder `private` with the kernels of `shared` and of `more` (which need not exist)."""
     private.mkdir(parents=True)
-    flags = []
-    if shared.is_dir():
-        for entry in sorted(shared.iterdir()):
-            if _KEY.fullmatch(entry.name) and (entry / "compiled").is_file():
-                (private / entry.name).symlink_to(entry.absolute(), target_is_directory=True)
-                flags.append(f"{entry.name} {FITS}\n")
-            elif entry.suffix == _UNFIT and _KEY.fullmatch(entry.stem):
-                flags.append(f"{entry.stem} {DOES_NOT_FIT}\n")
+    flags, seen = [], set()
+    for entry in (entry for place in (shared, *more) if place.is_dir() for entry in sorted(place.iterdir())):
+        if entry.name in seen:
+            continue
+        seen.add(entry.name)
+        if _KEY.fullmatch(entry.name) and (entry / "compiled").is_file():
+            (private / entry.name).symlink_to(entry.absolute(), target_is_directory=True)
+            flags.append(f"{entry.name} {FITS}\n")
+        elif entry.suffix == _UNFIT and _KEY.fullmatch(entry.stem):
+            flags.append(f"{entry.stem} {DOES_NOT_FIT}\n")
     (private / _FLAGS).write_text("".join(flags), encoding="ascii")
 
 

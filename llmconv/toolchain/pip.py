@@ -4,13 +4,20 @@ find-links).
 
 from __future__ import annotations
 
+import os
 import re
 import subprocess
-from collections.abc import Callable
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from llmconv.errors import ToolError
-from llmconv.toolchain.pinned import VERSION
+from llmconv.toolchain.pinned import VERSION, WHEEL_BYTES
+from llmconv.words import size, transfer
+
+BETWEEN = 0.5  # seconds between two words on a download
 
 # The wheel is for Python 3.10 alone; its native half serves any Python, so pip is told that it is fetching for another
 # one.
@@ -40,8 +47,8 @@ _NETWORK = re.compile(
 def download(folder: Path, python: str | Path, progress: Callable[[str], None]) -> Path:
     """Download the wheel into `folder` and return its path. ToolError in one sentence when pip fails."""
     version = _pip_version(python)
-    progress(f"fetching the compiler, tpu_mlir {VERSION} (312 MB), with pip")
-    bar = "raw" if version >= (24, 1) else "off"
+    progress(f"fetching the compiler, tpu_mlir {VERSION} ({size(WHEEL_BYTES)}), with pip")
+    tells = version >= (24, 1)
     argv = [
         str(python),
         "-m",
@@ -50,34 +57,78 @@ def download(folder: Path, python: str | Path, progress: Callable[[str], None]) 
         "--no-input",
         "download",
         "--progress-bar",
-        bar,
+        "raw" if tells else "off",
         *_FOR,
         f"tpu_mlir=={VERSION}",
         "-d",
         str(folder),
     ]
-    output = _run(argv, progress)
+    meter = _Meter(progress)
+    if tells:
+        output = _run(argv, meter)
+    else:  # such a pip says nothing into a pipe: what lies in its folder for unfinished files is counted
+        unfinished = folder / "unfinished"
+        unfinished.mkdir()
+        with _watched(unfinished, meter):
+            output = _run(argv, meter, {"TMPDIR": str(unfinished)})
     wheels = sorted(folder.glob("*.whl"))
     if output is None and len(wheels) == 1:
         return wheels[0]
     raise _failed(output or [])
 
 
-def _run(argv: list[str], progress: Callable[[str], None]) -> list[str] | None:
+class _Meter:
+    """Passes on how far the download is, now and then."""
+
+    def __init__(self, progress: Callable[[str], None]):
+        self._progress = progress
+        self._begin = self._told = time.monotonic()
+
+    def at(self, done: int, total: int) -> None:
+        """Bytes that have arrived, of all."""
+        now = time.monotonic()
+        if now - self._told >= BETWEEN or done >= total:
+            self._told = now
+            self._progress(f"fetching the compiler: {transfer(done, total, now - self._begin)}")
+
+
+@contextmanager
+def _watched(folder: Path, meter: _Meter) -> Iterator[None]:
+    """Tells the meter how many bytes lie in a folder, until the end."""
+    over = threading.Event()
+
+    def watch() -> None:
+        while not over.wait(BETWEEN):
+            with suppress(OSError):  # a file that is gone meanwhile
+                there = sum(file.stat().st_size for file in folder.rglob("*.whl"))
+                meter.at(min(there, WHEEL_BYTES - 1), WHEEL_BYTES)
+
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _run(argv: list[str], meter: _Meter, env: Mapping[str, str] | None = None) -> list[str] | None:
     """Run pip, passing on its progress; None when it ended well, else the lines that it printed."""
     lines: list[str] = []
-    shown = 0
     child = subprocess.Popen(
-        argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+        argv,
+        env={**os.environ, **(env or {})},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
     )
     try:
         for line in child.stdout or ():
             done = re.match(r"Progress (\d+) of (\d+)", line)
             if done:
-                tenth = 10 * int(done.group(1)) // max(1, int(done.group(2)))
-                if tenth > shown:
-                    shown = tenth
-                    progress(f"fetching the compiler: {tenth * 10}% of {int(done.group(2)) >> 20} MB")
+                meter.at(int(done.group(1)), int(done.group(2)))
             else:
                 lines.append(line.strip())
         return None if child.wait() == 0 else lines

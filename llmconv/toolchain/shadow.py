@@ -20,11 +20,16 @@ from llmconv.toolchain.pinned import GLIBC
 _PROGRAMS = ("tpuc-opt", "model_tool")
 
 
+def shadow_of(root: Path, cache: Path) -> Path:
+    """Where the shadow of `root` is in `cache`, when it was made."""
+    return cache / "shadow" / f"{root.name}-{_identity(root)}"
+
+
 def shadow(root: Path, cache: Path) -> Path:
     """The shadow of `root` in `cache`, made when it is not there yet (about 40 MB). Safe with several makers at
     once.
     """
-    place = cache / "shadow" / f"{root.name}-{_identity(root)}"
+    place = shadow_of(root, cache)
     if place.is_dir():
         return place
     try:

@@ -17,17 +17,18 @@ import re
 import shutil
 import struct
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from llmconv.errors import ToolError
-from llmconv.toolchain import jit, mend, process
+from llmconv.toolchain import jit, mend, process, shared_memory
 from llmconv.toolchain import log as logs
 from llmconv.toolchain.environment import environment
 from llmconv.toolchain.find import Toolchain
 from llmconv.toolchain.flags import QTABLE, TPU_WEIGHTS, CompileFlags, arranging, generating, lowering, options, passes
+from llmconv.toolchain.memory_plan import overwritten
 
 _MODULE = re.compile(r"module @(\S+) attributes")
 _WEIGHT_FILE = re.compile(r'(module\.weight_file = )"((?:[^"\\]|\\.)*)"')
@@ -54,7 +55,7 @@ class Bench:
     net: str
     source: Path
     _scratch: Path
-    _log: Path
+    log: Path
     _program: Path
     _env: dict[str, str]
     _kernels: tuple[Path, Path]  # of this compile alone, and of all
@@ -70,13 +71,19 @@ class Bench:
         """
         call, append = [self._program, source.name, *wanted], self._append or bool(self._ended)
         try:
-            ended = process.run(call, cwd=self._scratch, env=self._env, log=self._log, append=append)
+            ended = process.run(call, cwd=self._scratch, env=self._env, log=self.log, append=append)
         except OSError as error:
             what, why = f"net {self.net}: the compiler cannot be started", error.strerror or str(error)
-            raise ToolError(what, why, "Run llmconv doctor", self._log) from None
+            raise ToolError(what, why, "Run llmconv doctor", self.log) from None
         self._ended.append(ended)
         if not ended.ok:
             raise self._failure(ended.how(), jit.publish(*self._kernels))
+
+    def written(self, name: str) -> Path:
+        """The file of this name, which the last process should have written. ToolError when it did not."""
+        if not self.path(name).is_file():
+            raise self._failure(f"ended well but wrote no {name}", jit.publish(*self._kernels))
+        return self.path(name)
 
     def finish(self, flags: CompileFlags, out: Path) -> CompileResult:
         """Put the .bmodel that codegen wrote at `out`, when it is whole and all its kernels are there."""
@@ -91,23 +98,31 @@ class Bench:
         return CompileResult(seconds, cpu, max(e.peak_rss for e in self._ended), _cycles(self._scratch))
 
     def _failure(self, what: str, broken: dict[str, int]) -> ToolError:
-        return _failure(self.net, what, broken, self._log, self._scratch)
+        return _failure(self.net, what, broken, self.log, self._scratch)
 
 
 @contextmanager
 def opened(
-    tools: Toolchain, mlir: Path, scratch: Path, log: Path, kernels: Path, append: bool = False
+    tools: Toolchain,
+    mlir: Path,
+    scratch: Path,
+    log: Path,
+    kernels: Path,
+    append: bool = False,
+    known: Sequence[Path] = (),
 ) -> Iterator[Bench]:
     """The bench of the net in `mlir`. The compiler runs in `scratch`, which must be the net's own.
 
     The weights are found as module.weight_file says, relative to the MLIR's folder. kernels: the shared folder of
-    attention kernels. append: the log goes on. ToolError when a file is missing.
+    attention kernels, to which new ones go; known: others that are only read. append: the log goes on.
+    ToolError when a file is missing.
     """
     scratch.mkdir(parents=True, exist_ok=True)
     log.parent.mkdir(parents=True, exist_ok=True)
     net = _stage(mlir, scratch)
+    shared_memory.sweep()
     with _plain_paths(tools, scratch) as (tool, private):
-        jit.seed(kernels, private)
+        jit.seed(kernels, private, *known)
         env = mend.put(private.parent / "bin", environment(tool, private, 1)) | {"PWD": str(scratch.absolute())}
         program = tool.root / "bin" / "tpuc-opt"
         yield Bench(net, scratch / _SOURCE, scratch, log, program, env, (private, kernels), append)
@@ -125,7 +140,16 @@ def arrange(bench: Bench, lowered: Path, flags: CompileFlags) -> Path:
 
 
 def codegen(bench: Bench, arranged: Path, flags: CompileFlags, out: Path) -> CompileResult:
-    """Write the .bmodel of an arranged net to `out` (replaced whole, or not touched)."""
+    """Write the .bmodel of an arranged net to `out` (replaced whole, or not touched). ToolError for a net whose tensors
+    do not last until they are read."""
+    lost = overwritten(arranged.read_text(encoding="utf-8")) if flags.num_core > 1 else None
+    if lost:
+        raise ToolError(
+            f"net {bench.net}: the compiler writes {lost[0]} over what {lost[1]} still reads",
+            "on several cores it can give memory away too early, and the result would be wrong",
+            "Use --num_core 1.",
+            bench.log,
+        )
     bench.run(arranged, options([generating(flags, _MODEL)]))
     return bench.finish(flags, out)
 
@@ -175,7 +199,7 @@ def _put_table(bench: Bench, flags: CompileFlags) -> None:
 
 def _to(bench: Bench, source: Path, wanted: list[str], name: str) -> Path:
     bench.run(source, options(wanted, name))
-    return bench.path(name)
+    return bench.written(name)
 
 
 def _stage(mlir: Path, scratch: Path) -> str:

@@ -240,7 +240,7 @@ ROWS = (
     Row(
         "CompareConst",
         infer.same,
-        lambda np, a, x: (x < a["const_val"]).astype(np.float32),
+        lambda np, a, x: maths.compare(np, a, x, a["const_val"]),
         {
             "mode": Attr("str", "Less"),
             "const_val": Attr("f64"),

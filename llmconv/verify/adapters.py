@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from llmconv.bmodel.read import BModel
 from llmconv.errors import ToolError
 from llmconv.plan.plan import Plan
-from llmconv.verify.weights import half
+from llmconv.runtime.half import half
 
 if TYPE_CHECKING:
     import numpy as np

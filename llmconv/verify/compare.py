@@ -143,6 +143,7 @@ LINEAR = Tolerance(0.01, 0.9999)  # one matrix, or an adapter's two: they do not
 CHAIN = Tolerance(0.03, factor=FACTOR)  # blocks each fed by the one before
 # w4 and w8 blocks against the checkpoint's own weights, a sanity bound (rel L2 0.09 to 0.11 seen)
 ORIGINAL = Tolerance(cosine=0.95)
+TOLD = Tolerance()  # what a runtime's way of launching costs, by the model alone: every net has its share of it
 # A row of a table comes through unchanged but for one rounding of its multiplier (at most half a unit in the last
 # place).
 EXACT = {"bf16": Tolerance(2.0**-8), "f16": Tolerance(2.0**-11)}
@@ -161,6 +162,16 @@ def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndar
     """
     import numpy as np
 
-    sigma = float(np.sqrt(((half - logits) ** 2).mean()))
+    if chosen >= logits.shape[-1]:
+        return np.ones(len(logits), bool)
     ordered = -np.sort(-logits, -1)
-    return ordered[:, chosen - 1] - ordered[:, chosen] > FACTOR * 3 * 2**0.5 * sigma
+    return ordered[:, chosen - 1] - ordered[:, chosen] > doubt(logits, half)
+
+
+def doubt(logits: np.ndarray, half: np.ndarray) -> float:
+    """How far two of a router's logits [L, E] are apart, at most, that half precision may have the other way round.
+
+    half: the same logits in half precision. The bound is that of generated tokens (llmconv.verify.generate)."""
+    import numpy as np
+
+    return FACTOR * 3 * 2**0.5 * float(np.sqrt(((half - logits) ** 2).mean()))

@@ -11,9 +11,10 @@ from collections import OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from llmconv.checkpoint.files import Checkpoint, TensorInfo
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.tensor import TensorInfo
 from llmconv.plan.plan import Plan
-from llmconv.verify.weights import half
+from llmconv.runtime.half import half
 
 if TYPE_CHECKING:
     import numpy as np

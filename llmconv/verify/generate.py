@@ -1,7 +1,8 @@
 """A short greedy generation on the simulator exactly as a runtime does it, beside the same with the model's own maths.
 
-The reference follows the chip's tokens, so that every one is judged on the same prefix; it never sees the chip's
-numbers. Each launch is also compared by itself (session.Session), fed with what the chip's previous net gave.
+The reference follows the chip's tokens, so that every one is judged on the same prefix. Of the chip's numbers it sees
+none, but it takes the experts that the chip took where half precision leaves that open (llmconv.verify.routing). Each
+launch is also compared by itself (session.Session), fed with what the chip's previous net gave.
 
 Noise: half precision blurs the logits. How much is measured on the model itself: torch computes the same chain in the
 net's half precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.FACTOR) each
@@ -11,27 +12,29 @@ may swap places when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three s
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Sequence as Several
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from llmconv.plan.plan import Plan
-from llmconv.verify import compare
-from llmconv.verify import prompt as towers
+from llmconv.runtime.runtime import Runtime
+from llmconv.runtime.seen import Course, Shown
+from llmconv.runtime.sequence import Sequence, step
+from llmconv.runtime.state import LayerState
+from llmconv.verify import compare, routing
+from llmconv.verify import prompt as showing
 from llmconv.verify.heads import pick
 from llmconv.verify.ledger import Picked
 from llmconv.verify.reference import Reference
-from llmconv.verify.runtime import Runtime
 from llmconv.verify.session import Session
-from llmconv.verify.state import LayerState
-from llmconv.verify.vision import Course, Shown
 
 if TYPE_CHECKING:
     import numpy as np
 
 CHAIN = "all blocks"  # the name under which chained errors are reported
 
-__all__ = ["CHAIN", "Generation", "Own", "Runtime", "Turn", "converse", "generate", "generate_batch", "turns"]
+__all__ = ["CHAIN", "Generation", "Own", "Runtime", "Turn", "turns"]
 
 
 @dataclass(frozen=True)
@@ -51,13 +54,13 @@ class Turn:
     ids: np.ndarray
     tokens: int
     back: int | None = None
-    shown: Sequence[Shown] = ()
+    shown: Several[Shown] = ()
 
 
 class Own:
     """The model run by itself, layer by layer, with states of its own behind `past` tokens.
 
-    routing: router logits [n, experts] of the n tokens read last, for each layer with routed experts."""
+    routing: router logits [n, E] of the n tokens read last, for each layer with routed experts."""
 
     def __init__(self, reference: Reference):
         self.reference = reference
@@ -66,28 +69,48 @@ class Own:
         self.course = Course(spec.positions)
         self.routing: list[np.ndarray] = []
 
-    def look(self, ids: np.ndarray, shown: Sequence[Shown]) -> None:
+    def look(self, ids: np.ndarray, shown: Several[Shown]) -> None:
         """Look at what a prompt [n] shows; it is read next."""
         self.course.show(*self.reference.sight.look(ids, shown, self.course.next))
 
     def forward(self, ids: np.ndarray) -> np.ndarray:
         """Final hidden states [1, n, H] of the next tokens [n]."""
+        self.begin(ids)
+        for layer in range(len(self.states)):
+            self.run(layer)
+            self.keep(layer)
+        return self.end()
+
+    def begin(self, ids: np.ndarray) -> None:
+        """Begin to read the next tokens [n]; `run` and `keep` of every layer follow, and `end`."""
         import numpy as np
 
-        n = len(ids)
-        places, seen = self.course.go(n)
-        hidden, positions = self.reference.embed(np.asarray(ids)[None]), places if len(places) == 1 else places[:, None]
-        hidden = seen.enter(hidden) if seen else hidden
-        self.routing = []
-        for layer, kept in enumerate(self.states):
-            hidden, new = self.reference.block(layer, hidden, positions, kept.at(self.past))
-            kept.take(new, self.past)
-            if self.reference.routing is not None:
-                self.routing.append(self.reference.routing)
-            more = seen.after(layer, n) if seen else None
-            hidden = hidden if more is None else hidden + more
-        self.past += n
-        return hidden
+        self._count, self.routing = len(ids), []
+        self._places, self._seen = self.course.go(self._count)
+        hidden = self.reference.embed(np.asarray(ids)[None])
+        self._hidden = self._seen.enter(hidden) if self._seen else hidden
+
+    def run(self, layer: int, experts: np.ndarray | None = None) -> np.ndarray | None:
+        """Run a layer. Returns its router's logits [n, E], None where it has none. experts: those that the tokens are
+        sent to [n, chosen], if not those that the router chooses."""
+        places = self._places if len(self._places) == 1 else self._places[:, None]
+        kept, across = self.states[layer].at(self.past), self._seen.across if self._seen else None
+        self._made = self.reference.block(layer, self._hidden, places, kept, across, experts)
+        return self.reference.routing
+
+    def keep(self, layer: int) -> None:
+        """Go on with what the layer gave last."""
+        self._hidden, new = self._made
+        self.states[layer].take(new, self.past)
+        if self.reference.routing is not None:
+            self.routing.append(self.reference.routing)
+        more = self._seen.after(layer, self._count) if self._seen else None
+        self._hidden = self._hidden if more is None else self._hidden + more
+
+    def end(self) -> np.ndarray:
+        """Final hidden states [1, n, H]."""
+        self.past += self._count
+        return self._hidden
 
     def mark(self) -> None:
         """Note where the sequence is, to come back to."""
@@ -102,67 +125,66 @@ class Own:
         self.course.forget(kept)
 
 
-class Speaker:
-    """One sequence on both sides: the chip's states by layer behind `past` tokens, and the model by itself, in float32
-    (`own`) and in half precision (`blurred`)."""
+class Talker(Sequence, ABC):
+    """A sequence that picks its own tokens."""
+
+    @abstractmethod
+    def pick(self) -> int:
+        """The next token."""
+
+    @abstractmethod
+    def drift(self) -> None:
+        """The end has come: look at what every token has changed."""
+
+
+class Speaker(Talker):
+    """One sequence on both sides: the chip's, and the model by itself, in float32 (`own`) and in half precision
+    (`blurred`)."""
 
     def __init__(self, session: Session, runtime: Runtime, name: str = ""):
-        spec = session.plan.spec
-        self.session, self.runtime, self.name, self.past = session, runtime, name, 0
-        self.states = runtime.states(spec)
-        self.course = Course(spec.positions)
+        super().__init__(session, runtime, runtime.states(session.plan.spec), name)
+        self.session = session
         self.own, self.blurred = Own(session.reference), Own(session.half)
         self.judged: list[Picked] = []
+        session.taken = {}
         self._state: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
 
-    def read(self, ids: np.ndarray, shown: Sequence[Shown] = ()) -> None:
-        """Prefill tokens [n], in as many chunks as it takes. shown: what its placeholders stand for."""
-        if shown:
-            self.course.show(*towers.look(self.session, self.runtime.by_name, ids, shown, self.course.next))
-            for model in (self.own, self.blurred):
-                model.look(ids, shown)
-        while len(ids):
-            most = self.runtime.chunk(self.past)
-            if not most:
-                raise ValueError(f"no net reads on behind {self.past} tokens")
-            chunk, ids = ids[:most], ids[most:]
-            start = f"{self.name}prompt of " if not self.past else self.name
-            label = f"{start}{len(chunk)}" + (f" behind {self.past}" if self.past else "")
-            places, seen = self.course.go(len(chunk))
-            rows = self.runtime.prefill(
-                self.session, chunk, self.past, self.states, label, places if len(places) > 1 else None, seen
-            )
-            self.follow(chunk, rows)
-        self.mark()
+    def look(self, ids: np.ndarray, shown: Several[Shown]) -> None:
+        super().look(ids, shown)
+        for model in (self.own, self.blurred):
+            model.look(ids, shown)
 
     def mark(self) -> None:
-        """Note where the sequence is, to come back to."""
-        for one in self.states:
-            one.mark(self.past)
+        super().mark()
         for model in (self.own, self.blurred):
             model.mark()
 
-    def follow(self, ids: np.ndarray, rows: np.ndarray) -> None:
-        """Read tokens [n] in the model too, and compare its final hidden states with the chip's `rows` [1, n, H]."""
-        right, half = self.own.forward(ids), self.blurred.forward(ids)
-        clear = self._clearly_routed(len(ids))
-        if clear.any():
-            chip, own = (compare.measure(found[:, clear], right[:, clear]) for found in (rows, half))
-            self.session.ledger.record(CHAIN, "output_states", compare.CHAIN, chip, own)
-        self.past += len(ids)
-        self._state = rows[:, -1], right[:, -1], half[:, -1]
+    def follow(self, ids: np.ndarray, rows: np.ndarray, number: int = 0) -> None:
+        """Read tokens [n] in the model too, and compare its final hidden states with the chip's `rows` [1, n, H].
+        number: of the sequence, among those that the last launches decoded together.
 
-    def _clearly_routed(self, tokens: int) -> np.ndarray:
-        """bool [tokens]: those that every router sends clearly to its experts."""
+        Where a router is in doubt, the model takes the experts that the chip took."""
         import numpy as np
 
-        experts = self.session.plan.spec.experts
-        chosen = experts.chosen if experts else 0
-        rows = [
-            compare.clearly_routed(logits, half, chosen)
-            for logits, half in zip(self.own.routing, self.blurred.routing, strict=True)
-        ]
-        return np.all([np.ones(tokens, bool), *rows], axis=0)
+        known, taken, both = np.ones(len(ids), bool), self.session.taken or {}, (self.own, self.blurred)
+        for model in both:
+            model.begin(ids)
+        for layer in range(len(self.states)):
+            logits, half = (model.run(layer) for model in both)
+            if layer in taken and logits is not None and half is not None:
+                chip = taken[layer].of(number * len(ids), len(ids))
+                experts = routing.followed(logits, half, chip)
+                known &= chip.known
+                for model in both:
+                    model.run(layer, experts)
+            for model in both:
+                model.keep(layer)
+        right, half = (model.end() for model in both)
+        if known.any():
+            chip, own = (compare.measure(found[:, known], right[:, known]) for found in (rows, half))
+            self.session.ledger.record(CHAIN, "output_states", compare.CHAIN, chip, own)
+        super().follow(ids, rows, number)
+        self._state = rows[:, -1], right[:, -1], half[:, -1]
 
     def pick(self) -> int:
         """The chip's next token, judged by the model's logits."""
@@ -179,78 +201,62 @@ class Speaker:
     def drift(self) -> None:
         """Compare the chip's states that do not grow, which every token has changed, with the model's own."""
         for one, own, half in zip(self.states, self.own.states, self.blurred.states, strict=True):
-            for state in (state for state in one.states if not state.grows):
+            for state in (s for s in one.states if not s.grows and s.name in own.values):
                 found, right, blurred = (kept.values[state.name] for kept in (one, own, half))
                 name = f"{state.name} state behind {self.past} tokens"
                 chip, torch_half = compare.measure(found, right), compare.measure(blurred, right)
                 self.session.ledger.record(CHAIN, name, compare.CHAIN, chip, torch_half)
 
     def forget(self, kept: int) -> None:
-        """Go back to the first `kept` tokens. The chip's rows beyond them stay, as in a runtime, and must not count."""
-        self.past = kept
-        for one in self.states:
-            one.forget(kept)
-        self.course.forget(kept)
+        super().forget(kept)
         self.own.forget(kept)
         self.blurred.forget(kept)
 
 
-def write(sequences: Sequence[Speaker], tokens: int) -> list[int]:
+def write(sequences: Several[Talker], tokens: int) -> list[int]:
     """Generate up to `tokens` tokens in each sequence, as far as the cache reaches. Returns the last token of each; it
     is not read yet."""
-    import numpy as np
-
     first = sequences[0]
-    session, runtime = first.session, first.runtime
+    plan, runtime = first.chip.plan, first.runtime
     found: list[int] = []
     for number in range(1, tokens + 1):
         found = [sequence.pick() for sequence in sequences]
         full = any(sequence.past >= runtime.capacity for sequence in sequences)
-        if number == tokens or full or not all(0 <= token < session.plan.spec.vocab for token in found):
+        if number == tokens or full or not all(0 <= token < plan.spec.vocab for token in found):
             break
-        places = [s.course.go(1)[0] for s in sequences] if session.plan.spec.positions > 1 else None
-        states = runtime.decode(
-            session, found, [s.past for s in sequences], [s.states for s in sequences], f"token {number}", places
-        )
-        for sequence, token, rows in zip(sequences, found, states):
-            sequence.follow(np.array([token]), rows)
+        step(sequences, found, f"token {number}")
     return found
 
 
-def generate(session: Session, runtime: Runtime, prompt: np.ndarray, tokens: int) -> Generation:
-    """Generate up to `tokens` tokens behind `prompt` [n]."""
-    return converse(session, runtime, [Turn(prompt, tokens)])
-
-
-def converse(session: Session, runtime: Runtime, said: Sequence[Turn]) -> Generation:
+def talk(sequence: Talker, said: Several[Turn]) -> None:
     """One conversation, turn by turn."""
     import numpy as np
 
-    sequence, last = Speaker(session, runtime), []
+    name, last = sequence.name, []
     for number, turn in enumerate(said, 1):
         if turn.back is not None:
             sequence.forget(turn.back)
             last = []
-        sequence.name = f"turn {number}, " if len(said) > 1 else ""
+        sequence.name = name + (f"turn {number}, " if len(said) > 1 else "")
         sequence.read(np.concatenate([np.array(last, int), turn.ids]), turn.shown)
         last = write([sequence], turn.tokens) if turn.tokens else []
     sequence.drift()
-    return Generation(tuple(map(int, said[0].ids)), tuple(sequence.judged))
 
 
-def generate_batch(
-    session: Session, runtime: Runtime, prompts: Sequence[np.ndarray], shown: Sequence[Sequence[Shown]], tokens: int
-) -> Generation:
-    """Generate up to `tokens` tokens behind each of several prompts. They are read one by one, and decoded together.
-
-    shown: what the placeholders of each prompt stand for."""
-    sequences = [Speaker(session, runtime, f"sequence {number}, ") for number in range(1, len(prompts) + 1)]
+def together(
+    sequences: Several[Talker], prompts: Several[np.ndarray], shown: Several[Several[Shown]], tokens: int
+) -> None:
+    """Several sequences that are decoded together, each behind a prompt of its own."""
     for sequence, prompt, seen in zip(sequences, prompts, shown):
         sequence.read(prompt, seen)
     write(sequences, tokens)
     for sequence in sequences:
         sequence.drift()
-    return Generation(tuple(map(int, prompts[0])), tuple(p for sequence in sequences for p in sequence.judged))
+
+
+def blind(plan: Plan, runtime: Runtime, rng: np.random.Generator) -> list[Turn]:
+    """A short conversation that shows nothing, of a model whose layers look across: nothing else of it is left out."""
+    return [Turn(rng.integers(0, plan.spec.vocab, max(1, runtime.chunk(0) // 2)), 2)]
 
 
 def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -> list[Turn]:
@@ -260,7 +266,7 @@ def turns(plan: Plan, runtime: Runtime, rng: np.random.Generator, tokens: int) -
     The first prompt shows something to each tower."""
 
     def first_turn(count: int, answer: int) -> Turn:
-        read, shown = towers.prompt(plan, rng, max(1, count))
+        read, shown = showing.prompt(plan, rng, max(1, count))
         return Turn(read, answer, shown=shown)
 
     def ids(count: int) -> np.ndarray:

@@ -8,14 +8,15 @@ from llmconv.verify.compare import Difference, Tolerance
 
 CHIP = "chip"  # whose weights the reference has: those that the chip has
 ORIGINAL = "original"  # the checkpoint's own
+TOGETHER = "together"  # the chip's, for what a runtime launches in parts and the model looks at together
 
 
 @dataclass(frozen=True)
 class Compared:
     """An output of a net, over all launches so far, against what it should be.
 
-    against: whose weights the reference has, CHIP or ORIGINAL; torch_half: what torch in half precision makes of the
-    same inputs, where that matters."""
+    against: whose weights the reference has, CHIP or ORIGINAL, or TOGETHER; torch_half: what torch in half precision
+    makes of the same inputs, where that matters."""
 
     net: str
     output: str

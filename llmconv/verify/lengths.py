@@ -8,7 +8,7 @@ from llmconv.errors import InputError
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.job import Job
-from llmconv.verify.launches import capacity, length
+from llmconv.runtime.launches import capacity, length
 
 Place = tuple[int, int]  # new tokens, and rows of history before them
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from llmconv.request.output import Layout
+from llmconv.words import counted
 
 SHOWN = 3  # layers that are named
 # who quantised: the checkpoint's maker; llmconv; or llmconv again, after dequantising what the maker had quantised
@@ -52,6 +53,20 @@ def losses(verified: Mapping[str, Any]) -> dict[str, float]:
     """`loss` of every net that has one."""
     found = {net["name"]: loss(net) for net in verified["nets"]}
     return {name: error for name, error in found.items() if error is not None}
+
+
+def beyond(verified: Mapping[str, Any], most: float | None) -> str:
+    """That quantisation costs a net more than `most` (relative L2), or that nobody knows what it costs, in words; "" if
+    neither is so, or nothing is quantised, or `most` is None."""
+    if most is None or not verified["quantised"]:
+        return ""
+    lost = losses(verified)
+    if not lost:
+        return "no layer was verified, so what quantisation costs is not known"
+    over = sorted(((error, name) for name, error in lost.items() if error > most), key=lambda one: -one[0])
+    named = ", ".join(f"{name} ({figure(error)})" for error, name in over)
+    lose = "loses" if len(lost) == 1 else "lose"
+    return f"{len(over)} of {counted(len(lost), 'net')} {lose} more by quantisation: {named}" if over else ""
 
 
 def cost(verified: Mapping[str, Any]) -> str:

@@ -11,13 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmconv import __version__
+from llmconv.engine import own_code
 from llmconv.verify import record
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation
-from llmconv.verify.ledger import CHIP, ORIGINAL, Compared, Picked
+from llmconv.verify.ledger import CHIP, ORIGINAL, TOGETHER, Compared, Picked
 from llmconv.verify.session import Session
-from llmconv.verify.settings import versions
+from llmconv.verify.settings import LIBRARIES
 from llmconv.verify.table import Table
+from llmconv.words import counted
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -33,7 +35,8 @@ class Report:
 
     interface: where the file's nets differ from the plan's contract with the runtimes. unchecked: nets that were asked
     for, but have no reference. launches: their number by net. seconds: wall time by net. notes: choices that the nets
-    and the reference share. quantised: by whom, see llmconv.verify.record ("": nothing is).
+    and the reference share, and what they cost where that was measured. quantised: by whom, see llmconv.verify.record
+    ("": nothing is).
     """
 
     title: str
@@ -61,7 +64,11 @@ class Report:
         launches = {name: n for s in sessions for name, n in s.ledger.launches.items()}
         times = {name: n for s in sessions for name, n in s.ledger.seconds.items()}
         plan = sessions[0].plan
-        notes = tuple(plan.spec.longrope(plan.job.seq_length))
+        notes = (
+            *plan.spec.longrope(plan.job.seq_length),
+            *(note for tower, spec in plan.towers for note in tower.deviations(spec)),
+            *map(_parted, compared),
+        )
         return cls(
             title,
             compared,
@@ -71,7 +78,7 @@ class Report:
             tuple(unchecked),
             launches,
             times,
-            notes,
+            tuple(filter(None, notes)),
             _quantised(plan),
         )
 
@@ -94,7 +101,7 @@ class Report:
         """One line: what was verified and whether it is right."""
         wrong = [name for name in self.names if not self.net_ok(name)]
         nets = len(self.launches)
-        parts = [f"{nets - len([w for w in wrong if w != CHAIN])} of {nets} nets right"]
+        parts = [f"{nets - len([w for w in wrong if w != CHAIN])} of {counted(nets, 'net')} right"]
         if self.generation:
             tokens = self.generation.tokens
             same, close = (
@@ -102,7 +109,8 @@ class Report:
                 sum(t.ok and t.found != t.expected for t in tokens),
             )
             parts.append(
-                f"{same} of {len(tokens)} tokens equal transformers'{f', {close} within the noise' if close else ''}"
+                f"{same} of {counted(len(tokens), 'token')} {'equals' if len(tokens) == 1 else 'equal'} transformers'"
+                f"{f', {close} within the noise' if close else ''}"
             )
         if wrong:
             parts.append(f"wrong: {', '.join(wrong)}")
@@ -114,6 +122,17 @@ class Report:
             f"{'verified' if self.ok else 'FAILED'}: {self.title}: {'; '.join(parts)} "
             f"({sum(self.seconds.values()):.0f} s on the simulator)"
         )
+
+
+def _parted(c: Compared) -> str:
+    """What it costs that a runtime launches a net in parts; "" where nothing was measured."""
+    if c.against != TOGETHER:
+        return ""
+    return (
+        f"{c.net} is launched for one part after the other, as the public demo does it; the model looks at them "
+        f"together, and its hidden states are then a relative L2 of {_figure(c.difference.relative_l2, '.4f')} away "
+        "(random input)"
+    )
 
 
 def _quantised(plan: Plan) -> str:
@@ -139,7 +158,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 ),
             )
             d = worst.difference
-            output = worst.output if worst.against == CHIP else f"{worst.output} ({worst.against} weights)"
+            of = f"{worst.against} weights" if worst.against == ORIGINAL else worst.against
+            output = worst.output if worst.against == CHIP else f"{worst.output} ({of})"
             figures = (_figure(d.relative_l2, ".4f"), _limit(worst), _figure(d.cosine, ".6f"))
             figures += (_figure(d.max_abs, ".3g"), str(d.not_finite))
             made.append((name, runs, output, *figures, verdict))
@@ -149,7 +169,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
                 (
                     name,
                     runs,
-                    f"{sum(p.found == p.expected for p in picks)} of {len(picks)} tokens",
+                    f"{sum(p.found == p.expected for p in picks)} of {counted(len(picks), 'token')}",
                     "",
                     "",
                     "",
@@ -247,7 +267,7 @@ def _measured(report: Report) -> dict[str, Any]:
         "quantised": report.quantised,
         "nets": nets,
         "generation": generation,
-        "versions": {"llmconv": __version__} | versions(),
+        "versions": {"llmconv": __version__} | own_code.versions(LIBRARIES),
     }
 
 

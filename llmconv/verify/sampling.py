@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from llmconv.runtime import sampling
+
 if TYPE_CHECKING:
     import numpy as np
 
@@ -13,16 +15,8 @@ NEVER = -1000.0  # what a dropped candidate's logit becomes
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How to sample. Logits of tokens that occurred are divided by `penalty` (multiplied when negative). The `top_k`
-    best are divided by `temperature`. The candidate with which their odds reach `top_p` is dropped, and all after it,
-    but never the five best.
-    """
-
-    penalty: float
-    temperature: float
-    top_k: int
-    top_p: float
+class Settings(sampling.Settings):
+    """The same, with what they make of logits."""
 
     def adjusted(self, logits: np.ndarray, ids: np.ndarray) -> np.ndarray:
         """Logits [V] after the penalty on the tokens `ids`, each once however often it is there."""

@@ -8,11 +8,16 @@ from typing import TYPE_CHECKING
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.verify import compare, heads, launches, sampling, state
+from llmconv.runtime import across, launches, state
+from llmconv.runtime.chip import run
+from llmconv.runtime.heads import sample
+from llmconv.runtime.launches import Launch
+from llmconv.verify import across as random_across
+from llmconv.verify import answers, compare, embedding_file, heads, routing, sampling
 from llmconv.verify.adapters import Adapter
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.compare import Tolerance, measure
 from llmconv.verify.heads import JUDGES
-from llmconv.verify.launches import EXPECTED, Launch
 from llmconv.verify.ledger import ORIGINAL, Compared, Ledger, Picked
 from llmconv.verify.lengths import places
 from llmconv.verify.reference import Reference
@@ -21,23 +26,27 @@ from llmconv.verify.weights import Precision
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmconv.runtime.embedding_file import Table
+    from llmconv.runtime.fleet import Fleet
     from llmconv.simulator.client import Simulator
-    from llmconv.verify.fleet import Fleet
 
 STATES = 3  # random hidden states that a head is tried with
+OUTPUT = "output_states"  # what a block gives to the next one
+TRIES = 16  # random tokens for a block with experts, until a router sends one clearly
 
 
 class Session:
     """A .bmodel on the simulator beside the model. Every launch is judged; `ledger` has what they came to.
 
-    say: told what runs; adapter: what has been loaded into the nets' room for LoRA.
+    say: told what runs, a net's name in reports and the launch's label. adapter: what has been loaded into the nets'
+    room for LoRA. taken: by layer, the experts that the chip took in its last launch; None where nobody asks.
     """
 
     def __init__(
         self,
         plan: Plan,
         simulator: Simulator | Fleet,
-        say: Callable[[str], None] = lambda _: None,
+        say: Callable[[str, str], None] = lambda name, label: None,
         adapter: Adapter | None = None,
     ):
         self.plan, self.simulator, self.say, self.adapter = plan, simulator, say, adapter
@@ -49,6 +58,7 @@ class Session:
             else None
         )
         self.ledger = Ledger()
+        self.taken: dict[int, routing.Taken] | None = None
         self._heads = heads.Judge(self.reference, self.half, self.ledger)
 
     @property
@@ -61,15 +71,15 @@ class Session:
 
     def name(self, net: Net) -> str:
         """The name under which a net is reported."""
-        return f"{net.name} + adapter" if self.adapter else net.name
+        return named(net, self.adapter is not None)
 
     def launch(self, launch: Launch) -> dict[str, np.ndarray]:
         """Run a launch and judge it; returns the chip's outputs, and the inputs that the net has written to. ToolError
         when the simulator fails."""
         net, name, written = launch.net, self.name(launch.net), state.written(launch.net)
-        self.say(f"{name}: {launch.label}")
+        self.say(name, launch.label)
         start = time.monotonic()
-        found = self.simulator.run(net.stage_of or net.name, launch.inputs, *([written] if written else []))
+        found = run(self.simulator, launch)
         first = self.ledger.ran(name, time.monotonic() - start)
         if net.kind in JUDGES:
             JUDGES[net.kind](self._heads, name, launch, found)
@@ -80,6 +90,12 @@ class Session:
         self._judge(launch, launches.results(launch, found), first)
         return found
 
+    def look_up(self, table: Table, ids: np.ndarray) -> np.ndarray:
+        """The hidden states [1, n, H] of tokens [n], from a file, compared with the model's."""
+        found = table.embed(ids)
+        embedding_file.judge(self, ids, found)
+        return found
+
     def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
         """Compare what is no net's output, under a name of its own."""
         self.ledger.ran(name)
@@ -88,11 +104,14 @@ class Session:
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
         """Compare the rows that count with the reference. Blocks are also compared with torch in half precision, and at
         their first launch with the original weights."""
-        net, name, block = launch.net, self.name(launch.net), launch.net.layer is not None or bool(launch.net.tower)
-        expected = launches.expected(self.reference, launch)
-        half = launches.expected(self.half, launch) if block else {}
-        clear = self._clearly_routed() if block else slice(None)
-        original = launches.expected(self.original, launch) if net.layer is not None and first and self.original else {}
+        net, name, layer = launch.net, self.name(launch.net), launch.net.layer is not None
+        block = layer or bool(net.tower)
+        expected = answers.expected(self.reference, launch)
+        half = answers.expected(self.half, launch) if block else {}
+        clear = self._clearly_routed() if layer else slice(None)
+        if net.layer is not None and self.taken is not None and self.reference.routing is not None:
+            self.taken[net.layer] = self._taken(launch, found[OUTPUT], expected[OUTPUT])
+        original = answers.expected(self.original, launch) if layer and first and self.original else {}
         same, whole = self._routed_alike(clear) if original else clear, launches.whole(net)
         for output, right in expected.items():
             rows = slice(None) if output in whole else clear
@@ -105,12 +124,34 @@ class Session:
                 lost = measure(found[output][:, rows], original[output][:, rows])
                 self.ledger.record(name, output, compare.ORIGINAL, lost, against=ORIGINAL)
 
+    def _taken(self, launch: Launch, found: np.ndarray, right: np.ndarray) -> routing.Taken:
+        """The experts that the chip has sent a launch's tokens to."""
+        assert self.reference.routing is not None and self.half.routing is not None
+        logits, chosen = self.reference.routing, self.plan.spec.routed.chosen
+
+        def again(experts: np.ndarray) -> np.ndarray:
+            return answers.block(self.reference, launch, experts)[OUTPUT]
+
+        made = routing.taken(logits, self.half.routing, chosen, found, right, again)
+        self.reference.routing = logits
+        return made
+
     def _tolerance(self, net: Net) -> Tolerance:
         if net.tower:  # its blocks are each fed by the one before
             return compare.CHAIN
         if net.layer is not None:
             return compare.BLOCK
         return compare.LINEAR if net.kind == "lora" else compare.EXACT[net.outputs[0].dtype]
+
+    def tells(self, launch: Launch) -> bool:
+        """Whether a launch of a block has a row to judge: not if a router sends none of its tokens clearly."""
+        assert launch.net.layer is not None
+        if not self.plan.spec.kinds[launch.net.layer].sparse:
+            return True
+        for model in (self.reference, self.half):
+            answers.expected(model, launch)
+        clear = self._clearly_routed()
+        return isinstance(clear, slice) or bool(clear.any())
 
     def _routed_alike(self, clear: slice | np.ndarray) -> slice | np.ndarray:
         """The clear rows whose tokens have the same experts with the chip's weights and with the original ones."""
@@ -132,6 +173,11 @@ class Session:
         )
 
 
+def named(net: Net, adapter: bool) -> str:
+    """The name under which a net is reported, launched with an adapter or without."""
+    return f"{net.name} + adapter" if adapter else net.name
+
+
 def checkable(net: Net) -> bool:
     """Whether there is a reference for the net."""
     return net.kind in JUDGES or net.kind in EXPECTED or net.tower is not None
@@ -140,10 +186,10 @@ def checkable(net: Net) -> bool:
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:
     """Launch one net by itself: for edge cases too when `thorough`, else once. lengths: blocks are launched for prompts
     of these instead."""
-    vocab, shapes = session.plan.spec.vocab, {io.name: io.shape for io in net.inputs}
+    spec, shapes = session.plan.spec, {io.name: io.shape for io in net.inputs}
     if net.kind == "embedding":
-        ids = rng.integers(0, vocab, launches.length(net))
-        ids[0] = vocab - 1
+        ids = rng.integers(0, spec.rows, launches.length(net))
+        ids[0] = spec.rows - 1
         session.launch(launches.tokens(net, ids, "ids up to the last"))
     elif net.kind == "add":
         first, second = (rng.standard_normal((1, *io.shape, 1)) for io in net.inputs)
@@ -151,15 +197,15 @@ def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, 
     elif net.kind == "lora":
         count = shapes["input_states"][1] if "input_ids" in shapes else 1
         values = {
-            name: rng.integers(0, vocab, shape) if name == "input_ids" else rng.standard_normal(shape)
+            name: rng.integers(0, spec.rows, shape) if name == "input_ids" else rng.standard_normal(shape)
             for name, shape in shapes.items()
         }
         session.launch(launches.lora(net, values, count, "random states"))
     elif net.kind == "sample_head":
         for number, settings in enumerate(sampling.TRIED):
-            logits = rng.standard_normal((1, vocab)) * (1, 6)[number % 2]
-            ids = rng.integers(0, vocab, shapes["input_ids"][1] * 2 // 3)
-            session.launch(heads.sample(net, logits, ids, settings, whole=number % 2 == 0))
+            logits = rng.standard_normal((1, spec.vocab)) * (1, 6)[number % 2]
+            ids = rng.integers(0, spec.vocab, shapes["input_ids"][1] * 2 // 3)
+            session.launch(sample(net, logits, ids, settings, whole=number % 2 == 0))
     elif net.kind in JUDGES:
         for number in range(STATES if thorough else 1):
             session.launch(launches.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
@@ -175,12 +221,17 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
 
     shapes = {io.name: io.shape for io in net.inputs}
     hidden = np.zeros(shapes["input_states"], np.float32)
+    seen = [random_across.random(session.plan, net, count, past, rng) for _ in hidden] if across.looks(net) else []
     # rows beyond `past` are random too: what an earlier conversation left there must not count
     history = state.random(net, rng)
     batch = len(hidden)
-    hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
-    if batch > 1:
+
+    def drawn() -> Launch:
+        hidden[:, :count] = session.reference.embed(rng.integers(0, session.plan.spec.vocab, (batch, count)))
+        if batch == 1:
+            return launches.step(net, hidden, count, past, history, seen=seen[0] if seen else None)
         rows = launches.capacity(net) or session.plan.job.seq_length
-        session.launch(launches.steps(net, hidden, [(past + 7 * b) % rows for b in range(batch)], history))
-    else:
-        session.launch(launches.step(net, hidden, count, past, history))
+        return launches.steps(net, hidden, [(past + 7 * b) % rows for b in range(batch)], history, seen=seen)
+
+    tried = (drawn() for _ in range(TRIES))
+    session.launch(next((launch for launch in tried if session.tells(launch)), None) or drawn())

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -11,7 +10,7 @@ from llmconv.engine import own_code
 from llmconv.errors import InputError
 
 TOKENS = 16
-JUDGES = ("verify", "simulator", "families", "checkpoint")  # our packages that a verdict depends on
+JUDGES = ("verify", "runtime", "simulator", "families", "checkpoint")  # our packages that a verdict depends on
 LIBRARIES = ("torch", "transformers", "numpy")  # libraries that it depends on
 
 
@@ -60,14 +59,3 @@ class Settings:
 def code() -> str:
     """sha256 (hex) of the code that verifies."""
     return own_code.digest(*JUDGES)
-
-
-def versions() -> dict[str, str]:
-    """Of the libraries that the model's own maths comes from; those that are installed."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    found = {}
-    for name in LIBRARIES:
-        with contextlib.suppress(PackageNotFoundError):
-            found[name] = version(name)
-    return found

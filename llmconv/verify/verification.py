@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmconv.engine.step import Step
+from llmconv.extras import VERIFY, need
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
+from llmconv.runtime import manifest
 from llmconv.toolchain.fetch import obtain
-from llmconv.verify import manifest
-from llmconv.verify.selection import Choice, announcement, choose, looks
+from llmconv.verify.selection import Choice, announcement, choose, looks, seconds
 from llmconv.verify.settings import Settings, code
 from llmconv.verify.source import foreign
 
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from llmconv.plan.net import Net
+    from llmconv.runtime.fleet import Fleet
     from llmconv.simulator.client import NetInfo, Simulator
-    from llmconv.verify.fleet import Fleet
-    from llmconv.verify.generate import Generation
+    from llmconv.verify.pace import Pace
     from llmconv.verify.result import Report
-    from llmconv.verify.runtime import Runtime
+    from llmconv.verify.script import Script
     from llmconv.verify.session import Session
 
 
@@ -33,30 +35,31 @@ def verify(
     settings: Settings | None = None,
     console: Console | None = None,
     to: Path | None = None,
-    say: Callable[[str], None] | None = None,
+    tell: Callable[[Step], None] = lambda step: None,
 ) -> bool:
     """Verify the build in `out_dir`, print the result and write verify.json. Returns whether everything is right.
 
-    to: where verify.json goes (default: into out_dir). say: told what runs (default: a terminal shows it).
+    to: where verify.json goes (default: into out_dir). tell: hears of every launch.
     Raises ConvertError when there is nothing that could be verified, InputError for an unknown net or a length that the
-    nets do not take, ToolError when the simulator fails or cannot be fetched.
+    nets do not take, and where torch and transformers are not installed, ToolError when the simulator fails or cannot
+    be fetched.
     """
     from rich.console import Console
 
     from llmconv.verify import result
 
+    need(VERIFY, "verification compares with the model's own class")
     settings, console = settings or Settings(), console or Console()
     built = manifest.read(Path(out_dir))
     plan = built.plan
     choice = choose(plan, settings.nets, settings.full, settings.tokens, settings.lengths)
     # the simulator comes with it
-    tools = obtain(lambda line: console.print(line, markup=False, highlight=False, soft_wrap=True))
+    tools = obtain(lambda line: tell(Step(line)))
     title = f"{built.bmodel.name} on {plan.job.chip}"
     for line in announcement(choice, settings, title):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
-    with console.status("loading") as status:
-        say = say or (status.update if console.is_terminal else lambda _: None)
-        made = run(plan, built.files, choice, settings.seed, title, say)
+    tell(Step("loading"))
+    made = run(plan, built.files, choice, settings.seed, title, tell)
     result.show(made, console)
     about = {
         "bmodel": built.bmodel.name,
@@ -78,69 +81,68 @@ def run(
     choice: Choice,
     seed: int = 0,
     title: str = "",
-    say: Callable[[str], None] = lambda _: None,
+    tell: Callable[[Step], None] = lambda step: None,
 ) -> Report:
     """Launch what was chosen and judge it."""
     import numpy as np
 
+    from llmconv.runtime.runtime import Runtime
+    from llmconv.verify import embedding_file
     from llmconv.verify import prompt as shown
     from llmconv.verify.device_shares import unlike
     from llmconv.verify.result import Report
-    from llmconv.verify.runtime import Runtime
+    from llmconv.verify.script import Script, speak
     from llmconv.verify.session import Session, alone, checkable
 
-    rng, generation = np.random.default_rng(seed), None
+    rng, generation, runtime = np.random.default_rng(seed), None, Runtime.of(plan)
+    roomy = [net for net in choice.nets if net.places]
     with _chips(plan, files) as simulator:
         interface = [
             *foreign(plan),
             *differences(plan, simulator.nets),
             *(unlike(plan, files[0]) if plan.job.splits else ()),
         ]
+        script = Script.of(plan, runtime, rng, choice.tokens) if choice.tokens and runtime and not interface else None
+        say = _pace(plan, script, choice, seed, roomy, tell)
         sessions = [Session(plan, simulator, say)]
-        runtime = Runtime.of(plan)
-        if choice.tokens and runtime and not interface:
-            generation = _generate(sessions[0], runtime, rng, choice.tokens)
+        if script and runtime:
+            generation = speak(sessions[0], runtime, script)
             if runtime.table:
-                runtime.table.check(sessions[0])
+                embedding_file.check(runtime.table, sessions[0])
         for net in choice.nets if not interface else ():
             if checkable(net):
                 if net.tower:
                     shown.alone(sessions[0], net, rng, looks(net))
                 else:
                     alone(sessions[0], net, rng, choice.several(net), choice.lengths)
-    roomy = [net for net in choice.nets if net.places]
     if roomy and not interface:
         sessions.append(_with_adapter(plan, files, roomy, rng, say))
     return Report.of(sessions, title, generation, interface, [net.name for net in choice.nets if not checkable(net)])
 
 
-def _generate(session: Session, runtime: Runtime, rng: np.random.Generator, tokens: int) -> Generation:
-    """What the nets are for: one prompt, a conversation in turns, or several sequences at once, of `tokens` tokens
-    altogether.
-    """
-    from llmconv.verify import generate
-    from llmconv.verify.prompt import prompt
+def _pace(
+    plan: Plan, script: Script | None, choice: Choice, seed: int, roomy: Sequence[Net], tell: Callable[[Step], None]
+) -> Pace:
+    """What the sessions tell of every launch."""
+    from llmconv.verify.pace import Pace
+    from llmconv.verify.rehearsal import rehearse
+    from llmconv.verify.session import named
 
-    if runtime.batch == 1:
-        return generate.converse(session, runtime, generate.turns(session.plan, runtime, rng, tokens))
-    each = max(2, tokens // runtime.batch)
-    longest = runtime.prompt(each)
-    made = [prompt(session.plan, rng, max(1, longest - 3 * b % longest)) for b in range(runtime.batch)]
-    prompts, shown = [ids for ids, _ in made], [seen for _, seen in made]
-    return generate.generate_batch(session, runtime, prompts, shown, each)
+    cost = {named(net, adapter): seconds(net) for net in plan.nets for adapter in (False, True)}
+    return Pace(rehearse(plan, script, choice, seed, roomy), cost.__getitem__, tell)
 
 
 def _chips(plan: Plan, files: Sequence[Path]) -> Simulator | Fleet:
     """The plan's .bmodel on a simulated chip, or its files on one each."""
+    from llmconv.runtime.fleet import Fleet
     from llmconv.simulator.client import Simulator
-    from llmconv.verify.fleet import Fleet
 
     root = obtain().root
     return Fleet(plan, files, root) if plan.job.num_device > 1 else Simulator(files[0], plan.job.chip, root)
 
 
 def _with_adapter(
-    plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Callable[[str], None]
+    plan: Plan, files: Sequence[Path], roomy: Sequence[Net], rng: np.random.Generator, say: Pace
 ) -> Session:
     """A session over the nets with room for LoRA, with an adapter of random numbers in copies of the files."""
     from llmconv.verify.adapters import Adapter, load

@@ -2,34 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
+from llmconv.checkpoint import recipe
 from llmconv.plan.plan import Plan
+from llmconv.runtime.half import half
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmconv.checkpoint.files import Checkpoint
+    from llmconv.checkpoint.tensor import TensorInfo
 
 WIDTH = 64
-
-
-def half(values: np.ndarray, dtype: str) -> np.ndarray:
-    """float values rounded to `dtype` (bf16, f16; f32 leaves them as they are), as float32."""
-    from llmconv import numeric
-
-    if dtype == "bf16":
-        return numeric.from_bf16(numeric.to_bf16(values))
-    if dtype == "f16":
-        return numeric.from_f16(numeric.to_f16(values))
-    return values
 
 
 @dataclass(frozen=True)
 class Precision:
     """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint). bits: 4 or 8 with `group` inputs per
-    scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there). coded: a
-    linear whose outputs are no multiple of WIDTH stays in half precision.
+    scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there). coded:
+    layers of which a linear whose outputs are no multiple of WIDTH stays in half precision. kept: tensors of linears
+    that do in any case. head: the head is quantised as they are (no conversion does that of a float checkpoint).
     """
 
     dtype: str = "f32"
@@ -37,7 +32,9 @@ class Precision:
     group: int = 0
     symmetric: bool = False
     scales: str = "f32"
-    coded: bool = False
+    coded: frozenset[int | None] = frozenset()
+    kept: frozenset[str] = frozenset()
+    head: bool = False
 
     @classmethod
     def of(cls, plan: Plan) -> Precision:
@@ -51,21 +48,67 @@ class Precision:
                 job.weight_bits,
                 job.q_group_size,
                 job.symmetric,
-                coded=any(net.flags.coded for net in plan.nets),
+                coded=frozenset(net.layer for net in plan.nets if net.flags.coded),
+                kept=frozenset(_kept(plan)),
             )
         )
 
-    def of_linear(self, weight: np.ndarray) -> np.ndarray:
-        """What the weight [N, K] of a block's linear becomes: where there are 4 or 8 bits, (code - zero point) * scale
-        of each group.
+    def of_linear(self, weight: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """What the weight [N, K] of a linear of block `layer` becomes: where there are 4 or 8 bits,
+        (code - zero point) * scale of each group.
         """
-        if self.bits == 16 or (self.coded and len(weight) % WIDTH):
+        if self.bits == 16 or (layer in self.coded and len(weight) % WIDTH):
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 
         scheme = Scheme(self.bits, self.group, self.symmetric, self.dtype)
         return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
 
+    def of_parameter(self, source: tuple, tensors: Checkpoint, layer: int | None = None) -> np.ndarray:
+        """What a linear of block `layer` becomes, from the recipe of its weight; one of three axes holds those of all
+        experts."""
+        names = set(recipe.names(source))
+        if names and names <= self.kept:
+            return self.of_other(recipe.evaluate(source, tensors))
+        if names & self.kept:  # several tensors side by side, whose rows are quantised each by itself
+            return recipe.evaluate(source, cast("Checkpoint", _Rounded(self, tensors, layer)))
+        return self.of_rows(recipe.evaluate(source, tensors), layer)
+
+    def of_rows(self, values: np.ndarray, layer: int | None = None) -> np.ndarray:
+        """As `of_linear`, for weights [N, K] or [experts, N, K]."""
+        import numpy as np
+
+        if values.ndim == 3:
+            return np.stack([self.of_linear(one, layer) for one in values])
+        return self.of_linear(values, layer)
+
+    def of_head(self, rows: np.ndarray) -> np.ndarray:
+        """The chip's values of rows of the head [N, K]."""
+        return self.of_linear(rows) if self.head else self.of_other(rows)
+
     def of_other(self, values: np.ndarray) -> np.ndarray:
         """The chip's values of any other weight."""
         return half(values, self.dtype)
+
+
+@dataclass(frozen=True)
+class _Rounded:
+    """Tensors of linears as the chip has them, for the recipe of a parameter that is made of kept ones and others."""
+
+    precision: Precision
+    tensors: Checkpoint
+    layer: int | None
+
+    def info(self, name: str) -> TensorInfo:
+        return self.tensors.info(name)
+
+    def float32(self, name: str, *part: Any) -> np.ndarray:
+        """As Checkpoint.float32."""
+        values, precision = self.tensors.float32(name, *part), self.precision
+        return precision.of_other(values) if name in precision.kept else precision.of_rows(values, self.layer)
+
+
+def _kept(plan: Plan) -> Iterator[str]:
+    """The checkpoint's tensors that `keep_half` keeps."""
+    for layer, role in plan.spec.kept:
+        yield from recipe.names(plan.spec.source(role, layer))

@@ -9,8 +9,8 @@ from llmconv.bmodel.normalise import EPOCH, normalise
 from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import npz
 from llmconv.toolchain import jit
-from llmconv.toolchain.find import cache_dir
 from llmconv.toolchain.tpuc_opt import compile_mlir
+from llmconv.user_cache import cache_dir
 
 
 @pytest.mark.compiler

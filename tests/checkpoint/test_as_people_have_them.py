@@ -120,6 +120,10 @@ SAID: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "quanto": (layers(quanto), ["optimum-quanto", "float checkpoint"]),
     "bitsandbytes": (layers(bitsandbytes), ["bitsandbytes", "float checkpoint"]),
     "MLX": (layers(mlx), ["MLX", "float checkpoint"]),
+    "MLX with its sections": (
+        lambda m: edit_config(m, quantization={"group_size": 64, "bits": 4}, quantization_config={"group_size": 64, "bits": 4}),
+        ["quantised in MLX's form (quantization in", "float checkpoint"],
+    ),
     "ZeRO-3": (
         lambda m: edit_tensors(m, lambda t: {n: v if v.ndim == 1 else v.new_empty(0) for n, v in t.items()}),
         ["ZeRO-3", "zero_to_fp32.py"],
@@ -128,7 +132,7 @@ SAID: dict[str, tuple[Callable[[Path], object], list[str]]] = {
     "a pointer": (pointer(WHOLE), [f"{WHOLE} is a pointer of git-lfs", "git lfs pull"]),
     "a tokenizer's pointer": (pointer("tokenizer.json"), ["tokenizer.json is a pointer of git-lfs", "git lfs pull"]),
     "pickled": (moved("pytorch_model.bin"), ["pickled weights", "never unpickles", "pytorch_model.bin"]),
-    "GGUF": (moved("model-q4_k_m.gguf"), ["GGUF", "model-q4_k_m.gguf", "that the GGUF file was made from"]),
+    "GGUF": (moved("model-q4_k_m.gguf"), ["GGUF", "model-q4_k_m.gguf", "-m FILE.gguf"]),
     "ONNX": (moved("model.onnx"), ["ONNX", "model.onnx"]),
     "TensorFlow": (moved("tf_model.h5"), ["TensorFlow", "tf_model.h5"]),
     "Mistral's file": (moved("consolidated.safetensors"), ["Mistral's own names", "consolidated.safetensors"]),
@@ -160,9 +164,9 @@ def test_a_file_in_place_of_the_directory(model, tmp_path):
         with pytest.raises(InputError, match=f"{name} is a file: .* Say -m {model}"):
             planned(model / name)
     (tmp_path / "alone").mkdir()
-    (tmp_path / "alone" / "model.gguf").write_bytes(b"GGUF")
+    (tmp_path / "alone" / "model.onnx").write_bytes(b"ONNX")
     with pytest.raises(InputError, match="is a file"):
-        planned(tmp_path / "alone" / "model.gguf")
+        planned(tmp_path / "alone" / "model.onnx")
 
 
 def test_the_folder_above(model):
@@ -185,10 +189,15 @@ def test_every_class_is_of_its_type(model_type):
     from transformers.models.auto.modeling_auto import (
         MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
         MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
     )
 
     own = {"chatglm": "ChatGLMModel", "minicpm": "MiniCPMForCausalLM"}  # classes that transformers does not have
-    names = (MODEL_FOR_CAUSAL_LM_MAPPING_NAMES, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+    names = (
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+        MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+        MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+    )
     found = next((table[model_type] for table in names if model_type in table), own.get(model_type))
     if found is None:
         assert model_type not in CONFIG_MAPPING, "no class of transformers"

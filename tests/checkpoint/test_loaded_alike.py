@@ -15,6 +15,7 @@ from plans import planned
 
 from llmconv.checkpoint import directory, recipe
 from llmconv.checkpoint.directory import Weights
+from llmconv.checkpoint.files import Checkpoint
 from llmconv.errors import InputError
 from llmconv.verify.reference import Reference
 from llmconv.verify.source import foreign
@@ -139,6 +140,19 @@ def test_a_reference_finds_a_head_that_the_plan_has_missed(copy, monkeypatch):
     hidden = np.random.default_rng(0).standard_normal((2, 256)).astype(np.float32)
     right = hidden @ plan.checkpoint.float32(HEAD).T
     np.testing.assert_allclose(Reference(plan, Precision()).logits(hidden), right, rtol=1e-4, atol=1e-4)
+
+
+def test_a_table_and_its_equal_head_are_read_once(copy, monkeypatch):
+    """Every plan asks whether the head is the table, which may be a gigabyte; one that was written since is read."""
+    model, read = copy("qwen2_tied"), []
+    same_head(model)
+    raw = Checkpoint.raw
+    monkeypatch.setattr(Checkpoint, "raw", lambda self, name, *more: read.append(name) or raw(self, name, *more))
+    assert planned(model).spec.tied and {HEAD, TABLE} <= set(read)
+    read.clear()
+    assert planned(model, seq=128).spec.tied and not read
+    other_head(model)
+    assert not planned(model).spec.tied and read
 
 
 def test_a_base_model_without_a_head_is_refused(copy):

@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from llmconv.engine.step import Step, tell
 from llmconv.errors import ConvertError, InputError, ToolError
 from llmconv.toolchain.process import run as run_program
 
@@ -26,6 +27,14 @@ def write(name, log, text, out, sleep=0.0):
     for path in out.values():
         Path(path).write_text(text)
     return {"size": len(text)}
+
+
+def slowly(name, log, left, out, text=""):
+    """Tells how far it is; `left` seconds to go, as it believes."""
+    for share, what in ((0.5, "half of it"), (1.0, "all of it")):
+        tell(Step(what, share, left))
+        time.sleep(0.2)
+    write(name, log, text, out)
 
 
 def join(name, log, parts, out):

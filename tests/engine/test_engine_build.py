@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from llmconv import engine
+from llmconv.engine import history, trace
 from llmconv.errors import ConvertError, InputError
 
 
@@ -202,8 +203,21 @@ def test_logs_of_a_run(shop):
     lines = [json.loads(line) for line in (shop.options.state_dir / "events.jsonl").read_text().splitlines()]
     assert next(line["event"] for line in lines) == "RunStarted"
     assert lines[-1]["event"] == "RunFinished" and lines[-1]["built"] == 4
-    trace = json.loads((shop.options.state_dir / "trace.json").read_text())
-    assert {item["name"] for item in trace if item["ph"] == "X"} == {"a", "b", "c", "d"}
+    (trace,) = (shop.options.state_dir / "traces").iterdir()
+    assert {item["name"] for item in json.loads(trace.read_text()) if item["ph"] == "X"} == {"a", "b", "c", "d"}
+
+
+def test_every_run_has_its_own_trace(shop):
+    """Those of the last runs are kept; a run that does nothing leaves none. The first event names the file."""
+    folder = shop.options.state_dir / "traces"
+    for number in range(trace.KEEP + 2):
+        shop.run(chain(shop, first=str(number)))
+        assert len(list(folder.iterdir())) == min(number + 1, trace.KEEP)
+    before = sorted(folder.iterdir())
+    shop.run(chain(shop, first=str(number)))
+    assert sorted(folder.iterdir()) == before
+    starts = [run.begin for run in history.read(shop.options.state_dir)]
+    assert [trace.place(shop.options.state_dir, begin) for begin in starts[2:-1]] == before
 
 
 def test_keys_do_not_depend_on_the_output_directory(shop, tmp_path):

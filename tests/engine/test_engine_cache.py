@@ -124,3 +124,23 @@ def test_linked_outputs_are_read_only(shop, cache):
     assert not target.stat().st_mode & 0o222
     assert shop.run([shop.task("a", text="new")], cache=cache) == 0  # replacing it is no edit
     assert target.read_text() == "new"
+
+
+def test_two_tasks_that_make_the_same_share_one_run(shop, cache):
+    """Both are ready at once, and two may run at a time: the second waits, and takes it from the cache."""
+    twins = [shop.task("a", text="same", args={"name": "twin"}), shop.task("b", text="same", args={"name": "twin"})]
+    assert shop.run(twins, cache=cache) == 0
+    assert shop.ran() == ["twin"]
+    assert sorted(event.how for event in shop.told("TaskFinished")) == ["built", "cached"]
+    assert (shop.out / "a").read_bytes() == (shop.out / "b").read_bytes()
+
+
+def test_without_a_cache_both_run(shop):
+    assert shop.run([shop.task(name, text="same", args={"name": "twin"}) for name in "ab"]) == 0
+    assert shop.ran() == ["twin", "twin"]
+
+
+def test_a_twin_of_what_failed_is_tried_itself(shop, cache):
+    twins = [shop.task(name, "fail", text="convert", args={"name": "twin"}) for name in "ab"]
+    assert shop.run(twins, cache=cache, continue_=True) == 1
+    assert {event.name for event in shop.told("TaskFailed")} == {"a", "b"}

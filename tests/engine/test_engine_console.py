@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import time
 import pytest
 
 from llmconv import engine, words
-from llmconv.engine import build, console, events, usage
+from llmconv.engine import build, console, events, usage, wording
 from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import load
 from llmconv.engine.state import Row
@@ -27,12 +28,21 @@ def test_plain_lines_and_a_heartbeat(shop, monkeypatch, capsys):
     assert out[0] == "note: all is well"
     assert (
         out[1].startswith("still at it after 0.")
-        and "0 of 1 tasks done" in out[1]
+        and "0 of 1 task done" in out[1]
         and "running: a (0." in out[1]
-        and "MB of 1.1 GB" in out[1]
+        and re.search(r"memory \d+(\.\d)? [MG]B of 1\.1 GB", out[1])  # this process's own is in it
     )
-    assert out[-2].startswith("[1/1] a  0.") and out[-1].startswith("1 built in")
+    assert re.match(r"\[1/1\] a  \d\.\d s", out[-2]) and out[-1].startswith("1 built in")
     assert "\x1b" not in "".join(out)
+
+
+def test_plain_lines_say_where_a_task_is_now_and_then(shop, monkeypatch, capsys):
+    slow = shop.task("a", "slowly", args={"left": None})
+    assert shop.run([slow], progress="plain") == 0
+    assert "a: half of it\n[1/1] a" in capsys.readouterr().out, "the second comes too soon"
+    monkeypatch.setattr(console, "STEP", 0.1)
+    assert shop.run([slow], progress="plain", force=True) == 0
+    assert "a: half of it\na: all of it\n[1/1] a" in capsys.readouterr().out
 
 
 def test_json_lines_are_the_events(shop, capsys):
@@ -50,9 +60,7 @@ def test_quiet_tells_failures_alone(shop, capfd):
     assert capfd.readouterr() == ("", "")
     assert shop.run([shop.task("a"), shop.task("b", "fail", text="tool")], progress="quiet", again="once more") == 1
     out, err = capfd.readouterr()
-    assert (
-        out == "" and "b failed: tpuc-opt failed" in err and "1 finished tasks are kept; go on with: once more" in err
-    )
+    assert out == "" and "b failed: tpuc-opt failed" in err and "1 finished task is kept; go on with: once more" in err
 
 
 def test_a_failure_shows_the_last_words_of_its_log(shop, capsys):
@@ -137,6 +145,17 @@ def test_what_is_left_is_the_longest_of_chain_work_and_memory(shop):
     assert made.left({}, set(), jobs=1, budget=1000)[0] == 15.0, "one slot"
     assert made.left({}, set(), jobs=8, budget=100)[0] == 15.0, "memory for one"
     assert made.left({"c": 6.0, "b": 1.0}, {"a"}, jobs=2, budget=1000) == (3.0, 10.0, 5.0), "b has 3 s to go, c 2 s"
+
+
+def test_short_names_tell_builds_apart():
+    told = {
+        "compile:block_0": "block_0",
+        "tiny-w4.compile:block_0": "tiny-w4.block_0",
+        "tiny-w4.merge": "tiny-w4.merge",
+        "checkpoint:model-1.safetensors": "model-1.safetensors",
+        "merge": "merge",
+    }
+    assert {name: wording.short(name) for name in told} == told
 
 
 def test_a_forecast_is_not_more_exact_than_it_is():

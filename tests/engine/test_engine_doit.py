@@ -14,46 +14,6 @@ from engine_shop import environment
 from llmconv import engine
 from llmconv.engine import into_doit
 
-DODO = """
-from pathlib import Path
-from doit import get_var
-from engine_shop import Shop
-from llmconv import engine
-shop = Shop(Path({root!r}))
-engine.install(lambda: engine.RunOptions(state_dir=shop.out / ".llmconv", jobs=1))
-
-def task_net():
-    "the nets"
-    for i in range(3):
-        yield shop.task(f"n{{i}}", text=get_var("text", "x"), args={{"sleep": 0.2}}, doc=f"net {{i}}")
-
-def task_convert():
-    "the whole"
-    deps = tuple(f"n{{i}}" for i in range(3))
-    targets = [shop.out / "all"]
-    return shop.task(None, "join", args={{"name": "convert"}}, targets=targets, deps=deps, basename="convert", entry=True)
-
-def task_bad():
-    return shop.task(None, "fail", text="convert", args={{"name": "bad"}}, targets=[shop.out / "bad"], basename="bad")
-"""
-
-
-@pytest.fixture
-def dodo(shop):
-    """Runs doit in an empty directory with a dodo.py; returns the finished process."""
-    path = shop.root / "work"
-    path.mkdir()
-    (path / "dodo.py").write_text(DODO.format(root=str(shop.root)))
-
-    def run(*args: str) -> subprocess.CompletedProcess:
-        command = [sys.executable, "-m", "doit", *args]
-        done = subprocess.run(command, cwd=path, capture_output=True, text=True, timeout=60, env=environment())
-        assert not list(path.glob(".doit.db*")), "doit's own database was made"
-        assert "Traceback" not in done.stderr
-        return done
-
-    return run
-
 
 def test_replaced_names_exist():
     """doit is pinned; whoever raises the pin sees here what to look at."""
@@ -113,6 +73,7 @@ def test_reading_commands(dodo, shop):
     assert not shop.out.exists()  # nothing was written
     info = dodo("info", "net:n1")
     assert info.returncode == 1 and "not built yet" in info.stdout
+    assert "<engine_actions:write>" in info.stdout, "what is behind a task, and not page by page"
     dodo("convert")
     assert dodo("info", "net:n1").returncode == 0
     assert "U net:n1" in dodo("list", "--all", "-s").stdout

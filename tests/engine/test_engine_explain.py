@@ -96,12 +96,16 @@ def test_words():
     assert [words.rough_size(n) for n in (812_000_000, 3_100_000_000)] == ["812 MB", "3.1 GB"]
     assert [words.size(n) for n in (34, 12_340, 9_200_000, 3_100_000_000, 4e12)] == [
         "34 B",
-        "12.3 KB",
+        "12.3 kB",
         "9.2 MB",
         "3.1 GB",
         "4000.0 GB",
     ]
-    assert [words.binary_size(n) for n in (1 << 29, 16 << 30)] == ["512.0 MiB", "16.0 GiB"]
+    assert words.board(16 << 30) == "17.2 GB (sold as 16 GB)"
+    assert words.transfer(120e6, 480e6, 10.0) == "120.0 MB of 480.0 MB (25%), 12.0 MB/s, about 30 s left"
+    assert words.transfer(0, 480e6, 0.0) == "0 B of 480.0 MB (0%)" and words.transfer(0, 0, 1.0) == "0 B of 0 B (100%)"
+    assert [words.counted(n, "task") for n in (0, 1, 20)] == ["0 tasks", "1 task", "20 tasks"]
+    assert words.counted(2, "launch") == "2 launches"
 
 
 def test_closed_output_does_not_end_the_build(shop):

@@ -61,7 +61,7 @@ def test_ctrl_c_leaves_a_clean_screen_and_says_how_to_go_on(tmp_path):
     seen.type("\x03")
     assert seen.wait() == 130
     assert footers(seen) == 0 and "━" not in seen.text
-    assert "stopped by SIGINT: 1 finished tasks are kept; go on with: make it so" in seen.text
+    assert "stopped by SIGINT: 1 finished task is kept; go on with: make it so" in seen.text
     assert not seen.screen.cursor.hidden
 
 
@@ -119,3 +119,12 @@ def test_a_run_that_does_nothing_does_not_load_rich(tmp_path):
     seen = show(tmp_path, sleep=0)
     assert seen.wait() == 0
     assert "5 up to date in" in seen.text and "rich stayed out" in seen.text
+
+
+def test_a_running_task_says_where_it_is(tmp_path):
+    steps = SCRIPT.replace("tasks = [", 'tasks = [shop.task("told", "slowly", args={{"left": 90.0}}),')
+    script = steps.format(root=str(tmp_path), sleep=3.0, progress="auto")
+    seen = Seen([sys.executable, "-c", script], environment())
+    seen.until(lambda: re.search(r"^  told .*\n    (half|all) of it$", seen.text, re.M) is not None)
+    seen.type("\x03")
+    assert seen.wait() == 130

@@ -14,6 +14,8 @@ from copy import deepcopy
 from pathlib import Path
 from typing import Any
 
+from storeless import storeless
+
 from llmconv.cli.demo import QWEN2
 
 BASE = {
@@ -85,6 +87,35 @@ QWEN3_5_TEXT = {
         "partial_rotary_factor": 0.375,
     },
     "dtype": "bfloat16",
+}
+# three short convolutions, one of them last, and a layer of attention; the MLP is 512 wide: 2/3 of 700, rounded up
+LFM2_TEXT = {
+    "model_type": "lfm2",
+    "hidden_size": 256,
+    "block_ff_dim": 700,
+    "block_multiple_of": 128,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 1024,
+    "max_position_embeddings": 4096,
+    "norm_eps": 1e-5,
+    "conv_L_cache": 3,
+    "full_attn_idxs": [2],
+    "rope_theta": 1000000.0,
+    "tie_embedding": True,
+    "torch_dtype": "bfloat16",
+}
+_NO_EXPERTS = ("intermediate_size", "layer_types")
+QWEN3_5_MOE_TEXT = {name: value for name, value in QWEN3_5_TEXT.items() if name not in _NO_EXPERTS} | {
+    "model_type": "qwen3_5_moe_text",
+    "full_attention_interval": 3,
+    "num_experts": 8,
+    "num_experts_per_tok": 3,
+    "moe_intermediate_size": 128,
+    "shared_expert_intermediate_size": 256,
+    "mlp_only_layers": [],
+    "mtp_num_hidden_layers": 1,
 }
 CONFIGS: dict[str, dict[str, Any]] = {
     "granite": BASE
@@ -169,6 +200,8 @@ CONFIGS: dict[str, dict[str, Any]] = {
 # families whose layers keep more than rows, with tests of their own
 HYBRIDS = {
     "qwen3_5": {"model_type": "qwen3_5", "text_config": QWEN3_5_TEXT, "tie_word_embeddings": True},
+    "lfm2": LFM2_TEXT,
+    "qwen3_5_moe": {"model_type": "qwen3_5_moe", "text_config": QWEN3_5_MOE_TEXT, "tie_word_embeddings": False},
     # with the sizes of the golden file
     "qwen3_5_golden": {
         "model_type": "qwen3_5",
@@ -189,7 +222,6 @@ SEQ = 64  # of the nets in these tests
 
 def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     """(name, shape) of the tensors that a checkpoint with this config.json holds."""
-    import torch
     from transformers import CONFIG_MAPPING, AutoModelForCausalLM
 
     kind = config["model_type"]
@@ -199,35 +231,34 @@ def tensors(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
     if kind == "gemma3":
         for name, shape in tensors(config["text_config"]):
             yield "language_model." + name, shape
-        yield "vision_tower.vision_model.post_layernorm.weight", (64,)
-        yield "multi_modal_projector.mm_soft_emb_norm.weight", (64,)
         return
-    if kind == "qwen3_5":
+    if kind in ("qwen3_5", "qwen3_5_moe"):
         for name, shape in tensors(config["text_config"] | {"tie_word_embeddings": config["tie_word_embeddings"]}):
             yield name.replace("model.", "model.language_model.", 1), shape
         yield "mtp.fc.weight", (64, 64)
         return
     if kind == "minicpm":
         config = config | {"model_type": "granite"}
-    with torch.device("meta"):
+    with storeless():
         model = AutoModelForCausalLM.from_config(
             # a copy: transformers completes the rope parameters that it is given
             CONFIG_MAPPING[config["model_type"]].from_dict(deepcopy({k: v for k, v in config.items() if v is not None}))
         )
     for name, value in model.state_dict().items():
         if ".experts." in name:
-            yield from _experts(name, tuple(value.shape))
-        elif not (name == "lm_head.weight" and config.get("tie_word_embeddings", kind.startswith("gemma"))):
+            yield from ((own, tuple(part.shape)) for own, part in apart(name, value))
+        elif not (name == "lm_head.weight" and config.get("tie_word_embeddings", kind.startswith(("gemma", "lfm2")))):
             yield name, tuple(value.shape)
 
 
-def _experts(name: str, shape: tuple[int, ...]) -> Iterator[tuple[str, tuple[int, ...]]]:
-    """What is published for a tensor in which transformers holds all experts: gate and up, or down, of each."""
-    count, rows, width = shape
+def apart(name: str, tensor: Any) -> Iterator[tuple[str, Any]]:
+    """A tensor in which transformers holds all experts, as it saves it: gate and up, or down, of each."""
     path = name.rsplit(".", 1)[0]
-    for expert in range(count):
-        for part in ("gate_proj", "up_proj") if name.endswith("gate_up_proj") else ("down_proj",):
-            yield f"{path}.{expert}.{part}.weight", (rows if part == "down_proj" else rows // 2, width)
+    parts = ("gate_proj", "up_proj") if name.endswith("gate_up_proj") else ("down_proj",)
+    rows = tensor.shape[1] // len(parts)
+    for expert in range(tensor.shape[0]):
+        for i, part in enumerate(parts):
+            yield f"{path}.{expert}.{part}.weight", tensor[expert, i * rows : (i + 1) * rows]
 
 
 def _chatglm(config: dict[str, Any]) -> Iterator[tuple[str, tuple[int, ...]]]:
@@ -272,7 +303,8 @@ def draw(name: str, tensor: str, shape: tuple[int, ...], kind: str, seed: int, g
     # golden file's values are as they are
     if re.search(r"[qk]_proj|qkv|query_key", tensor) and not name.startswith("minicpm") and not sharp:
         gain = min(gain, 0.8)
-    return x * (gain / np.sqrt(int(np.prod(shape[1:]))))
+    fan_in = shape[-1] if ".experts." in tensor else int(np.prod(shape[1:]))  # a tensor may have those of all
+    return x * (gain / np.sqrt(fan_in))
 
 
 def make(

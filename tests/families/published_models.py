@@ -2,7 +2,8 @@
 
 Facts alone, no files. To add a model, add a line to MODELS: its name on the hub, its family's function with the sizes
 that config.json has, and the total of the model card's safetensors entry ("safetensors total" on the hub). A tied model
-whose files hold the head once more counts it once here; `note` says so.
+whose files hold the head once more counts it once here, and one with layers that only draft tokens counts none of them;
+`note` says so.
 """
 
 from __future__ import annotations
@@ -10,10 +11,51 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from published_configs import EIGHT, GEMMA, GLM, GRANITE, LONG, PHI, SIX, chatglm, decoder, draft, lfm2, moe, routed
+from published_towers import (
+    BASE,
+    DYNAMIC,
+    EVEN,
+    GEMMA27,
+    GLM4V,
+    INTERLEAVED,
+    INTERNVIT6B,
+    MROPE,
+    OMNI,
+    PACKING,
+    PADDLE,
+    POOLING,
+    SECTIONS,
+    SIGLIP,
+    SO400M,
+    VIT2,
+    VIT3,
+    VIT3L,
+    VIT25,
+    VIT35,
+    VIT35S,
+    deepseek,
+    gemma3,
+    glm4v,
+    hybrid,
+    internvl,
+    internvl_chat,
+    janus,
+    lfm2_vl,
+    listening,
+    minicpmv4_6,
+    mllama,
+    nested,
+    seeing,
+    sliced,
+    thinking,
+)
+
 
 @dataclass(frozen=True)
 class Published:
-    """parameters: as the model card states them, or, where `note` says so, without what is stored twice."""
+    """parameters: as the model card states them, or, where `note` says so, without what is stored twice, is not used, or
+    is no part of the nets."""
 
     name: str
     config: dict[str, Any]
@@ -21,127 +63,12 @@ class Published:
     note: str = ""
 
 
-def decoder(
-    kind: str, hidden: int, inner: int, layers: int, heads: int, kv: int, vocab: int, tied: bool = False, **more: Any
-) -> dict[str, Any]:
-    """config.json of a dense decoder, by the names that most families share."""
-    return {
-        "model_type": kind,
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv,
-        "vocab_size": vocab,
-        "tie_word_embeddings": tied,
-        "max_position_embeddings": 32768,
-        "rms_norm_eps": 1e-6,
-        "rope_theta": 1000000.0,
-        "hidden_act": "silu",
-        "torch_dtype": "bfloat16",
-    } | more
-
-
-LLAMA3 = {
-    "rope_type": "llama3",
-    "factor": 8.0,
-    "low_freq_factor": 1.0,
-    "high_freq_factor": 4.0,
-    "original_max_position_embeddings": 8192,
-}
-LONG = {"max_position_embeddings": 131072, "rope_theta": 500000.0, "rope_scaling": LLAMA3}
-PHI = {"pad_token_id": 0, "max_position_embeddings": 4096, "sliding_window": 2047, "rope_theta": 10000.0}
 ONCE = "the head is the token table; the files hold it twice"
-GEMMA = {
-    "query_pre_attn_scalar": 256,
-    "sliding_window_pattern": 6,
-    "rope_local_base_freq": 10000.0,
-    "hidden_activation": "gelu_pytorch_tanh",
-    "hidden_act": None,
-}
-GLM = {
-    "attention_bias": True,
-    "partial_rotary_factor": 0.5,
-    "head_dim": 128,
-    "pad_token_id": 0,
-    "rms_norm_eps": 1.5625e-07,
-    "rope_theta": 10000.0,
-}
-GRANITE = {
-    "attention_multiplier": 0.0078125,
-    "embedding_multiplier": 12.0,
-    "residual_multiplier": 0.22,
-    "logits_scaling": 16.0,
-    "attention_bias": False,
-    "mlp_bias": False,
-}
-
-
-def moe(experts: int, width: int, shared: int) -> dict[str, Any]:
-    return {
-        "num_experts": experts,
-        "num_experts_per_tok": 4,
-        "moe_intermediate_size": width,
-        "shared_expert_intermediate_size": shared,
-        "decoder_sparse_step": 1,
-        "norm_topk_prob": False,
-    }
-
-
-def seeing(kind: str, text: dict[str, Any], sight: dict[str, Any]) -> dict[str, Any]:
-    """config.json of a model with a vision tower."""
-    common = {
-        "in_channels" if kind == "qwen3_vl" else "in_chans": 3,
-        "spatial_merge_size": 2,
-        "temporal_patch_size": 2,
-        "num_heads": 16,
-    }
-    return text | {
-        "model_type": kind,
-        "image_token_id": 151655,
-        "vision_config": {"model_type": kind, **common, **sight},
-    }
-
-
-def nested(kind: str, text: dict[str, Any], sight: dict[str, Any]) -> dict[str, Any]:
-    """The same with the language model in a section of its own."""
-    return seeing(kind, {"tie_word_embeddings": text["tie_word_embeddings"], "text_config": text}, sight)
-
-
-def chatglm(layers: int, inner: int, vocab: int, **more: Any) -> dict[str, Any]:
-    return {
-        "model_type": "chatglm", "hidden_size": 4096, "ffn_hidden_size": inner, "num_layers": layers, "num_attention_heads": 32,
-        "kv_channels": 128, "multi_query_attention": True, "multi_query_group_num": 2, "padded_vocab_size": vocab, "rmsnorm": True,
-        "seq_length": 8192, "add_qkv_bias": True, "add_bias_linear": False, "post_layer_norm": True, "torch_dtype": "float16",
-        "original_rope": True, "apply_residual_connection_post_layernorm": False, "layernorm_epsilon": 1e-5,
-    } | more  # fmt: skip
-
-
-SECTIONS = {"rope_scaling": {"type": "mrope", "mrope_section": [16, 24, 24]}}
-INTERLEAVED = {
-    "rope_scaling": {"rope_type": "default", "mrope_interleaved": True, "mrope_section": [24, 20, 20]},
-    "head_dim": 128,
-    "rope_theta": 5000000,
-}
-VIT2 = {"depth": 32, "embed_dim": 1280, "mlp_ratio": 4, "patch_size": 14, "hidden_act": "quick_gelu"}
-VIT25 = {
-    "depth": 32,
-    "hidden_size": 1280,
-    "intermediate_size": 3420,
-    "patch_size": 14,
-    "hidden_act": "silu",
-    "window_size": 112,
-    "fullatt_block_indexes": [7, 15, 23, 31],
-}
-VIT3 = {
-    "depth": 24,
-    "hidden_size": 1024,
-    "intermediate_size": 4096,
-    "patch_size": 16,
-    "num_position_embeddings": 2304,
-    "deepstack_visual_indexes": [5, 11, 17],
-}
-VIT3L = VIT3 | {"depth": 27, "hidden_size": 1152, "intermediate_size": 4304, "deepstack_visual_indexes": [8, 16, 24]}
+COUNTED = "the parameters of transformers' class in these sizes; the card rounds them"
+THINKER = "the thinker's, of transformers' class in these sizes; the card counts what speaks too"
+UNUSED = "the files hold SigLIP's pooling head, and a table of positions, that the class does not use"
+WRITTEN = "the parameters of the tensors as they are published, in these sizes; the card rounds them"
+PICTURES = "of transformers' class in these sizes, without what makes pictures, which is no part of the nets"
 
 MODELS = (
     Published("Qwen/Qwen2-0.5B", decoder("qwen2", 896, 4864, 24, 14, 2, 151936, True), 494032768),
@@ -196,10 +123,15 @@ MODELS = (
     Published("mistralai/Mistral-Small-24B-Instruct-2501", decoder("mistral", 5120, 32768, 40, 32, 8, 131072, head_dim=128, sliding_window=None), 23572403200),
     Published("microsoft/Phi-3-mini-4k-instruct", decoder("phi3", 3072, 8192, 32, 32, 32, 32064, **PHI), 3821079552),
     Published("microsoft/Phi-3-medium-4k-instruct", decoder("phi3", 5120, 17920, 40, 40, 10, 32064, **PHI), 13960238080),
-    Published("microsoft/phi-4", decoder("phi3", 5120, 17920, 40, 40, 10, 100352, **PHI | {"sliding_window": None}), 14659507200),
+    Published("microsoft/phi-4", decoder("phi3", 5120, 17920, 40, 40, 10, 100352, False, **PHI | {"sliding_window": None}), 14659507200),
     Published("microsoft/Phi-4-mini-instruct", decoder("phi3", 3072, 8192, 32, 24, 8, 200064, True, **PHI, partial_rotary_factor=0.75), 3836021760),
     Published("google/gemma-3-270m", decoder("gemma3_text", 640, 2048, 18, 4, 1, 262144, True, head_dim=256, sliding_window=512, **GEMMA), 268098176),
     Published("google/gemma-3-1b-it", decoder("gemma3_text", 1152, 6912, 26, 4, 1, 262144, True, head_dim=256, sliding_window=512, **GEMMA), 999885952),
+    Published("google/gemma-3-4b-it", gemma3(2560, 10240, 34), 4300079472),
+    Published("google/gemma-3-12b-it", gemma3(3840, 15360, 48, num_attention_heads=16, num_key_value_heads=8), 12187325040),
+    Published("google/gemma-3-27b-it", gemma3(5376, 21504, 62, **GEMMA27), 27432406640),
+    Published("google/medgemma-4b-it", gemma3(2560, 10240, 34), 4300079472),
+    Published("google/medgemma-27b-it", gemma3(5376, 21504, 62, **GEMMA27), 27432406640),
     Published("THUDM/glm-4-9b-chat-hf", decoder("glm", 4096, 13696, 40, 32, 2, 151552, **GLM), 9399951360),
     Published("allenai/OLMo-2-0425-1B", decoder("olmo2", 2048, 8192, 16, 16, 16, 100352, rope_theta=500000), 1484916736),
     Published("allenai/OLMo-2-1124-7B", decoder("olmo2", 4096, 11008, 32, 32, 32, 100352, rope_theta=500000), 7298617344),
@@ -214,11 +146,70 @@ MODELS = (
     Published("Qwen/Qwen2-57B-A14B", decoder("qwen2_moe", 3584, 18944, 28, 28, 4, 151936, **moe(64, 2560, 20480)), 57409011712),
     Published("THUDM/chatglm3-6b", chatglm(28, 13696, 65024), 6243584000),
     Published("THUDM/glm-4-9b-chat", chatglm(40, 13696, 151552), 9399951360),
+    Published("LiquidAI/LFM2-350M", lfm2(1024, 6656, 16, 16, SIX), 354483968),
+    Published("LiquidAI/LFM2-700M", lfm2(1536, 10240, 16, 24, SIX), 742489344),
+    Published("LiquidAI/LFM2-1.2B", lfm2(2048, 12288, 16, 32, SIX), 1170340608),
+    Published("LiquidAI/LFM2-2.6B", lfm2(2048, 10752, 30, 32, EIGHT, block_auto_adjust_ff_dim=False), 2569272320),
+    Published("LiquidAI/LFM2-VL-450M", lfm2_vl(lfm2(1024, 6656, 16, 16, SIX), **BASE), 450822656),
+    Published("LiquidAI/LFM2-VL-1.6B", lfm2_vl(lfm2(2048, 12288, 16, 32, SIX), **SO400M, num_hidden_layers=26), 1584804000),
+    Published("LiquidAI/LFM2-VL-3B", lfm2_vl(lfm2(2048, 10752, 30, 32, EIGHT, block_auto_adjust_ff_dim=False), **SO400M, num_hidden_layers=27), 2998975216),
     Published("Qwen/Qwen2-VL-2B-Instruct", seeing("qwen2_vl", decoder("qwen2_vl", 1536, 8960, 28, 12, 2, 151936, True, **SECTIONS), VIT2 | {"hidden_size": 1536}), 2208985600),
     Published("Qwen/Qwen2-VL-7B-Instruct", seeing("qwen2_vl", decoder("qwen2_vl", 3584, 18944, 28, 28, 4, 152064, **SECTIONS), VIT2 | {"hidden_size": 3584}), 8291375616),
     Published("Qwen/Qwen2.5-VL-3B-Instruct", seeing("qwen2_5_vl", decoder("qwen2_5_vl", 2048, 11008, 36, 16, 2, 151936, True, **SECTIONS), VIT25 | {"out_hidden_size": 2048}), 3754622976),
     Published("Qwen/Qwen2.5-VL-7B-Instruct", seeing("qwen2_5_vl", decoder("qwen2_5_vl", 3584, 18944, 28, 28, 4, 152064, **SECTIONS), VIT25 | {"out_hidden_size": 3584}), 8292166656),
+    Published("PaddlePaddle/PaddleOCR-VL", seeing("paddleocr_vl", decoder("paddleocr_vl", 1024, 3072, 18, 16, 2, 103424, **PADDLE), SIGLIP) | {"image_token_id": 100295}, 958588736 - POOLING - PACKING, UNUSED),
     Published("Qwen/Qwen3-VL-2B-Instruct", nested("qwen3_vl", decoder("qwen3_vl_text", 2048, 6144, 28, 16, 8, 151936, True, **INTERLEAVED), VIT3 | {"out_hidden_size": 2048}), 2127532032),
     Published("Qwen/Qwen3-VL-4B-Instruct", nested("qwen3_vl", decoder("qwen3_vl_text", 2560, 9728, 36, 32, 8, 151936, True, **INTERLEAVED), VIT3 | {"out_hidden_size": 2560}), 4437815808),
+    Published("meta-llama/Llama-3.2-11B-Vision-Instruct", mllama(4096, 14336, 40, 32), 10670220835),
+    Published("meta-llama/Llama-3.2-90B-Vision-Instruct", mllama(8192, 28672, 100, 64), 88593355323),
     Published("Qwen/Qwen3-VL-8B-Instruct", nested("qwen3_vl", decoder("qwen3_vl_text", 4096, 12288, 36, 32, 8, 151936, **INTERLEAVED), VIT3L | {"out_hidden_size": 4096}), 8767123696),
+    Published("Qwen/Qwen3-ASR-0.6B", listening(decoder("qwen3_asr_text", 1024, 3072, 28, 16, 8, 151936, True, head_dim=128), d_model=896, encoder_layers=18, encoder_attention_heads=14, encoder_ffn_dim=3584, output_dim=1024), 782426112, COUNTED),
+    Published("Qwen/Qwen3-ASR-1.7B", listening(decoder("qwen3_asr_text", 2048, 6144, 28, 16, 8, 151936, True, head_dim=128), d_model=1024, encoder_layers=24, encoder_attention_heads=16, encoder_ffn_dim=4096, output_dim=2048), 2038052480, COUNTED),
+    Published("Qwen/Qwen2.5-Omni-7B", thinking(decoder("qwen2_5_omni_text", 3584, 18944, 28, 28, 4, 152064, rope_scaling={"mrope_section": [16, 24, 24], "type": "default", "rope_type": "default"}), OMNI, d_model=1280, encoder_layers=32, encoder_attention_heads=20, encoder_ffn_dim=5120, output_dim=3584), 8931813888, THINKER),
+    Published("Qwen/Qwen3.5-0.8B", hybrid("qwen3_5", decoder("qwen3_5_text", 1024, 3584, 24, 8, 2, 248320, True), 16, VIT35 | {"depth": 12, "hidden_size": 768, "intermediate_size": 3072, "num_heads": 12}), 852985920, draft(873438784)),
+    Published("Qwen/Qwen3.5-2B", hybrid("qwen3_5", decoder("qwen3_5_text", 2048, 6144, 24, 8, 2, 248320, True), 16, VIT35S), 2213241664, draft(2274069824)),
+    Published("Qwen/Qwen3.5-4B", hybrid("qwen3_5", decoder("qwen3_5_text", 2560, 9216, 32, 16, 4, 248320, True), 32, VIT35S), 4539265536, draft(4659865088)),
+    Published("Qwen/Qwen3.5-9B", hybrid("qwen3_5", decoder("qwen3_5_text", 4096, 12288, 32, 16, 4, 248320), 32, VIT35), 9409813744, draft(9653104368)),
+    Published("Qwen/Qwen3.6-27B", hybrid("qwen3_5", decoder("qwen3_5_text", 5120, 17408, 64, 24, 4, 248320), 48, VIT35), 27356728560, draft(27781427952)),
+    Published("Qwen/Qwen3.5-35B-A3B", hybrid("qwen3_5_moe", decoder("qwen3_5_moe_text", 2048, 0, 40, 16, 2, 248320, **routed(256, 8, 512)), 32, VIT35), 35107181936, draft(35951822704)),
+    Published("Qwen/Qwen3.5-122B-A10B", hybrid("qwen3_5_moe", decoder("qwen3_5_moe_text", 3072, 0, 48, 32, 2, 248320, **routed(256, 8, 1024)), 64, VIT35), 122562817776, draft(125086497008)),
+    Published("Qwen/Qwen3.5-397B-A17B", hybrid("qwen3_5_moe", decoder("qwen3_5_moe_text", 4096, 0, 60, 32, 2, 248320, **routed(512, 10, 1024)), 64, VIT35), 396802360816, draft(403397928944)),
+    Published("THUDM/GLM-4.1V-9B-Thinking", glm4v(decoder("glm4v", 4096, 13696, 40, 32, 2, 151552, **GLM4V, rope_theta=10000.0, partial_rotary_factor=0.5, rope_scaling=MROPE)), 10292777472, COUNTED),
+    Published("zai-org/GLM-4.6V-Flash", glm4v({"tie_word_embeddings": False, "text_config": decoder("glm4v_text", 4096, 13696, 40, 32, 2, 151552, **GLM4V, rope_parameters={"rope_type": "default", "rope_theta": 500000.0, "partial_rotary_factor": 0.5, "mrope_section": [8, 12, 12]})}), 10292777472, COUNTED),
+    Published("deepseek-ai/Janus-Pro-1B", deepseek(2048, 5632, 24, 16), 1962640384, PICTURES),
+    Published("deepseek-ai/Janus-Pro-7B", deepseek(4096, 11008, 30, 32), 7235034112, PICTURES),
+    Published("deepseek-community/Janus-Pro-1B", janus(2048, 5632, 24, 16), 1962640384, PICTURES),
+    Published("deepseek-community/Janus-Pro-7B", janus(4096, 11008, 30, 32), 7235034112, PICTURES),
+    Published("openbmb/MiniCPM-V-2_6", sliced(2.6, decoder("minicpmv", 3584, 18944, 28, 28, 4, 151666)), 8099175152, WRITTEN),
+    Published("openbmb/MiniCPM-V-4", sliced(4.0, decoder("minicpmv", 2560, 10240, 32, 32, 2, 73448, head_dim=128, rope_theta=10000.0, rope_scaling=EVEN)), 4059533040, WRITTEN),
+    Published("openbmb/MiniCPM-V-4_5", sliced(4.5, decoder("minicpmv", 4096, 12288, 36, 32, 8, 151748, head_dim=128)), 8695895280, WRITTEN),
+    Published("openbmb/MiniCPM-V-4.6", minicpmv4_6(), 1300428016, COUNTED),
+    Published("OpenGVLab/InternVL2_5-1B", internvl_chat(decoder("qwen2", 896, 4864, 24, 14, 2, 151674, **DYNAMIC)), 938193024, WRITTEN),
+    Published("OpenGVLab/InternVL2_5-4B", internvl_chat(decoder("qwen2", 2048, 11008, 36, 16, 2, 151674, **DYNAMIC)), 3712637952, WRITTEN),
+    Published("OpenGVLab/InternVL2_5-38B", internvl_chat(decoder("qwen2", 5120, 27648, 64, 40, 8, 151674, **DYNAMIC), INTERNVIT6B), 38388164992, WRITTEN),
+    Published("OpenGVLab/InternVL2_5-78B", internvl_chat(decoder("qwen2", 8192, 29568, 80, 64, 8, 151674, **DYNAMIC), INTERNVIT6B), 78408318336, WRITTEN),
+    Published("OpenGVLab/InternVL3-1B", internvl_chat(decoder("qwen2", 896, 4864, 24, 14, 2, 151674, **DYNAMIC)), 938193024, WRITTEN),
+    Published("OpenGVLab/InternVL3-2B", internvl_chat(decoder("qwen2", 1536, 8960, 28, 12, 2, 151674, **DYNAMIC)), 2088957440, WRITTEN),
+    Published("OpenGVLab/InternVL3-8B", internvl_chat(decoder("qwen2", 3584, 18944, 28, 28, 4, 151674, **DYNAMIC)), 7944373760, WRITTEN),
+    Published("OpenGVLab/InternVL3-14B", internvl_chat(decoder("qwen2", 5120, 13824, 48, 40, 8, 151674, **DYNAMIC)), 15117256704, WRITTEN),
+    Published("OpenGVLab/InternVL3-38B", internvl_chat(decoder("qwen2", 5120, 27648, 64, 40, 8, 151674, **DYNAMIC), INTERNVIT6B), 38388164992, WRITTEN),
+    Published("OpenGVLab/InternVL3-78B", internvl_chat(decoder("qwen2", 8192, 29568, 80, 64, 8, 151674, **DYNAMIC), INTERNVIT6B), 78408318336, WRITTEN),
+    Published("OpenGVLab/InternVL3_5-1B", internvl_chat(decoder("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128)), 1060897792, WRITTEN),
+    Published("OpenGVLab/InternVL3_5-2B", internvl_chat(decoder("qwen3", 2048, 6144, 28, 16, 8, 151936, head_dim=128)), 2348347392, WRITTEN),
+    Published("OpenGVLab/InternVL3_5-4B", internvl_chat(decoder("qwen3", 2560, 9728, 36, 32, 8, 151936, head_dim=128)), 4732489216, WRITTEN),
+    Published("OpenGVLab/InternVL3_5-8B", internvl_chat(decoder("qwen3", 4096, 12288, 36, 32, 8, 151936, head_dim=128)), 8528318464, WRITTEN),
+    Published("OpenGVLab/InternVL3_5-14B", internvl_chat(decoder("qwen3", 5120, 17408, 40, 40, 8, 151936, head_dim=128)), 15119523840, WRITTEN),
+    Published("OpenGVLab/InternVL3_5-38B", internvl_chat(decoder("qwen3", 5120, 25600, 64, 64, 8, 151936, head_dim=128), INTERNVIT6B), 38390405504, WRITTEN),
+    Published("OpenGVLab/InternVL3-1B-hf", internvl(decoder("qwen2", 896, 4864, 24, 14, 2, 151674, **DYNAMIC), 151667), 938193024, COUNTED),
+    Published("OpenGVLab/InternVL3-2B-hf", internvl(decoder("qwen2", 1536, 8960, 28, 12, 2, 151674, **DYNAMIC), 151667), 2088957440, COUNTED),
+    Published("OpenGVLab/InternVL3-8B-hf", internvl(decoder("qwen2", 3584, 18944, 28, 28, 4, 151674, **DYNAMIC), 151667), 7944373760, COUNTED),
+    Published("OpenGVLab/InternVL3-14B-hf", internvl(decoder("qwen2", 5120, 13824, 48, 40, 8, 151674, **DYNAMIC), 151667), 15117256704, COUNTED),
+    Published("OpenGVLab/InternVL3-38B-hf", internvl(decoder("qwen2", 5120, 27648, 64, 40, 8, 151674, **DYNAMIC), 151667, INTERNVIT6B), 38388164992, COUNTED),
+    Published("OpenGVLab/InternVL3-78B-hf", internvl(decoder("qwen2", 8192, 29568, 80, 64, 8, 151674, **DYNAMIC), 151667, INTERNVIT6B), 78408318336, COUNTED),
+    Published("OpenGVLab/InternVL3_5-1B-HF", internvl(decoder("qwen3", 1024, 3072, 28, 16, 8, 151936, head_dim=128), 151671), 1060897792, COUNTED),
+    Published("OpenGVLab/InternVL3_5-2B-HF", internvl(decoder("qwen3", 2048, 6144, 28, 16, 8, 151936, head_dim=128), 151671), 2348347392, COUNTED),
+    Published("OpenGVLab/InternVL3_5-4B-HF", internvl(decoder("qwen3", 2560, 9728, 36, 32, 8, 151936, head_dim=128), 151671), 4732489216, COUNTED),
+    Published("OpenGVLab/InternVL3_5-8B-HF", internvl(decoder("qwen3", 4096, 12288, 36, 32, 8, 151936, head_dim=128), 151671), 8528318464, COUNTED),
+    Published("OpenGVLab/InternVL3_5-14B-HF", internvl(decoder("qwen3", 5120, 17408, 40, 40, 8, 151936, head_dim=128), 151671), 15119523840, COUNTED),
+    Published("OpenGVLab/InternVL3_5-38B-HF", internvl(decoder("qwen3", 5120, 25600, 64, 64, 8, 151936, head_dim=128), 151671, INTERNVIT6B), 38390405504, COUNTED),
 )  # fmt: skip

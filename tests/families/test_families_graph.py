@@ -13,10 +13,11 @@ from plans import planned
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.plan.plan import Plan
+from llmconv.runtime import launches as nets
+from llmconv.runtime import state
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches as nets
-from llmconv.verify import state
 from llmconv.verify.adapters import Adapter
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -59,7 +60,7 @@ def test_blocks_equal_the_class(name, seq, family_checkpoint):
     for net in blocks:
         for launch in launches(made, net):
             found = run(made, net, launch.inputs)
-            for output, right in nets.EXPECTED[net.kind](reference, launch).items():
+            for output, right in EXPECTED[net.kind](reference, launch).items():
                 assert far(found[output][:, : launch.count], right) < EXACT, (net.name, output, launch.label)
 
 
@@ -73,7 +74,7 @@ def test_blocks_with_options_equal_the_class(name, options, family_checkpoint):
     for net in (net for net in made.nets if net.layer is not None):
         for launch in launches(made, net):
             found = nets.results(launch, run(made, net, launch.inputs, adapter))
-            for output, right in nets.EXPECTED[net.kind](reference, launch).items():
+            for output, right in EXPECTED[net.kind](reference, launch).items():
                 assert far(found[output][:, : right.shape[1]], right) < EXACT, (net.name, output, launch.label)
 
 
@@ -165,7 +166,7 @@ def _with(model, **fields):
 def test_gemma3_in_both_prefixes(rename, family_checkpoint):
     made = planned(family_checkpoint("gemma3", rename=rename))
     launch = next(launches(made, made.nets[1]))
-    right = nets.EXPECTED[made.nets[1].kind](Reference(made, Precision()), launch)
+    right = EXPECTED[made.nets[1].kind](Reference(made, Precision()), launch)
     assert far(run(made, made.nets[1], launch.inputs)["output_states"], right["output_states"]) < EXACT
 
 

@@ -12,9 +12,9 @@ from test_families_graph import EXACT, far, planned
 
 from llmconv.blocks.vision.images import random
 from llmconv.checkpoint import recipe
+from llmconv.runtime.seen import Shown
 from llmconv.verify.generate import Own
 from llmconv.verify.reference import Reference
-from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
 FIRST, ALL = 40, 60  # tokens before the cache, and in all: beyond every window
@@ -86,7 +86,7 @@ def test_a_prompt_with_images_is_the_class_in_one_piece(name, vision_checkpoint)
     with torch.inference_mode():
         right = vision_checkpoints.whole(model)(
             given,
-            pixel_values=torch.from_numpy(images.patches),
+            pixel_values=vision_checkpoints.pixel_values(model, images.patches),
             image_grid_thw=torch.tensor(images.grids),
             mm_token_type_ids=(given == tower.token).int(),
         )

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from checkpoints import headers
-from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, tensors
+from family_checkpoints import BASE, CONFIGS, GEMMA3_TEXT, HYBRIDS, QWEN3_5_MOE_TEXT, tensors
 from plans import planned
 
 from llmconv.cli.demo import QWEN2
@@ -42,6 +42,13 @@ MODELS = {
         shared_expert_intermediate_size=20480,
         mlp_only_layers=[],
     ),
+    "qwen3_5_moe 397B": HYBRIDS["qwen3_5_moe"]
+    | {
+        "text_config": QWEN3_5_MOE_TEXT
+        | {"hidden_size": 4096, "num_attention_heads": 32, "head_dim": 256, "vocab_size": 248320}
+        | {"linear_num_key_heads": 16, "linear_num_value_heads": 64, "num_experts": 512, "num_experts_per_tok": 10}
+        | {"moe_intermediate_size": 1024, "shared_expert_intermediate_size": 1024}
+    },
     "glm4 9B": CONFIGS["chatglm"]
     | {
         "hidden_size": 4096,

@@ -33,12 +33,17 @@ def test_stamped_nets_equal_compiled_ones(name, case, family_checkpoint, convert
 
 @pytest.mark.compiler
 @pytest.mark.parametrize(
-    "case", [pytest.param(case, marks=() if case == "w4bf16" else pytest.mark.slow) for case in ("bf16", *CASES)]
+    ("name", "case"),
+    [
+        pytest.param(name, case, marks=() if case == "w4bf16" else pytest.mark.slow)
+        for name in ("qwen3_5", "qwen3_5_moe", "lfm2")
+        for case in ("bf16", *CASES)
+    ],
 )
-def test_stamped_nets_of_hybrids_equal_compiled_ones(case, family_checkpoint, convert):
+def test_stamped_nets_of_hybrids_equal_compiled_ones(name, case, family_checkpoint, convert):
     """Layers that keep states of a fixed size; of those that are quantised the program is made with stand-ins."""
     options = CASES.get(case, {"quantize": "bf16"})
-    stamped, compiled = (convert(family_checkpoint("qwen3_5"), seq=SEQ, no_stamp=n, **options) for n in (0, 1))
+    stamped, compiled = (convert(family_checkpoint(name), seq=SEQ, no_stamp=n, **options) for n in (0, 1))
     assert content(stamped) == content(compiled)
     how = {net["name"]: net["how"] for net in json.loads((stamped / "manifest.json").read_text())["nets"]}
     assert how["block_1"] == how["block_cache_1"] == "stamped"

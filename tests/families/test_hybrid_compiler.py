@@ -12,8 +12,8 @@ from llmconv.bmodel.read import BModel
 from llmconv.checkpoint import recipe
 from llmconv.toolchain import jit
 from llmconv.toolchain.fetch import obtain
-from llmconv.toolchain.find import cache_dir
 from llmconv.toolchain.tpuc_opt import compile_mlir
+from llmconv.user_cache import cache_dir
 
 pytestmark = [pytest.mark.compiler]
 

@@ -13,9 +13,10 @@ from test_families_graph import EXACT, far, planned, run
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.plan.net import IO
+from llmconv.runtime import launches as nets
+from llmconv.runtime import state
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches as nets
-from llmconv.verify import state
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -29,7 +30,7 @@ def compared(made, reference, launch) -> dict[str, float]:
     given = {name: values.copy() for name, values in launch.inputs.items()}
     found = run(made, launch.net, given)
     found |= {name: given[name] for name in state.written(launch.net)}
-    found, right = nets.results(launch, found), nets.EXPECTED[launch.net.kind](reference, launch)
+    found, right = nets.results(launch, found), EXPECTED[launch.net.kind](reference, launch)
     assert found.keys() == right.keys()
     return {name: far(found[name], right[name]) for name in right}
 
@@ -128,7 +129,7 @@ def test_wrong_maths_is_seen(model):
         inputs = {n: v.copy() for n, v in launch.inputs.items()}
         change(weights, inputs)
         found = dict(zip((io.name for io in net.outputs), interpret(net.graph, inputs, weights)))
-        right = nets.EXPECTED[net.kind](reference, launch)["output_states"]
+        right = EXPECTED[net.kind](reference, launch)["output_states"]
         return far(found["output_states"][:, :count], right)
 
     def weight(end, new):
@@ -197,7 +198,7 @@ def test_fields_of_the_config(family_checkpoint):
     assert any("dynamic is on" in note for note in notes)
     for wrong, text in (
         ({"layer_types": ["linear_attention", "sliding", "full_attention"]}, "layer_types .*'sliding'"),
-        ({"layer_types": ["linear_attention"] * 2}, "layer_types .*2 entries for 3"),
+        ({"layer_types": ["linear_attention"] * 2}, "layer_types .*2 items; the model has 3 layers"),
         ({"linear_num_value_heads": 3}, "linear_num_value_heads .*no multiple"),
         ({"linear_value_head_dim": 64}, "linear_value_head_dim"),
         ({"attn_output_gate": False}, "attn_output_gate"),

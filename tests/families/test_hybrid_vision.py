@@ -10,16 +10,16 @@ from math import prod
 import numpy as np
 import pytest
 from test_families_graph import EXACT, far, planned
-from test_vision_graph import Both
 from vision_checkpoints import HYBRIDS, whole
+from vision_graphs import Both
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.images import Images, shapes
 from llmconv.errors import InputError
 from llmconv.plan.net import IO
-from llmconv.verify import launches as nets
+from llmconv.runtime import launches as nets
+from llmconv.runtime.seen import Shown
 from llmconv.verify.reference import Reference
-from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
 PIXELS = "128,160"
@@ -185,9 +185,10 @@ def rewritten(model, name: str, config: dict, rename=lambda tensor: tensor):
     return other
 
 
-def test_the_language_model_alone(vision_checkpoint):
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe"])
+def test_the_language_model_alone(name, vision_checkpoint):
     """Of type qwen3_5_text under its own names, and of type qwen3_5 without vision: no tower, the same blocks."""
-    model = vision_checkpoint("qwen3_5")
+    model = vision_checkpoint(name)
     config = json.loads((model / "config.json").read_text())
     plain = rewritten(
         model,
@@ -197,7 +198,7 @@ def test_the_language_model_alone(vision_checkpoint):
     )
     bare = {key: value for key, value in config.items() if key != "vision_config"}
     nested = rewritten(model, "nested", bare, lambda tensor: None if "visual" in tensor else tensor)
-    whole_one = seeing(vision_checkpoint)
+    whole_one = planned(model, max_pixels="64,64")
     for path in (plain, nested):
         made = planned(path)
         assert not made.towers and [net.name for net in made.nets] == [net.name for net in whole_one.nets[1:]]

@@ -8,8 +8,8 @@ import json
 import numpy as np
 import pytest
 from internvl_checkpoints import TOKEN, whole
-from test_families_graph import far, planned
-from test_internvl_graph import EXACT, seen
+from internvl_graphs import seen
+from test_families_graph import EXACT, far, planned
 
 from llmconv.blocks.vision.square import tiling
 from llmconv.families.internvl import MEAN, STD, preprocess

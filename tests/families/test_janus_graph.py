@@ -20,11 +20,13 @@ from llmconv.checkpoint import recipe
 from llmconv.checkpoint.config import Config
 from llmconv.errors import InputError
 from llmconv.families import multi_modality
+from llmconv.runtime import launches as nets
+from llmconv.runtime.seen import Shown
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches as nets
+from llmconv.verify import answers
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.generate import Own
 from llmconv.verify.reference import Reference
-from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
 ODD = {  # fields of vision_config: other sizes of heads, patches, images and projectors
@@ -55,7 +57,7 @@ class Both:
         launch = nets.tower(self.net, items)
         found = dict(zip((io.name for io in self.net.outputs), interpret(self.net.graph, launch.inputs, self.weights)))
         (mine,), (right,) = (
-            each.values() for each in (nets.results(launch, found), nets.expected(self.reference, launch))
+            each.values() for each in (nets.results(launch, found), answers.expected(self.reference, launch))
         )
         assert mine.shape == right.shape == (1, self.made.towers[0].spec.tokens, 256)
         return far(mine, right)
@@ -109,7 +111,7 @@ def test_blocks_equal_the_class(name, options, janus_checkpoint):
                 if net.flags.dynamic and nets.length(net) != launch.inputs["input_states"].shape[1]:
                     continue  # the interpreter knows no other length than the net's
                 found = run(made, net, launch.inputs)
-                for output, right in nets.EXPECTED[net.kind](reference, launch).items():
+                for output, right in EXPECTED[net.kind](reference, launch).items():
                     assert far(found[output][:, : launch.count], right) < EXACT, (net.name, output)
 
 

@@ -3,9 +3,7 @@ a tower that is wrong in one of the usual ways is seen."""
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import janus_checkpoints
@@ -13,12 +11,12 @@ import numpy as np
 import pytest
 from checkpoints import once
 from janus_checkpoints import CONFIGS
-from negatives import judge, right
+from negatives import judge, right, with_tensor
 from plans import planned
-from verify_helpers import SEEING_OPTIONS, verify
+from verify_helpers import SEEING_OPTIONS, built, verify
 
 from llmconv.blocks.vision.square.tower import random
-from llmconv.verify import launches
+from llmconv.runtime import launches
 
 CHIP, SEQ = "cv186x", 64
 BUILDS = (("bf16", "bm1688"), ("w4bf16", "bm1684x"), ("f16", "cv186x"))
@@ -35,17 +33,9 @@ def janus_checkpoint(tmp_path_factory):
 @pytest.fixture(scope="module")
 def build(compiler, session_cache, janus_checkpoint, tmp_path_factory) -> Path:
     """A converted checkpoint."""
-    from llmconv import convert
-    from llmconv.request.request import Request
-
-    out = tmp_path_factory.mktemp("janus")
-    model = janus_checkpoint("janus", seed=3)
-    given = {"model": str(model), "out": str(out), "seq": str(SEQ), "chip": CHIP}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPUC_ROOT", str(compiler.root))
-        patch.setenv("LLMCONV_CACHE", str(session_cache))
-        assert convert.run(Request.create(given)) == 0
-    return out
+    return built(
+        compiler, session_cache, janus_checkpoint("janus", seed=3), tmp_path_factory.mktemp("janus"), seq=SEQ, chip=CHIP
+    )
 
 
 @pytest.fixture(scope="module")
@@ -103,17 +93,8 @@ def test_wrong_pixels(what, launched):
 
 @pytest.mark.parametrize("what", WRONG_TENSORS)
 def test_wrong_tensors(what, launched, tmp_path):
-    from safetensors.torch import load_file, save_file
-
     plan, launch, found = launched
-    name, change = WRONG_TENSORS[what]
-    tensors = load_file(plan.job.model_path / "model.safetensors")
-    changed = change(tensors[name].float()).to(tensors[name].dtype).contiguous()
-    assert changed.shape == tensors[name].shape and not changed.equal(tensors[name])
-    save_file(tensors | {name: changed}, tmp_path / "model.safetensors")
-    shutil.copy(plan.job.model_path / "config.json", tmp_path)
-    other = planned(tmp_path, seq=SEQ, chip=CHIP)
-    assert not right(judge(replace(plan, checkpoint=other.checkpoint), launch, found["right"]))
+    assert not right(judge(with_tensor(plan, *WRONG_TENSORS[what], tmp_path), launch, found["right"]))
 
 
 @pytest.mark.slow

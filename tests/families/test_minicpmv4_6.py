@@ -22,7 +22,8 @@ from llmconv.cli.main import main
 from llmconv.errors import InputError
 from llmconv.plan.handover import Handover
 from llmconv.plan.net import IO
-from llmconv.verify import launches as nets
+from llmconv.runtime import launches as nets
+from llmconv.verify import answers
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -48,7 +49,7 @@ def towers(made) -> list:
 def see(made, reference, net, items) -> tuple[np.ndarray, np.ndarray]:
     """What the net gives for a slice, and what the class gives."""
     launch = nets.tower(net, items)
-    found, right = nets.results(launch, run(made, net, launch.inputs)), nets.expected(reference, launch)
+    found, right = nets.results(launch, run(made, net, launch.inputs)), answers.expected(reference, launch)
     ((output, expected),) = right.items()
     return found[output], expected
 
@@ -262,8 +263,8 @@ def test_both_towers_have_one_set_of_coefficients(chip, quantize, vision_checkpo
     from llmconv.bmodel.read import BModel
     from llmconv.toolchain import jit
     from llmconv.toolchain.fetch import obtain
-    from llmconv.toolchain.find import cache_dir
     from llmconv.toolchain.tpuc_opt import compile_mlir
+    from llmconv.user_cache import cache_dir
 
     made, tools = seeing(vision_checkpoint, job={"chip": chip, "quantize": quantize}), obtain()
     assert made.origins["vit_16x"].owner == "vit_4x"

@@ -18,8 +18,9 @@ from llmconv.blocks.vision.sliced import graph as graphs
 from llmconv.checkpoint import recipe
 from llmconv.errors import InputError
 from llmconv.plan.handover import Handover
+from llmconv.runtime import launches as nets
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches as nets
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -177,7 +178,7 @@ def test_blocks_equal_the_class(name, options, slice_checkpoint):
     for net in (net for net in made.nets if net.layer is not None):
         for launch in launches(made, net):
             found = run(made, net, launch.inputs, adapter)
-            for output, right in nets.EXPECTED[net.kind](reference, launch).items():
+            for output, right in EXPECTED[net.kind](reference, launch).items():
                 assert far(found[output][:, : launch.count], right) < EXACT, (net.name, output, launch.label)
 
 
@@ -215,7 +216,7 @@ def test_scales_of_minicpm(slice_checkpoint):
         assert far(found, reference.embed(ids)) < EXACT
         launch = next(launches(made, by_name["block_0"]))
         states = run(made, by_name["block_0"], launch.inputs)
-        for output, right in nets.EXPECTED["block"](reference, launch).items():
+        for output, right in EXPECTED["block"](reference, launch).items():
             assert far(states[output][:, : launch.count], right) < EXACT
         hidden = np.random.default_rng(1).standard_normal((1, 256)).astype(np.float32)
         made = planned(slice_checkpoint("minicpmv_4", **given), max_pixels="112,112", do_sample=1)

@@ -86,7 +86,7 @@ def test_images_are_cut_as_published(most, spec):
     processor, grids = Processor(), set()
     for size in sizes(4000, 8000, most):
         overview, refined, grid = processor.cut(size, most)
-        found = host.slicing(spec, *size, most)
+        found = host.rule(spec, most).slicing(*size)
         assert found.overview == overview, size
         assert (found.grid == (0, 0)) is (grid is None), size
         if grid:
@@ -94,14 +94,14 @@ def test_images_are_cut_as_published(most, spec):
             assert (found.slice[0] * grid[0], found.slice[1] * grid[1]) == refined, size
         grids.add(found.grid)
     assert len(grids) > 2 * most - 2
-    assert host.slicing(spec, 900, 800) == host.slicing(spec, 900, 800, 9)
+    assert host.rule(spec) == host.rule(spec, 9)
 
 
 def test_slices_fit_the_usual_size(spec):
     """Of images up to 50 times as long as high, none has a slice that is larger than what `usual` allows."""
     most, long = 0, 0
     for size in sizes(20000, 20000, 5):
-        found = host.slicing(spec, *size)
+        found = host.rule(spec).slicing(*size)
         for width, height in (found.overview, *[found.slice] * (found.count > 1)):
             if max(size) <= 50 * min(size):
                 most = max(most, width * height // spec.patch**2)

@@ -28,7 +28,7 @@ CHIPS = ("bm1684x", "bm1688", "cv186x")
 OPTIONS = (
     {"dynamic": 1},
     {"use_block_with_kv": 1, "max_input_length": 96},
-    {"use_history_kv": 1, "chunk_length": 96},
+    {"use_history_kv": 1, "chunk_length": 96, "seq": 192},
     {"share_prompt": 1, "max_input_length": 96},
     {"chunk_length": 64},
     {"batch": 2},

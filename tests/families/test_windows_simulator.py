@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from test_families_graph import planned
 
+from llmconv.runtime import launches as nets
+from llmconv.runtime import state
 from llmconv.simulator.client import Simulator
-from llmconv.verify import launches as nets
-from llmconv.verify import state
 from llmconv.verify.session import Session
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]

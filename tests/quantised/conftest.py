@@ -18,7 +18,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """base("llama", num_hidden_layers=1, ...) -> the directory of a float checkpoint."""
 
     def maker(place: Path, name: str, **options) -> Path:
-        vision = vision_checkpoints.CONFIGS | vision_checkpoints.HYBRIDS
+        vision = vision_checkpoints.CONFIGS | vision_checkpoints.HYBRIDS | vision_checkpoints.NAFLEX
         seeing = ((vision, vision_checkpoints), (slice_checkpoints.CONFIGS, slice_checkpoints))
         module = next((module for configs, module in seeing if name in configs), family_checkpoints)
         return (make if name in CONFIGS else module.make)(place, name, **options)

@@ -1,8 +1,5 @@
-"""The nets of quantised checkpoints, as graphs, against transformers' own class on the dequantised weights: no
-compiler, no chip.
-
-The class's weights come from llmconv.verify.dequantise, which shares nothing with the recipes;
-test_quantised_formats.py holds both against the tools that write the formats."""
+"""The nets of quantised checkpoints, as graphs, against transformers' own class on the dequantised weights: every form
+and width of their integers, and every family."""
 
 from __future__ import annotations
 
@@ -11,67 +8,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import slice_checkpoints
 from plans import planned
 from quantised_checkpoints import How, fp8
+from quantised_graphs import LAYER, exact, packed_ops
 from safetensors.numpy import load_file, save_file
 
-from llmconv.blocks.vision.images import Images
-from llmconv.checkpoint import recipe
-from llmconv.checkpoint.quantised import base as shared
-from llmconv.checkpoint.quantised import gptq
-from llmconv.plan.plan import Plan, plan
-from llmconv.top.interpret import interpret
-from llmconv.verify import launches, state
-from llmconv.verify.reference import Reference
-from llmconv.verify.weights import Precision
+from llmconv.plan.plan import plan
 
-EXACT = 5e-6  # relative L2 of two float32 computations
-SEQ = 64
 FIXTURES = Path(__file__).resolve().parent.parent / "fixtures"
-
-
-def far(made: Plan, net) -> float:
-    """Relative L2 distance of the net, run by our interpreter on its recipes, from the class."""
-    reference = Reference(made, Precision())
-    rng = np.random.default_rng(3)
-    weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in net.graph.weights.values()}
-    shapes = {io.name: io.shape for io in net.inputs}
-    if net.kind == "lm_head":
-        hidden = rng.standard_normal(shapes["hidden_states"]).astype(np.float32)
-        (found,), right = interpret(net.graph, {"hidden_states": hidden}, weights), reference.logits(hidden)
-    else:
-        past = launches.capacity(net) // 2
-        history = state.random(net, rng)
-        launch = launches.step(
-            net,
-            rng.standard_normal(shapes["input_states"]).astype(np.float32),
-            launches.length(net) if net.flags.dynamic else max(1, launches.length(net) * 3 // 4),
-            past,
-            history,
-        )
-        found = interpret(net.graph, launch.inputs, weights)[0][:, : launch.count]
-        right = launches.EXPECTED[net.kind](reference, launch)["output_states"]
-    return float(np.linalg.norm(found - right) / np.linalg.norm(right))
-
-
-def exact(made: Plan, *kinds: str) -> None:
-    checked = [net for net in made.nets if net.kind in (kinds or ("block", "block_cache"))]
-    assert checked
-    for net in checked:
-        assert far(made, net) < EXACT, net.name
-
-
-def packed_ops(net) -> dict[str, tuple[int, int]]:
-    """Operation -> (bits, group) of every A16MatMul."""
-    return {
-        op.results[0].name: (op.attrs["weight_bits"], op.attrs["q_group_size"])
-        for op in net.graph.ops
-        if op.kind == "A16MatMul"
-    }
-
-
-LAYER = {"num_hidden_layers": 1}
 WHATEVER = [How(bits, group, symmetric) for bits in (4, 8) for group in (32, 64, 128, 0) for symmetric in (True, False)]
 
 
@@ -167,44 +111,6 @@ def test_fused_tensors(name, method, how, quantised):
     )
     exact(made)
     assert len(packed_ops(made.nets[-1])) == 7
-
-
-AUTO_ROUND = {"packing_format": "auto_round:auto_gptq", "block_name_to_quantize": "model.language_model.layers"}
-TOWERS = [  # as the published ones say that their tower is not quantised
-    ("awq", How(4, 128), {"modules_to_not_convert": ["visual"]}),
-    ("gptq", How(4, 128, True), {}),
-    ("gptq", How(8, 64), {}),
-    ("auto-round", How(4, 128, True), AUTO_ROUND),
-    ("compressed", How(4, 32, True), {"ignore": ["re:.*visual.*", "lm_head"]}),
-]
-
-
-@pytest.mark.parametrize("method, how, section", TOWERS)
-def test_a_tower_beside_quantised_layers(method, how, section, quantised):
-    """Gate and up lie in one tensor, and the tower stays as it is."""
-
-    def pick(path: str) -> How | None:
-        return None if "lm_head" in path or "visual" in path else how
-
-    made = planned(quantised(method, how, "glm4v", pick, **section), quantize="auto", max_pixels="112,112")
-    assert made.job.quantize == f"w{how.bits}bf16"
-    exact(made)
-    assert len(packed_ops(made.nets[-1])) == 7 and not packed_ops(made.nets[0])
-
-
-@pytest.mark.parametrize("dtype, told", [("float16", True), ("bfloat16", False)])
-def test_auto_takes_what_the_demo_knows(dtype, told, quantised):
-    """Published AWQ checkpoints say float16, and the demo of GLM-4V has masks in bf16."""
-
-    def pick(path: str) -> How | None:
-        return None if "lm_head" in path or "visual" in path else How(4, 128)
-
-    options = {"torch_dtype": dtype}
-    model = quantised("awq", How(4, 128), "glm4v", pick, options, modules_to_not_convert=["visual"])
-    made = planned(model, quantize="auto", max_pixels="112,112")
-    assert made.job.quantize == "w4bf16"
-    assert any("the rest becomes bf16: the public demo needs it" in note for note in made.notes) is told
-    assert not any("can drive nets with bf16" in note for note in made.notes)
 
 
 @pytest.mark.parametrize("method, how", [("gptq", How(4, 64)), ("awq", How(4, 128)), ("compressed", How(8, 64))])
@@ -412,118 +318,6 @@ def test_older_autogptqs_file(quantised):
     exact(made)
 
 
-# ---------------------------------------------------------------------- what these tests are worth: mistakes show
-
-
-def wrong(monkeypatch, model: Path, target: object, name: str, value: object) -> None:
-    """With one mistake in the unpacking every block is far off, by more than twenty times what verification
-    tolerates."""
-    exact(planned(model), "block_cache")
-    with monkeypatch.context() as patch:
-        patch.setattr(target, name, value)
-        made = planned(model)
-        assert far(made, made.nets[-1]) > 0.2
-
-
-def test_a_wrong_zero_point_convention_fails(quantised, monkeypatch, tmp_path):
-    wrong(monkeypatch, quantised("gptq", How(4, 64), options=LAYER), gptq, "ONES", {4: 0, 8: 0})
-    later = quantised("gptq", How(4, 64), "qwen3", options=LAYER, checkpoint_format="gptq_v2")
-    exact(planned(later), "block_cache")
-    right = gptq.quantisation
-    with monkeypatch.context() as patch:
-        patch.setattr(gptq, "quantisation", lambda *given, less: right(*given, less=True))
-        made = planned(later)
-        assert far(made, made.nets[-1]) > 0.2
-
-
-def test_a_wrong_order_of_nibbles_fails(quantised, monkeypatch):
-    from llmconv.checkpoint import packing
-
-    wrong(monkeypatch, quantised("awq", How(4, 64), options=LAYER), packing, "AWQ", (0, 1, 2, 3, 4, 5, 6, 7))
-    model = quantised("compressed", How(4, 64), options=LAYER)
-    swapped = lambda checkpoint, inner, bits: (lambda p: p << 4 | p >> 4)(recipe.evaluate(inner, checkpoint))  # noqa: E731
-    monkeypatch.setitem(recipe.EVALUATE, "pack", swapped)
-    monkeypatch.setitem(
-        recipe.EVALUATE,
-        "bytes",
-        lambda checkpoint, inner: (lambda p: p << 4 | p >> 4)(
-            np.ascontiguousarray(recipe.evaluate(inner, checkpoint)).view(np.uint8)
-        ),
-    )
-    made = planned(model)
-    assert far(made, made.nets[-1]) > 0.2
-
-
-def test_a_transposed_matrix_fails(quantised, monkeypatch):
-    """Of a square layer the shapes do not tell."""
-    model = quantised("gptq", How(8, 0), options={**LAYER, "num_key_value_heads": 4, "intermediate_size": 256})
-    exact(planned(model), "block_cache")
-    right = gptq.linear
-
-    def turned(*given):
-        layer = right(*given)
-        return shared.Packed(**{**vars(layer), "codes": ("transpose", layer.codes)})
-
-    monkeypatch.setattr(gptq, "linear", turned)
-    made = planned(model)
-    assert far(made, made.nets[-1]) > 0.2
-
-
-def test_an_order_that_is_left_out_fails(quantised, monkeypatch):
-    wrong(
-        monkeypatch,
-        quantised("gptq", How(4, 64, False, 9), options=LAYER),
-        gptq,
-        "order",
-        lambda *_: shared.Order(None),
-    )
-
-
 def test_autorounds_own_checkpoints():
     for name in ("own", "auto_gptq", "auto_awq", "llm_compressor", "gptq"):
         exact(planned(FIXTURES / "autoround" / name))
-
-
-SLICED = {  # as published, the tower and the resampler are not quantised, whether config.json says so or not
-    "awq": (How(4, 128), {"modules_to_not_convert": ["vpm", "resampler"]}),
-    "gptq": (How(4, 64, True), {}),
-    "auto-round": (How(4, 128, True), {"block_name_to_quantize": "llm.model.layers"}),
-    "compressed": (How(4, 64, False), {"ignore": ["re:.*vpm.*", "re:.*resampler.*", "llm.lm_head"]}),
-}
-
-
-@pytest.mark.parametrize("name", slice_checkpoints.CONFIGS)
-@pytest.mark.parametrize("method", SLICED)
-def test_models_that_see_slice_by_slice(method, name, quantised):
-    """The language model's integers stay, behind names that begin with llm; the tower is that of the float model."""
-    how, more = SLICED[method]
-    model = quantised(method, how, name, lambda path: how if path.startswith("llm.model.layers") else None, **more)
-    made = planned(model, max_pixels="112,112")
-    exact(made)
-    by_name = {net.name: net for net in made.nets}
-    assert made.job.quantize == "w4bf16" and len(packed_ops(by_name["block_1"])) == 7
-    tower = by_name["vit"]
-    assert not packed_ops(tower) and (tower.flags.mode, tower.graph.platform) == ("BF16", "LLM")
-    grids = ((1, 8, 5),)
-    images = Images(slice_checkpoints.noise(588, grids), grids)
-    launch = launches.tower(tower, images)
-    weights = {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in tower.graph.weights.values()}
-    (right,) = launches.expected(Reference(made, Precision()), launch).values()
-    found = interpret(tower.graph, launch.inputs, weights)[0]
-    assert np.linalg.norm(found - right[0]) < EXACT * np.linalg.norm(right)
-
-
-@pytest.mark.parametrize("method", ["awq", "gptq"])
-def test_a_float16_checkpoint_that_the_demo_cannot_take(method, quantised):
-    """The public demo writes bf16 masks alone: auto takes bf16 for the rest, and -q says otherwise."""
-    model = quantised(
-        method,
-        How(4, 128),
-        "minicpmv_4",
-        lambda path: How(4, 128) if path.startswith("llm.model.layers") else None,
-        {"torch_dtype": "float16"},
-    )
-    made = planned(model, max_pixels="112,112")
-    assert made.job.quantize == "w4bf16" and any("the public demo needs it" in note for note in made.notes)
-    other = planned(model, max_pixels="112,112", quantize="w4f16")
-    assert other.job.half == "f16" and any("half is f16: the public demo" in note for note in other.notes)

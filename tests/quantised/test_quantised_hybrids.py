@@ -13,11 +13,12 @@ import pytest
 import vision_checkpoints
 from plans import planned
 from quantised_checkpoints import How, fp8
+from quantised_graphs import EXACT, packed_ops
 from test_hybrid_graph import compared, random
-from test_quantised_graph import EXACT, packed_ops
 from verify_helpers import verified
 
 from llmconv.cli.main import main
+from llmconv.errors import InputError
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 
@@ -112,6 +113,89 @@ def test_mixed_layers(form, quantised):
     by_name = {net.name: packed_ops(net) for net in made.nets}
     assert {path.rsplit(".", 1)[-1] for path in by_name["block_0"]} == DELTA
     assert by_name["block_1"] == {} and set(by_name["block_2"].values()) == {(8, 64), (4, 128)}
+
+
+# what published checkpoints of Qwen3.5-35B-A3B leave in 16 bits: Intel's and others' AutoRound; Qwen's own GPTQ, which
+# quantises the routed experts alone; AWQ and llm-compressor
+SMALL = r"lm_head|visual|in_proj_[ab]$|mlp\.gate$|shared_expert_gate"
+ROUTED = {"gate_proj", "up_proj", "down_proj"}
+SHARED_TOO = {
+    f"{LAYERS}{i}.mlp.{path}": {"bits": 16, "data_type": "fp"}
+    for i in range(3)
+    for path in ("gate", "shared_expert_gate", *(f"shared_expert.{part}" for part in ROUTED))
+}
+NOT_EXPERTS = {"lm_head": {}, **{f"-:.*{part}.*": {} for part in ("attn", "shared_expert", "mtp", "visual")}}
+EXPERTS = {
+    "auto-round": (*FORMS["auto-round"][:2], {"extra_config": EXTRA | SHARED_TOO}, rf"{SMALL}|shared_expert"),
+    "auto-round's own": (
+        *FORMS["auto-round's own"][:2],
+        {"packing_format": "auto_round", "extra_config": EXTRA},
+        SMALL,
+    ),
+    "gptq": ("gptq", How(4, 128, True), {"dynamic": NOT_EXPERTS}, r"lm_head|visual|attn|mlp\.gate$|shared_expert"),
+    "gptq of 8 bits": ("gptq", How(8, 32, True), {"dynamic": NOT_EXPERTS}, rf"{SMALL}|attn|shared_expert"),
+    "awq": ("awq", How(4, 128), {"modules_to_not_convert": ["visual", "mlp.gate", "shared_expert_gate"]}, SMALL),
+    "compressed": ("compressed", How(4, 32, True), {"ignore": ["re:.*visual.*", "re:.*mlp.gate$"]}, SMALL),
+    # one that quantises the router and the shared expert's gate, which are floats in the nets
+    "compressed, all": ("compressed", How(4, 64), {"ignore": ["re:.*visual.*", "lm_head"]}, "lm_head|visual"),
+}
+
+
+def with_experts(quantised, form: str, **options) -> Path:
+    method, how, section, float_parts = EXPERTS[form]
+    pick = lambda path: None if re.search(float_parts, path) else how  # noqa: E731
+    return quantised(method, how, "qwen3_5_moe", pick, options | {"apart": True}, **section)
+
+
+@pytest.mark.parametrize("form", EXPERTS)
+def test_experts(form, quantised):
+    """Every expert has packed codes of its own: the nets have them side by side, packed, beside what stays float."""
+    made = planned(with_experts(quantised, form), max_pixels="64,96")
+    equal(made)
+    _, how, _, float_parts = EXPERTS[form]
+    by_name = {net.name: net for net in made.nets}
+    assert made.job.quantize == f"w{how.bits}bf16" and made.job.q_group_size == how.group
+    for name, layer in (("block_0", 0), ("block_cache_1", 1), ("block_2", 2)):
+        packed = packed_ops(by_name[name])
+        assert set(packed.values()) == {(how.bits, how.group)}
+        routed = {path for path in packed if ".experts." in path}
+        assert routed == {f"{LAYERS}{layer}.mlp.experts.{part}" for part in ROUTED}
+        assert any("shared_expert." in path for path in packed) == ("shared_expert" not in float_parts.split("|"))
+        assert any("attn" in path for path in packed) == ("attn" not in float_parts.split("|"))
+        assert not any(path.endswith(("mlp.gate", "shared_expert_gate")) for path in packed)
+    rule = by_name["block_0"]
+    assert rule.flags.mode == "BF16" and ("rule", "F16") in rule.flags.precision
+
+
+def test_experts_dequantised(quantised):
+    made = planned(with_experts(quantised, "awq"), max_pixels="64,96", quantize="bf16")
+    equal(made)
+    assert not any(packed_ops(net) for net in made.nets)
+
+
+def test_fp8_of_experts(base, tmp_path):
+    """As Qwen publishes it: a scale for every block of every expert."""
+    made = planned(fp8(base("qwen3_5_moe", apart=True), tmp_path / "fp8"), max_pixels="64,96")
+    equal(made)
+    names = {name for name in made.checkpoint.tensors if name.endswith("_scale_inv")}
+    assert f"{LAYERS}0.mlp.experts.7.down_proj.weight_scale_inv" in names and made.job.quantize == "bf16"
+    assert not any("mlp.gate." in name or "shared_expert_gate" in name for name in names)
+
+
+@pytest.mark.parametrize("odd, word", [({"bits": 8}, "quantised differently"), ({"bits": 16}, "quantised differently")])
+def test_an_expert_that_is_quantised_otherwise(odd, word, quantised):
+    """All of a layer are parts of one matrix."""
+    path = f"{LAYERS}1.mlp.experts.3.up_proj"
+    how = {8: How(8, 64), 16: None}[odd["bits"]]
+
+    def pick(given):
+        return None if re.search(SMALL, given) else how if given == path else How(4, 64)
+
+    extra = {"packing_format": "auto_round", "extra_config": EXTRA | {path: odd}}
+    model = quantised("auto-round", How(4, 64), "qwen3_5_moe", pick, {"apart": True}, **extra)
+    with pytest.raises(InputError, match=word):
+        planned(model, max_pixels="64,96")
+    equal(planned(model, max_pixels="64,96", quantize="bf16"))
 
 
 def test_minicpmv4_6(quantised):
@@ -281,6 +365,19 @@ def test_on_the_simulator(form, chip, quantised, convert):
     """The document's example in small: a prompt with an image, whole, from file to tokens."""
     model = quantised_as(quantised, form)
     out = convert(model, seq=48, max_input_length=40, chip=chip, max_pixels="64,96")
+    ok, found, printed = verified(out, full=True, tokens=4)
+    assert ok, printed
+    assert {net["name"] for net in found["nets"]} >= {"vit", "block_0", "block_2", "block_cache_1"}
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@pytest.mark.simulator
+@pytest.mark.parametrize("chip", ["cv186x", "bm1688", "bm1684x"])
+@pytest.mark.parametrize("form", EXPERTS)
+def test_experts_on_the_simulator(form, chip, quantised, convert):
+    """The same with packed experts beside what stays in 16 bits."""
+    out = convert(with_experts(quantised, form), seq=48, max_input_length=40, chip=chip, max_pixels="64,96")
     ok, found, printed = verified(out, full=True, tokens=4)
     assert ok, printed
     assert {net["name"] for net in found["nets"]} >= {"vit", "block_0", "block_2", "block_cache_1"}

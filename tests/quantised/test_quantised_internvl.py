@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from plans import planned
 from quantised_checkpoints import How, convert
-from test_quantised_graph import exact, far
+from quantised_graphs import exact, far
 
 from llmconv.errors import InputError
 

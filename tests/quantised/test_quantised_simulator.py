@@ -75,6 +75,7 @@ SEEING = {  # as the published ones say that their tower is not quantised
     "qwen2_5_vl": ("awq", How(4, 128), "w4bf16", {"modules_to_not_convert": ["visual"]}),
     "qwen3_vl": ("compressed", How(4, 64, True), "w4bf16", {"ignore": ["re:.*visual.*", "lm_head"]}),
     "glm4v": ("auto-round", How(4, 128, True), "w4bf16", {"packing_format": "auto_round:auto_gptq"}),
+    "paddleocr_vl": ("awq", How(4, 128), "w4bf16", {"modules_to_not_convert": ["visual", "mlp_AR"]}),
     "minicpmv_4": ("awq", How(4, 128), "w4bf16", {"modules_to_not_convert": ["vpm", "resampler"]}),
 }
 
@@ -85,7 +86,7 @@ def test_a_model_that_sees(name, quantised, convert):
     method, how, quantize, section = SEEING[name]
 
     def pick(path):
-        return None if any(part in path for part in ("lm_head", "visual", "vpm", "resampler")) else how
+        return None if any(part in path for part in ("lm_head", "visual", "mlp_AR", "vpm", "resampler")) else how
 
     more = {"torch_dtype": "float16" if quantize == "w4f16" else "bfloat16"}
     more |= {"query_num": 8} if name == "minicpmv_4" else {}

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.verify import result
-from llmconv.verify.compare import BLOCK, CHAIN, Difference
+from llmconv.verify.compare import BLOCK, CHAIN, ORIGINAL, Difference
 from llmconv.verify.generate import Generation
 from llmconv.verify.ledger import CHIP, Compared, Picked
 
@@ -74,9 +74,14 @@ class Page(HTMLParser):
         return json.loads(text)
 
 
-def verified(out: Path, errors: dict[str, float], tokens: list[tuple[int, int, bool]] = ()) -> None:
+def verified(
+    out: Path,
+    errors: dict[str, float],
+    tokens: list[tuple[int, int, bool]] = (),
+    lost: dict[str, float] | None = None,
+) -> None:
     """Write a verify.json about the build in `out`: the relative L2 of nets' output_states, "all blocks" among them,
-    and tokens of a generation as (chip's, model's, right)."""
+    and tokens of a generation as (chip's, model's, right). lost: the same against the original weights."""
     manifest = json.loads((out / "manifest.json").read_text())
 
     def off(error: float) -> Difference:
@@ -92,6 +97,9 @@ def verified(out: Path, errors: dict[str, float], tokens: list[tuple[int, int, b
             None if net == "all blocks" else off(0.004),
         )
         for net, error in errors.items()
+    ]
+    compared += [
+        Compared(net, "output_states", "original", ORIGINAL, off(error), None) for net, error in (lost or {}).items()
     ]
     picked = [
         Picked("generation", f"token {n}", mine, theirs, 0.0 if mine == theirs else 0.1, 1.0, 0.2 if right else 0.05)

@@ -84,7 +84,10 @@ def build(checkpoint, convert) -> Path:
     (out / "mlir" / "block_1.mlir").unlink()
     assert main(["convert", "-m", str(checkpoint("qwen2", num_hidden_layers=5)), "-s", "64", "-o", str(out)]) == 0
     verified(
-        out, {f"block_{n}": 0.002 * (n + 1) for n in range(5)} | {"all blocks": 0.01}, [(5, 5, True), (7, 8, True)]
+        out,
+        {f"block_{n}": 0.002 * (n + 1) for n in range(5)} | {"all blocks": 0.01},
+        [(5, 5, True), (7, 8, True)],
+        {f"block_{n}": 0.08 for n in range(5)},
     )
     report.write(out)
     return out / "report.html"
@@ -96,19 +99,27 @@ def test_every_plot_is_drawn_and_the_console_is_silent(show, build):
         shown = show(build, dark=dark)
         assert shown.console == []
         assert (
-            plots(shown) == dict.fromkeys(("gantt", "memory", "prefill", "decode", "errors"), 1)
-            and shown.attribute("ready") == "5"
+            plots(shown) == dict.fromkeys(("gantt", "memory", "prefill", "decode", "errors", "losses"), 1)
+            and shown.attribute("ready") == "6"
         )
 
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("width", [390, 768, 1600])
 def test_it_fits_any_width(show, build, width):
-    script = "document.documentElement.dataset.over = document.documentElement.scrollWidth - innerWidth; document.documentElement.dataset.inner = innerWidth"
+    script = """
+        const root = document.documentElement.dataset, tiles = [...document.querySelectorAll('.tile b')];
+        root.over = document.documentElement.scrollWidth - innerWidth; root.inner = innerWidth;
+        const lines = (b) => b.offsetHeight / parseFloat(getComputedStyle(b).lineHeight);
+        root.broken = tiles.filter((b) => lines(b) > 1.5).map((b) => b.textContent).join();
+        root.tiles = tiles.length; root.cut = tiles.filter((b) => b.scrollWidth > b.clientWidth).length;
+    """
     shown = show(build, width, script)
     assert (
         shown.console == [] and int(shown.attribute("over")) <= 0 and int(shown.attribute("inner")) <= max(width, 500)
     )
+    assert int(shown.attribute("tiles")) > 5 and shown.attribute("cut") == "0"
+    assert shown.attribute("broken") == "", "a figure on a card is one line"
 
 
 @pytest.mark.compiler

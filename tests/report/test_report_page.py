@@ -45,6 +45,8 @@ def test_a_build(checkpoint, convert):
     out = convert(checkpoint("qwen2", num_hidden_layers=4), seq=64, quantize="w4bf16")
     page, manifest = Page.of(out), json.loads((out / "manifest.json").read_text())
     assert page.ids >= SECTIONS and not page.ids & {"verification", "errors"}
+    (trace,) = (out / ".llmconv" / "traces").iterdir()
+    assert f'href=".llmconv/traces/{trace.name}"' in page.source
     assert f"Built Not verified yet. The chip simulator can prove it right: llmconv verify {out}" in page.text
     for fact in (
         manifest["sha256"],
@@ -131,7 +133,7 @@ def test_a_verified_build(checkpoint, convert, capsys):
         "block_cache_0": 0.003,
         "all blocks": 0.01,
     }
-    verified(out, errors, [(5, 5, True), (7, 8, True)])
+    verified(out, errors, [(5, 5, True), (7, 8, True)], {"block_0": 0.07, "block_2": 0.09})
     report.write(out)
     page = Page.of(out)
     assert page.ids >= SECTIONS | {"verification", "errors"} and "Built and verified" in page.text
@@ -145,6 +147,9 @@ def test_a_verified_build(checkpoint, convert, capsys):
         and prefill["values"] == pytest.approx([0.002, 0.004, 0.006])
         and decode["values"][1:] == [None, None]
     )
+    assert page.data["losses"] == {
+        "layers": [0, 1, 2], "series": [{"label": "prefill", "values": pytest.approx([0.07, None, 0.09])}],
+    }  # fmt: skip
     assert "0.0060" in next(row for row in nets(page) if row.startswith("block_2"))
 
     verified(out, errors | {"block_1": 0.3, "block_2": float("inf")})

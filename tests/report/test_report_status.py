@@ -100,7 +100,13 @@ def facts(run: Run, manifest: dict | None = None, verified: dict | None = None) 
             "Stopped by SIGINT",
             "of an earlier build",
         ),
-        (facts(Run(0, finished={"status": 1})), "bad", "Could not start", "the terminal says why"),
+        (facts(Run(0, finished={"status": 1})), "bad", "Could not start", "The terminal says why"),
+        (
+            facts(Run(0, finished={"status": 1, "fault": "no room"}), MANIFEST),
+            "bad",
+            "Could not start",
+            "no room The .bmodel",
+        ),
         (facts(Run(0, finished={"status": 0})), "unsure", "Not a whole build", "no .bmodel here yet"),
     ],
 )

@@ -1,15 +1,21 @@
 """Nets on the simulated chips against NumPy's own maths."""
 
+import os
+import signal
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from processes import wait_for
 from sample_nets import CHIPS, Compile, Sample, embedding, linear, token
 
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
+from llmconv.chips import CHIPS as CHIPS_BY_NAME
 from llmconv.numeric import from_bf16, to_bf16
 from llmconv.simulator.client import Simulator
+from llmconv.simulator.library import link
 from llmconv.toolchain.find import Toolchain
 from llmconv.top.graph import Graph
 from llmconv.top.text import render
@@ -164,3 +170,43 @@ def test_an_operation_in_another_precision(compiler: Toolchain, compiled: Compil
         half = simulator.run("sums", {"x": x, "kept": kept})["new"]
     exact = x + kept
     assert error(whole, exact) < error(half, exact)
+
+
+def niceness(process: int) -> set[int]:
+    """Of a process's threads."""
+    files = Path(f"/proc/{process}/task").glob("*/stat")
+    return {int(file.read_text().rpartition(")")[2].split()[16]) for file in files}
+
+
+def halted(process: int) -> bool:
+    return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def test_a_device_is_left_to_itself(compiler: Toolchain, compiled: Compile, tmp_path: Path, monkeypatch):
+    """A simulated chip's threads give way to each other, are nudged and halt between two runs; a device's do not. Its
+    stand-in are the simulator's own libraries."""
+    file, given = compiled(embedding()), {"input_ids": np.zeros((1, 16), np.int32)}
+    own = {os.getpriority(os.PRIO_PROCESS, 0)}
+    with Simulator(file, "bm1684x", compiler.root) as simulator:
+        simulator.run("embedding", given)
+        assert niceness(simulator._process.pid) > own and nudged(simulator._process.pid)
+        wait_for(lambda: halted(simulator._process.pid))
+        assert "OMP_WAIT_POLICY=PASSIVE" in environment(simulator._process.pid).upper()
+    monkeypatch.setattr("llmconv.simulator.threads.ENVIRONMENT", {"NUDGED": "1"})
+    libraries = link(compiler.root, CHIPS_BY_NAME["bm1684x"], tmp_path)
+    with Simulator(file, "bm1684x", libraries) as device:
+        device.run("embedding", given)
+        assert niceness(device._process.pid) == own and not nudged(device._process.pid)
+        time.sleep(0.2)  # longer than it takes to halt
+        assert not halted(device._process.pid)
+        assert "NUDGED" not in environment(device._process.pid)
+
+
+def nudged(process: int) -> bool:
+    """Whether it waits for the signal that ends its naps."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return bool(int(status.partition("SigCgt:")[2].split()[0], 16) >> signal.SIGUSR1 - 1 & 1)
+
+
+def environment(process: int) -> str:
+    return Path(f"/proc/{process}/environ").read_text(errors="replace")

@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 from llmconv.errors import InputError
+from llmconv.queries.machine import Machine, text
 from llmconv.toolchain import doctor
-from llmconv.toolchain.doctor import Check, check, preflight, report, status
+from llmconv.toolchain.doctor import Check, check, preflight
 
 
 @pytest.fixture
@@ -96,8 +97,10 @@ def test_a_wrong_tpuc_root(tmp_path: Path) -> None:
 
 
 def test_little_memory_is_told_and_does_not_refuse(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(doctor, "_memory", lambda: Check("memory", False, "0.5 GB available"))
-    assert "memory" in _failed(check(tmp_path, thorough=False))
+    monkeypatch.setattr(doctor.Path, "read_text", lambda *_, **__: "MemAvailable:   500000 kB\n")
+    found = check(tmp_path, thorough=False)
+    assert _failed(found).keys() == {"memory"} and Machine(found).ready
+    assert "WARNING  memory        512.0 MB available" in text(Machine(found))
     preflight(tmp_path)
 
 
@@ -106,17 +109,16 @@ def test_report() -> None:
         Check("make", True, "GNU Make 4.3"),
         Check("cmake", False, "not found", "kernels", "Run apt-get install cmake"),
     )
-    assert report([good]) == "ok       make  GNU Make 4.3\n\nAll is there." and status([good]) == 0
-    text = report([good, bad])
+    assert text(Machine([good])) == "ok       make  GNU Make 4.3\n\nAll is there." and Machine([good]).ready
     assert (
         "MISSING  cmake  not found\n                needed: kernels\n                mend:   Run apt-get install cmake"
-        in text
+        in text(Machine([good, bad]))
     )
-    assert status([good, bad]) == 1
+    assert not Machine([good, bad]).ready
 
 
 def test_this_machine_is_fit_and_preflight_is_quick(tmp_path: Path) -> None:
-    assert not _failed(check(tmp_path)), report(check(tmp_path))
+    assert not _failed(check(tmp_path)), text(Machine(check(tmp_path)))
     start = time.monotonic()
     preflight(tmp_path)
     assert time.monotonic() - start < 5

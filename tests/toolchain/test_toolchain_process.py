@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from processes import SOON, living, numbers, wait_for
 
-from llmconv.toolchain import process
+from llmconv.toolchain import process, shared_memory
 
 
 def _run(tmp_path: Path, *argv: str, **more) -> process.Outcome:
@@ -81,3 +81,23 @@ def test_interrupt_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(KeyboardInterrupt):
         _run(tmp_path, "sh", "-c", "echo $$ > pid; exec sleep 600")
     assert not any(map(living, numbers(tmp_path / "pid")))
+
+
+def test_files_of_killed_processes_in_shared_memory_are_swept(tmp_path: Path) -> None:
+    """OpenMP's, and those of this user alone; a process that runs keeps its own."""
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    user = os.getuid()
+    stale = tmp_path / f"__KMP_REGISTERED_LIB_{gone.pid}_{user}"
+    kept = [
+        tmp_path / f"__KMP_REGISTERED_LIB_{os.getpid()}_{user}",
+        tmp_path / f"__KMP_REGISTERED_LIB_{gone.pid}_{user + 1}",
+        tmp_path / f"other_{gone.pid}_{user}",
+    ]
+    for path in (stale, *kept):
+        path.touch()
+    link = tmp_path / f"__KMP_REGISTERED_LIB_{gone.pid}1_{user}"
+    link.symlink_to(kept[2])
+    assert shared_memory.sweep(tmp_path) == 1 and not stale.exists()
+    assert all(path.exists() for path in (*kept, link))
+    assert shared_memory.sweep(tmp_path / "none") == 0

@@ -8,9 +8,9 @@ from verify_helpers import plan_of, relative
 
 from llmconv.checkpoint import recipe
 from llmconv.numeric import from_bf16
+from llmconv.runtime import launches, state
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches, state
-from llmconv.verify.launches import EXPECTED
+from llmconv.verify.answers import EXPECTED
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
 

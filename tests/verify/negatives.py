@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from verify_helpers import plan_of
 
-from llmconv.verify import launches
+from llmconv.runtime import launches
 from llmconv.verify.reference import Reference
 from llmconv.verify.session import Session
 
@@ -269,3 +270,26 @@ def controls(plan: Plan, runs: dict[str, tuple[launches.Launch, dict]], place: P
     for what, other in wrong_plans(plan, place):
         for name in BLOCKS:
             yield f"{name}: {what}", judge(other, *runs[name])
+
+
+def with_tensors(plan: Plan, change: Callable[[Tensors], Tensors], place: Path) -> Plan:
+    """The plan with another checkpoint behind it, of one file, whose tensors are changed."""
+    from safetensors.torch import load_file, save_file
+
+    job = plan.job
+    tensors = change(load_file(job.model_path / "model.safetensors"))
+    save_file({name: values.contiguous() for name, values in tensors.items()}, place / "model.safetensors")
+    shutil.copy(job.model_path / "config.json", place)
+    pixels = {"max_pixels": job.max_pixels} if job.max_pixels else {}
+    return replace(plan, checkpoint=plan_of(place, seq=job.seq_length, chip=job.chip, **pixels).checkpoint)
+
+
+def with_tensor(plan: Plan, name: str, change: Callable[[torch.Tensor], torch.Tensor], place: Path) -> Plan:
+    """As with_tensors, with another tensor of that name."""
+
+    def changed(tensors: Tensors) -> Tensors:
+        made = change(tensors[name].float()).to(tensors[name].dtype)
+        assert made.shape == tensors[name].shape and not made.equal(tensors[name])
+        return tensors | {name: made}
+
+    return with_tensors(plan, changed, place)

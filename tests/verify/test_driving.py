@@ -5,18 +5,19 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from speaking import converse
 from test_nets_of_options import SMALL, Interpreted
 from verify_helpers import plan_of
 
 from llmconv import numeric
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.images import random
-from llmconv.verify import launches
-from llmconv.verify.generate import Turn, converse
-from llmconv.verify.runtime import Runtime
+from llmconv.runtime import launches
+from llmconv.runtime.half import half
+from llmconv.runtime.runtime import Runtime
+from llmconv.runtime.seen import Shown
+from llmconv.verify.generate import Turn
 from llmconv.verify.session import Session
-from llmconv.verify.vision import Shown
-from llmconv.verify.weights import half
 
 SEQ = 32
 
@@ -176,6 +177,7 @@ def test_padding_of_a_tower_is_hidden_even_from_itself(vision_checkpoint):
         ("qwen2_vl", ((1, 4, 4),), "140,140"),
         ("qwen2_5_vl", ((1, 4, 6),), "140,140"),
         ("qwen3_vl", ((1, 2, 4),), "128,128"),
+        ("paddleocr_vl", ((1, 2, 4),), "140,140"),
     ):
         plan = plan_of(vision_checkpoint(name), seq=48, max_pixels=pixels)
         tower, net = plan.towers[0].spec, by_name(plan)["vit"]

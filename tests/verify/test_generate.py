@@ -5,13 +5,17 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from speaking import generate
 from verify_helpers import plan_of
 
 from llmconv.checkpoint import recipe
+from llmconv.runtime import launches
+from llmconv.runtime.half import half
 from llmconv.top.interpret import interpret
-from llmconv.verify.generate import CHAIN, Runtime, generate
+from llmconv.verify.answers import EXPECTED
+from llmconv.verify.generate import CHAIN, Runtime
+from llmconv.verify.heads import JUDGES
 from llmconv.verify.session import Session, alone
-from llmconv.verify.weights import half
 
 SEQ, TOKENS = 24, 6
 
@@ -141,3 +145,7 @@ def test_nets_by_themselves(options, checkpoint):
     assert chip.runs.count("block_cache_0") == 3 and chip.runs.count("lm_head") == 3
     assert chip.runs.count("block_0") == 4
     assert any(c.net == "lm_head" for c in session.compared) == ("do_sample" in options)
+
+
+def test_every_net_that_a_runtime_launches_has_a_judge():
+    assert JUDGES.keys() | EXPECTED.keys() == launches.KINDS

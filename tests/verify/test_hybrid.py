@@ -10,14 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import verify_helpers
 from family_checkpoints import make
-from negatives import CHIP, Tensors, judge, right
+from negatives import CHIP, Tensors, judge, right, with_tensors
 from verify_helpers import plan_of, verified
 
-from llmconv import convert
-from llmconv.request.request import Request
+from llmconv.runtime import launches, state
 from llmconv.simulator.client import Simulator
-from llmconv.verify import launches, state
 from llmconv.verify.reference import Reference
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
@@ -26,14 +25,9 @@ EDGES = "1,3,4,5,63,64,65,127,128"
 LONG = "510,512,513,516"
 
 
-def built(compiler, cache: Path, model: Path, out: Path, **options) -> Path:
-    """The output directory of a conversion."""
-    given = {"model": str(model), "out": str(out), "seq": str(SEQ), "chip": CHIP, "quantize": "bf16"}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPUC_ROOT", str(compiler.root))
-        patch.setenv("LLMCONV_CACHE", str(cache))
-        assert convert.run(Request.create(given | {name: str(value) for name, value in options.items()})) == 0
-    return out
+def built(*places, **options) -> Path:
+    """As verify_helpers.built, in bf16 unless told otherwise."""
+    return verify_helpers.built(*places, **{"seq": SEQ, "chip": CHIP, "quantize": "bf16"} | options)
 
 
 @pytest.fixture(scope="module")
@@ -92,16 +86,10 @@ WRONG = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_wrong_weights_are_seen(what, runs, model, tmp_path):
-    from safetensors.torch import load_file, save_file
-
+def test_wrong_weights_are_seen(what, runs, tmp_path):
     plan, found = runs
     name, change = WRONG[what]
-    tensors = change(load_file(model / "model.safetensors"))
-    save_file({n: values.contiguous() for n, values in tensors.items()}, tmp_path / "model.safetensors")
-    (tmp_path / "config.json").write_text((model / "config.json").read_text())
-    other = plan_of(tmp_path, seq=SEQ, chip=CHIP)
-    assert not right(judge(replace(plan, checkpoint=other.checkpoint), *found[name]))
+    assert not right(judge(with_tensors(plan, change, tmp_path), *found[name]))
 
 
 @pytest.mark.parametrize("part", ["conv_state", "recurrent_state"])

@@ -7,24 +7,25 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from speaking import converse, generate_batch
 from test_generate import right
 from test_nets_of_options import Interpreted
 from verify_helpers import conversation, hold_answers, plan_of
-from vision_checkpoints import CONFIGS, whole
+from vision_checkpoints import CONFIGS, pixel_values, whole
 
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.images import Images, random, shapes
 from llmconv.checkpoint import recipe
 from llmconv.errors import ConvertError
 from llmconv.request.output import Layout
-from llmconv.verify import launches
+from llmconv.runtime import launches
+from llmconv.runtime.seen import Shown
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch
+from llmconv.verify.generate import CHAIN, Runtime, Turn
 from llmconv.verify.session import Session, alone
-from llmconv.verify.vision import Shown
 
 SEQ, TOKENS = 48, 5
-PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96", "glm4v": "56,84"}
+PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96", "glm4v": "56,84", "paddleocr_vl": "56,84"}
 
 
 def planned(vision_checkpoint, name: str, **options):
@@ -46,7 +47,7 @@ def chosen(model, ids: np.ndarray, shown: Images | None, tokens: list[int]) -> l
     more = {}
     if shown is not None:
         more = {
-            "pixel_values": torch.from_numpy(shown.patches),
+            "pixel_values": pixel_values(model, shown.patches),
             "image_grid_thw": torch.tensor(shown.grids),
             "mm_token_type_ids": (given == 1000).int(),
         }
@@ -85,7 +86,7 @@ def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_chec
 @pytest.mark.parametrize(
     "options", [{"use_block_with_kv": 1}, {"share_prompt": 1, "max_prefill_kv_length": 28}], ids=str
 )
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "glm4v"])
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl", "glm4v", "paddleocr_vl"])
 def test_an_image_in_a_conversation(name, options, vision_checkpoint):
     """In chunks, and shared by two questions: every answer is what transformers gives behind all that was read."""
     plan = planned(vision_checkpoint, name, **options)
@@ -150,8 +151,16 @@ def test_text_alone(name, vision_checkpoint):
         ),
         ("qwen3_vl", "add", lambda out: {k: 0.5 * v for k, v in out.items()}, {"add", CHAIN}),
         ("glm4v", "vit", lambda out: {k: np.roll(v, 1, 0) for k, v in out.items()}, {"vit", CHAIN}),
+        ("paddleocr_vl", "vit", lambda out: {k: v[::-1] for k, v in out.items()}, {"vit", CHAIN}),
     ],
-    ids=["qwen2_vl-backwards", "qwen2_5_vl-rolled", "qwen3_vl-deepstack", "qwen3_vl-sum", "glm4v-rolled"],
+    ids=[
+        "qwen2_vl-backwards",
+        "qwen2_5_vl-rolled",
+        "qwen3_vl-deepstack",
+        "qwen3_vl-sum",
+        "glm4v-rolled",
+        "paddleocr_vl-backwards",
+    ],
 )
 def test_faults_of_the_chip_are_seen(name, net, spoil, wrong, vision_checkpoint):
     plan = planned(vision_checkpoint, name)

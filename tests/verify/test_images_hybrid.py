@@ -7,6 +7,7 @@ import family_checkpoints
 import numpy as np
 import pytest
 import test_nets_of_options
+from speaking import converse
 from test_generate import right
 from test_images import chosen, image
 from verify_helpers import conversation, hold_answers, plan_of
@@ -16,10 +17,10 @@ from llmconv.blocks.navit import slices
 from llmconv.blocks.navit.slices import Slices
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.images import random
-from llmconv.verify import launches
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse
+from llmconv.runtime import launches
+from llmconv.runtime.seen import Shown
+from llmconv.verify.generate import CHAIN, Runtime, Turn
 from llmconv.verify.session import Session
-from llmconv.verify.vision import Shown
 
 SEQ, TOKENS = 48, 5
 
@@ -37,8 +38,8 @@ class Interpreted(test_nets_of_options.Interpreted):
         return super().run(name, given) | {tensor: launches.half(given[tensor], kinds[tensor]) for tensor in read}
 
 
-def planned(vision_checkpoint, **options):
-    return plan_of(vision_checkpoint("qwen3_5"), seq=SEQ, max_pixels="64,96", **options)
+def planned(vision_checkpoint, name: str = "qwen3_5", **options):
+    return plan_of(vision_checkpoint(name), seq=SEQ, max_pixels="64,96", **options)
 
 
 def chosen_of_slices(model, ids: np.ndarray, given: Slices, mode: str, tokens: list[int]) -> list[int]:
@@ -53,8 +54,9 @@ def chosen_of_slices(model, ids: np.ndarray, given: Slices, mode: str, tokens: l
     return found.logits[0, len(ids) - 1 :].argmax(-1).tolist()
 
 
-def test_a_prompt_with_an_image_is_what_transformers_generates(vision_checkpoint):
-    plan = planned(vision_checkpoint)
+@pytest.mark.parametrize("name", ["qwen3_5", "qwen3_5_moe"])
+def test_a_prompt_with_an_image_is_what_transformers_generates(name, vision_checkpoint):
+    plan = planned(vision_checkpoint, name)
     chip = Interpreted(plan)
     session, (turn,), found = conversation(plan, chip, TOKENS)
     assert right(session, found)

@@ -9,7 +9,8 @@ from verify_helpers import plan_of, verified
 
 from llmconv.cli import main
 from llmconv.errors import InputError
-from llmconv.verify import launches, lengths, selection
+from llmconv.runtime import launches
+from llmconv.verify import lengths, selection
 from llmconv.verify.generate import Runtime, turns
 
 SEQ = 32

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
+from speaking import converse
 from verify_helpers import plan_of
 
 from llmconv.blocks.attention import ATTENTION
@@ -19,16 +20,16 @@ from llmconv.checkpoint import recipe
 from llmconv.families.family import Family
 from llmconv.plan import settle
 from llmconv.plan.net import IO
+from llmconv.runtime import state
+from llmconv.runtime.half import half
+from llmconv.runtime.launches import step
+from llmconv.runtime.runtime import Runtime
+from llmconv.runtime.state import LayerState
 from llmconv.toolchain.flags import CompileFlags, passes
 from llmconv.top.interpret import interpret
-from llmconv.verify import state
-from llmconv.verify.generate import Turn, converse
-from llmconv.verify.launches import step
+from llmconv.verify.generate import Turn
 from llmconv.verify.reference import Reference
-from llmconv.verify.runtime import Runtime
 from llmconv.verify.session import Session, alone
-from llmconv.verify.state import LayerState
-from llmconv.verify.weights import half
 
 HIDDEN, SEQ = 128, 32
 SMALL = {
@@ -97,9 +98,9 @@ FAMILY = Family(
 class Maths(Reference):
     """Llama, with the layers of sums computed here."""
 
-    def block(self, layer, hidden, positions, past=None):
+    def block(self, layer, hidden, positions, past=None, seen=None, experts=None):
         if self.plan.spec.kinds[layer].mixer == ATTENTION:
-            return super().block(layer, hidden, positions, past)
+            return super().block(layer, hidden, positions, past, seen, experts)
 
         def weight(name):
             source = ("tensor", f"model.layers.{layer}.{name}.weight")

@@ -31,7 +31,7 @@ from negatives import (
 )
 from verify_helpers import plan_of
 
-from llmconv.verify import launches
+from llmconv.runtime import launches
 
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 DENSE = [("qwen2", 0), ("qwen2", 2), ("qwen2_tied", 0), ("qwen2_tied", 3), ("llama", 0), ("qwen3", 0)]

@@ -5,44 +5,25 @@ What the chip gave is right and stays as it is; it is judged with a reference, o
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable
-from dataclasses import replace
 
 import numpy as np
 import pytest
-from negatives import judge, right
-from verify_helpers import plan_of
+from negatives import judge, right, with_tensor
+from negatives_seeing import Inputs, launched, turned, with_config
 
-from llmconv.blocks.vision.images import random
-from llmconv.verify import beside, launches, state
 from llmconv.verify.session import Session
 
-CHIP, SEQ, PIXELS = "cv186x", 64, "112,112"
-GRIDS = ((1, 4, 6), (1, 6, 4))
 pytestmark = [pytest.mark.compiler, pytest.mark.simulator]
 
 
 @pytest.fixture(scope="module")
-def launched(vision_checkpoint, compiler, session_cache, tmp_path_factory):
-    """(the plan, by net: launch, inputs changed: what the chip gave) of a tower with two images, a prefill and a decode
-    block with three different positions for every token."""
-    from llmconv import convert
-    from llmconv.request.request import Request
-    from llmconv.simulator.client import Simulator
-
-    out, model = tmp_path_factory.mktemp("negative"), _quiet(vision_checkpoint("glm4v", seed=3), tmp_path_factory)
-    given = {"model": str(model), "out": str(out), "seq": str(SEQ), "chip": CHIP, "max_pixels": PIXELS}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TPUC_ROOT", str(compiler.root))
-        patch.setenv("LLMCONV_CACHE", str(session_cache))
-        assert convert.run(Request.create(given)) == 0
-    plan = plan_of(model, seq=SEQ, chip=CHIP, max_pixels=PIXELS, out=out)
-    (bmodel,) = out.glob("*.bmodel")
-    tried = {name: launch for launch in _launches(plan) for name, launch in _variants(launch)}
-    with Simulator(bmodel, CHIP, compiler.root) as simulator:
-        return plan, {name: (made, simulator.run(made.net.name, made.inputs)) for name, made in tried.items()}
+def runs(vision_checkpoint, compiler, session_cache, tmp_path_factory):
+    """The plan, and what the chip gave of a tower with two images, a prefill and a decode block with three different
+    positions for every token; by net, and by what is wrong with its inputs."""
+    model = _quiet(vision_checkpoint("glm4v", seed=3), tmp_path_factory)
+    return launched(model, tmp_path_factory.mktemp("negative"), compiler, session_cache, WRONG_INPUTS)
 
 
 def _quiet(model, tmp_path_factory):
@@ -56,44 +37,17 @@ def _quiet(model, tmp_path_factory):
     return made
 
 
-def _launches(plan):
-    by_name, rng = {net.name: net for net in plan.nets}, np.random.default_rng(1)
-    fitted = plan.towers[0]
-    yield launches.tower(by_name["vit"], random(fitted.spec, GRIDS, rng), beside.read(plan, fitted))
-    for name, count, past in (("block_0", 41, 0), ("block_cache_0", 1, 37)):
-        net = by_name[name]
-        hidden = rng.standard_normal(net.inputs[0].shape).astype(np.float32)
-        places = rng.integers(0, 60, (3, count))
-        yield launches.step(net, hidden, count, past, state.random(net, rng), places=places)
-
-
-def _turned(images: np.ndarray) -> np.ndarray:
-    """The rows of two images, each with the patches of a token in the order of columns."""
-    count = sum(rows * columns for _, rows, columns in GRIDS)
-    return np.concatenate(
-        [images[:count].reshape(-1, 2, 2, *images.shape[1:]).swapaxes(1, 2).reshape(count, -1), images[count:]]
-    )
-
-
-WRONG_INPUTS: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = {
-    "patches column by column": ("vit", "input_states", _turned),
+WRONG_INPUTS: Inputs = {
+    "patches column by column": ("vit", "input_states", turned),
     "patches one further": ("vit", "input_states", lambda x: np.roll(x, 1, 0)),
     "places turned": ("vit", "position_ids", lambda x: np.ascontiguousarray(x[:, ::-1])),
     "mask sees the other image": ("vit", "full_attn_mask", lambda x: x * 0),
-    "learned positions column by column": ("vit", "pos_embed", _turned),
+    "learned positions column by column": ("vit", "pos_embed", turned),
     "no learned positions": ("vit", "pos_embed", lambda x: x * 0),
     "rows for columns": ("block_0", "position_ids", lambda x: x[[0, 2, 1]]),
     "time for all": ("block_0", "position_ids", lambda x: x[[0, 0, 0]]),
     "rows for columns in decode": ("block_cache_0", "position_ids", lambda x: x[[0, 2, 1]]),
 }
-
-
-def _variants(launch):
-    name = launch.net.name
-    yield name, launch
-    for what, (net, tensor, change) in WRONG_INPUTS.items():
-        if net == name:
-            yield what, replace(launch, inputs=dict(launch.inputs) | {tensor: change(launch.inputs[tensor])})
 
 
 def _halves(values):
@@ -147,48 +101,35 @@ WRONG_CONFIG: dict[str, tuple[str, dict, dict]] = {
 
 
 @pytest.mark.parametrize("net", ["vit", "block_0", "block_cache_0"])
-def test_the_net_is_right(net, launched):
-    plan, runs = launched
-    assert right(judge(plan, *runs[net]))
+def test_the_net_is_right(net, runs):
+    plan, made = runs
+    assert right(judge(plan, *made[net]))
 
 
 @pytest.mark.parametrize("what", WRONG_INPUTS)
-def test_wrong_inputs(what, launched):
-    plan, runs = launched
-    assert not right(judge(plan, runs[WRONG_INPUTS[what][0]][0], runs[what][1]))
+def test_wrong_inputs(what, runs):
+    plan, made = runs
+    assert not right(judge(plan, made[WRONG_INPUTS[what][0]][0], made[what][1]))
 
 
 @pytest.mark.parametrize("what", WRONG_TENSORS)
-def test_wrong_tensors(what, launched, tmp_path):
-    from safetensors.torch import load_file, save_file
-
-    plan, runs = launched
+def test_wrong_tensors(what, runs, tmp_path):
+    plan, made = runs
     net, name, change = WRONG_TENSORS[what]
-    tensors = load_file(plan.job.model_path / "model.safetensors")
-    changed = change(tensors[name].float()).to(tensors[name].dtype).contiguous()
-    assert changed.shape == tensors[name].shape and not changed.equal(tensors[name])
-    save_file(tensors | {name: changed}, tmp_path / "model.safetensors")
-    shutil.copy(plan.job.model_path / "config.json", tmp_path)
-    other = plan_of(tmp_path, seq=SEQ, chip=CHIP, max_pixels=PIXELS)
-    assert not right(judge(replace(plan, checkpoint=other.checkpoint), *runs[net]))
+    assert not right(judge(with_tensor(plan, name, change, tmp_path), *made[net]))
 
 
 @pytest.mark.parametrize("what", WRONG_CONFIG)
-def test_wrong_config(what, launched, tmp_path):
-    plan, runs = launched
+def test_wrong_config(what, runs, tmp_path):
+    plan, made = runs
     net, fields, vision = WRONG_CONFIG[what]
-    config = dict(plan.config.data) | fields
-    config |= {"vision_config": config["vision_config"] | vision}
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    shutil.copy(plan.job.model_path / "model.safetensors", tmp_path)
-    other = plan_of(tmp_path, seq=SEQ, chip=CHIP, max_pixels=PIXELS)
-    assert not right(judge(replace(plan, config=other.config), *runs[net]))
+    assert not right(judge(with_config(plan, fields, vision, tmp_path), *made[net]))
 
 
-def test_another_epsilon_of_the_projectors_norm(launched):
+def test_another_epsilon_of_the_projectors_norm(runs):
     """1e-3 where torch's default of 1e-5 is meant."""
-    plan, runs = launched
-    launch, found = runs["vit"]
+    plan, made = runs
+    launch, found = made["vit"]
 
     class Told:
         def run(self, *_):

@@ -8,15 +8,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import test_generate
+from speaking import converse, generate_batch
 from test_generate import right
 from verify_helpers import plan_of, transformers_model
 
 from llmconv.blocks import heads as graphs
 from llmconv.errors import ConvertError
+from llmconv.runtime import launches
 from llmconv.top.interpret import interpret
-from llmconv.verify import launches
 from llmconv.verify.adapters import Adapter
-from llmconv.verify.generate import Runtime, converse, generate_batch, turns
+from llmconv.verify.embedding_file import check
+from llmconv.verify.generate import Runtime, turns
 from llmconv.verify.sampling import TRIED, Settings
 from llmconv.verify.session import Session, alone
 
@@ -203,7 +205,7 @@ def test_a_table_on_disk(checkpoint, tmp_path):
     runtime = Runtime.of(plan)
     session = Session(plan, Interpreted(plan))
     found = converse(session, runtime, turns(plan, runtime, np.random.default_rng(0), TOKENS))
-    runtime.table.check(session)
+    check(runtime.table, session)
     assert right(session, found) and {c.output for c in session.compared if c.net == "embedding.bin"} == {
         "hidden states",
         "table",
@@ -212,8 +214,8 @@ def test_a_table_on_disk(checkpoint, tmp_path):
     data = bytearray(file.read_bytes())
     data[1001] ^= 1
     file.write_bytes(data)
-    runtime.table.check(session)
+    check(runtime.table, session)
     assert not right(session)
     file.write_bytes(data[:-2])
     with pytest.raises(ConvertError, match="bytes"):
-        runtime.table.check(session)
+        check(runtime.table, session)

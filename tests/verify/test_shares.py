@@ -9,7 +9,7 @@ import pytest
 from checkpoints import SPLIT
 
 from llmconv.bmodel.read import BModel
-from llmconv.verify import manifest
+from llmconv.runtime import manifest
 from llmconv.verify.device_shares import unlike
 
 LARGE = SPLIT | {"num_hidden_layers": 1}

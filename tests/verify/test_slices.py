@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from safetensors.torch import load_file, save_file
 from slice_checkpoints import CONFIGS, Published, noise
+from speaking import converse, generate_batch
 from test_generate import right
 from test_nets_of_options import Interpreted
 from verify_helpers import conversation, hold_answers, plan_of
@@ -17,10 +18,10 @@ from verify_helpers import conversation, hold_answers, plan_of
 from llmconv.blocks.vision.images import Images
 from llmconv.blocks.vision.sliced import graph as graphs
 from llmconv.blocks.vision.sliced import host
+from llmconv.runtime.seen import Shown
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch
+from llmconv.verify.generate import CHAIN, Runtime, Turn
 from llmconv.verify.session import Session
-from llmconv.verify.vision import Shown
 
 SEQ, TOKENS, QUERIES = 64, 4, 8
 SMALL = {

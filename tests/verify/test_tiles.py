@@ -8,17 +8,18 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 from internvl_checkpoints import TOKEN
+from speaking import converse, generate_batch
 from test_generate import right
 from test_nets_of_options import Interpreted
 from verify_helpers import conversation, hold_answers, plan_of
 
 from llmconv.blocks.vision.square.tower import Squares, random
 from llmconv.checkpoint import recipe
+from llmconv.runtime.seen import Shown
 from llmconv.verify import prompt as towers
-from llmconv.verify.generate import CHAIN, Runtime, Turn, converse, generate_batch
+from llmconv.verify.generate import CHAIN, Runtime, Turn
 from llmconv.verify.reference import Reference
 from llmconv.verify.session import Session
-from llmconv.verify.vision import Shown
 from llmconv.verify.weights import Precision
 
 SEQ, TOKENS = 48, 4

@@ -21,12 +21,13 @@ from llmconv.errors import InputError
 from llmconv.plan.devices import groups
 from llmconv.plan.handover import Handover, rows
 from llmconv.plan.plan import Plan
-from llmconv.report import sizes, summary
+from llmconv.report import latency, sizes, summary
+from llmconv.runtime.seen import Course, Seen
+from llmconv.runtime.towers import look
 from llmconv.top.graph import Graph
 from llmconv.verify import prompt as towers
 from llmconv.verify.generate import CHAIN
 from llmconv.verify.session import Session
-from llmconv.verify.vision import Course, Seen
 
 SEQ, TOKENS = 32, 3
 HIDDEN, BANDS, SIDE, TILES = 128, 8, 8, 4  # hidden size; bands of a frame of sound; side of an image, tokens of it
@@ -198,12 +199,13 @@ def test_what_a_device_has_to_know(planned):
 
 def test_what_is_told_of_a_build(planned):
     planned()
-    nets = [{"name": "audio", "cycles": 900_000}, {"name": "eye", "cycles": None}]
-    manifest = {"job": {"chip": "bm1688"}, "nets": nets}
-    times = summary.latencies(manifest)
-    assert times == {"sound": 0.001, "image": None, "prefill": None, "decode": None}
+    common = {"layer": None, "inputs": [{"name": "input", "shape": [1, 1]}]}
+    nets = [common | {"name": "audio", "cycles": 900_000}, common | {"name": "eye", "cycles": None}]
+    manifest = {"job": {"chip": "bm1688", "seq_length": 64, "batch": 1}, "nets": nets}
+    steps = latency.firsts(manifest)
+    assert {name: step.seconds for name, step in steps.items()} == {"sound": 0.001, "image": None}
     device = {"sound": {"seconds": 1.5, "frames": 12, "tokens": 6}}
-    assert summary.estimates({"estimated_seconds": times, "chip": "bm1688"}, device)[0] == (
+    assert summary.estimates(summary._estimated(manifest) | {"chip": "bm1688"}, device)[0] == (
         "a sound of 1.5 seconds in 1.00 ms"
     )
     assert sizes._part("audio", "ear.weight") == "Ear"
@@ -251,7 +253,7 @@ def test_layers_that_look_across(planned):
     ids, shown = towers.prompt(plan, np.random.default_rng(1), 20)
     assert np.count_nonzero(ids == 11) == 1 and np.count_nonzero(ids == 7) == 5
     session, nets = Session(plan, Interpreted(plan)), {net.name: net for net in plan.nets}
-    seen, places = towers.look(session, nets, ids, shown, 0)
+    seen, places = look(session, nets, ids, shown, 0)
     own, _ = session.reference.sight.look(ids, shown, 0)
     assert right(session) and places is None
     assert isinstance(seen, Seen) and seen.cross is not None and own.cross is not None

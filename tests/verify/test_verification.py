@@ -15,11 +15,12 @@ from rich.console import Console
 from verify_helpers import plan_of
 
 from llmconv.errors import ConvertError, InputError
+from llmconv.runtime import manifest
+from llmconv.runtime.launches import HIDDEN, mask, step, tokens
 from llmconv.simulator.arrays import NetInfo
-from llmconv.verify import compare, manifest, result, selection
+from llmconv.verify import compare, result, selection
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation, Runtime
-from llmconv.verify.launches import HIDDEN, mask, step, tokens
 from llmconv.verify.ledger import Compared, Picked
 from llmconv.verify.verification import differences
 
@@ -257,7 +258,7 @@ def test_a_report_of_what_is_right():
     made = a_report()
     assert made.ok
     text = printed(made)
-    assert "\x1b" not in text and "block_0" in text and "0.0040" in text and "1 of 1 tokens equal transformers'" in text
+    assert "\x1b" not in text and "block_0" in text and "0.0040" in text and "1 of 1 token equals transformers'" in text
     assert text.strip().splitlines()[-1].startswith("verified: ")
     assert "\x1b" in printed(made, terminal=True)
     data = json.loads(json.dumps(result.to_json(made), allow_nan=False))
@@ -292,7 +293,7 @@ def test_torch_is_shown_where_it_sets_the_limit():
     "made, word",
     [
         (a_report(relative=0.011), "wrong: block_0"),
-        (a_report(found=5), "0 of 1 tokens"),
+        (a_report(found=5), "0 of 1 token"),
         (a_report(interface=("outputs of block_0 are odd",)), "outputs of block_0 are odd"),
     ],
 )

@@ -7,11 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 from plans import planned
+from speaking import converse
 
+import llmconv.convert as convert
 from llmconv.plan.plan import Plan
+from llmconv.request.request import Request
 from llmconv.verify import verification
-from llmconv.verify.generate import Generation, Runtime, Turn, converse, turns
+from llmconv.verify.generate import Generation, Runtime, Turn, turns
 from llmconv.verify.session import Session
 from llmconv.verify.settings import Settings
 
@@ -19,6 +23,16 @@ from llmconv.verify.settings import Settings
 def plan_of(model: Path, seq: int = 64, quantize: str = "bf16", **options) -> Plan:
     """As `planned`, in bf16 whatever the checkpoint is."""
     return planned(model, seq=seq, quantize=quantize, **options)
+
+
+def built(compiler, cache: Path, model: Path, out: Path, **options) -> Path:
+    """The output directory of a conversion that ended well. cache: of the session."""
+    given = {"model": model, "out": out} | options
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TPUC_ROOT", str(compiler.root))
+        patch.setenv("LLMCONV_CACHE", str(cache))
+        assert convert.run(Request.create({name: str(value) for name, value in given.items()})) == 0
+    return out
 
 
 def transformers_model(model: Path):

@@ -9,11 +9,17 @@ from math import prod
 from typing import TYPE_CHECKING
 
 from llmconv.blocks.navit.spec import StripSpec
+from llmconv.blocks.tower import Given
+from llmconv.blocks.vision import slicing
+from llmconv.blocks.vision.slicing import Rule
 from llmconv.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
 
+    from llmconv.blocks.vision.slicing import Resize
+
+MOST, SCALE = 9, 448  # the processor's own max_slice_nums and scale_resolution
 Sizes = tuple[tuple[int, int], ...]
 
 
@@ -32,6 +38,31 @@ class Slices:
             last = first + prod(size) * patch
             yield Slices(self.strip[..., first:last], (size,))
             first = last
+
+
+def shown(spec: StripSpec, given: Given, resize: Resize) -> tuple[Slices, str]:
+    """The slices of a picture, and what stands for it in the prompt; as the model's own processor makes them."""
+    import numpy as np
+
+    most = 1 if given.processor.get("slice_mode") is False else _number(given, "max_slice_nums", MOST)
+    rule = Rule(_number(given, "scale_resolution", SCALE), spec.unit, most)
+    parts, how = rule.parts(given.values, resize)
+    strips = [slicing.patches(part, spec.patch) for part in parts]
+    sizes = tuple(strip.shape[:2] for strip in strips)
+    line = np.concatenate([_strip(strip) for strip in strips], -1)
+    overview, part = (given.mark * (prod(sizes[n]) // spec.side**2) for n in (0, -1))
+    return Slices(line[None], sizes), slicing.placeholders(how, overview, part)
+
+
+def _number(given: Given, name: str, default: int) -> int:
+    value = given.processor.get(name)
+    return value if type(value) is int and value > 0 else default
+
+
+def _strip(patches: np.ndarray) -> np.ndarray:
+    """[channels, side, rows * columns * side] of patches [rows, columns, channels, side, side]."""
+    _, _, channels, side, _ = patches.shape
+    return patches.transpose(2, 3, 0, 1, 4).reshape(channels, side, -1)
 
 
 def random(spec: StripSpec, sizes: Sizes, rng: np.random.Generator) -> Slices:

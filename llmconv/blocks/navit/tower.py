@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from llmconv.blocks.navit import graph, slices
 from llmconv.blocks.navit.slices import Slices
 from llmconv.blocks.navit.spec import StripSpec, read
-from llmconv.blocks.tower import Tower
+from llmconv.blocks.tower import Given, Tower
+from llmconv.blocks.vision.square import tiling
 from llmconv.checkpoint.config import Config
 from llmconv.chips import CHIPS
 from llmconv.top.graph import Graph
@@ -80,6 +81,13 @@ class StripTower(Tower[StripSpec, Slices]):
             "vit_merger.window_index": order,
             "vit_merger.reverse_index": np.argsort(order).astype(np.int32),
         }
+
+    def present(self, spec: StripSpec, given: Given) -> tuple[Slices, str] | None:
+        """None where the model's processor wants the other tower."""
+        if given.processor.get("downsample_mode", "16x") != self.mode:
+            return None
+        items, told = slices.shown(spec, given, tiling.resized)
+        return items, told + "\n"
 
     def each(self, items: Slices) -> Iterator[Slices]:
         return items.each()

@@ -1,14 +1,16 @@
-"""The inputs that a runtime prepares for a vision tower of the Qwen-VL line or of GLM-4V and its tokens, in NumPy.
+"""The inputs that a runtime prepares for a vision tower of the Qwen-VL line, GLM-4V or PaddleOCR-VL and its tokens, in
+NumPy.
 
 A grid (frames, rows, columns) counts the patches of one image or video; images follow one another. Patches are in the
-processor's order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
+nets' order: frame by frame, and in a frame merge x merge of them together for each token, row by row of tokens.
+Processors leave them so, but for PaddleOCR-VL's (see `together`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from math import ceil, floor, prod, sqrt
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.errors import InputError
@@ -65,6 +67,20 @@ def places(tower: TowerSpec, grids: Grids) -> np.ndarray:
     return np.concatenate(found).astype(np.int32)
 
 
+def together(tower: TowerSpec, patches: np.ndarray, grids: Grids) -> np.ndarray:
+    """The rows of patches [k, ...] that come row by row of each frame, in the nets' order: those of a token together.
+
+    Raises InputError for patches that do not fit the grids.
+    """
+    import numpy as np
+
+    size(tower, patches, grids, True)
+    first = np.cumsum([0, *frames(grids)])
+    single = [(1, *sides) for count, *sides in grids for _ in range(count)]
+    order = [start + places(tower, [one]) @ (one[2], 1) for start, one in zip(first, single)]
+    return patches[np.concatenate(order)]
+
+
 def frames(grids: Grids) -> list[int]:
     """Number of patches of each frame. Only patches of one frame see each other."""
     return [rows * columns for count, rows, columns in grids for _ in range(count)]
@@ -88,6 +104,35 @@ def alone(grids: Grids) -> None:
         raise InputError(
             what, "without a mask input all patches see each other", "Launch the net for one frame at a time."
         )
+
+
+class Room(Protocol):
+    """What counts of a tower's spec for one image: values of a patch, most patches, and the largest image in pixels."""
+
+    @property
+    def row(self) -> int: ...
+
+    @property
+    def patches(self) -> int: ...
+
+    @property
+    def pixels(self) -> tuple[int, int]: ...
+
+
+def one(tower: Room, patches: np.ndarray, grids: Grids, what: str) -> tuple[int, int]:
+    """Rows and columns of the one image of a launch; what: it is called. Raises InputError where there are several, and
+    where it does not fit."""
+    given = f"grids {[list(map(int, sides)) for sides in grids]}"
+    if len(grids) != 1 or grids[0][0] != 1:
+        raise InputError(given, f"a launch takes one {what}", "Launch the net for one at a time.")
+    _, rows, columns = map(int, grids[0])
+    if patches.shape != (rows * columns, tower.row):
+        take = f"{given} take {[rows * columns, tower.row]}"
+        raise InputError(f"patches of shape {list(patches.shape)}", take, "Give what `patches` gives.")
+    if rows * columns > tower.patches:
+        most = f"the net takes {tower.patches}: max_pixels is {','.join(map(str, tower.pixels))}"
+        raise InputError(f"{rows * columns} patches", most, "Make the image smaller, or convert with more max_pixels.")
+    return rows, columns
 
 
 def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
@@ -116,18 +161,22 @@ def windows(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, list[int]]:
 def taps(tower: TowerSpec, grids: Grids) -> tuple[np.ndarray, np.ndarray]:
     """(int32 [k, 4], float32 [k, 4]): rows of the learned position table and their weights, for every patch.
 
-    The table is a square grid that is stretched over the image, corners on corners (bilinear interpolation,
-    align_corners).
+    The table is a square grid that is stretched over the image (bilinear interpolation): corners on corners
+    (align_corners), or, where `tower.corners` says no, edges on edges, and beyond its outer lines it goes on as there.
     """
     import numpy as np
 
-    side = int(tower.positions**0.5)
+    side, half = int(tower.positions**0.5), np.float32(0.5)
 
     def along(count: int) -> tuple[np.ndarray, np.ndarray]:
         """(the two table lines [count, 2] that a line of patches lies between, their weights)"""
-        at = np.arange(count, dtype=np.float32) * np.float32(side - 1) / np.float32(max(count - 1, 1))
+        number = np.arange(count, dtype=np.float32)
+        if tower.corners:
+            at = number * np.float32(side - 1) / np.float32(max(count - 1, 1))
+        else:
+            at = (number + half) * np.float32(side) / np.float32(count) - half
         low = np.floor(at)
-        lines = np.stack([low, np.minimum(low + 1, side - 1)], 1).astype(np.int32)
+        lines = np.stack([np.maximum(low, 0), np.minimum(low + 1, side - 1)], 1).astype(np.int32)
         return lines, np.stack([1 - (at - low), at - low], 1)
 
     index, weight = [], []
@@ -183,16 +232,22 @@ def _keys(far: np.ndarray, a: float = -0.75) -> np.ndarray:
 
 
 def resized(tower: TowerSpec, height: int, width: int, least: int, most: int) -> tuple[int, int]:
-    """(height, width) in pixels to which an image is resized: multiples of a token's side near its own, `least` to
-    `most` pixels in all, as transformers' smart_resize has it.
+    """(height, width) in pixels to which the processor of GLM-4V resizes an image: multiples of a token's side near its
+    own, `least` to `most` pixels in all. What is smaller than a token is made as large first.
 
-    least, most: of the `temporal` frames that a still image fills, as the processor of GLM-4V counts them (of one
-    frame in the Qwen-VL line). Raises InputError for an image that is more than 200 times as long as wide.
+    least, most: of the `temporal` frames that a still image fills. Raises InputError for an image that is more than 200
+    times as long as wide.
     """
-    unit, frames = tower.unit, tower.temporal
+    unit = tower.unit
     if min(height, width) < unit:
         scale = max(unit / height, unit / width)
         height, width = int(height * scale), int(width * scale)
+    return rounded(unit, height, width, least, most, tower.temporal)
+
+
+def rounded(unit: int, height: int, width: int, least: int, most: int, frames: int = 1) -> tuple[int, int]:
+    """(height, width) as the processors of the Qwen-VL line resize an image: multiples of `unit` near its own, `least`
+    to `most` pixels in so many frames. Raises InputError for an image that is more than 200 times as long as wide."""
     if max(height, width) > 200 * min(height, width):
         raise InputError(
             f"an image of {width} x {height} pixels", "its sides are more than 1 : 200", "Cut it into several images."

@@ -5,14 +5,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import TYPE_CHECKING
-
-from llmconv.blocks.vision.spec import TowerSpec
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import numpy as np
 
 Grids = tuple[tuple[int, int, int], ...]
+
+
+class Sizes(Protocol):
+    """What images need of a tower's spec: values of a patch, its side in pixels, patches along a token's side, most
+    tokens, and width and height of the largest image in pixels."""
+
+    @property
+    def row(self) -> int: ...
+
+    @property
+    def patch(self) -> int: ...
+
+    @property
+    def merge(self) -> int: ...
+
+    @property
+    def tokens(self) -> int: ...
+
+    @property
+    def pixels(self) -> tuple[int, int]: ...
 
 
 @dataclass(frozen=True)
@@ -34,14 +52,14 @@ class Images:
             first += prod(one)
 
 
-def random(spec: TowerSpec, grids: Grids, rng: np.random.Generator) -> Images:
+def random(spec: Sizes, grids: Grids, rng: np.random.Generator) -> Images:
     """Images of these sizes, of normally distributed noise."""
     import numpy as np
 
     return Images(rng.standard_normal((sum(map(prod, grids)), spec.row)).astype(np.float32), grids)
 
 
-def fitting(spec: TowerSpec, room: int, rng: np.random.Generator) -> Images | None:
+def fitting(spec: Sizes, room: int, rng: np.random.Generator) -> Images | None:
     """An image of `room` tokens at most, about twice as wide as high; None where not even the smallest fits."""
     room = min(spec.tokens, room)
     if not room:
@@ -50,7 +68,7 @@ def fitting(spec: TowerSpec, room: int, rng: np.random.Generator) -> Images | No
     return random(spec, ((1, rows * spec.merge, room // rows * spec.merge),), rng)
 
 
-def shapes(spec: TowerSpec, masked: bool) -> Iterator[Grids]:
+def shapes(spec: Sizes, masked: bool) -> Iterator[Grids]:
     """Grids that fit the tower, the most telling ones first: the largest image; two images of which one moves, where a
     mask keeps frames apart; a high, a wide and the smallest image."""
     merge, most = spec.merge, spec.tokens

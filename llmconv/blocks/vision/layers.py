@@ -32,13 +32,16 @@ def patches(g: Graph, path: str, x: Value, out: int, bias: bool = True) -> Value
 
 
 def norm(g: Graph, kind: str, path: str, x: Value, eps: float) -> Value:
-    """LayerNorm ("layer") over the last axis by `path`.weight and `path`.bias, or RMSNorm ("rms") by the weight."""
+    """LayerNorm ("layer") over the last axis by `path`.weight and `path`.bias, or RMSNorm by the weight ("rms") or by 1
+    + the weight ("rms+1"), which stays float32: half precision would lose its low bits."""
     size = x.shape[-1]
     shape = (*(1 for _ in x.shape[1:]), size)
-    parts = ("weight",) if kind == "rms" else ("weight", "bias")
-    weights = [g.weight(f"{path}.{part}", shape, ("tensor", f"{path}.{part}")) for part in parts]
-    if kind == "rms":
-        return g.RMSNorm(x, *weights, eps=eps, name=path)
+    if kind != "layer":
+        weight: tuple = ("tensor", f"{path}.weight")
+        raised = kind == "rms+1"
+        scale = g.weight(f"{path}.weight", shape, ("add", weight, 1.0) if raised else weight)
+        return g.RMSNorm(x, scale, eps=eps, weight_keep_f32=raised, name=path)
+    weights = [g.weight(f"{path}.{part}", shape, ("tensor", f"{path}.{part}")) for part in ("weight", "bias")]
     return g.LayerNorm(x, *weights, axis=len(x.shape) - 1, eps=eps, normalized_shape=(size,), name=path)
 
 

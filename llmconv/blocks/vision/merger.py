@@ -12,6 +12,7 @@ EPS = 1e-5  # of the norm behind a projection: torch's own default, whatever con
 
 def merged(g: Graph, spec: TowerSpec, x: Value) -> Value:
     """The tokens [N, out] of the last block's states [n, width], by the merger whose tensors the family names."""
+    x = norm(g, spec, "last_norm", None, x)
     return downsampled(g, spec, x) if "downsample" in spec.names else perceived(g, spec, "merge", None, x)
 
 
@@ -20,7 +21,7 @@ def perceived(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value)
     deepstack."""
     wide, behind = spec.width * spec.merge**2, role == "deep"
     name = f"{spec.path(f'{role}_fc1', index)}.rows"
-    x = norm(g, spec, f"{role}_norm", index, joined(g, spec, x, name) if behind else x)
+    x = norm(g, spec, f"{role}_norm", index, joined(g, spec, x, name) if behind else x, spec.merge_eps)
     x = x if behind else joined(g, spec, x, name)
     x = activate(g, "gelu", linear(g, spec, f"{role}_fc1", index, x, wide), spec.path(f"{role}_fc1", index))
     return linear(g, spec, f"{role}_fc2", index, x, spec.out)
@@ -38,7 +39,7 @@ def downsampled(g: Graph, spec: TowerSpec, x: Value) -> Value:
         tensor = ("tensor", f"{path}.{part}")
         return tensor if part == "bias" else ("flat", ("transpose", ("reshape", tensor, (spec.out, spec.width, cells))))
 
-    x = joined(g, spec, norm(g, spec, "last_norm", None, x), f"{path}.rows")
+    x = joined(g, spec, x, f"{path}.rows")
     x = matmul(g, path, x, spec.out, kernel)
     x = linear(g, spec, "merge_proj", None, x, spec.out)
     x = activate(g, "gelu", layer_norm(g, spec.path("merge_norm"), x, EPS), spec.path("merge_norm"))

@@ -15,11 +15,12 @@ def linear(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, ou
     return times(g, spec.path(role, index), x, out, role not in spec.bare)
 
 
-def norm(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value) -> Value:
-    """The tower's kind of norm over the last axis; x itself where the family has no such norm."""
+def norm(g: Graph, spec: TowerSpec, role: str, index: int | None, x: Value, eps: float = 0.0) -> Value:
+    """The tower's kind of norm over the last axis; x itself where the family has no such norm. eps: the tower's
+    unless it is another."""
     if role not in spec.names:
         return x
-    return layers.norm(g, spec.norm, spec.path(role, index), x, spec.eps)
+    return layers.norm(g, spec.norm, spec.path(role, index), x, eps or spec.eps)
 
 
 def mlp(g: Graph, spec: TowerSpec, x: Value, inner: int, out: int, index: int | None = None, of: str = "") -> Value:

@@ -1,10 +1,10 @@
-"""The graph of a tower that takes rows of patches, that of the Qwen-VL line and of GLM-4V: a ViT with two-dimensional
-rope, and a merger of merge x merge patches (llmconv.blocks.vision.merger).
+"""The graph of a tower that takes rows of patches, that of the Qwen-VL line, GLM-4V and PaddleOCR-VL: a ViT with
+two-dimensional rope, and a merger of merge x merge patches (llmconv.blocks.vision.merger).
 
-Rows come in the processor's order, where the patches of one token are neighbours; the runtime prepares them with the
-masks and indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025),
-DeepStack (Meng et al. 2024), GLM-4.1V (Hong et al. 2025), conventions as in transformers' modeling_qwen2_vl,
-modeling_qwen2_5_vl, modeling_qwen3_vl and modeling_glm4v.
+Rows come in an order where the patches of one token are neighbours; the runtime prepares them with the masks and
+indices (llmconv.blocks.vision.grid). Formulas: Qwen2-VL (Wang et al. 2024), Qwen2.5-VL (Bai et al. 2025), DeepStack
+(Meng et al. 2024), GLM-4.1V (Hong et al. 2025), PaddleOCR-VL (Cui et al. 2025), conventions as in transformers'
+modeling_qwen2_vl, modeling_qwen2_5_vl, modeling_qwen3_vl, modeling_glm4v and modeling_paddleocr_vl.
 """
 
 from __future__ import annotations
@@ -76,13 +76,22 @@ def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None
     """Patches times the convolution's kernel [width, channels, temporal, patch, patch] as a matrix, normed where the
     family does that; and the learned positions, which are mixed here or by the runtime.
     """
+    if spec.batched:
+        x = _batched(g, x)
     x = norm(g, spec, "patch_norm", None, linear(g, spec, "patch", None, x, spec.width))
     path = spec.path("position") if taps or mixed else ""
     if taps:
         table = g.weight(f"{path}.weight", (spec.positions, spec.width), ("tensor", f"{path}.weight"))
         rows = g.Mul(g.Gather(table, taps[0], name=path), taps[1], name=f"{path}.mul")
         mixed = g.Reduce(rows, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
+    if mixed and spec.batched:
+        mixed = _batched(g, mixed)
     return g.Add(x, mixed, name=f"{path}.add") if mixed else x
+
+
+def _batched(g: Graph, x: Value) -> Value:
+    """Rows [n, k] as [1, n, k]."""
+    return g.Reshape(x, to=(1, *x.shape), shape=(1, -1, x.shape[-1]), name=f"{x.name}.batched")
 
 
 def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
@@ -118,23 +127,16 @@ def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Val
 
 
 def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
-    """Queries and keys are one product and turned together: their rows are neighbours in the tensor that holds q, k and
-    v.
-    """
+    """Queries and keys are one product and turned together, as neighbours in a tensor that holds q, k and v are."""
     n, heads, dim, width = spec.patches, spec.heads, spec.head_dim, spec.width
-    fused = spec.path("qkv", layer)
+    fused = spec.fused(layer)
 
-    def project(role: str, first: int, last: int) -> Value:
-        path = fused.removesuffix("qkv") + role
-
-        def source(part: str) -> tuple:
-            return ("rows", ("tensor", f"{fused}.{part}"), first, last, 3 * width)
-
-        y = matmul(g, path, x, last - first, source, "qkv" not in spec.bare)
-        count = (last - first) // dim
+    def project(roles: str) -> Value:
+        path, count = fused.removesuffix("qkv") + roles, len(roles) * heads
+        y = matmul(g, path, x, count * dim, lambda part: spec.source(roles, layer, part), "qkv" not in spec.bare)
         return g.Reshape(y, to=(1, n, count, dim), shape=(1, -1, count, dim), name=f"{path}.reshape")
 
-    turned = g.Rope(project("qk", 0, 2 * width), sight.sin, sight.cos, force_f32=True, name=f"{fused}.rotary")
+    turned = g.Rope(project("qk"), sight.sin, sight.cos, force_f32=True, name=f"{fused}.rotary")
     q, k = (
         g.Slice(
             turned,
@@ -150,6 +152,7 @@ def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) ->
     )
     name = f"{spec.path('block', layer)}fattention"
     mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
-    y = attend(g, name, q, k, project("v", 2 * width, 3 * width), mask)
-    y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
+    y = attend(g, name, q, k, project("v"), mask)
+    if not spec.batched:
+        y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
     return linear(g, spec, "proj", layer, y, width)

@@ -1,4 +1,4 @@
-"""The towers that take rows of patches, and images of any size: those of the Qwen-VL line and of GLM-4V."""
+"""The towers that take rows of patches, and images of any size: those of the Qwen-VL line, GLM-4V and PaddleOCR-VL."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from llmconv.blocks.tower import Beside, Tower
-from llmconv.blocks.vision import grid, patch_rows
+from llmconv.blocks.tower import Beside, Given, Tower
+from llmconv.blocks.vision import grid, patch_rows, picture
 from llmconv.blocks.vision.images import Images, fitting, random, shapes
-from llmconv.blocks.vision.spec import TowerSpec, read
+from llmconv.blocks.vision.spec import Source, TowerSpec, read
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph
 
@@ -20,27 +20,50 @@ if TYPE_CHECKING:
 # (spec, patches [k, row], grids, dynamic) -> inputs of the net by name
 Preprocess = Callable[[TowerSpec, "np.ndarray", Sequence[Sequence[int]], bool], "dict[str, np.ndarray]"]
 
+
+def by_kinds_of_tokens(model: Any, spec: TowerSpec, ids: torch.Tensor, shown: Mapping[str, Any]) -> torch.Tensor:
+    """Positions [3, n] by a class that is told which tokens are of images."""
+    import torch
+
+    marks, grids = (ids == spec.token).int()[None], torch.tensor(shown[PatchTower.net].grids)
+    found, _ = model.get_rope_index(ids[None], mm_token_type_ids=marks, image_grid_thw=grids)
+    return found[:, 0]
+
+
 TABLE = "pos_embed_weight.npy"  # as the public demo calls the learned positions that it interpolates
 
 
 @dataclass(frozen=True)
 class PatchTower(Tower[TowerSpec, Images]):
-    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. prefixes: what names may
-    begin with.
+    """A family's knobs. names: role -> tensor name behind the prefix, {i} a block or merger. newer: what roles are
+    called in another layout, whose names count where the checkpoint has them. prefixes: what names may begin with.
 
-    fields: TowerSpec's field -> (name in vision_config, default). pixels: default of max_pixels. preprocess: what a
-    runtime prepares. norm, gated: see TowerSpec. bias: role of a linear -> False, or the field that says whether it has
-    one. framewise: the class knows no grid of several frames, each is an image to it."""
+    fields: TowerSpec's field -> (name in vision_config, default), or what works it out of config.json; fixed: those
+    with one value in all models. pixels: default of max_pixels. preprocess: what a runtime prepares. norm, gated: see
+    TowerSpec. bias: role of a linear -> False, or the field that says whether it has one. framewise: the class knows no
+    grid of several frames, each is an image to it. raster: its patches come row by row, each a small image [channels,
+    patch, patch]. bounds: fields of config.json with the ids of the tokens before and behind an image, and their
+    defaults, where the class looks for them. places: (transformers' model, the sizes, a prompt [n], what it shows) ->
+    its tokens' positions [3, n] by the class. resize, cut: how the processor makes patches of a picture; text: what
+    stands around an image's placeholders in a prompt."""
 
     names: Mapping[str, str]
     prefixes: tuple[str, ...]
-    fields: Mapping[str, tuple[str, Any]]
+    fields: Mapping[str, Source]
     pixels: tuple[int, int]
     preprocess: Preprocess
     norm: str = "layer"
     gated: bool = False
     bias: Mapping[str, bool | str] = field(default_factory=dict)
     framewise: bool = False
+    raster: bool = False
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    newer: Mapping[str, str] = field(default_factory=dict)
+    bounds: tuple[tuple[str, int], ...] = ()
+    places: Callable[[Any, TowerSpec, torch.Tensor, Mapping[str, Any]], torch.Tensor] = by_kinds_of_tokens
+    resize: picture.Resize = picture.still
+    cut: picture.Cut = grid.patches_of
+    text: tuple[str, str] = ("<|vision_start|>", "<|vision_end|>")
     token: tuple[str, int] = ("image_token_id", 151655)
 
     net = "vit"
@@ -55,15 +78,19 @@ class PatchTower(Tower[TowerSpec, Images]):
         if not found and config.sub("vision_config") is config:
             return None
         width, _, height = options["max_pixels"].partition(",")
+        prefix = (found or self.prefixes)[0]
+        newer = {role: name for role, name in self.newer.items() if f"{prefix}{name}.weight" in tensors}
         return read(
             config,
             self.fields,
             self.bias,
-            prefix=(found or self.prefixes)[0],
-            names=self.names,
+            **self.fixed,
+            prefix=prefix,
+            names={**self.names, **newer},
             norm=self.norm,
             gated=self.gated,
             token=config.int(*self.token, least=0),
+            bounds=tuple(config.int(*one, least=0) for one in self.bounds),
             pixels=(int(width), int(height)) if width else self.pixels,
         )
 
@@ -104,6 +131,13 @@ class PatchTower(Tower[TowerSpec, Images]):
     def prepare(self, spec: TowerSpec, items: Images, dynamic: bool) -> dict[str, np.ndarray]:
         return self.preprocess(spec, items.patches, items.grids, dynamic)
 
+    def present(self, spec: TowerSpec, given: Given) -> tuple[Images, str]:
+        items, (before, behind) = picture.images(spec, given, self.resize, self.cut), self.text
+        return items, before + given.mark * self.count(spec, items) + behind
+
+    def around(self, spec: TowerSpec) -> tuple[int, ...]:
+        return spec.bounds
+
     def each(self, items: Images) -> Iterator[Images]:
         return items.each()
 
@@ -127,6 +161,9 @@ class PatchTower(Tower[TowerSpec, Images]):
         import torch
 
         patches = torch.from_numpy(items.patches).to(dtype)
+        if self.raster:
+            side = model.config.vision_config.patch_size
+            patches = patches.view(len(patches), -1, side, side)
         grids = [(1, *sides) for count, *sides in items.grids for _ in range(count)] if self.framewise else items.grids
         out = model.get_image_features(patches, torch.tensor(grids))
         found = (out.pooler_output, *(getattr(out, "deepstack_features", None) or ()))  # of each image apart
@@ -135,11 +172,7 @@ class PatchTower(Tower[TowerSpec, Images]):
     def reference_positions(self, model: Any, spec: TowerSpec, ids: np.ndarray, shown: Mapping[str, Any]) -> np.ndarray:
         import torch
 
-        given = torch.from_numpy(ids).long()[None]
-        marks = (given == spec.token).int()
-        grids = torch.tensor(shown[self.net].grids)
-        found, _ = model.get_rope_index(given, mm_token_type_ids=marks, image_grid_thw=grids)
-        return found[:, 0].numpy()
+        return self.places(model, spec, torch.from_numpy(ids).long(), shown).numpy()
 
 
 def _masked(spec: TowerSpec, dynamic: bool) -> bool:

@@ -5,6 +5,8 @@ To add a method, add a module with a `read`, and a line to METHODS.
 
 from __future__ import annotations
 
+from typing import NoReturn
+
 from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.plain import Unreadable, load
 from llmconv.checkpoint.quantised import auto_round, awq, compressed_tensors, fp8, gptq
@@ -30,6 +32,8 @@ def read(config: Config) -> Quantisation | None:
     of the whole, compression_config (older compressed-tensors), the file quantize_config.json (older AutoGPTQ).
     """
     for part in (config.language(), config):
+        if isinstance(part.get("quantization"), dict):
+            _no_method(part, "quantization", "in MLX's form")
         for name in ("quantization_config", "compression_config"):
             if isinstance(part.get(name), dict):
                 return _read(Config(part[name], config.file, f"{part.where}{name}."))
@@ -48,10 +52,13 @@ def read(config: Config) -> Quantisation | None:
 def _read(section: Config) -> Quantisation:
     method = section.text("quant_method", "") or ("compressed-tensors" if "config_groups" in section else None)
     if method not in METHODS:
-        where = f"{section.where}quant_method in {section.file}"
-        raise InputError(
-            f"the checkpoint is quantised with {shown(method or 'an unnamed method')} ({where})",
-            f"llmconv knows {', '.join(METHODS)}",
-            "Convert the float checkpoint with -q w4bf16.",
-        )
+        _no_method(section, "quant_method", f"with {shown(method or 'an unnamed method')}")
     return METHODS[method](section)
+
+
+def _no_method(part: Config, field: str, how: str) -> NoReturn:
+    raise InputError(
+        f"the checkpoint is quantised {how} ({part.where}{field} in {part.file})",
+        f"llmconv knows {', '.join(METHODS)}",
+        "Convert the float checkpoint with -q w4bf16.",
+    )

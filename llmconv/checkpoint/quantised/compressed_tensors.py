@@ -60,7 +60,8 @@ def read(section: Config) -> Quantisation:
         found = paths(checkpoint, "weight_packed")
         return {path: linear(checkpoint, path, _of(targets, path, section)) for path in found}
 
-    return Quantisation("compressed-tensors (pack-quantized)", base.bits, base.group, base.symmetric, modules)
+    method = section.text("made_from", "compressed-tensors (pack-quantized)")
+    return Quantisation(method, base.bits, base.group, base.symmetric, modules)
 
 
 def _scheme(section: Config, name: str, group: Mapping[str, Any]) -> Scheme:

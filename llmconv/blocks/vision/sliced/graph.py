@@ -6,7 +6,8 @@ resampler (Resampler). Names of operations are those of the tensors.
 
 from __future__ import annotations
 
-from llmconv.blocks.vision.layers import activate, attend, layer_norm, linear, matmul, patches
+from llmconv.blocks.vision.layers import layer_norm, linear, matmul, patches
+from llmconv.blocks.vision.siglip import attended, block
 from llmconv.blocks.vision.sliced.spec import SliceSpec
 from llmconv.checkpoint import places as positions
 from llmconv.top.graph import Graph, Value
@@ -31,7 +32,7 @@ def graph(name: str, spec: SliceSpec) -> Graph:
     seen = g.input("resampler_attn_mask", (1, 1, spec.queries, n))
     x = _embed(g, spec, x, places)
     for layer in range(spec.depth):
-        x = _block(g, spec, f"{VISION}encoder.layers.{layer}.", x, mask)
+        x = block(g, spec, f"{VISION}encoder.layers.{layer}.", x, mask)
     x = layer_norm(g, f"{VISION}post_layernorm", x, spec.eps)
     return g.output(_resample(g, spec, x, keys, seen))
 
@@ -42,18 +43,6 @@ def _embed(g: Graph, spec: SliceSpec, x: Value, places: Value) -> Value:
     x = patches(g, patch, x, spec.width)
     table = g.weight(f"{position}.weight", (spec.side**2, spec.width), ("tensor", f"{position}.weight"))
     return g.Add(x, g.Gather(table, places, name=position), name=f"{patch}.add")
-
-
-def _block(g: Graph, spec: SliceSpec, path: str, x: Value, mask: Value) -> Value:
-    """x + attention(norm(x)), then that + fc2(act(fc1(norm(that))))."""
-    out, fc1, fc2 = f"{path}self_attn.out_proj", f"{path}mlp.fc1", f"{path}mlp.fc2"
-    y = layer_norm(g, f"{path}layer_norm1", x, spec.eps)
-    q, k, v = (linear(g, f"{path}self_attn.{role}_proj", y, spec.width) for role in "qkv")
-    y = _attend(g, f"{path}fattention", (q, k, v), mask, spec.heads)
-    x = g.Add(x, linear(g, out, y, spec.width), name=f"{out}.add")
-    y = linear(g, fc1, layer_norm(g, f"{path}layer_norm2", x, spec.eps), spec.intermediate)
-    y = linear(g, fc2, activate(g, spec.activation, y, fc1), spec.width)
-    return g.Add(x, y, name=f"{fc2}.add")
 
 
 def _resample(g: Graph, spec: SliceSpec, x: Value, places: Value, mask: Value) -> Value:
@@ -78,16 +67,7 @@ def _resample(g: Graph, spec: SliceSpec, x: Value, places: Value, mask: Value) -
         return matmul(g, f"{attention}{role}_proj", given, size, source)
 
     q, k, v = (project(i, "qkv"[i], given) for i, given in enumerate((queries, keys, values)))
-    y = _attend(g, f"{RESAMPLER}fattention", (q, k, v), mask, spec.looks)
+    y = attended(g, f"{RESAMPLER}fattention", (q, k, v), mask, spec.looks)
     y = layer_norm(g, f"{RESAMPLER}ln_post", linear(g, f"{attention}out_proj", y, size), EPS)
     last = f"{RESAMPLER}proj"
     return g.MatMul(y, g.weight(f"{last}.weight", (size, size), ("tensor", last)), g.none, name=last)
-
-
-def _attend(g: Graph, name: str, given: tuple[Value, Value, Value], mask: Value, heads: int) -> Value:
-    """softmax(q k^T / sqrt(dim) + mask) v of rows q [m, size], k and v [n, size]: [m, size]."""
-    size = given[0].shape[-1]
-    dim = size // heads
-    q, k, v = (g.Reshape(x, to=(1, x.shape[0], heads, dim), name=f"{name}.{role}") for role, x in zip("qkv", given))
-    y = attend(g, name, q, k, v, mask)
-    return g.Reshape(y, to=(q.shape[1], size), name=f"{name}.reshape")

@@ -141,7 +141,7 @@ def read(config: Config, pixels: tuple[int, int] | None) -> SliceSpec:
         width=width,
         heads=part.int("num_attention_heads"),
         intermediate=part.int("intermediate_size"),
-        activation=part.get("hidden_act") or FIELDS["hidden_act"],
+        activation=part.text("hidden_act", FIELDS["hidden_act"]),
         eps=part.float("layer_norm_eps"),
         channels=part.int("num_channels"),
         patch=patch,

@@ -6,11 +6,12 @@ from collections.abc import Container, Iterator, Mapping
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from llmconv.blocks.tower import Tower
+from llmconv.blocks.tower import Given, Tower
 from llmconv.blocks.vision.images import Images
 from llmconv.blocks.vision.sliced import host, reference
 from llmconv.blocks.vision.sliced.graph import graph
 from llmconv.blocks.vision.sliced.spec import SliceSpec, read
+from llmconv.blocks.vision.square import tiling
 from llmconv.checkpoint.config import Config
 from llmconv.top.graph import Graph
 
@@ -75,6 +76,13 @@ class SliceTower(Tower[SliceSpec, Images]):
 
     def prepare(self, spec: SliceSpec, items: Images, dynamic: bool) -> dict[str, np.ndarray]:
         return host.preprocess(spec, items.patches, items.grids, dynamic)
+
+    def present(self, spec: SliceSpec, given: Given) -> tuple[Images, str]:
+        import numpy as np
+
+        parts, how = host.parts(spec, given.values, tiling.resized)
+        items = Images(np.concatenate([rows for rows, _ in parts]), tuple(sides for _, sides in parts))
+        return items, host.placeholders(spec, how, given.mark) + "\n"
 
     def each(self, items: Images) -> Iterator[Images]:
         return items.each()

@@ -3,8 +3,9 @@ projector.
 
 SigLIP (Zhai et al. 2023) has LayerNorms and no more; InternViT a class token and layer scales (Touvron et al. 2021),
 and in the form of 6B parameters RMSNorms, of queries and keys too. InternVL's projector lays merge x merge patches side
-by side ("pixel shuffle", Chen et al. 2024). Conventions are those of transformers' modeling_internvl and
-modeling_janus, OpenGVLab's modeling_intern_vit and modeling_internvl_chat, and DeepSeek's siglip_vit.
+by side ("pixel shuffle", Chen et al. 2024); Gemma 3's takes their mean. Conventions are those of transformers'
+modeling_internvl, modeling_janus, modeling_siglip and modeling_gemma3, OpenGVLab's modeling_intern_vit and
+modeling_internvl_chat, and DeepSeek's siglip_vit.
 
 Hidden states have three axes: the compiler (1.30.2) takes seven times as long for a layer scale over two.
 """
@@ -14,8 +15,6 @@ from __future__ import annotations
 from llmconv.blocks.vision.layers import activate, attend, linear, matmul, norm
 from llmconv.blocks.vision.square.spec import SquareSpec
 from llmconv.top.graph import Graph, Value
-
-PROJECTOR_EPS = 1e-5  # of the projector's LayerNorm, the default of torch's class
 
 
 def graph(name: str, spec: SquareSpec, given: str, batched: bool) -> Graph:
@@ -80,6 +79,7 @@ def _attention(g: Graph, spec: SquareSpec, layer: int, x: Value) -> Value:
 
 def _merge(g: Graph, spec: SquareSpec, x: Value) -> Value:
     """[1, N, merge^2 * width]: the patches of a token side by side, row by row; tokens row by row, or column by column.
+    [1, N, width]: their mean, where they are averaged.
 
     The class token is left out."""
     side, merge, width = spec.rows // spec.merge, spec.merge, spec.width
@@ -89,6 +89,8 @@ def _merge(g: Graph, spec: SquareSpec, x: Value) -> Value:
         x = g.Slice(x, none, none, none, **window, name=f"{name}.patches")
     if merge == 1 and not spec.by_column:
         return x
+    if spec.averaged:
+        return _average(g, spec, x)
     shape = (side, merge, side, merge * width)
     x = g.Reshape(x, to=shape, shape=shape, name=f"{name}.split")
     x = g.Permute(x, order=(2, 0, 1, 3) if spec.by_column else (0, 2, 1, 3), name=f"{name}.shuffle")
@@ -96,10 +98,22 @@ def _merge(g: Graph, spec: SquareSpec, x: Value) -> Value:
     return g.Reshape(x, to=(1, spec.tokens, wide), shape=(1, -1, wide), name=f"{name}.joined")
 
 
+def _average(g: Graph, spec: SquareSpec, x: Value) -> Value:
+    """[1, N, width]: the mean of the patches of a token, tokens row by row; over its rows of patches first."""
+    side, merge, width, name = spec.rows // spec.merge, spec.merge, spec.width, spec.path("project0")
+    for what, tokens, others in (("high", side, spec.rows * width), ("wide", spec.tokens, width)):
+        x = g.Reshape(x, to=(tokens, merge, others), shape=(tokens, merge, others), name=f"{name}.{what}")
+        x = g.Reduce(x, axes=(1,), keepdims=False, mode="ReduceMean", name=f"{name}.{what}.mean")
+    return g.Reshape(x, to=(1, spec.tokens, width), shape=(1, -1, width), name=f"{name}.joined")
+
+
 def _project(g: Graph, spec: SquareSpec, x: Value) -> Value:
-    """Linears with activations between them, behind a norm if there is one."""
+    """Linears with activations between them, or a matrix, behind a norm if there is one."""
     if "merge_norm" in spec.names:
-        x = norm(g, "layer", spec.path("merge_norm"), x, PROJECTOR_EPS)
+        x = norm(g, spec.merge_norm, spec.path("merge_norm"), x, spec.merge_eps)
+    if spec.matrix:
+        path = spec.path("project0")
+        return g.MatMul(x, g.weight(path, (spec.width, spec.out), ("tensor", path)), g.none, name=f"{path}.matmul")
     x = linear(g, spec.path("project0"), x, spec.out)
     for number in range(1, spec.linears):
         x = activate(g, spec.projector, x, spec.path(f"project{number - 1}"))

@@ -9,6 +9,7 @@ from llmconv.blocks.vision import checks
 from llmconv.errors import InputError
 
 FUSED = "qkv"  # the role of a tensor with the rows of queries, keys and values
+PROJECTOR_EPS = 1e-5  # of a projector's LayerNorm, the default of torch's class
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,14 +18,17 @@ class SquareSpec:
 
     names: role -> whole name of a tensor (of a linear or norm without .weight), {i} a block. Queries, keys and values
     are in the role `qkv`, or have the roles q, k and v; project0 and so on are the linears of the projector. Parts that
-    not all towers have: `class`, a token before the patches; scale1 and scale2, the layer scales; merge_norm, a
-    LayerNorm before the projector.
+    not all towers have: `class`, a token before the patches; scale1 and scale2, the layer scales; merge_norm, a norm
+    before the projector.
     depth: blocks that are run; width: of its hidden states; out: of the language model's. side: of an image, and patch,
-    in pixels; merge: a token is merge x merge patches; channels: of a pixel.
+    in pixels; merge: a token is merge x merge patches, side by side, or their mean where they are `averaged`;
+    channels: of a pixel.
     activation, projector: those of the MLPs in blocks and in the projector, which has `linears` linears. norm: "layer"
     or "rms", and eps: of the blocks; qk_eps: of the RMSNorm over all heads of queries, and of keys; None: there is
     none. bias: queries, keys and values have one; last_norm: a LayerNorm follows the last block; by_column: tokens are
-    column by column, not row by row.
+    column by column, not row by row. merge_norm, merge_eps: of the norm before the projector, "layer", "rms" or "rms+1"
+    (llmconv.blocks.vision.layers). matrix: in place of linears, the projector is the one tensor `project0` [width,
+    out].
     token: id of the placeholder; most: squares that an image becomes at most.
     unused: name patterns of tensors that are there and not used.
     """
@@ -43,7 +47,11 @@ class SquareSpec:
     eps: float
     token: int
     merge: int = 1
+    averaged: bool = False
     linears: int = 2
+    matrix: bool = False
+    merge_norm: str = "layer"
+    merge_eps: float = PROJECTOR_EPS
     norm: str = "layer"
     qk_eps: float | None = None
     bias: bool = True

@@ -1,14 +1,42 @@
-"""Pictures cut into tiles, in NumPy, as InternVL's hosts do it: how many, resized as Pillow does it, and normalised."""
+"""Pictures cut into tiles, in NumPy, as hosts do it: how many (InternVL's), resized as Pillow does it, normalised."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     import numpy as np
 
 BITS = 22  # of the fraction of Pillow's fixed-point weights for 8-bit pictures (32 - 8 - 2)
+
+
+def _cubic(x: np.ndarray) -> np.ndarray:
+    """Keys' cubic convolution kernel with a = -0.5 (1981)."""
+    import numpy as np
+
+    a, x = -0.5, np.abs(x)
+    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
+    far = (((x - 5) * x + 8) * x - 4) * a
+    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
+
+
+def _triangle(x: np.ndarray) -> np.ndarray:
+    """The kernel of linear interpolation."""
+    import numpy as np
+
+    return np.maximum(1.0 - np.abs(x), 0.0)
+
+
+class Filter(NamedTuple):
+    """How new pixels are weighted sums of old ones: a kernel, and how far it reaches."""
+
+    kernel: Callable[[np.ndarray], np.ndarray]
+    reach: float
+
+
+BICUBIC, BILINEAR = Filter(_cubic, 2.0), Filter(_triangle, 1.0)
 
 
 def arrangements(least: int, most: int) -> list[tuple[int, int]]:
@@ -28,23 +56,23 @@ def arrangement(width: int, height: int, side: int, least: int, most: int) -> tu
     return best
 
 
-def resized(picture: np.ndarray, width: int, height: int) -> np.ndarray:
+def resized(picture: np.ndarray, width: int, height: int, by: Filter = BICUBIC) -> np.ndarray:
     """uint8 [height, width, channels] of a picture uint8 [h, w, channels]: `Image.resize` of Pillow up to version 12
-    (bicubic), to the bit. Later ones begin with the columns for some sizes, which rounds otherwise.
+    (bicubic, or bilinear), to the bit. Later ones begin with the columns for some sizes, which rounds otherwise.
 
     A pass along the rows, then one along the columns, each rounded to 8 bits. A new pixel is the weighted sum of the
-    old ones around its centre; the cubic (a = -0.5) is stretched when the picture becomes smaller, and the weights are
-    rounded to 22 bits behind the point."""
-    return _along(_along(picture, 1, width), 0, height)
+    old ones around its centre; the kernel is stretched when the picture becomes smaller, and the weights are rounded to
+    22 bits behind the point."""
+    return _along(_along(picture, 1, width, by), 0, height, by)
 
 
-def _along(picture: np.ndarray, axis: int, size: int) -> np.ndarray:
+def _along(picture: np.ndarray, axis: int, size: int, by: Filter) -> np.ndarray:
     """The pass along one axis; none where the size stays."""
     import numpy as np
 
     if picture.shape[axis] == size:
         return picture
-    first, weights = _weights(picture.shape[axis], size)
+    first, weights = _weights(picture.shape[axis], size, by)
     lines = np.moveaxis(picture, axis, 0).astype(np.int32)
     total = np.full((size, *lines.shape[1:]), 1 << (BITS - 1), np.int32)
     for tap in range(weights.shape[1]):
@@ -53,33 +81,23 @@ def _along(picture: np.ndarray, axis: int, size: int) -> np.ndarray:
     return np.moveaxis(np.clip(total >> BITS, 0, 255).astype(np.uint8), 0, axis)
 
 
-def _weights(old: int, new: int) -> tuple[np.ndarray, np.ndarray]:
+def _weights(old: int, new: int, by: Filter) -> tuple[np.ndarray, np.ndarray]:
     """(the first old pixel of every new one [new], the fixed-point weights of it and those behind it [new, taps])."""
     import numpy as np
 
     scale = old / new
     stretch = max(scale, 1.0)
-    reach = 2.0 * stretch
+    reach = by.reach * stretch
     centre = (np.arange(new) + 0.5) * scale
     first = np.maximum((centre - reach + 0.5).astype(np.int64), 0)
     last = np.minimum((centre + reach + 0.5).astype(np.int64), old)
     at = first[:, None] + np.arange(2 * ceil(reach) + 1)
-    weights = _cubic((at - centre[:, None] + 0.5) * (1.0 / stretch)) * (at < last[:, None])
+    weights = by.kernel((at - centre[:, None] + 0.5) * (1.0 / stretch)) * (at < last[:, None])
     total = np.zeros(new)
     for tap in weights.T:  # added up in this order
         total += tap
     fixed = weights / total[:, None] * (1 << BITS)
     return first, np.trunc(fixed + np.where(fixed < 0, -0.5, 0.5)).astype(np.int32)
-
-
-def _cubic(x: np.ndarray) -> np.ndarray:
-    """Keys' cubic convolution kernel with a = -0.5 (1981)."""
-    import numpy as np
-
-    a, x = -0.5, np.abs(x)
-    near = ((a + 2.0) * x - (a + 3.0)) * x * x + 1
-    far = (((x - 5) * x + 8) * x - 4) * a
-    return np.where(x < 1, near, np.where(x < 2, far, 0.0))
 
 
 def cut(picture: np.ndarray, side: int) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from llmconv.blocks.tower import Tower
+from llmconv.blocks.tower import Given, Tower
 from llmconv.blocks.vision.square.graph import graph
 from llmconv.blocks.vision.square.spec import SquareSpec
 from llmconv.checkpoint.config import Config
@@ -39,19 +39,25 @@ def pooled(model: Any, pixels: torch.Tensor) -> torch.Tensor:
 
 @dataclass(frozen=True)
 class SquareTower(Tower[SquareSpec, Squares]):
-    """A family's knobs. read: (config.json, names of the checkpoint's tensors) -> the sizes; raises InputError.
+    """A family's knobs. read: (config.json, names of the checkpoint's tensors) -> the sizes, None for a model without
+    this tower; raises InputError.
 
     given: the name of the net's input; batched: the output is [1, N, H], not [N, H]; called: what a square is, for
     people. told: (sizes, tokens of the longest prefill) -> notes. features: (transformers' model, squares) -> tokens.
+    differs: see `deviations`. pixels: (sizes, a picture) -> its squares [k, channels, side, side]; text: what stands
+    around their placeholders in a prompt.
     """
 
-    read: Callable[[Config, Container[str]], SquareSpec]
+    read: Callable[[Config, Container[str]], SquareSpec | None]
     token: tuple[str, int]
     given: str = "pixel_values"
     batched: bool = True
     called: str = "image"
     told: Callable[[SquareSpec, int], list[str]] = larger
     features: Callable[[Any, torch.Tensor], torch.Tensor] = pooled
+    differs: tuple[str, ...] = ()
+    pixels: Callable[[SquareSpec, Given], np.ndarray] | None = None
+    text: tuple[str, str] = ("", "")
 
     net = "vit"
     title = "Vision tower"
@@ -59,11 +65,14 @@ class SquareTower(Tower[SquareSpec, Squares]):
     one = "an image"
     dynamic = False
 
-    def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> SquareSpec:
+    def spec(self, config: Config, tensors: Container[str], options: Mapping[str, str]) -> SquareSpec | None:
         return self.read(config, tensors)
 
     def notes(self, spec: SquareSpec, options: Mapping[str, str], length: int) -> list[str]:
         return self.told(spec, length)
+
+    def deviations(self, spec: SquareSpec) -> Sequence[str]:
+        return self.differs
 
     def unused(self, spec: SquareSpec) -> Sequence[str]:
         return spec.unused
@@ -81,6 +90,12 @@ class SquareTower(Tower[SquareSpec, Squares]):
             what, why = f"pixels of shape {list(items.pixels.shape)}", f"a launch takes one {self.called} {list(shape)}"
             raise InputError(what, why, f"Launch the net for one {self.called} at a time.")
         return {self.given: items.pixels}
+
+    def present(self, spec: SquareSpec, given: Given) -> tuple[Squares, str] | None:
+        if self.pixels is None:
+            return None
+        items, (before, behind) = Squares(self.pixels(spec, given)), self.text
+        return items, before + given.mark * self.count(spec, items) + behind
 
     def each(self, items: Squares) -> Iterator[Squares]:
         return (Squares(one[None]) for one in items.pixels)

@@ -1,0 +1,1 @@
+"""Several conversions as one graph: job files, and the parts that llmconv.doit shares."""
