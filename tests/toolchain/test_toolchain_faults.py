@@ -70,6 +70,7 @@ def test_whole(compile_with, tmp_path: Path) -> None:
             "net block_0: the compiler died of SIGABRT: the weight file lacks the tensor model.norm.weight",
         ),
         ("kill -KILL $$", "died of SIGKILL: probably out of memory. Run fewer jobs at once"),
+        ("kill -SEGV $$", "crashed, ran again and died of SIGSEGV: its files may be damaged. Run llmconv doctor"),
         ("echo '[Running]: x'; echo 'something broke'; exit 255", "ended with exit code 255: something broke"),
         ("exit 0", "ended well but wrote no .bmodel"),
         ("WHOLE; truncate -s 80 net.bmodel", "wrote 80 of 88 bytes"),
@@ -89,6 +90,18 @@ def test_failure(compile_with, tmp_path: Path, script: str, words: str) -> None:
     assert "\n" not in text and text.startswith("net block_0: ")
     assert caught.value.log == tmp_path / "logs/block_0.log" and caught.value.log.exists()
     assert (tmp_path / "out/block_0.bmodel").read_text() == "of an earlier build", "a failure never touches the output"
+
+
+@pytest.mark.parametrize("how, runs", [("SEGV", 2), ("BUS", 2), ("ABRT", 1), ("KILL", 1)])
+def test_a_compiler_that_crashes_runs_once_more(compile_with, tmp_path: Path, how: str, runs: int) -> None:
+    script = f"echo run >> runs; if [ $(wc -l < runs) = 1 ]; then head -c 80 /dev/zero > net.bmodel; kill -{how} $$; fi; WHOLE"
+    if runs == 1:
+        with pytest.raises(ToolError, match=f"the compiler died of SIG{how}"):
+            compile_with(script)
+    else:
+        compile_with(script)
+        assert (tmp_path / "out/block_0.bmodel").stat().st_size == 88
+    assert (tmp_path / "scratch/runs").read_text().split() == ["run"] * runs
 
 
 def test_an_earlier_runs_files_do_not_pass_for_this_ones(compile_with, tmp_path: Path) -> None:
