@@ -20,18 +20,19 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     for net in plan.nets:
         weights = net.text(plain if plan.job.no_stamp else with_form)
         files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): weights}
+        digests = [hashlib.sha256(text.encode()).hexdigest() for text in files.values()]
         yield task(
             net.name,
             "llmconv.tasks.actions:write_text",
             {"files": files},
             basename="export",
             targets=list(files),
-            key={"text": hashlib.sha256("\0".join(files.values()).encode()).hexdigest()},
+            key={"texts": digests},
             need=Need(memory=0, seconds=0.01),
             cacheable=False,
             local=True,
             like="export",
-            foretold=list(files.values()),
+            foretold=digests,
             doc=f"MLIR of {net.name}",
         )
 

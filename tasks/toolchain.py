@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterator
 
 from llmconv.engine import Need
@@ -21,7 +22,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         targets=[layout.toolchain],
         key={"version": VERSION, "digest": found.digest if found else None},
         cacheable=False,
-        foretold=[found.record] if found else [],
+        foretold=[hashlib.sha256(found.record.encode()).hexdigest()] if found else [],
         # a download at 10 MB/s, and the unpacking
         need=Need(seconds=0.5 if found else 60.0),
         doc=f"tpu_mlir {VERSION}: find or fetch the compiler",

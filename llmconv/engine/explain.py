@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -27,16 +26,16 @@ class Item:
     """What a run would do with one task.
 
     action: "unchanged", "cached" (taken from the action cache), "run", or "maybe": it runs unless the tasks before it
-    turn out to write what they wrote before. reason: why it is not unchanged, one line. changes: of its key. fields:
-    the key's document, None where it depends on what is not built yet. need: with the memory that would be reserved and
-    the expected seconds. row: what was built last, or None.
+    turn out to write what they wrote before. reason: why it is not unchanged, one line. changes: of its key.
+    document: the key's, as JSON, None where it depends on what is not built yet. need: with the memory that would be
+    reserved and the expected seconds. row: what was built last, or None.
     """
 
     name: str
     action: str
     reason: str
     changes: tuple[Change, ...]
-    fields: dict[str, Any] | None
+    document: str | None
     need: Need
     row: Row | None
 
@@ -126,7 +125,7 @@ class Explainer:
             self._produced(action, list(entry.digests), list(map(entry.output, range(len(entry.digests)))))
             return self._item(node, "cached", reason, text, row)
         if action.foretold:
-            self._produced(action, [hashlib.sha256(text.encode()).hexdigest() for text in action.foretold])
+            self._produced(action, list(action.foretold))
         else:
             self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)
@@ -152,10 +151,9 @@ class Explainer:
             self._inputs.produced(path, digest, place=places[position] if places else None)
 
     def _item(self, node: Node, action: str, reason: str, text: str | None, row: Row | None) -> Item:
-        fields = json.loads(text) if text else None
-        changes = keys.differences(row.fields, fields) if row and fields and action != "unchanged" else []
+        changes = keys.differences(row.fields, json.loads(text)) if row and text and action != "unchanged" else []
         need = node.action.need if node.action else Need(0, 0)
         if row and node.action:
             memory = scheduler.expected_memory(need.memory, row.peak_rss, row.estimate)
             need = replace(need, memory=memory, seconds=row.seconds)
-        return Item(node.name, action, reason, tuple(changes), fields, need, row)
+        return Item(node.name, action, reason, tuple(changes), text, need, row)

@@ -120,8 +120,8 @@ class Fields(TypedDict, total=False):
     local       the call runs in a thread of the main process: for very cheap pure Python only
     phase       what is shown as going on while it runs (default: its basename)
     like        tasks with the same word are expected to take as long as each other
-    foretold    the text of every target, where that is known before it is written: what depends on it can then be
-                planned
+    foretold    the sha256 (hex) of every target, where that is known before it is written: what depends on it can then
+                be planned
     """
 
     targets: Sequence[str | Path]

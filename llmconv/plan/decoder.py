@@ -133,6 +133,7 @@ class Blocks:
         self.job, self.spec = job, spec
         self._firsts: dict[tuple, Net] = {}
         self._packed: dict[int, list[str]] = {}
+        self._likes: dict[int, tuple] = {}
         for layer in range(spec.layers) if spec.stored else ():
             scope = self._scope(layer)
             packed = sorted(f"{path} {one}" for path, one in spec.stored.items() if path.startswith(scope))
@@ -144,7 +145,9 @@ class Blocks:
         halved = self.job.num_core > 1 and quantised
         step = replace(step, split=self.job.splits, half=self.job.half, halved=halved)
         build = partial(decoder.block, name, spec, layer, step, self.job.lora_max_rank)
-        key = (kind, step, *flags.items(), *self._like(layer))
+        if layer not in self._likes:
+            self._likes[layer] = self._like(layer)
+        key = (kind, step, *flags.items(), *self._likes[layer])
         if first := self._firsts.get(key):
             return first.of_layer(name, layer, self._scope(layer), build)
         self._firsts[key] = made = self._first(name, kind, layer, step, build(), flags)

@@ -72,6 +72,7 @@ def changes(asked: Job, limit: int, made: Plan) -> Iterator[Change]:
     fixed = lasting_bytes(made.nets)
     lower = {"quantize": f"w4{made.job.half}"} if made.job.weight_bits > 4 and not made.spec.packed else {}
     quantised = _tried(asked, lower, read) if lower else None
+    lightest = lasting_bytes(quantised.nets) if quantised else fixed
     helps = fixed <= devices * limit  # a length: of the rest, the fullest device has an equal share at the least
     longest = largest_seq(asked, limit, read) if helps else None
     shorter = longest or asked.max_input_length  # prompts that are as long as the sequence become shorter with it
@@ -81,7 +82,7 @@ def changes(asked: Job, limit: int, made: Plan) -> Iterator[Change]:
         yield Change(f"-q {lower['quantize']}", quantised)
     if longest:
         yield Change(f"-s {longest.job.seq_length}", longest)
-    elif lower and (found := largest_seq(asked.forced(lower), limit, read)):
+    elif lightest <= devices * limit and lower and (found := largest_seq(asked.forced(lower), limit, read)):
         yield Change(f"-q {lower['quantize']} -s {found.job.seq_length}", found)
     if more := _devices(asked, limit, fixed, read):
         yield more

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from math import prod
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from llmconv.blocks.mixer import Ports, State
 from llmconv.blocks.tower import Fitted
@@ -23,8 +23,7 @@ WEIGHT_FILE = "weights.npz"  # as the MLIR calls it
 NO_PORTS = Ports()
 
 
-@dataclass(frozen=True)
-class IO:
+class IO(NamedTuple):
     """A tensor of a net's public contract with the runtimes: name, shape, dtype (bf16, f16, f32, i32)."""
 
     name: str

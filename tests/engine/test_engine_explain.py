@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from dataclasses import replace
 
 import pytest
@@ -39,14 +41,14 @@ def test_why_names_the_fields_before_and_after(shop):
     assert item.action == "run" and item.reason == "flags.group: 32 -> 64"
     assert item.changes == (("flags.group", 32, 64),)
     same = engine.why(tasks(shop), "a", shop.options)
-    assert same.action == "unchanged" and same.fields["key"]["flags"]["mode"] == "W4BF16"
+    assert same.action == "unchanged" and json.loads(same.document)["key"]["flags"]["mode"] == "W4BF16"
     assert same.row.values == {"size": 1} and same.changes == ()
 
 
 def test_why_of_an_input_that_is_not_built(shop):
     shop.run(tasks(shop))
     item = engine.why(tasks(shop, "A"), "c", shop.options)
-    assert (item.action, item.reason, item.fields) == ("maybe", "depends on a", None)
+    assert (item.action, item.reason, item.document) == ("maybe", "depends on a", None)
 
 
 def test_why_of_a_group(shop):
@@ -122,7 +124,7 @@ def test_closed_output_does_not_end_the_build(shop):
 def test_what_is_foretold_lets_the_plan_look_further(shop):
     def made() -> list[dict]:
         return [
-            shop.task("a", text="known", cacheable=False, foretold=["known"]),
+            shop.task("a", text="known", cacheable=False, foretold=[hashlib.sha256(b"known").hexdigest()]),
             shop.task("b", "join", deps=("a",), key={"v": 1}),
         ]
 
