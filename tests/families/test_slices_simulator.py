@@ -27,7 +27,7 @@ ODD = {
 CHIPS = ("bm1684x", "bm1688", "cv186x")
 OPTIONS = (
     {"dynamic": 1},
-    {"use_block_with_kv": 1, "max_input_length": 96},
+    {"use_block_with_kv": 1, "seq": 192, "max_input_length": 96},
     {"use_history_kv": 1, "chunk_length": 96, "seq": 192},
     {"share_prompt": 1, "max_input_length": 96},
     {"chunk_length": 64},
