@@ -15,7 +15,7 @@ from .shapes import single
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    found = find(keep=False)  # building a graph writes nothing
+    found = find(keep=False)  # building a graph makes nothing
     yield single(
         "toolchain",
         "llmconv.tasks.actions:fetch_toolchain",

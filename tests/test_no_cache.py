@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -72,6 +73,10 @@ def test_a_look_remembers_no_digest(compiler, tmp_path):
     env = {"TPUC_ROOT": str(compiler.root)}
     found = find(tmp_path / "cache", env, keep=False)
     assert found and found.digest == compiler.digest and not (tmp_path / "cache").exists()
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "toolchain-digests.json").write_text(json.dumps({str(compiler.root): {"stat": "older"}}))
+    find(tmp_path / "cache", env, keep=False)
+    assert digests.recall(compiler.root, tmp_path / "cache") == compiler.digest, "but one that is out of date is renewed"
     kept = Kept(tmp_path / "own", tmp_path / "shared")
     assert kept.digest(compiler.root) == ""
     digests.remember(compiler.root, tmp_path / "shared")

@@ -67,6 +67,11 @@ def recall(root: Path, cache: Path) -> str:
     return ""
 
 
+def known(root: Path, cache: Path) -> bool:
+    """Whether a digest is remembered, of this state of the files or of another."""
+    return str(root) in _read(cache)
+
+
 def remember(root: Path, cache: Path) -> str:
     """Hash the files of `root` and keep the result. A cache that cannot be written costs the next run the same
     hashing.

@@ -51,7 +51,10 @@ class Kept:
         return digests.recall(root, self.own) or digests.recall(root, self.shared)
 
     def remember(self, root: Path) -> str:
-        return digests.remember(root, self.own) if self.keep else digests.hashed(root)
+        """The digest, hashed anew. What is remembered already is renewed by a mere look too, because a task that is up
+        to date renews nothing, and every command would hash again."""
+        renewed = self.keep or digests.known(root, self.own)
+        return digests.remember(root, self.own) if renewed else digests.hashed(root)
 
     def shadow(self, root: Path) -> Path | None:
         """A view of an install without its glibc."""
@@ -86,8 +89,8 @@ def places(cache: Path, env: Mapping[str, str]) -> tuple[Path, ...]:
 def find(cache: Path | None = None, env: Mapping[str, str] | None = None, keep: bool = True) -> Toolchain | None:
     """The compiler to use, or None when it has to be fetched.
 
-    keep: remember its digest in the cache, and make a view of it there where it needs one. False writes nothing, and
-    gives None for a compiler that needs a view that is not there yet.
+    keep: remember its digest in the cache, and make a view of it there where it needs one. False only renews a digest
+    that is remembered there, and gives None for a compiler that needs a view that is not there yet.
 
     Order: $TPUC_ROOT (a wrong one is an InputError: the user named it), a tpu_mlir package of this Python (not
     imported), the cache, those below it. An install that still holds the bundled glibc is used through a private shadow
