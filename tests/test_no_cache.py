@@ -70,13 +70,15 @@ def test_where_things_are_kept(tmp_path):
 
 
 def test_a_look_remembers_no_digest(compiler, tmp_path):
-    env = {"TPUC_ROOT": str(compiler.root)}
+    env = {"TPUC_ROOT": str(compiler.root), "LLMCONV_CACHE": str(tmp_path / "cache")}
     found = find(tmp_path / "cache", env, keep=False)
     assert found and found.digest == compiler.digest and not (tmp_path / "cache").exists()
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "toolchain-digests.json").write_text(json.dumps({str(compiler.root): {"stat": "older"}}))
     find(tmp_path / "cache", env, keep=False)
-    assert digests.recall(compiler.root, tmp_path / "cache") == compiler.digest, "but one that is out of date is renewed"
+    assert digests.recall(compiler.root, tmp_path / "cache") == compiler.digest, (
+        "but one that is out of date is renewed"
+    )
     kept = Kept(tmp_path / "own", tmp_path / "shared")
     assert kept.digest(compiler.root) == ""
     digests.remember(compiler.root, tmp_path / "shared")
