@@ -106,7 +106,7 @@ def main() -> None:
         options = [f"model={model}", f"seq={args.seq}", f"quantize={args.quantize}", f"out={out}"]
         commands = {
             "llmconv plan": lambda tree: [
-                "llmconv.cli.main",
+                "llmconv.cli.main" if (tree / "llmconv" / "cli").is_dir() else "llmconv.cli",  # it was a module once
                 "plan",
                 "-m",
                 str(model),

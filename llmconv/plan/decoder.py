@@ -139,11 +139,16 @@ class Blocks:
             packed = sorted(f"{path} {one}" for path, one in spec.stored.items() if path.startswith(scope))
             self._packed[layer] = [text.replace(scope, "") for text in packed]
 
+    def step(self, length: int, history: int, **more: Any) -> Step:
+        """How a net of the job is run; more: fields of Step."""
+        job = self.job
+        return Step(length, job.seq_length, history, split=job.splits, half=job.half, **more)
+
     def net(self, name: str, kind: str, layer: int, step: Step, **flags: Any) -> Net:
         """The net of a layer; flags: CompileFlags of its own."""
         spec, quantised = self._of(layer), self.job.weight_bits < 16 and not self._whole(layer)
-        halved = self.job.num_core > 1 and quantised
-        step = replace(step, split=self.job.splits, half=self.job.half, halved=halved)
+        if self.job.num_core > 1 and quantised:
+            step = replace(step, halved=True)
         build = partial(decoder.block, name, spec, layer, step, self.job.lora_max_rank)
         if layer not in self._likes:
             self._likes[layer] = self._like(layer)
@@ -210,7 +215,7 @@ def _prefill(blocks: Blocks, layer: int) -> Iterator[Net]:
     job = blocks.job
 
     def net(kind: str, length: int, history: int = 0, tile: int = 0) -> Net:
-        step = Step(length, job.seq_length, history, mask_tile=tile, dynamic=job.dynamic)
+        step = blocks.step(length, history, mask_tile=tile, dynamic=job.dynamic)
         return blocks.net(f"{kind}_{layer}", kind, layer, step, dynamic=job.dynamic)
 
     tile = _tile(job, blocks.spec, layer)
@@ -239,7 +244,7 @@ def _decode(blocks: Blocks, layer: int, stage: int, history: int, staged: bool) 
     """A decode net. Stages of one layer carry one name in the .bmodel, and use the addresses that stage 0 was given."""
     name, job = f"block_cache_{layer}", blocks.job
     tile = _tile(job, blocks.spec, layer)
-    step = Step(1, job.seq_length, history, decode=True, batch=job.batch, mask_tile=tile)
+    step = blocks.step(1, history, decode=True, batch=job.batch, mask_tile=tile)
     assign = ""
     if staged:
         assign = f"{'use' if stage else 'save'}_io_alone_config={IO_CONFIG}"
