@@ -29,7 +29,7 @@ OPTIONS = (
     {"dynamic": 1},
     {"use_block_with_kv": 1, "seq": 192, "max_input_length": 96},
     {"use_history_kv": 1, "chunk_length": 96, "seq": 192},
-    {"share_prompt": 1, "max_input_length": 96},
+    {"share_prompt": 1, "seq": 192, "max_input_length": 96},
     {"chunk_length": 64},
     {"batch": 2},
     {"embedding_disk": 1, "do_sample": 1},
