@@ -27,6 +27,7 @@ EFFECTS = {
     "q_group_size": "scales and zero points of the blocks' linear layers",
     "symmetric": "the same (w4 and w8 alone); zero points become 8 or 128",
     "keep_half": "these linear layers are in half precision in `block_i` and `block_cache_i`; the others of their nets are quantised by llmconv",
+    "quantize_head": "coefficients of `lm_head`; a tied model then has them beside the table",
     "chip": "the program of every net",
     "num_device": "pp (3 or more): `..._dev<k>.bmodel` files with runs of layers, and `..._combine.json`; tp (bm1684x): a part per device of every `block`, the final norm in `lm_head`",
     "distribute_strategy": "which of the two; tp needs Llama's form of layer with down projections of more than 4,194,304 weights",

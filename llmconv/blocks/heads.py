@@ -41,12 +41,12 @@ def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
     return g.output(g.Add(states, y, name=f"{name}.lora_add"))
 
 
-def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> Graph:
+def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False, linear: bool = False) -> Graph:
     """hidden_states [1, H] -> if `greedy` token_id [1, 1], the index of the largest logit, else the logits [1, V].
 
     norm: begin with the final norm, which is in the last block otherwise. dtype: as in `embedding`. The table is the
     left operand so that the compiler stores it as it stores the embedding's: tied models then share it. A head that the
-    checkpoint holds quantised is a linear layer like others.
+    checkpoint holds quantised, or that is to be (linear), is a linear layer like others: its weight is [H, V].
     """
     g = Graph("lm_head", platform=spec.platform)
     path = spec.path("head")
@@ -55,6 +55,9 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> 
     source = ("tensor", f"{spec.path('embedding' if spec.tied else 'head')}.weight")
     if weight := packed(spec, source, spec.vocab):
         logits = matmul(g, path, weight, (spec.hidden, spec.vocab), x, g.none)
+    elif linear:
+        weight = g.weight(f"{path}.weight", (spec.hidden, spec.vocab), ("transpose", floats(spec, source)), dtype)
+        logits = g.MatMul(x, weight, g.none, name=path)
     else:
         table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), floats(spec, source), dtype)
         logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)

@@ -112,10 +112,14 @@ def _lora(job: Job, graph: Graph) -> Net:
 
 def _lm_head(job: Job, spec: Spec) -> Net:
     greedy = not has_sampling_heads(job)
-    graph = heads.lm_head(spec, _table_dtype(job), greedy, norm=job.splits)
+    quantised = job.head_bits < 16
+    graph = heads.lm_head(spec, "f32" if quantised else _table_dtype(job), greedy, job.splits, quantised)
     # the compiler marks a trailing cast to float32 in the tensor's name
     out = ("token_id", "i32") if greedy else (f"{spec.path('head')}.reshape_f32", "f32")
     flags = flags_for(job, job.half, quant_output=False)
+    if quantised:  # as codes of ours, like a block that keeps some linears: the same on all chips
+        mode = f"w{job.head_bits}{job.half}".upper()
+        flags = replace(flags, mode=mode, q_group_size=job.head_group, q_symmetric=job.symmetric, coded=True)
     return Net("lm_head", "lm_head", None, flags, *ios(graph, job.half, [out]), lambda: graph)
 
 
@@ -198,7 +202,8 @@ class Blocks:
         if self._whole(layer):
             return job.half, more
         if not spec.packed:
-            more |= {"q_group_size": job.q_group_size, "q_symmetric": job.symmetric and job.weight_bits < 16}
+            grouped = job.weight_bits < 16
+            more |= {"q_group_size": job.q_group_size if grouped else 0, "q_symmetric": job.symmetric and grouped}
         elif job.splits:  # only what the flags know is split
             more |= {"q_group_size": spec.group}
         else:  # what is quantised already says so itself

@@ -22,6 +22,7 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
+from llmconv.plan.head import check_head, head_notes
 from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.kept import with_kept
 from llmconv.plan.net import Net
@@ -118,10 +119,12 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     notes += position_notes(job, family.language(config, checkpoint.tensors).config(config), spec)
     notes += demo_notes(job, family)
     check_groups(job, spec)
+    check_head(job, spec)
     check_devices(job, spec)
     for mixer in spec.mixers:
         mixer.check(job.num_core)
     nets = tuple(decoder_nets(job, spec))
+    notes += head_notes(job, spec, nets)
     fitted = towers.towers_of(job, family, config, checkpoint, spec)
     notes += towers.notes(job, fitted)
     nets = (*towers.tower_nets(job, spec, fitted), *nets)

@@ -84,7 +84,12 @@ def resolve(
 
 def _resolve_float(job: Job) -> Job:
     quantize = "bf16" if job.quantize == "auto" else job.quantize
-    return replace(job, quantize=quantize, q_group_size=job.q_group_size if quantize.startswith("w") else 0)
+    return _grouped(replace(job, quantize=quantize))
+
+
+def _grouped(job: Job) -> Job:
+    """The job without groups where neither layers nor head have any."""
+    return replace(job, q_group_size=job.q_group_size if min(job.weight_bits, job.head_bits) < 16 else 0)
 
 
 def half_notes(asked: str, job: Job, checkpoint: Checkpoint) -> list[str]:
@@ -118,9 +123,7 @@ def _resolve_quantised(job: Job, half: str, found: Quantisation) -> tuple[Job, l
             if job.weight_bits < 16
             else f"dequantised to {job.half}"
         )
-        return replace(job, q_group_size=job.q_group_size if job.weight_bits < 16 else 0), [
-            f"{words}: its weights are {again}"
-        ]
+        return _grouped(job), [f"{words}: its weights are {again}"]
     if job.q_group_size not in (BY_NAME["q_group_size"].default, found.group):
         raise InputError(
             f"q_group_size {job.q_group_size} with quantize {job.quantize}",

@@ -43,6 +43,11 @@ def _head(found: Overview) -> Iterator[str]:
 
 
 def _quantisation(found: Overview) -> str:
+    head = found.options["quantize_head"]
+    return f"{_layers(found)}{f'; lm_head in {head[1:]} bits' if head.startswith('w') else ''}"
+
+
+def _layers(found: Overview) -> str:
     options = found.options
     how = options["quantize"]
     half, bits = ("bf16" if "bf16" in how else "f16"), how[1:2]

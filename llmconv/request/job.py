@@ -34,6 +34,7 @@ class Job:
     q_group_size: int = 64
     symmetric: bool = False
     keep_half: str = ""
+    quantize_head: str = "half"
     chip: str = "bm1684x"
     num_device: int = 1
     distribute_strategy: str = "tp"
@@ -252,6 +253,16 @@ class Job:
     @property
     def weight_bits(self) -> int:
         return {"w4": 4, "w8": 8}.get(self.quantize[:2], 16)
+
+    @property
+    def head_bits(self) -> int:
+        """Bits of a weight of lm_head that llmconv quantises; 16 for one that it does not."""
+        return {"w4": 4, "w8": 8}.get(self.quantize_head, 16)
+
+    @property
+    def head_group(self) -> int:
+        """Weights of lm_head per scale; a checkpoint may have quantised its layers without groups."""
+        return self.q_group_size or 64
 
 
 def _check_path(name: str, path: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, cast
 
 from llmconv.checkpoint import recipe
@@ -24,7 +24,7 @@ class Precision:
     """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint). bits: 4 or 8 with `group` inputs per
     scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there). coded:
     layers of which a linear whose outputs are no multiple of WIDTH stays in half precision. kept: tensors of linears
-    that do in any case. head: the head is quantised as they are (no conversion does that of a float checkpoint).
+    that do in any case. head: bits of the head, with the same groups.
     """
 
     dtype: str = "f32"
@@ -34,34 +34,35 @@ class Precision:
     scales: str = "f32"
     coded: frozenset[int | None] = frozenset()
     kept: frozenset[str] = frozenset()
-    head: bool = False
+    head: int = 16
 
     @classmethod
     def of(cls, plan: Plan) -> Precision:
         """The chip's precision. Weights that the checkpoint has quantised are dequantised and rounded."""
         job = plan.job
-        return (
-            cls(job.half, scales=job.half)
-            if plan.spec.packed
-            else cls(
-                job.half,
-                job.weight_bits,
-                job.q_group_size,
-                job.symmetric,
-                coded=frozenset(net.layer for net in plan.nets if net.flags.coded),
-                kept=frozenset(_kept(plan)),
-            )
+        head = cls(job.half, group=job.head_group, symmetric=job.symmetric, head=job.head_bits)
+        if plan.spec.packed:
+            return replace(head, scales=job.half)
+        return replace(
+            head,
+            bits=job.weight_bits,
+            coded=frozenset(net.layer for net in plan.nets if net.flags.coded),
+            kept=frozenset(_kept(plan)),
         )
 
     def of_linear(self, weight: np.ndarray, layer: int | None = None) -> np.ndarray:
         """What the weight [N, K] of a linear of block `layer` becomes: where there are 4 or 8 bits,
         (code - zero point) * scale of each group.
         """
-        if self.bits == 16 or (layer in self.coded and len(weight) % WIDTH):
+        kept = layer in self.coded and len(weight) % WIDTH
+        return self._rounded(weight, 16 if kept else self.bits)
+
+    def _rounded(self, weight: np.ndarray, bits: int) -> np.ndarray:
+        if bits == 16:
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 
-        scheme = Scheme(self.bits, self.group, self.symmetric, self.dtype)
+        scheme = Scheme(bits, self.group, self.symmetric, self.dtype)
         return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
 
     def of_parameter(self, source: tuple, tensors: Checkpoint, layer: int | None = None) -> np.ndarray:
@@ -84,7 +85,7 @@ class Precision:
 
     def of_head(self, rows: np.ndarray) -> np.ndarray:
         """The chip's values of rows of the head [N, K]."""
-        return self.of_linear(rows) if self.head else self.of_other(rows)
+        return self._rounded(rows, self.head)
 
     def of_other(self, values: np.ndarray) -> np.ndarray:
         """The chip's values of any other weight."""
