@@ -19,6 +19,7 @@ import tiny_tokenizer
 from checkpoints import edit_tensors, make
 from family_checkpoints import make as make_family
 from schemas import check
+from vision_checkpoints import make as make_seeing
 
 from llmconv import words
 from llmconv.cli.main import main
@@ -80,12 +81,14 @@ def quantised(w: np.ndarray, bits: int, group: int, symmetric: bool) -> np.ndarr
     return rounded((np.clip(nearest + zero, 0, top) - zero) * rounded(scale)).reshape(w.shape)
 
 
-def theirs(model: Path, change=None, tokens=WISH.tokens, length=WISH.window) -> tuple[float, np.ndarray]:
+def theirs(
+    model: Path, change=None, tokens=WISH.tokens, length=WISH.window, kind="AutoModelForCausalLM"
+) -> tuple[float, np.ndarray]:
     """Perplexity and likeliest tokens of the same windows by transformers' whole class. change(name, values): weights."""
     import torch
-    from transformers import AutoModelForCausalLM
+    import transformers
 
-    whole = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
+    whole = getattr(transformers, kind).from_pretrained(model, dtype=torch.float32, attn_implementation="eager").eval()
     with torch.inference_mode():
         for name, value in whole.named_parameters():
             if change:
@@ -111,6 +114,13 @@ CHANGES = {
         quantised(w, 4, 64, False) if "_proj.weight" in name or name == "lm_head.weight" else rounded(w)
     ),
 }
+
+
+def test_of_a_model_that_sees_the_text_counts(tmp_path):
+    model = tiny_tokenizer.write(make_seeing(tmp_path, "qwen2_vl"))
+    found = quality.measure(job(model, tmp_path / "out"), Wish(tokens=60, window=32))
+    right, _ = theirs(model, None, 60, 32, "AutoModelForImageTextToText")
+    assert found.variants[0].name == "original" and found.variants[0].perplexity == pytest.approx(right, rel=2e-4)
 
 
 @pytest.mark.parametrize("name", CHANGES)
