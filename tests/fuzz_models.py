@@ -26,7 +26,7 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     **{
         name: lambda place, name=name: family_checkpoints.make(place, name)
         for name in (
-            "granite", "minicpm", "phi3_longrope", "glm", "chatglm", "gemma3_text", "smollm3", "ernie4_5", "qwen2_moe",
+            "granite", "minicpm", "phi3_longrope", "glm", "glm4", "chatglm", "gemma3_text", "smollm3", "ernie4_5", "qwen2_moe",
             "lfm2",
         )
     },

@@ -5,16 +5,15 @@ for every token, and a vision tower whose learned positions the runtime interpol
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from llmconv.blocks.decoder import Decoder
 from llmconv.blocks.layers import alike, chunked, three_axes
-from llmconv.blocks.spec import NEIGHBOURS, renamed
 from llmconv.blocks.vision import grid
 from llmconv.blocks.vision.spec import TowerSpec
 from llmconv.blocks.vision.tower import PatchTower
 from llmconv.checkpoint.config import Config
-from llmconv.families import qwen2_vl
+from llmconv.families import glm4, qwen2_vl
 from llmconv.families.family import STATIC_DEMO, Family
 from llmconv.families.oracle import Oracle
 
@@ -113,16 +112,14 @@ def nested(config: Config) -> dict[str, Any]:
 
 family = Family(
     model_types=("glm4v",),
-    decoder=Decoder(
-        names=renamed(gate=None, up=None, attention_norm="post_self_attn_layernorm", mlp_out_norm="post_mlp_layernorm"),
-        fused={"mlp.gate_up_proj": ("gate", "up")},
+    decoder=replace(
+        glm4.DECODER,
         prefixes=qwen2_vl.PREFIXES[::-1],
         section="text_config",
         defaults=TEXT,
         requires={"attention_bias": True},  # the class has one whatever the field says
         kinds=three_axes(alike, chunked, (8, 12, 12)),
         attention_bias=True,
-        rope_mode=NEIGHBOURS,
     ),
     towers=(
         PatchTower(

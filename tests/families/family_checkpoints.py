@@ -152,6 +152,26 @@ CONFIGS: dict[str, dict[str, Any]] = {
         "partial_rotary_factor": 0.5,
         "rms_norm_eps": 1e-5,
     },
+    "glm4": BASE
+    | {
+        "model_type": "glm4",
+        "head_dim": 64,
+        "rope_theta": 10000.0,
+        "attention_bias": True,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-5,
+    },
+    # as the 32B, without biases, and heads whose sizes do not add up to the hidden size
+    "glm4_plain": BASE
+    | {
+        "model_type": "glm4",
+        "head_dim": 32,
+        "rope_theta": 10000.0,
+        "attention_bias": False,
+        "partial_rotary_factor": 0.5,
+        "rms_norm_eps": 1e-5,
+        "tie_word_embeddings": True,
+    },
     "chatglm": {
         "model_type": "chatglm",
         "add_qkv_bias": True,

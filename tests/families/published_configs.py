@@ -37,6 +37,7 @@ GEMMA: dict[str, Any] = {
     "hidden_activation": "gelu_pytorch_tanh",
     "hidden_act": None,
 }
+GLM0414 = {"partial_rotary_factor": 0.5, "head_dim": 128, "rms_norm_eps": 1e-05, "rope_theta": 10000.0}
 GLM = {
     "attention_bias": True,
     "partial_rotary_factor": 0.5,

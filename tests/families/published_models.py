@@ -11,7 +11,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from published_configs import EIGHT, GEMMA, GLM, GRANITE, LONG, PHI, SIX, chatglm, decoder, draft, lfm2, moe, routed
+from published_configs import (
+    EIGHT,
+    GEMMA,
+    GLM,
+    GLM0414,
+    GRANITE,
+    LONG,
+    PHI,
+    SIX,
+    chatglm,
+    decoder,
+    draft,
+    lfm2,
+    moe,
+    routed,
+)
 from published_towers import (
     BASE,
     DYNAMIC,
@@ -133,6 +148,8 @@ MODELS = (
     Published("google/medgemma-4b-it", gemma3(2560, 10240, 34), 4300079472),
     Published("google/medgemma-27b-it", gemma3(5376, 21504, 62, **GEMMA27), 27432406640),
     Published("THUDM/glm-4-9b-chat-hf", decoder("glm", 4096, 13696, 40, 32, 2, 151552, **GLM), 9399951360),
+    Published("zai-org/GLM-4-9B-0414", decoder("glm4", 4096, 13696, 40, 32, 2, 151552, **GLM0414, attention_bias=True), 9400279040, COUNTED),
+    Published("zai-org/GLM-4-32B-0414", decoder("glm4", 6144, 23040, 61, 48, 8, 151552, **GLM0414, attention_bias=False), 33141749760, COUNTED),
     Published("allenai/OLMo-2-0425-1B", decoder("olmo2", 2048, 8192, 16, 16, 16, 100352, rope_theta=500000), 1484916736),
     Published("allenai/OLMo-2-1124-7B", decoder("olmo2", 4096, 11008, 32, 32, 32, 100352, rope_theta=500000), 7298617344),
     Published("allenai/OLMo-2-1124-13B", decoder("olmo2", 5120, 13824, 40, 40, 40, 100352, rope_theta=500000), 13716198400),

@@ -98,6 +98,7 @@ def test_embedding_and_head_equal_the_class(name, family_checkpoint):
         "phi3",
         "mistral",
         "glm",
+        "glm4",
         "gemma3_text",
         "olmo2",
         "smollm3",
@@ -134,6 +135,7 @@ def test_every_tensor_is_needed_and_used(family_checkpoint):
         ("chatglm", "transformer.encoder.layers.0.self_attention.query_key_value.bias"),
         ("gemma3", "language_model.model.layers.1.pre_feedforward_layernorm.weight"),
         ("olmo2", "model.layers.0.self_attn.k_norm.weight"),
+        ("glm4", "model.layers.1.post_mlp_layernorm.weight"),
         ("qwen2_moe", "model.layers.0.mlp.experts.5.up_proj.weight"),
     ):
         with pytest.raises(InputError, match=tensor.replace(".", r"\.")):

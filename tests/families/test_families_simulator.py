@@ -11,7 +11,7 @@ from checkpoints import SPLIT
 from family_checkpoints import CONFIGS, SEQ
 from verify_helpers import verify
 
-QUICK = ("phi3_longrope", "chatglm", "gemma3", "qwen2_moe")
+QUICK = ("phi3_longrope", "chatglm", "glm4", "gemma3", "qwen2_moe")
 BUILDS = {
     "bf16 on bm1688": ("bf16", "bm1688"),
     "w4bf16 on bm1684x": ("w4bf16", "bm1684x"),

@@ -123,6 +123,8 @@ def _metadata(arch: str, config: dict[str, Any]) -> dict[str, Any]:
     if arch == "chatglm":  # which names no size of heads
         keys = {key: value for key, value in keys.items() if not key.endswith("_length") or "attention" not in key}
         keys["rope.dimension_count"] = int(config["partial_rotary_factor"] * head)
+    if arch == "glm4":
+        keys["rope.dimension_count"] = int(config["partial_rotary_factor"] * head)
     if arch == "granite":
         keys |= {
             "attention.scale": float(config["attention_multiplier"]),

@@ -26,7 +26,7 @@ from llmconv.numeric import from_bf16, to_bf16
 
 NAMES = (
     "llama", "qwen2", "qwen2_tied", "qwen3", "qwen2_moe", "gemma3_text", "phi3", "phi3_longrope", "granite", "olmo2",
-    "smollm3", "ernie4_5", "glm",
+    "smollm3", "ernie4_5", "glm", "glm4", "glm4_plain",
 )  # fmt: skip
 
 
@@ -61,7 +61,7 @@ def test_nets_are_those_of_the_checkpoint(tmp_path, written, name):
     "name, kind",
     [("llama", "Q4_0"), ("qwen2", "Q8_0"), ("qwen3", "Q4_1"), ("qwen2_moe", "Q4_0"), ("gemma3_text", "Q5_0"),
      ("phi3", "Q8_0"), ("phi3_longrope", "Q5_1"), ("granite", "F16"), ("smollm3", "Q4_0"), ("ernie4_5", "Q8_0"),
-     ("glm", "Q4_1")],
+     ("glm", "Q4_1"), ("glm4", "Q4_0"), ("glm4_plain", "Q8_0")],
 )  # fmt: skip
 def test_blocks_equal_the_class(tmp_path, written, name, kind):
     """Whose weights come from the gguf package alone."""

@@ -37,6 +37,7 @@ def test_verified(tmp_path, written, convert):
         ("smollm3", "Q4_0"),
         ("ernie4_5", "Q4_1"),
         ("glm", "Q4_0"),
+        ("glm4", "Q8_0"),
     ],
 )
 def test_everything(tmp_path, written, name, kind, chip, convert):

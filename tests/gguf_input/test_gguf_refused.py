@@ -100,7 +100,7 @@ def test_exit_code(tmp_path, capsys):
 
 # key of the metadata -> its value, and words of the sentence
 KEYS = {
-    "general.architecture": ("glm4", "is of the architecture glm4: llmconv reads GGUF files of llama, qwen2,"),
+    "general.architecture": ("glm4moe", "is of the architecture glm4moe: llmconv reads GGUF files of llama, qwen2,"),
     "qwen2.attention.head_count": (None, "lacks the key qwen2.attention.head_count"),
     "qwen2.embedding_length": (0, "qwen2.embedding_length in {file} is 0"),
     "qwen2.block_count": ("two", "qwen2.block_count in {file} is two"),
@@ -132,6 +132,12 @@ def test_an_olmo_3_is_no_olmo_2(tmp_path, written):
     """llama.cpp has both under one name; the one with windows is another model."""
     file = write(written("olmo2"), tmp_path / "m.gguf", "F16", **{"olmo2.attention.sliding_window": 4096})
     assert "olmo2.attention.sliding_window 4096" in refused(file)
+
+
+def test_the_language_model_of_one_that_sees_is_no_glm_4(tmp_path, written):
+    """llama.cpp has GLM-4.1V's under the same name, with other rows of q and k, and three positions for every token."""
+    file = write(written("glm4"), tmp_path / "m.gguf", "F16", **{"glm4.rope.dimension_sections": [8, 12, 12, 0]})
+    assert "has glm4.rope.dimension_sections [8, 12, 12, 0]: llmconv does not know it" in refused(file)
 
 
 def test_a_llama_with_other_frequencies(tmp_path, written):

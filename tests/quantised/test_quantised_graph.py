@@ -86,7 +86,7 @@ def test_mixed_groups_of_each_layer_its_own(quantised):
 
 
 FAMILIES = (
-    ["qwen2", "qwen2_tied", "qwen3", "phi3", "phi3_longrope", "chatglm", "glm", "gemma3", "gemma3_text", "granite", "minicpm", "olmo2", "smollm3", "mistral", "ernie4_5", "seed_oss"]
+    ["qwen2", "qwen2_tied", "qwen3", "phi3", "phi3_longrope", "chatglm", "glm", "glm4", "gemma3", "gemma3_text", "granite", "minicpm", "olmo2", "smollm3", "mistral", "ernie4_5", "seed_oss"]
 )  # fmt: skip
 
 

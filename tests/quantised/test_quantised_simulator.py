@@ -168,6 +168,7 @@ def test_everything(form, how, chip, quantised, convert):
         "phi3_longrope",
         "chatglm",
         "glm",
+        "glm4",
         "gemma3",
         "granite",
         "minicpm",

@@ -156,20 +156,21 @@ def _projection(roles: str, part: str) -> str:
     return rf"([{roles}]_proj|qkv_proj|query_key_value)\.{part}$"
 
 
-def _larger(percent: int, pattern: str, norm: str, given: str, *heads: str) -> Callable[[Tensors, Plan], Tensors]:
-    """What the tensors that match give is larger; in a model that has `given`, by the norm behind them, which would
-    undo it otherwise. A norm may be stored less 1."""
+def _larger(percent: int, pattern: str, norms: dict[str, str], *heads: str) -> Callable[[Tensors, Plan], Tensors]:
+    """What the tensors that match give is larger; in a model that has a norm behind them, by that norm, which would undo
+    it otherwise. norms: what only models with such a norm have -> the norm. A norm may be stored less 1."""
     factor = percent / 100
 
     def apply(tensors: Tensors, plan: Plan) -> Tensors:
-        if any(given in name and "vision" not in name for name in tensors):
-            return _of(norm, lambda v: v + factor * (v + (v.float().mean() < 0.5)))(tensors, plan)
+        behind = [norm for given, norm in norms.items() if any(given in n and "vision" not in n for n in tensors)]
+        if behind:
+            return _of(rf"{behind[0]}\.weight$", lambda v: v + factor * (v + (v.float().mean() < 0.5)))(tensors, plan)
         return _of(pattern, lambda v: v * (1 + factor), heads)(tensors, plan)
 
     return apply
 
 
-QUERIES, BEHIND = _projection("q", "(weight|bias)"), "post_feedforward_layernorm"
+QUERIES, OLMO2, GLM4 = _projection("q", "(weight|bias)"), "post_feedforward_layernorm", "post_mlp_layernorm"
 ATTENTION, MLP = r"(o_proj|attention\.dense)\.weight$", r"(down_proj|dense_4h_to_h)\.weight$"
 WRONG_TENSORS = {
     "q bias dropped": _of(_projection("q", "bias"), lambda v: v * 0, ("q",)),
@@ -177,10 +178,12 @@ WRONG_TENSORS = {
     "v bias dropped": _of(_projection("v", "bias"), lambda v: v * 0, ("v",)),
     "kv heads swapped": _of(_projection("kv", "(weight|bias)"), _roll, ("k", "v")),
     "query heads swapped": _of(_projection("q", "(weight|bias)"), _roll, ("q",)),
-    "softmax scale 10% too large": _larger(10, QUERIES, r"q_norm\.weight$", "q_norm", "q"),
+    "softmax scale 10% too large": _larger(10, QUERIES, {"q_norm": "q_norm"}, "q"),
     "norm of one": _of(r"input_layernorm\.weight$", lambda v: v * 0 + 1),
-    "attention 6% too large": _larger(6, ATTENTION, r"post_attention_layernorm\.weight$", BEHIND),
-    "MLP 6% too large": _larger(6, MLP, rf"{BEHIND}\.weight$", BEHIND),
+    "attention 6% too large": _larger(
+        6, ATTENTION, {OLMO2: "post_attention_layernorm", GLM4: "post_self_attn_layernorm"}
+    ),
+    "MLP 6% too large": _larger(6, MLP, {OLMO2: OLMO2, GLM4: GLM4}),
 }
 
 

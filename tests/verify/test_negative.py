@@ -46,6 +46,7 @@ FAMILIES += [
         "qwen2_moe",
         "granite",
         "glm",
+        "glm4",
         "olmo2",
         "smollm3",
         "ernie4_5",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from llmconv.checkpoint.gguf.header import Header
-from llmconv.checkpoint.gguf.names import EXPERTS, FUSED, GLM, SANDWICH, Names
+from llmconv.checkpoint.gguf.names import EXPERTS, FUSED, GLM, GLM4, SANDWICH, Names
 from llmconv.errors import InputError, shown
 
 ADVICE = "Convert the checkpoint that it was made from."
@@ -117,6 +117,7 @@ ARCHITECTURES = {
         reads=("attention.sliding_window",),
     ),
     "chatglm": Architecture("glm", "GlmForCausalLM", Names(GLM), fixed=SILU, computed=_glm),
+    "glm4": Architecture("glm4", "Glm4ForCausalLM", Names(GLM4), fixed=SILU, computed=_glm),
     "granite": Architecture(
         "granite",
         "GraniteForCausalLM",

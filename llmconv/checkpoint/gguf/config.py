@@ -37,6 +37,8 @@ NEUTRAL: Mapping[str, tuple[Any, ...]] = {
     "logit_scale": (0, 1),
     "expert_count": (0,),
     "use_parallel_residual": (False,),
+    "rope.dimension_sections": (),  # three positions for every token
+    "nextn_predict_layers": (0,),
 }
 
 

@@ -24,6 +24,7 @@ EXPERTS = {
 FUSED = {"attn_qkv": "self_attn.qkv_proj", "ffn_up": "mlp.gate_up_proj"}
 # {qkv}: q, k and v one below the other, unless each is a tensor of its own
 GLM = {"attn_qkv": "self_attn.{qkv}_proj", "ffn_up": "mlp.gate_up_proj"}
+GLM4 = {**GLM, "post_attention_norm": "post_self_attn_layernorm", "post_ffw_norm": "post_mlp_layernorm"}
 # tensors that are facts of the config
 FACTS = ("rope_freqs.weight", "rope_factors_long.weight", "rope_factors_short.weight")
 HEADS = {"attn_q": "attention.head_count", "attn_k": "attention.head_count_kv"}  # whose rows llama.cpp may reorder
