@@ -142,7 +142,7 @@ def test_the_interface_is_compared(checkpoint):
     good = {net.name: info(net) for net in plan.nets}
     assert list(differences(plan, good)) == []
     block = next(net for net in plan.nets if net.name == "block_1")
-    renamed = tuple(replace(io, name=f"{io.name}_f32") for io in block.outputs)
+    renamed = tuple(io._replace(name=f"{io.name}_f32") for io in block.outputs)
     (problem,) = differences(plan, good | {"block_1": info(block, outputs=renamed)})
     assert "outputs of block_1" in problem and "k_cache_f32" in problem
     (problem,) = differences(plan, good | {"block_1": info(block, shapes=())})
