@@ -12,8 +12,11 @@ import numpy as np
 import pytest
 import vision_checkpoints
 from bmodels import content
+from fuzzing import cases
 from gguf_files import write
 from gguf_towers import write_tower
+from hypothesis import given
+from hypothesis import strategies as st
 from plans import planned, refused
 from quantised_graphs import exact
 from test_families_graph import EXACT, far
@@ -22,7 +25,7 @@ from vision_graphs import PIXELS, Both, some
 
 import llmconv
 from llmconv.checkpoint.gguf import clip
-from llmconv.errors import ConvertError
+from llmconv.errors import ConvertError, InputError
 from llmconv.plan.plan import Plan
 from llmconv.runtime import manifest
 
@@ -184,6 +187,28 @@ def test_what_the_metadata_may_not_say(seeing, key):
     value, words = KEYS[key]
     files = pair(seeing("qwen2_5_vl"), "F16", **{key: value})
     assert words.format(file=files["mmproj"]) in refused(files["model"], mmproj=files["mmproj"])
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory) -> dict[str, Path]:
+    return pair(vision_checkpoints.make(tmp_path_factory.mktemp("sound"), "qwen3_vl"), "F16")
+
+
+@cases(60)
+@given(data=st.data())
+def test_damage_anywhere_in_the_header(tmp_path_factory, sound, data):
+    """A plan, or one sentence."""
+    file, content = tmp_path_factory.mktemp("damage") / "m.gguf", bytearray(sound["mmproj"].read_bytes())
+    for _ in range(data.draw(st.integers(1, 3))):
+        at, new = data.draw(st.integers(4, 5000)), data.draw(st.binary(min_size=1, max_size=9))
+        content[at : at + len(new)] = new
+    file.write_bytes(content)
+    try:
+        made = planned(sound["model"], mmproj=file, max_pixels=PIXELS["qwen3_vl"])
+        for name in made.nets[0].tensors:
+            made.checkpoint.raw(name)
+    except InputError as error:
+        assert str(error).isprintable() and error.what
 
 
 def test_two_that_do_not_go_together(tmp_path, seeing):
