@@ -67,7 +67,7 @@ def _expanded(file: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             base = file.parent / str(out) if out else file.parent / "built"
             one["out_dir"] = str(base / name) if lists or not out else str(base)
             for key in ("model_path", "mmproj"):
-                if (file.parent / str(one.get(key))).exists():
+                if key in one and (file.parent / str(one[key])).exists():
                     one[key] = str(file.parent / str(one[key]))
             yield where, name, {key: _text(value) for key, value in one.items()}
 

@@ -25,6 +25,7 @@ from vision_graphs import PIXELS, Both, some
 
 import llmconv
 from llmconv.checkpoint.gguf import clip
+from llmconv.cli.main import main
 from llmconv.errors import ConvertError, InputError
 from llmconv.plan.plan import Plan
 from llmconv.runtime import manifest
@@ -152,6 +153,17 @@ def test_everything(seeing, convert, name, kind, tower, chip):
     files = pair(seeing(name), kind, tower)
     out = convert(files["model"], mmproj=files["mmproj"], seq=48, chip=chip, max_pixels=PIXELS[name])
     assert verify(out, full=True, tokens=4)
+
+
+def test_both_front_doors(seeing, capsys):
+    """The option of the command line, and of a job file with places beside it."""
+    files = pair(seeing("qwen2_vl"), "F16")
+    text, tower = (str(file) for file in files.values())
+    assert main(["plan", "-m", text, "--mmproj", tower, "-s", "64", "-c", "cv186x"]) == 0
+    assert "vit" in capsys.readouterr().out
+    jobs = files["model"].with_name("jobs.toml")
+    jobs.write_text('[[job]]\nmodel = "text.gguf"\nmmproj = "mmproj.gguf"\nseq = 64\nchip = "cv186x"\n')
+    assert main(["build", str(jobs), "--dry_run"]) == 0
 
 
 def test_one_file_without_the_other(tmp_path, seeing, written):
