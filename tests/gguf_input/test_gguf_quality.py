@@ -80,7 +80,7 @@ def test_the_original_is_what_the_file_has(tmp_path, written):
     assert original.perplexity == pytest.approx(right, rel=2e-4) and abs(plain / right - 1) > 0.01
 
 
-@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", pytest.param("qwen3_vl", marks=pytest.mark.slow)])
 def test_the_text_of_a_model_that_sees(tmp_path, name):
     model = tiny_tokenizer.write(vision_checkpoints.make(tmp_path, name), special=("<|image_pad|>",))
     text = write(model, tmp_path / "m.gguf", "BF16", **vocabulary(model))

@@ -81,7 +81,7 @@ class Tower:
             raise InputError(f"tensor {name} of {self.header.file} has the shape {list(found)}", why, AGAIN)
         return found
 
-    @property
+    @cached_property
     def swapped(self) -> bool:
         """Whether the two linears of an MLP have each other's names, as in files of llama.cpp's older converter."""
         width, up, down = self.number("embedding_length"), *map(self.shape, _mlp(0))
@@ -92,7 +92,7 @@ class Tower:
         """The width of an MLP: files of a Qwen2-VL say another one, that of the language model."""
         return self.shape(_mlp(0)[self.swapped])[0]
 
-    @property
+    @cached_property
     def deepstack(self) -> list[int]:
         """The blocks whose states the language model's first layers get too."""
         flags = self.header.metadata.get("clip.vision.is_deepstack_layers", [])
@@ -104,32 +104,31 @@ class Tower:
         return tuple(self._named())
 
     def _named(self) -> Iterator[Named]:
-        deepest = {block: place for place, block in enumerate(self.deepstack)}
         for tensor in self.header.tensors:
-            block, deep = _BLOCK.fullmatch(tensor.name), _DEEP.fullmatch(tensor.name)
-            name, values, shape = None, Values(tensor, 0, tensor.rows), tensor.shape
-            stem, _, part = tensor.name.rpartition(".")
+            block = _BLOCK.fullmatch(tensor.name)
+            role = block[2] if block else ""
             if tensor.name == KERNELS[0]:
                 yield self._patches()
-                continue
-            if tensor.name == KERNELS[1] or (block and block[2] in QKV[1:]):
-                continue  # parts of another one
-            if block and block[2] == QKV[0]:
-                yield self._qkv(*block.groups())
-                continue
-            if block:
-                name = {**BLOCK, **self._mlp}.get(block[2])
-                name = f"blocks.{block[1]}.{name}.{block[3]}" if name else None
-            elif deep and int(deep[1]) in deepest:
-                name = f"deepstack_merger_list.{deepest[int(deep[1])]}.{DEEP[deep[2]]}.{deep[3]}"
-            elif stem in self.kind.names and part in ("weight", "bias"):
-                name = f"{self.kind.names[stem]}.{part}"
-            if name is None:
-                what = f"{tensor.file} has the tensor {shown(tensor.name)}"
-                raise InputError(what, f"llmconv does not know it in the tower of a {self.kind.model_type}", ADVICE)
-            yield Named(self.kind.prefix + name, values, shape)
+            elif block and role == QKV[0]:
+                yield self._qkv(block[1], block[3])
+            elif tensor.name != KERNELS[1] and role not in QKV:  # which are parts of another one
+                name = f"{self.kind.prefix}{self._called(tensor)}"
+                yield Named(name, Values(tensor, 0, tensor.rows), tensor.shape)
 
-    @property
+    def _called(self, tensor: Tensor) -> str:
+        """What HuggingFace calls a tensor, without the prefix."""
+        if found := _BLOCK.fullmatch(tensor.name):
+            if name := {**BLOCK, **self._mlp}.get(found[2]):
+                return f"blocks.{found[1]}.{name}.{found[3]}"
+        elif (found := _DEEP.fullmatch(tensor.name)) and int(found[1]) in self.deepstack:
+            return f"deepstack_merger_list.{self.deepstack.index(int(found[1]))}.{DEEP[found[2]]}.{found[3]}"
+        stem, _, part = tensor.name.rpartition(".")
+        if stem in self.kind.names and part in ("weight", "bias"):
+            return f"{self.kind.names[stem]}.{part}"
+        what = f"{tensor.file} has the tensor {shown(tensor.name)}"
+        raise InputError(what, f"llmconv does not know it in the tower of a {self.kind.model_type}", ADVICE)
+
+    @cached_property
     def _mlp(self) -> Mapping[str, str]:
         other = {"ffn_up": "ffn_down", "ffn_down": "ffn_up"} if self.swapped else {}
         return {other.get(theirs, theirs): ours for theirs, ours in self.kind.mlp.items()}
@@ -141,7 +140,7 @@ class Tower:
         made = Joined.of(self._parts(KERNELS), sides[0] * sides[1])
         return Named(f"{self.kind.prefix}patch_embed.proj.weight", made, (width, channels, 2, *sides))
 
-    def _qkv(self, block: str, _: str, part: str) -> Named:
+    def _qkv(self, block: str, part: str) -> Named:
         """Queries, keys and values, each of which is a tensor."""
         made = Joined.of(self._parts(tuple(f"v.blk.{block}.{one}.{part}" for one in QKV)))
         rows, *others = made.parts[0].source.shape
