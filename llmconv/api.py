@@ -46,6 +46,7 @@ class Options(TypedDict, total=False):
     share_prompt: bool
     use_history_kv: bool
     chunk_length: int
+    mmproj: Path | str
     max_pixels: str
     exact_audio: bool
     lora_max_rank: int

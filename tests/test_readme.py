@@ -39,6 +39,7 @@ EFFECTS = {
     "share_prompt": "as use_block_with_kv, and `block_prompt_i` without history is added",
     "use_history_kv": "`block_kv_i` with history is added; prefill without mask input, dynamic",
     "chunk_length": "`block_cache_i` gets stages for shorter histories; length of prefill with use_history_kv",
+    "mmproj": "the tower's nets",
     "max_pixels": "number of patches that the `vit` net takes, (W / patch) * (H / patch)",
     "exact_audio": "`audio` takes all chunks that the model hears together, and masks (qwen3_asr: `[8,1,128,100]`, `[1,1,104,104]` to `[104,H]`)",
     "lora_max_rank": "A and B of rank r beside every linear of a block (routed experts aside); `lm_head` gives logits; adds `embedding_lora`, `embedding_cache_lora`, `lm_head_lora` and the sampling heads",

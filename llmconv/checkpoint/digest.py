@@ -27,10 +27,10 @@ def tensor_digests(shard: Path, threads: int = 1, tensors: Sequence[TensorInfo] 
     A tensor that is made of the file's bytes has the sha256 over its type, shape and rule, and that of these bytes.
     """
     listed = read_header(shard) if tensors is None else tensors
-    ordered = sorted(listed, key=lambda t: t.made.span if t.made else (t.offset, t.nbytes))
+    ordered = sorted(listed, key=lambda t: t.made.spans[0] if t.made else (t.offset, t.nbytes))
     # threads help: reading and hashing both let go of the interpreter
     with open(shard, "rb", buffering=0) as f, ThreadPoolExecutor(threads) as pool:
-        spans = sorted({t.made.span for t in ordered if t.made})
+        spans = sorted({span for t in ordered if t.made for span in t.made.spans})
         known = dict(zip(spans, pool.map(lambda span: _fed(f.fileno(), hashlib.sha256(), shard, *span), spans)))
         return dict(zip((t.name for t in ordered), pool.map(lambda t: _digest(f.fileno(), t, known), ordered)))
 
@@ -79,7 +79,7 @@ def _digest(descriptor: int, info: TensorInfo, known: Mapping[tuple[int, int], s
     """known: the digests of spans that tensors are made of."""
     digest = _begun(info)
     if info.made:
-        digest.update(f"{info.made.rule} {known[info.made.span]}".encode())
+        digest.update(" ".join([info.made.rule, *(known[span] for span in info.made.spans)]).encode())
         return digest.hexdigest()
     return _fed(descriptor, digest, info.file, info.offset, info.nbytes)
 

@@ -274,12 +274,13 @@ class Directory:
         )
 
 
-def place(path: Path) -> Directory:
-    """The directory at `path`; of a GGUF file, the one that stands for it. InputError when there is none."""
+def place(path: Path, mmproj: Path | None = None) -> Directory:
+    """The directory at `path`; of a GGUF file, the one that stands for it, and for the file of its tower. InputError
+    when there is none."""
     if is_gguf(path):
         from llmconv.checkpoint.gguf.folder import folder
 
-        path = folder(path)
+        path = folder(path, mmproj)
     if not path.is_dir():
         if path.exists():
             beside = exists(path.parent / "config.json")

@@ -26,8 +26,8 @@ class Made(Protocol):
         ...
 
     @property
-    def span(self) -> tuple[int, int]:
-        """First byte and number of bytes in the file that the tensor is made of."""
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        """First byte and number of bytes of each part of the file that the tensor is made of."""
         ...
 
     def read(self, start: int, count: int) -> np.ndarray:

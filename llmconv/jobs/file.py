@@ -66,8 +66,9 @@ def _expanded(file: Path) -> Iterator[tuple[str, str, dict[str, Any]]]:
             name, out = _name(job.get("name"), one, lists, where), one.get("out_dir")
             base = file.parent / str(out) if out else file.parent / "built"
             one["out_dir"] = str(base / name) if lists or not out else str(base)
-            if (file.parent / str(one.get("model_path"))).exists():
-                one["model_path"] = str(file.parent / str(one["model_path"]))
+            for key in ("model_path", "mmproj"):
+                if key in one and (file.parent / str(one[key])).exists():
+                    one[key] = str(file.parent / str(one[key]))
             yield where, name, {key: _text(value) for key, value in one.items()}
 
 

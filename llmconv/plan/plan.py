@@ -102,7 +102,7 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     read: the model's tensors, where they were held against a plan's nets before: by a plan with other options, or by
     the one of a build that is there. They are not read again, and need not lie in the model's directory."""
     asked = job.quantize
-    directory = place(job.model_path)
+    directory = place(job.model_path, job.mmproj)
     config, family, quantisation, job, notes = check_config(job, directory)
     checkpoint = read or _checkpoint(job, directory)
     if read is None:

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmconv.blocks.spec import Spec
 from llmconv.checkpoint import quantised
 from llmconv.checkpoint.config import Config, architectures
-from llmconv.checkpoint.directory import Directory
+from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.patterns import any_of
 from llmconv.checkpoint.quantised import Quantisation
@@ -34,7 +34,7 @@ def check_config(
     found: the model directory, if it is read already. Returns config, family, quantisation, the resolved job, and
     notes. Errors: as `plan`.
     """
-    config, told = _identified(Config.read(found or job.model_path))
+    config, told = _identified(Config.read(found or place(job.model_path, job.mmproj)))
     family = family_of(config["model_type"])
     config = family.converted(config)
     quantisation = quantised.read(config)

@@ -23,7 +23,7 @@ def about(base: Plan, seen: Windows) -> str:
     """Of tensors, config, tokens, code and libraries: all but the variants. Reads the whole checkpoint."""
     checkpoint, digest = base.checkpoint, hashlib.sha256()
     for shard in checkpoint.shards:
-        file, tensors = tensors_of(base.job.model_path, shard.name)
+        file, tensors = tensors_of(checkpoint.path, shard.name)
         found = tensor_digests(file, max(1, os.cpu_count() or 1), tensors)
         digest.update(json.dumps(sorted(found.items())).encode())
     digest.update(base.config.file.read_bytes())

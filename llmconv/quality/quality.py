@@ -85,8 +85,15 @@ def _found(base: Plan, measuring: Measuring, wish: Wish, length: int) -> Quality
         tuple(Layer.of(number, one) for number, one in enumerate(walked.layers)),
         tuple(costs),
         _suggested(base, measuring, costs, original, wish.size) if wish.size else None,
-        (*base.notes, *notes),
+        (*base.notes, *_unseen(base), *notes),
     )
+
+
+def _unseen(base: Plan) -> list[str]:
+    """A note on the towers, which a text says nothing of."""
+    names = [fitted.tower.title.lower() for fitted in base.towers]
+    told = f"the {' and the '.join(names)} {'is' if len(names) == 1 else 'are'} not"
+    return [f"the language model alone is measured, on text: {told}"] if names else []
 
 
 def _suggested(base: Plan, measuring: Measuring, costs: Sequence[Linear], original: Score, limit: int) -> Suggested:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.checkpoint.directory import snapshot
-from llmconv.checkpoint.gguf.file import title
+from llmconv.checkpoint.gguf.file import is_gguf, title
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
 from llmconv.hub import Name
@@ -56,6 +56,7 @@ class Job:
     debug: bool = False
     no_stamp: bool = False
     origin: str = ""
+    mmproj: Path | None = None
 
     @classmethod
     def create(cls, given: Mapping[str, Any]) -> Job:
@@ -86,6 +87,8 @@ class Job:
         else:
             given = Path(os.path.abspath(os.path.expanduser(values["model_path"])))
             values["model_path"], values["origin"] = snapshot(given), ""
+        if values["mmproj"] is not None:
+            values["mmproj"] = Path(os.path.abspath(os.path.expanduser(values["mmproj"])))
         if values["out_dir"] is None:
             values["out_dir"] = (
                 f"{(hub.model if hub else title(values['model_path'])).lower()}_{values['chip']}_{values['quantize']}"
@@ -129,8 +132,15 @@ class Job:
                 "quantised weights need a positive group",
                 "Use 64.",
             )
-        for name, path in (("out_dir", self.out_dir), ("model_path", self.model_path)):
-            _check_path(name, path)
+        for name, path in (("out_dir", self.out_dir), ("model_path", self.model_path), ("mmproj", self.mmproj)):
+            if path is not None:
+                _check_path(name, path)
+        if self.mmproj is not None and (self.origin or not is_gguf(self.model_path)):
+            raise InputError(
+                f"mmproj {self.mmproj}",
+                f"{self.origin or self.model_path} is no GGUF file, and has its tower in itself",
+                "Leave mmproj out, or name the GGUF file of the language model with -m.",
+            )
         if self.out_dir == self.model_path or self.model_path in self.out_dir.parents:
             raise InputError(
                 f"out_dir {self.out_dir} lies inside the model directory",

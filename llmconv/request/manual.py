@@ -9,7 +9,7 @@ from llmconv.request.options import OPTIONS, Option
 
 def placeholder(option: Option) -> str:
     """What stands for its value."""
-    return {"int": "N", "path": "DIR", "size": "SIZE", "pixels": "W,H"}.get(option.kind, "X")
+    return {"int": "N", "path": "DIR", "file": "FILE", "size": "SIZE", "pixels": "W,H"}.get(option.kind, "X")
 
 
 def meaning(option: Option) -> str:

@@ -17,12 +17,13 @@ from llmconv.errors import InputError, shown
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
 HEADS = ("half", "bf16", "w8", "w4")
+PLACES = ("path", "file")  # kinds of options
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 
 
 @dataclass(frozen=True)
 class Option:
-    """kind: str, int, flag, path, size (bytes, with K/M/G), pixels ("W,H") or one of `choices`."""
+    """kind: str, int, flag, path, file, size (bytes, with K/M/G), pixels ("W,H") or one of `choices`."""
 
     name: str
     kind: str
@@ -45,6 +46,7 @@ OPTIONS = (
         "model",
     ),
     Option("seq_length", "int", None, "longest sequence: the capacity of the KV cache", "required", ("-s",), "seq"),
+    Option("mmproj", "file", None, "the tower's GGUF file, for a GGUF file of a model that sees", "checkpoint"),
     Option(
         "quantize",
         "choice",
@@ -187,7 +189,7 @@ def _option(key: str) -> Option:
 
 
 def _value(option: Option, raw: Any) -> Any:
-    text = str(raw) if option.kind == "path" else str(raw).strip()
+    text = str(raw) if option.kind in PLACES else str(raw).strip()
 
     def bad(rule: str) -> InputError:
         near = difflib.get_close_matches(text, option.choices, n=1) if len(text) < 100 else []
@@ -220,7 +222,7 @@ def _value(option: Option, raw: Any) -> Any:
         if chosen is None:
             raise bad(f"one of {', '.join(option.choices)} is expected")
         return chosen
-    if option.kind == "path" and (not text.strip() or "\0" in text):
+    if option.kind in PLACES and (not text.strip() or "\0" in text):
         raise bad("a path is expected")
     return text
 

@@ -120,7 +120,7 @@ def _request(values: Mapping[str, Any], given: Mapping[str, Any], notes: tuple[s
     """values: of every option; given: those that were typed."""
     job = Job.of(values)
     build = BuildOptions(**{f.name: values[f.name.rstrip("_")] for f in fields(BuildOptions)})
-    places = {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir)}
+    places = {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir), "mmproj": job.mmproj}
     return Request(job, build, typed(dict(given) | places), notes)
 
 

@@ -39,11 +39,16 @@ class Told:
         """What runtimes load: of a pipeline, each device's own file."""
         return tuple(self.sums)[1:] or (self.bmodel,)
 
+    @property
+    def gone(self) -> Path | None:
+        """What is not there any more of the model."""
+        return next((path for path in (self.job.model_path, self.job.mmproj) if path and not path.exists()), None)
+
     def plan(self) -> Plan:
         """The plan made again. ConvertError when the checkpoint is gone or is another one now."""
-        if not self.job.model_path.exists():
+        if gone := self.gone:
             raise ConvertError(
-                f"the model {self.job.model_path} is gone",
+                f"the model {gone} is gone",
                 "the nets' plan is made from its config.json and the headers of its weights",
                 "Put it back, or convert from its new place.",
             )
@@ -52,11 +57,11 @@ class Told:
     def driven(self) -> Plan:
         """The plan made again to run the nets. Where the checkpoint is not at hand, such as on a device, config/ and
         the table of tensors say all that this takes."""
-        if self.job.model_path.exists() or not self.table:
+        if not self.gone or not self.table:
             return self.plan()
         config = Layout(self.job.out_dir).config
         tensors = Checkpoint(config, (config / "model.safetensors",), dict(self.table))
-        return self._same(plan(replace(self.job, model_path=config), tensors))
+        return self._same(plan(replace(self.job, model_path=config, mmproj=None), tensors))
 
     def _same(self, made: Plan) -> Plan:
         """A plan whose nets are those of the build."""
@@ -128,7 +133,8 @@ def read(out_dir: Path) -> Built:
 def _job(given: dict[str, Any], out_dir: Path) -> Job:
     """The Job of a manifest. The output directory may have moved since, so `out_dir` replaces it."""
     values: dict[str, Any] = {f.name: given[f.name] for f in fields(Job) if f.name in given}
-    values |= {"model_path": Path(given["model_path"]), "out_dir": out_dir}
+    tower = given.get("mmproj")
+    values |= {"model_path": Path(given["model_path"]), "out_dir": out_dir, "mmproj": Path(tower) if tower else None}
     return Job(**values)
 
 

@@ -15,6 +15,7 @@ from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.tensor import TensorInfo
 from llmconv.plan.plan import Plan
 from llmconv.runtime.half import half
+from llmconv.verify.clip_file import SEEN, ClipFile
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 PERMUTED = ("llama", "granite", "smollm3")
 SHIFTED = ("gemma3",)
 FLOATS = ("F32", "F16", "BF16")
+NESTED = "model.language_model."  # what "model." is called in a model that has more parts
 ONE = b"\x00\x3c"  # the scale 1 in f16, little endian
 _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
@@ -29,7 +31,8 @@ _EXPERT = re.compile(r"\.experts\.(\d+)\.")
 @dataclass
 class GgufFile:
     """The tensors under HuggingFace's names. found: the reader's, by GGUF's names; names: gguf's TensorNameMap; heads:
-    of "attn_q" and "attn_k". scales: the type that the scales of kept integers are rounded to (f32: as they are)."""
+    of "attn_q" and "attn_k". scales: the type that the scales of kept integers are rounded to (f32: as they are).
+    tower: the file of what the model sees with."""
 
     checkpoint: Checkpoint
     found: dict[str, Any]
@@ -37,6 +40,7 @@ class GgufFile:
     architecture: str
     heads: dict[str, int]
     scales: str = "f32"
+    tower: ClipFile | None = None
 
     @classmethod
     def of(cls, plan: Plan, scales: str = "f32") -> GgufFile:
@@ -44,6 +48,7 @@ class GgufFile:
         import gguf
 
         readers = [gguf.GGUFReader(path) for path in plan.checkpoint.shards]
+        tower = ClipFile.of(readers.pop()) if plan.job.mmproj else None
         architecture = readers[0].fields["general.architecture"].contents()
         known = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == architecture)
         count = {
@@ -52,7 +57,7 @@ class GgufFile:
         }
         tensors = {tensor.name: tensor for reader in readers for tensor in reader.tensors}
         names = gguf.get_tensor_name_map(known, plan.spec.layers)
-        return cls(plan.checkpoint, tensors, names, architecture, count, scales)
+        return cls(plan.checkpoint, tensors, names, architecture, count, scales, tower)
 
     def info(self, name: str) -> TensorInfo:
         return self.checkpoint.info(name)
@@ -61,8 +66,12 @@ class GgufFile:
         """As Checkpoint.float32."""
         import numpy as np
 
+        if self.tower and SEEN.match(name):
+            values = self.tower.float32(SEEN.sub("", name, 1))
+            return values if rows is None else values[rows]
         expert = _EXPERT.search(name)
-        theirs = self.names.get_name(_EXPERT.sub(".experts.", name), try_suffixes=(".weight", ".bias"))
+        plain = _EXPERT.sub(".experts.", name.replace(NESTED, "model."))
+        theirs = self.names.get_name(plain, try_suffixes=(".weight", ".bias"))
         tensor, data = self._tensor(theirs)
         data = data[int(expert[1])] if expert else data
         kind, permuted = tensor.tensor_type.name, self._permuted(theirs)

@@ -14,7 +14,12 @@ import numpy as np
 
 from llmconv.checkpoint.files import Checkpoint
 
-ARCHITECTURES = {"gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "glm": "chatglm"}  # where model_type is another word
+# where model_type is another word
+ARCHITECTURES = {
+    "gemma3_text": "gemma3", "qwen2_moe": "qwen2moe", "glm": "chatglm", "qwen2_vl": "qwen2vl", "qwen2_5_vl": "qwen2vl",
+    "qwen3_vl": "qwen3vl",
+}  # fmt: skip
+SIGHT = ("visual.", "model.visual.")  # tensors of towers, which are in a file of their own (gguf_towers.py)
 PERMUTED = ("llama", "granite", "smollm3")
 QUANTISED = 2  # axes from which on a tensor is quantised
 _EXPERT = re.compile(r"\.experts\.\d+\.")
@@ -41,6 +46,7 @@ def write(
     """
     config = json.loads((model / "config.json").read_text())
     arch = ARCHITECTURES.get(config["model_type"], config["model_type"])
+    config |= config.get("text_config", {})
     tensors = dict(_tensors(model, arch, config))
     if joined:
         tensors = _joined(tensors)
@@ -51,7 +57,7 @@ def write(
         writer.add_string("general.architecture", changed.pop("general.architecture"))
     for key, value in (_metadata(arch, config) | changed).items():
         if value is not None:
-            _add(writer, key, value)
+            add(writer, key, value)
     for name, values in tensors.items():
         own = next((other for part, other in (but or {}).items() if part in name), kind)
         small = values.ndim < QUANTISED or "_inp" in name
@@ -70,8 +76,12 @@ def _tensors(model: Path, arch: str, config: dict[str, Any]):
     names = gguf.get_tensor_name_map(known, config["num_hidden_layers"])
     checkpoint, experts = Checkpoint.open(model), defaultdict(list)
     for name in checkpoint.tensors:
+        if name.startswith(SIGHT):
+            continue
         values = checkpoint.float32(name)
-        theirs = names.get_name(_EXPERT.sub(".experts.", name), try_suffixes=(".weight", ".bias"))
+        theirs = names.get_name(
+            _EXPERT.sub(".experts.", name.replace("model.language_model.", "model.")), try_suffixes=(".weight", ".bias")
+        )
         assert theirs, name
         if arch in PERMUTED and re.search(r"attn_[qk]\.", theirs):
             values = permuted(values, config["num_attention_heads" if "attn_q" in theirs else "num_key_value_heads"])
@@ -146,7 +156,13 @@ def _metadata(arch: str, config: dict[str, Any]) -> dict[str, Any]:
             "expert_feed_forward_length": config["moe_intermediate_size"],
             "expert_shared_feed_forward_length": config["shared_expert_intermediate_size"],
         }
+    if "vision_config" in config:
+        keys["rope.dimension_sections"] = [*config["rope_scaling"]["mrope_section"], 0]
+    if arch == "qwen3vl":
+        keys["n_deepstack_layers"] = len(config["vision_config"]["deepstack_visual_indexes"])
     tokens = [f"t{i}" for i in range(config["vocab_size"])]
+    for name in ("image", "video", "vision_start", "vision_end") if "vision_config" in config else ():
+        tokens[config[f"{name}_token_id"]] = f"<|{name}{'' if '_' in name else '_pad'}|>"
     return {f"{arch}.{key}": value for key, value in keys.items()} | {
         "tokenizer.ggml.model": "gpt2",
         "tokenizer.ggml.pre": "qwen2",
@@ -158,7 +174,7 @@ def _metadata(arch: str, config: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
+def add(writer: gguf.GGUFWriter, key: str, value: Any) -> None:
     if isinstance(value, bool):
         writer.add_bool(key, value)
     elif isinstance(value, int):

@@ -115,12 +115,6 @@ KEYS = {
 }
 
 
-@pytest.mark.parametrize("arch", ["clip", "qwen2vl", "qwen3vl"])
-def test_towers_are_refused_by_name(tmp_path, written, arch):
-    told = refused(write(written("qwen2"), tmp_path / "m.gguf", "F16", general__architecture=arch))
-    assert f"is of the architecture {arch}, the" in told and "llmconv reads no towers of GGUF files (--mmproj)" in told
-
-
 @pytest.mark.parametrize("key", KEYS)
 def test_what_the_metadata_may_not_say(tmp_path, written, key):
     value, words = KEYS[key]

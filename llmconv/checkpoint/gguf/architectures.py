@@ -32,7 +32,8 @@ Fields = dict[str, Any]
 class Architecture:
     """model_type and class of transformers; tensors; further fields by their keys, which the file must have; fields
     that are always the same; those that are computed, from the file and the fields so far; and those that are true
-    where a tensor of the first layer is there. reads: keys that `computed` reads, of those that change the maths."""
+    where a tensor of the first layer is there. reads: keys that `computed` reads, of those that change the maths. sees:
+    whether the model has a tower, in a file of its own, which says which model_type it is."""
 
     model_type: str
     cls: str
@@ -42,6 +43,7 @@ class Architecture:
     computed: Callable[[Given, Fields], Fields] | None = None
     flags: Mapping[str, str] = field(default_factory=dict)
     reads: tuple[str, ...] = ()
+    sees: bool = False
 
 
 def _gemma3(given: Given, config: Fields) -> Fields:
@@ -79,7 +81,21 @@ def _glm(given: Given, config: Fields) -> Fields:
     }
 
 
+def _three_positions(given: Given, config: Fields) -> Fields:
+    """How many frequencies each of a token's three positions has; llama.cpp has room for a fourth one."""
+    sections = given.keys.get("rope.dimension_sections")
+    numbers = isinstance(sections, list) and len(sections) in (3, 4) and all(isinstance(n, int) for n in sections)
+    if not isinstance(sections, list) or not numbers or any(sections[3:]):
+        raise InputError(f"rope.dimension_sections is {shown(str(sections))}", "three numbers are expected", ADVICE)
+    return {"rope_scaling": {"rope_type": "default", "mrope_section": sections[:3]}}
+
+
+def _interleaved(given: Given, config: Fields) -> Fields:
+    return {"rope_scaling": {**_three_positions(given, config)["rope_scaling"], "mrope_interleaved": True}}
+
+
 SILU = {"hidden_act": "silu"}
+SECTIONS = "rope.dimension_sections"
 BIASES = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_gate.bias"}
 ARCHITECTURES = {
     "llama": Architecture("llama", "LlamaForCausalLM", Names(permuted=True), fixed=SILU, flags=BIASES),
@@ -140,22 +156,34 @@ ARCHITECTURES = {
         flags=BIASES,
     ),
     "ernie4_5": Architecture("ernie4_5", "Ernie4_5ForCausalLM", fixed=SILU, flags={"use_bias": "attn_q.bias"}),
+    "qwen2vl": Architecture(
+        "qwen2_vl",
+        "Qwen2VLForConditionalGeneration",
+        fixed=SILU | {"use_sliding_window": False},
+        computed=_three_positions,
+        reads=(SECTIONS,),
+        sees=True,
+    ),
+    "qwen3vl": Architecture(
+        "qwen3_vl_text",
+        "Qwen3VLForConditionalGeneration",
+        Names(base="model.language_model."),
+        fixed=SILU,
+        computed=_interleaved,
+        flags={"attention_bias": "attn_q.bias"},
+        reads=(SECTIONS,),
+        sees=True,
+    ),
 }
-
-
-# what comes as a pair of files, of which the second one (mmproj) has the tower
-SEEING = {
-    "clip": "the tower of a model that sees or hears",
-    **dict.fromkeys(("qwen2vl", "qwen3vl", "qwen3vlmoe"), "the language model of one that sees"),
-}
+CLIP = "clip"  # what llama.cpp calls every tower
 
 
 def architecture(header: Header) -> Architecture:
     """The file's architecture. InputError for one that llmconv does not know."""
     name = header.metadata.get("general.architecture")
-    if name in SEEING:
-        what = f"{header.file} is of the architecture {name}, {SEEING[name]}"
-        raise InputError(what, "llmconv reads no towers of GGUF files (--mmproj)", ADVICE)
+    if name == CLIP:
+        what = f"{header.file} is the tower of a model that sees or hears"
+        raise InputError(what, "its language model is in a file of its own", "Say -m MODEL.gguf --mmproj this file.")
     if not isinstance(name, str) or name not in ARCHITECTURES:
         raise InputError(
             f"{header.file} is of the architecture {shown(str(name))}",

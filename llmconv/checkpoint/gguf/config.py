@@ -68,7 +68,10 @@ def config(header: Header, shapes: Mapping[str, tuple[int, ...]], facts: Mapping
     if made.computed:
         found |= made.computed(given, found)
     _check_heads(header, given, found)
-    return found | scaling(header, given, found)
+    scaled = scaling(header, given, found)
+    if "rope_scaling" in found and "rope_scaling" in scaled:
+        scaled["rope_scaling"] = found["rope_scaling"] | scaled["rope_scaling"]
+    return found | scaled
 
 
 def _without(name: str, metadata: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.checkpoint.gguf import tokenizer
+from llmconv.checkpoint.gguf.clip_config import processor, whole
 from llmconv.checkpoint.gguf.config import config
 from llmconv.checkpoint.gguf.file import FOLDER, PART, STANDS_FOR, title
 from llmconv.checkpoint.gguf.header import Header, read
+from llmconv.checkpoint.gguf.pair import tower
 from llmconv.checkpoint.gguf.tensors import Contents
 from llmconv.checkpoint.plain import Unreadable, load, regular
 from llmconv.checkpoint.tensor import TensorInfo
@@ -29,14 +31,14 @@ from llmconv.errors import InputError
 from llmconv.extras import GGUF, need
 from llmconv.user_cache import cache_dir
 
-FORMAT = 2  # of what is written; another one is another directory
+FORMAT = 3  # of what is written; another one is another directory
 MOST_PARTS = 1000
 
 
 @dataclass(frozen=True)
 class Read:
-    """What the files of a model hold. table: the tensors by HuggingFace's names; why: which files these are, for
-    people; notes: what becomes of each type."""
+    """What the files of a model hold, of which a tower's is the last one. table: the tensors by HuggingFace's names;
+    why: which files these are, for people; notes: what becomes of each type."""
 
     files: tuple[Path, ...]
     table: Mapping[str, TensorInfo]
@@ -44,25 +46,34 @@ class Read:
     notes: tuple[str, ...]
 
 
-def folder(path: Path) -> Path:
-    """The directory for a GGUF file, or for the first of several; made unless it is there already.
+def folder(path: Path, mmproj: Path | None = None) -> Path:
+    """The directory for a GGUF file, or for the first of several; made unless it is there already. mmproj: the file of
+    its tower.
 
-    Raises InputError for a file that is damaged, or of a model that llmconv does not know.
+    Raises InputError for a file that is damaged, or of a model that llmconv does not know, and for two that do not go
+    together.
     """
     need(GGUF, f"{path.name} is a GGUF file")
-    files = _parts(path)
-    made = cache_dir() / FOLDER / _key(files) / title(path)
+    pair = Pair(tuple(_parts(path)), mmproj)
+    made = cache_dir() / FOLDER / pair.key / title(path)
     if (made / STANDS_FOR).is_file():
         return made
-    headers = _headers(files)
-    found = Contents.of(headers)
+    found = pair.contents()
     table = found.table  # every fault shows before anything is written
     shapes = {tensor.name: tensor.shape for tensor in found.tensors}
-    fields = config(headers[0], shapes, found.facts) | {"torch_dtype": _half(table.values())}
+    own = (info for info in table.values() if info.file in pair.files)
+    fields, metadata = config(found.header, shapes, found.facts), found.header.metadata
+    if found.tower:
+        fields = whole(found.tower, fields, metadata.get("tokenizer.ggml.tokens"))
     written = {
-        "config.json": fields | found.quantisation,
-        **tokenizer.files(headers[0].metadata),
-        STANDS_FOR: {"files": [str(file) for file in files]},
+        "config.json": {
+            **fields,
+            "torch_dtype": _half(own),
+            **found.quantisation,
+        },
+        **tokenizer.files(metadata),
+        **({"preprocessor_config.json": processor(found.tower)} if found.tower else {}),
+        STANDS_FOR: {"files": [str(file) for file in pair.files], "mmproj": str(mmproj) if mmproj else None},
     }
     try:
         _write(made, written)
@@ -76,20 +87,47 @@ def contents(folder: Path) -> Read:
     """What the files hold that a directory stands for."""
     try:
         given = load(folder / STANDS_FOR)
-        files = [Path(file) for file in given["files"]]
+        seeing = given["mmproj"]
+        pair = Pair(tuple(Path(file) for file in given["files"]), Path(seeing) if seeing else None)
     except (Unreadable, KeyError, TypeError) as error:
         raise InputError(f"{folder / STANDS_FOR} cannot be read", str(error), f"Remove {folder}.") from None
     need(GGUF, f"{folder.name} is of a GGUF file")
-    return _read(tuple(files), _key(files))
+    return _read(pair, pair.key)
 
 
 @lru_cache(maxsize=4)
-def _read(files: tuple[Path, ...], key: str) -> Read:
+def _read(pair: Pair, key: str) -> Read:
     """key: of the files as they are; another one makes another result."""
-    found = Contents.of(_headers(files))
-    first, *others = files
+    found = pair.contents()
+    first, *others = pair.all
     more = f" and {len(others)} more" if others else ""
-    return Read(files, found.table, f"{first.name}{more}", found.notes)
+    return Read(pair.all, found.table, f"{first.name}{more}", found.notes)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """The files of a model. files: of the language model, all of its parts; mmproj: that of a tower."""
+
+    files: tuple[Path, ...]
+    mmproj: Path | None = None
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        return (*self.files, self.mmproj) if self.mmproj else self.files
+
+    @property
+    def key(self) -> str:
+        """Of the files as they are."""
+        return _key(self.all)
+
+    def contents(self) -> Contents:
+        """What they hold. InputError for files that are damaged, that llmconv does not know, or that do not belong
+        together."""
+        headers = _headers(self.files)
+        if self.mmproj and self.mmproj.name in [file.name for file in self.files]:
+            what = f"{self.files[0]} and {self.mmproj} have one name"
+            raise InputError(what, "a build tells a model's files apart by their names", "Rename one of them.")
+        return Contents.of(headers, tower(headers[0], self.mmproj))
 
 
 def _parts(path: Path) -> list[Path]:
@@ -139,7 +177,8 @@ def _headers(files: Sequence[Path]) -> list[Header]:
 
 
 def _half(tensors: Iterable[TensorInfo]) -> str:
-    """What config.json says of the weights: the type of most bytes that are not quantised."""
+    """What config.json says of the weights: the type of most bytes that are not quantised. tensors: the language
+    model's, for which a tower in float16 says nothing."""
     sizes = Counter[str]()
     for one in tensors:
         if len(one.shape) > 1:

@@ -36,21 +36,25 @@ class Names:
     """How an architecture's tensors differ from llama's.
 
     layer: further or other names in a layer. permuted: the rows of q and k are in llama.cpp's rotary order. less: what
-    was added to norms.
+    was added to norms. base: what names begin with in place of "model.".
     """
 
     layer: Mapping[str, str] = field(default_factory=dict)
     permuted: bool = False
     less: float = 0.0
+    base: str = "model."
 
     def renamed(self, name: str) -> str | None:
         """HuggingFace's name of a tensor; None for one that is not known."""
         stem, _, part = name.rpartition(".")
         if part in ("weight", "bias") and stem in TOP:
-            return f"{TOP[stem]}.{part}"
+            return self._based(f"{TOP[stem]}.{part}")
         found = _LAYER.fullmatch(name)
         inner = found and {**LAYER, **self.layer}.get(found[2])
-        return f"model.layers.{found[1]}.{inner}.{found[3]}" if found and inner else None
+        return self._based(f"model.layers.{found[1]}.{inner}.{found[3]}") if found and inner else None
+
+    def _based(self, name: str) -> str:
+        return self.base + name.removeprefix("model.") if name.startswith("model.") else name
 
     def heads(self, name: str) -> str | None:
         """The key of the number of heads whose rows are in llama.cpp's order; None for a tensor in the usual one."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,70 +9,44 @@ from functools import cached_property
 from typing import Any
 
 from llmconv.checkpoint.gguf.architectures import ADVICE, architecture
+from llmconv.checkpoint.gguf.clip import Tower
 from llmconv.checkpoint.gguf.header import Header, Tensor, decimal
+from llmconv.checkpoint.gguf.named import Named
 from llmconv.checkpoint.gguf.names import FACTS
-from llmconv.checkpoint.gguf.values import FLOATS, KEPT, How, Values, floats
+from llmconv.checkpoint.gguf.values import FLOATS, KEPT, Values, floats
 from llmconv.checkpoint.tensor import TensorInfo
 from llmconv.errors import InputError, shown
 
-# names of the weights of linear layers, which may keep their integers
-_LINEAR = re.compile(
-    r"(?P<path>model\.layers\.\d+\.(self_attn|mlp|mlp\.experts\.\d+|mlp\.shared_expert)\.[a-z_]+_proj|lm_head)\.weight"
-)
-# parts of a layer in compressed-tensors' form
-PARTS: tuple[tuple[str, How], ...] = (("packed", "codes"), ("scale", "scales"))
 LONGEST_FACT = 1 << 14  # elements
 
 
 @dataclass(frozen=True)
-class Named:
-    """One tensor as HuggingFace has it, before it is decided whether it keeps its integers."""
-
-    name: str
-    values: Values
-    shape: tuple[int, ...]
-
-    @property
-    def kind(self) -> str:
-        return self.values.source.kind
-
-    @property
-    def packable(self) -> str:
-        """The path of the layer whose integers can stay, or ""."""
-        found = _LINEAR.fullmatch(self.name) if self.kind in KEPT else None
-        return found["path"] if found else ""
-
-    @property
-    def nbytes(self) -> int:
-        """In the file."""
-        return self.values.span[1]
-
-
-@dataclass(frozen=True)
 class Contents:
-    """All tensors of a model, from the headers of its files."""
+    """All tensors of a model, from the headers of its files. tower: what it sees with, in a file of its own."""
 
     header: Header
     tensors: tuple[Tensor, ...]
+    tower: Tower | None = None
 
     @classmethod
-    def of(cls, headers: Sequence[Header]) -> Contents:
-        """headers: of all parts of the model, the one with the metadata first."""
-        return cls(headers[0], tuple(tensor for header in headers for tensor in header.tensors))
+    def of(cls, headers: Sequence[Header], tower: Tower | None) -> Contents:
+        """headers: of all parts of the language model, the one with the metadata first."""
+        return cls(headers[0], tuple(tensor for header in headers for tensor in header.tensors), tower)
 
     @cached_property
     def named(self) -> tuple[Named, ...]:
         """InputError for a tensor that llmconv does not know, or of a type that cannot be undone."""
         found = tuple(one for tensor in self.tensors if tensor.name not in FACTS for one in self._named(tensor))
-        for kind, tensor in {t.kind: t for t in self.tensors}.items():
+        seeing = self.tower.header.tensors if self.tower else ()
+        for kind, tensor in {t.kind: t for t in (*seeing, *self.tensors)}.items():
             _try(kind, tensor)
-        return found
+        return (*found, *self.tower.named) if self.tower else found
 
     @cached_property
     def kept(self) -> dict[str, Named]:
         """The layers whose integers stay, by their paths: none where they have less than half of the bytes of all
         linear layers, because integers of a few layers do not make the model a quantised one."""
-        linear = sum(one.nbytes for one in self.named if _LINEAR.fullmatch(one.name))
+        linear = sum(one.nbytes for one in self.named if one.linear)
         found = {one.packable: one for one in self.named if one.packable}
         return found if 2 * sum(one.nbytes for one in found.values()) >= linear else {}
 
@@ -82,13 +55,8 @@ class Contents:
         """As a checkpoint has it."""
         found: dict[str, TensorInfo] = {}
         for one in self.named:
-            if one.packable in self.kept:
-                for part, how in PARTS:
-                    values = replace(one.values, how=how)
-                    name = f"{one.packable}.weight_{part}"
-                    found[name] = values.info(name, (values.rows, values.width))
-            else:
-                found[one.name] = one.values.info(one.name, one.shape)
+            made = one.packed() if one.packable in self.kept else [one.whole]
+            found |= {info.name: info for info in made}
         return found
 
     @property

@@ -62,8 +62,13 @@ class Values:
         return f"{self.source.kind} {self.how} {self.heads} {self.less}"
 
     @property
-    def span(self) -> tuple[int, int]:
-        return self.source.offset + self.first * self.source.row_bytes, self.rows * self.source.row_bytes
+    def kind(self) -> str:
+        """GGUF's type."""
+        return self.source.kind
+
+    @property
+    def spans(self) -> tuple[tuple[int, int], ...]:
+        return ((self.source.offset + self.first * self.source.row_bytes, self.rows * self.source.row_bytes),)
 
     def info(self, name: str, shape: tuple[int, ...]) -> TensorInfo:
         """As a tensor of a checkpoint."""
