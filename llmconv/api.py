@@ -34,6 +34,7 @@ class Options(TypedDict, total=False):
     q_group_size: int
     symmetric: bool
     keep_half: str
+    quantize_head: str
     chip: str
     num_device: int
     distribute_strategy: str

@@ -119,7 +119,7 @@ def test_figures_are_transformers_own(name, found, model):
     (_, original), (right, best) = theirs(model), theirs(model, CHANGES[name])
     assert one.perplexity == pytest.approx(right, rel=2e-4)
     assert one.agreement == pytest.approx((best == original).mean(), abs=0.012), "one token of 87 may be as good"
-    assert (one.bytes is None) == (name == "original" or "head" in name)
+    assert (one.bytes is None) == (name == "original")
 
 
 def test_what_is_measured_of_layers(found):

@@ -27,6 +27,7 @@ EFFECTS = {
     "q_group_size": "scales and zero points of the blocks' linear layers",
     "symmetric": "the same (w4 and w8 alone); zero points become 8 or 128",
     "keep_half": "these linear layers are in half precision in `block_i` and `block_cache_i`; the others of their nets are quantised by llmconv",
+    "quantize_head": "`lm_head` multiplies by codes in groups of `q_group_size` (64 where the blocks have none); in a tied model they are coefficients of its own beside the token table",
     "chip": "the program of every net",
     "num_device": "pp (3 or more): `..._dev<k>.bmodel` files with runs of layers, and `..._combine.json`; tp (bm1684x): a part per device of every `block`, the final norm in `lm_head`",
     "distribute_strategy": "which of the two; tp needs Llama's form of layer with down projections of more than 4,194,304 weights",

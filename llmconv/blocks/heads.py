@@ -46,15 +46,19 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> 
 
     norm: begin with the final norm, which is in the last block otherwise. dtype: as in `embedding`. The table is the
     left operand so that the compiler stores it as it stores the embedding's: tied models then share it. A head that the
-    checkpoint holds quantised is a linear layer like others.
+    checkpoint holds quantised, or that llmconv quantises, is a linear layer like others.
     """
-    g = Graph("lm_head", platform=spec.platform)
+    quantised = spec.head_bits < 16
+    g = Graph("lm_head", platform="LLM" if quantised else spec.platform)
     path = spec.path("head")
     x = g.input("hidden_states", (1, spec.hidden))
     x = scale(g, rms_norm(g, spec, "norm", None, x) if norm else x, spec.logit_scale, f"{path}.scale")
     source = ("tensor", f"{spec.path('embedding' if spec.tied else 'head')}.weight")
     if weight := packed(spec, source, spec.vocab):
         logits = matmul(g, path, weight, (spec.hidden, spec.vocab), x, g.none)
+    elif quantised:
+        weight = g.weight(f"{path}.weight", (spec.hidden, spec.vocab), ("transpose", floats(spec, source)))
+        logits = g.MatMul(x, weight, g.none, name=path)
     else:
         table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), floats(spec, source), dtype)
         logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)

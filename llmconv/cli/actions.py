@@ -14,7 +14,17 @@ from llmconv.errors import InputError
 from llmconv.request.options import OF_RUN, OPTIONS
 
 # options of a conversion that `llmconv quality` takes
-QUALITY = ("model_path", "seq_length", "quantize", "q_group_size", "symmetric", "keep_half", "chip", "out_dir")
+QUALITY = (
+    "model_path",
+    "seq_length",
+    "quantize",
+    "q_group_size",
+    "symmetric",
+    "keep_half",
+    "quantize_head",
+    "chip",
+    "out_dir",
+)
 
 
 def _given(args: argparse.Namespace) -> dict[str, Any]:

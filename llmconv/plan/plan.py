@@ -22,6 +22,7 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
+from llmconv.plan.head import with_head
 from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.kept import with_kept
 from llmconv.plan.net import Net
@@ -112,6 +113,7 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     spec = with_kept(stored(spec, job, quantisation, checkpoint, family), job)
     check_sizes(checkpoint, spec)
     spec, own = with_own_head(checkpoint, spec)
+    spec = with_head(spec, job)
     notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)

@@ -33,10 +33,12 @@ def file_bytes(made: Plan) -> int:
 
 def name_of(job: Job) -> str:
     """What a settled job's precision is called."""
+    head = f", {HEAD}" if job.head_bits == job.weight_bits else f", head {job.quantize_head}"
+    head = head if job.head_bits < 16 else ""
     if job.weight_bits == 16:
-        return job.half
+        return f"{job.half}{head}"
     kept = f", kept: {job.keep_half}" if job.keep_half else ""
-    return f"{job.quantize} g{job.q_group_size}{' symmetric' if job.symmetric else ''}{kept}"
+    return f"{job.quantize} g{job.q_group_size}{' symmetric' if job.symmetric else ''}{kept}{head}"
 
 
 def of(made: Plan) -> Variant:
@@ -46,12 +48,15 @@ def of(made: Plan) -> Variant:
 
 def variants(base: Plan) -> tuple[list[Variant], list[str]]:
     """What is measured: the checkpoint's own values, half precision, 8 and 4 bits in groups of several sizes, symmetric
-    or not, and the base plan with a quantised head; and notes on what the model's sizes do not allow."""
+    or not, and the base plan with a head quantised as its layers are; and notes on what the model's sizes do not
+    allow."""
     job, half = base.job, base.job.half
-    plain = replace(job, keep_half="")
+    plain = replace(job, keep_half="", quantize_head="auto")
     wanted = [replace(plain, quantize=half, q_group_size=0)]
     wanted += [replace(plain, quantize=f"w{bits}{half}", q_group_size=group) for bits in (8, 4) for group in GROUPS]
     wanted.append(replace(plain, quantize=f"w4{half}", symmetric=not job.symmetric))
+    if job.weight_bits < 16:
+        wanted.append(replace(job, quantize_head=f"w{job.weight_bits}"))
     wanted = [job, *(one for one in wanted if one != job)]
     found, notes = [Variant(ORIGINAL, base, Precision(), None)], []
     for one in wanted:
@@ -59,8 +64,6 @@ def variants(base: Plan) -> tuple[list[Variant], list[str]]:
             found.append(of(base if one == job else plan(one, base.checkpoint)))
         except InputError as error:
             notes.append(f"{name_of(one)} is left out: {error.what}")
-    head = replace(Precision.of(base), head=True)
-    found.append(Variant(f"{name_of(job)}, {HEAD}", base, head, None))
     order = {ORIGINAL: 0, half: 1}
     return sorted(found, key=lambda one: order.get(one.name, 2)), notes
 

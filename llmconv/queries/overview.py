@@ -24,6 +24,7 @@ from llmconv.plan.fit import changes, needed, room
 from llmconv.plan.forms import checks
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
+from llmconv.plan.reads import Reads, reads
 from llmconv.request.job import Job
 from llmconv.request.output import Layout
 
@@ -92,9 +93,10 @@ class Device:
 
 @dataclass(frozen=True)
 class Overview:
-    """options: every option, settled. largest: by what a tower looks at, the largest item, in numbers. output: the
-    .bmodel. tasks: None before the weights are here. chip_memory: bytes on the largest boards. fits: "yes", "hardly"
-    (the device's system needs memory too) or "no"; advice: options with which it does, each tried."""
+    """options: every option, settled. reads: what each token takes. largest: by what a tower looks at, the largest
+    item, in numbers. output: the .bmodel. tasks: None before the weights are here. chip_memory: bytes on the largest
+    boards. fits: "yes", "hardly" (the device's system needs memory too) or "no"; advice: options with which it does,
+    each tried."""
 
     model: Model
     options: Mapping[str, Any]
@@ -106,6 +108,7 @@ class Overview:
     coefficient_bytes: int
     tasks: tuple[Work, ...] | None
     needs: Needs
+    reads: Reads
     devices: tuple[Device, ...]
     chip_memory: int
     fits: str
@@ -133,6 +136,7 @@ def overview(made: Plan, outlook: engine.Outlook | None, asked: Job | None = Non
         coefficient_bytes(made.nets),
         None if outlook is None else tuple(Work(item.name, item.action, item.reason) for item in outlook.items),
         _before(made) if outlook is None else _needs(made, outlook),
+        reads(made),
         devices(made),
         limit,
         fits,
@@ -173,7 +177,7 @@ def _before(made: Plan) -> Needs:
         for net in made.nets
     )
     firsts = (net for net in made.nets if found[net.name].linears == net.name)
-    return Needs(cpu_seconds=cpu + sum(check_seconds(weight) for _, weight in checks(firsts).values()))
+    return Needs(cpu_seconds=cpu + sum(check_seconds(net, weight) for net, weight in checks(firsts).values()))
 
 
 def _needs(made: Plan, outlook: engine.Outlook) -> Needs:

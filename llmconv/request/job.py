@@ -13,7 +13,7 @@ from llmconv.checkpoint.gguf.file import title
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
 from llmconv.hub import Name
-from llmconv.request.options import parse
+from llmconv.request.options import BY_NAME, parse
 
 LONGEST = 400  # bytes of a path; SQLite takes 512 with the names of its files
 # options with which the compiler does not split a layer over devices
@@ -34,6 +34,7 @@ class Job:
     q_group_size: int = 64
     symmetric: bool = False
     keep_half: str = ""
+    quantize_head: str = "auto"
     chip: str = "bm1684x"
     num_device: int = 1
     distribute_strategy: str = "tp"
@@ -252,6 +253,17 @@ class Job:
     @property
     def weight_bits(self) -> int:
         return {"w4": 4, "w8": 8}.get(self.quantize[:2], 16)
+
+    @property
+    def head_bits(self) -> int:
+        """Bits of the head's weights, where llmconv quantises them; 16 where not."""
+        return {"w4": 4, "w8": 8}.get(self.quantize_head, 16)
+
+    @property
+    def head_group(self) -> int:
+        """Inputs of each scale of a head that llmconv quantises: the group of the (resolved) job, or the usual one
+        where that has none."""
+        return self.q_group_size or BY_NAME["q_group_size"].default
 
 
 def _check_path(name: str, path: Path) -> None:

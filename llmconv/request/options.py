@@ -16,6 +16,7 @@ from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
+HEAD = ("auto", "bf16", "f16", "w8", "w4")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 
 
@@ -61,6 +62,14 @@ OPTIONS = (
         "",
         "linear layers that stay in half precision beside w4 or w8, e.g. 3.q_proj,0-3.down_proj,*.v_proj,5",
         "quantisation",
+    ),
+    Option(
+        "quantize_head",
+        "choice",
+        "auto",
+        "the head's weights: auto is half precision, or what a quantised checkpoint has",
+        "quantisation",
+        choices=HEAD,
     ),
     Option("chip", "choice", "bm1684x", "target chip", "target", ("-c", "--processor"), choices=tuple(CHIPS)),
     Option("num_device", "int", 1, "devices that share the model", "target"),

@@ -1,0 +1,64 @@
+"""How many cycles the nets of a model take on a chip, by the compiler's estimate, beside those of the vendor's graphs.
+
+`python benchmarks/chip.py [SHAPE ...] [--chip C] [--quantize Q] [--quantize_head H] [--seq N] [--graph G]`
+
+Writes a checkpoint with a published model's shape whose weights are zeros that take no disk (programs do not depend on
+values), compiles one net of each structure, and prints cycles and ratios. Nothing else of a conversion is run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import prod
+from pathlib import Path
+
+from llmconv.cli.demo import dense_tensors
+from llmconv.compile.net import compile_net
+from llmconv.compile.records import NetFiles, NetTask, Workplace
+from llmconv.plan.forms import exported
+from llmconv.plan.net import Net
+from llmconv.plan.plan import Plan, plan
+from llmconv.request.job import Job
+
+QWEN = {"model_type": "qwen2", "hidden_act": "silu", "rms_norm_eps": 1e-6, "rope_theta": 1e6, "torch_dtype": "bfloat16", "max_position_embeddings": 32768}
+SHAPES = {
+    "0.5b": QWEN | {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2, "vocab_size": 151936, "tie_word_embeddings": True},
+    "1.7b": QWEN | {"model_type": "qwen3", "hidden_size": 2048, "intermediate_size": 6144, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 128, "attention_bias": False, "vocab_size": 151936, "tie_word_embeddings": True},
+    "7b": QWEN | {"hidden_size": 3584, "intermediate_size": 18944, "num_hidden_layers": 28, "num_attention_heads": 28, "num_key_value_heads": 4, "vocab_size": 152064, "tie_word_embeddings": False},
+    "14b": QWEN | {"hidden_size": 5120, "intermediate_size": 13824, "num_hidden_layers": 48, "num_attention_heads": 40, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False},
+}  # fmt: skip
+
+
+def write_checkpoint(place: Path, config: dict) -> Path:
+    """A model directory whose shard has a header, and zeros that take no disk."""
+    place.mkdir(parents=True, exist_ok=True)
+    (place / "config.json").write_text(json.dumps(config))
+    qwen2 = config["model_type"] == "qwen2"
+    header, at = {}, 0
+    for tensor, shape, _ in dense_tensors(config, ("q", "k", "v") if qwen2 else (), qk_norm=not qwen2):
+        header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
+    text = json.dumps(header).encode()
+    with open(place / "model.safetensors", "wb") as shard:
+        shard.write(len(text).to_bytes(8, "little") + text)
+        shard.truncate(8 + len(text) + at)
+    return place
+
+
+def cycles(made: Plan, net: Net, place: Path) -> int:
+    """The compiler's estimate for one net of a plan."""
+    place.mkdir(parents=True, exist_ok=True)
+    mlir, weights = place / "net.mlir", place / "net.weights"
+    mlir.write_text(net.mlir)
+    weights.write_text(json.dumps(exported(net).to_json()))
+    files = NetFiles(place / f"{net.name}.bmodel", place / f"{net.name}.coeff", place / "net.json", place / "run.json")
+    task = NetTask(net.name, net.module, made.job.model_path, mlir, weights, net.flags, Workplace(place / "scratch", place / "log"))
+    outcome, _ = compile_net(task, files)
+    files.coefficients.unlink()
+    if outcome.cycles is None:
+        raise SystemExit(f"the compiler gives no estimate for {net.name}")
+    return outcome.cycles
