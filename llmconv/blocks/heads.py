@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmconv.blocks.drawing import RIGHT, TABLE
 from llmconv.blocks.linear import lora, rms_norm, scale
 from llmconv.blocks.packed import floats, matmul, packed
 from llmconv.blocks.spec import Spec
@@ -45,7 +46,8 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> 
     """hidden_states [1, H] -> if `greedy` token_id [1, 1], the index of the largest logit, else the logits [1, V].
 
     norm: begin with the final norm, which is in the last block otherwise. dtype: as in `embedding`. The table is the
-    left operand so that the compiler stores it as it stores the embedding's: tied models then share it. A head that the
+    left operand, or the transposed right one, so that the compiler stores it as it stores the embedding's: tied models
+    then share it. A head that the
     checkpoint holds quantised, or that llmconv quantises, is a linear layer like others.
     """
     quantised = spec.head_bits < 16
@@ -56,12 +58,13 @@ def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> 
     source = ("tensor", f"{spec.path('embedding' if spec.tied else 'head')}.weight")
     if weight := packed(spec, source, spec.vocab):
         logits = matmul(g, path, weight, (spec.hidden, spec.vocab), x, g.none)
-    elif quantised:
+    elif quantised or spec.drawing.head == RIGHT:
         weight = g.weight(f"{path}.weight", (spec.hidden, spec.vocab), ("transpose", floats(spec, source)))
         logits = g.MatMul(x, weight, g.none, name=path)
     else:
         table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), floats(spec, source), dtype)
-        logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)
+        operands = (x, table) if spec.drawing.head == TABLE else (table, x)
+        logits = g.MatMul(*operands, g.none, right_transpose=True, name=path)
     logits = g.Reshape(logits, to=(1, spec.vocab), name=f"{path}.reshape")
     return g.output(best(g, logits) if greedy else logits)
 

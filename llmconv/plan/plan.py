@@ -6,7 +6,7 @@ The plan is pure: it reads config.json and safetensors headers, writes nothing a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llmconv.blocks.spec import Spec
@@ -22,6 +22,7 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
+from llmconv.plan.drawing import drawn, told
 from llmconv.plan.head import with_head
 from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.kept import with_kept
@@ -69,6 +70,11 @@ class Plan:
         )
 
     @property
+    def graphs(self) -> tuple[str, ...]:
+        """Where its graphs differ from the vendor's, and why, in words."""
+        return told(self.spec, self.job)
+
+    @property
     def disk_tensors(self) -> list[str]:
         """Tensors that are written as files for the CPU, and are in no net."""
         return [f"{self.spec.path('embedding')}.weight"] if self.job.embedding_disk else []
@@ -114,6 +120,7 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     check_sizes(checkpoint, spec)
     spec, own = with_own_head(checkpoint, spec)
     spec = with_head(spec, job)
+    spec = replace(spec, drawing=drawn(spec, job))
     notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)

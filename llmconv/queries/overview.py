@@ -93,16 +93,17 @@ class Device:
 
 @dataclass(frozen=True)
 class Overview:
-    """options: every option, settled. reads: what each token takes. largest: by what a tower looks at, the largest
-    item, in numbers. output: the .bmodel. tasks: None before the weights are here. chip_memory: bytes on the largest
-    boards. fits: "yes", "hardly" (the device's system needs memory too) or "no"; advice: options with which it does,
-    each tried."""
+    """options: every option, settled. reads: what each token takes. graphs: in words. largest: by what a tower looks
+    at, the largest item, in numbers. output: the .bmodel. tasks: None before the weights are here. chip_memory: bytes
+    on the largest boards. fits: "yes", "hardly" (the device's system needs memory too) or "no"; advice: options with
+    which it does, each tried."""
 
     model: Model
     options: Mapping[str, Any]
     largest: Mapping[str, Mapping[str, float]]
     output: str
     notes: tuple[str, ...]
+    graphs: tuple[str, ...]
     nets: tuple[Kind, ...]
     names: tuple[str, ...]
     coefficient_bytes: int
@@ -131,6 +132,7 @@ def overview(made: Plan, outlook: engine.Outlook | None, asked: Job | None = Non
         {tower.item: tower.largest(sizes) for tower, sizes in made.towers},
         str(Layout(made.job.out_dir).bmodel(made.folder)),
         made.notes,
+        made.graphs,
         tuple(_kinds(made)),
         tuple(net.name for net in made.nets),
         coefficient_bytes(made.nets),

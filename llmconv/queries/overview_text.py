@@ -38,6 +38,8 @@ def _head(found: Overview) -> Iterator[str]:
     yield row("lengths", f"{options['seq_length']} tokens, prompts up to {options['max_input_length']}{batch}")
     for item, sizes in found.largest.items():
         yield row(f"largest {item}", ", ".join(largest(sizes)))
+    for number, graph in enumerate(found.graphs):
+        yield row("" if number else "graphs", graph)
     yield row("output", found.output)
     yield from (f"note: {note}" for note in found.notes)
 

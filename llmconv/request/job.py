@@ -39,6 +39,7 @@ class Job:
     num_device: int = 1
     distribute_strategy: str = "tp"
     num_core: int = 0
+    graph: str = "fast"
     batch: int = 1
     max_input_length: int = 0
     max_prefill_kv_length: int = 0

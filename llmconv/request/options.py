@@ -17,6 +17,7 @@ from llmconv.errors import InputError, shown
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
 HEAD = ("auto", "bf16", "f16", "w8", "w4")
+GRAPH = ("fast", "vendor")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 
 
@@ -82,6 +83,14 @@ OPTIONS = (
         choices=("tp", "pp"),
     ),
     Option("num_core", "int", 0, "cores to use; 0: all of the chip's", "target"),
+    Option(
+        "graph",
+        "choice",
+        "fast",
+        "graphs with the fewest cycles on the chip, or those of the vendor's converter",
+        "target",
+        choices=GRAPH,
+    ),
     Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",)),
     Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
     Option("max_prefill_kv_length", "int", 0, "history that a prefill can take; 0: seq_length", "sequence"),
