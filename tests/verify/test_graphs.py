@@ -29,11 +29,12 @@ LARGE = HEADER | {"intermediate_size": 18944}
 
 @pytest.fixture
 def cut(monkeypatch):
-    """cut(n): every MLP in n pieces, whatever its size."""
+    """cut(n): every MLP in n pieces, and the table of a tied head on the right, whatever their sizes."""
 
     def every(count: int) -> None:
-        cuts = {(chip, bits): Cut(1, count, (0, 0)) for chip in CHIPS for bits in (4, 8, 16)}
+        cuts = {(chip, bits): (Cut(1, count, (0, 0)),) for chip in CHIPS for bits in (4, 8, 16)}
         monkeypatch.setattr(drawing, "CUTS", cuts)
+        monkeypatch.setattr(drawing, "TRANSPOSED", {"bm1684x": {256: 0.9}})
 
     return every
 
@@ -42,13 +43,19 @@ def cut(monkeypatch):
     "name, sizes, options, right",
     [
         ("qwen2", HEADER, {}, Drawing(True, 1, RIGHT)),
-        ("qwen2_tied", HEADER, {}, Drawing(True, 1, TABLE)),
-        ("qwen2_tied", HEADER | {"hidden_size": 4096}, {}, Drawing(True, 1, LEFT)),
+        ("qwen2_tied", HEADER | {"hidden_size": 896}, {}, Drawing(True, 1, TABLE)),
+        ("qwen2_tied", HEADER | {"hidden_size": 1536}, {}, Drawing(True, 1, LEFT)),
+        ("qwen2_tied", HEADER | {"hidden_size": 128}, {}, Drawing(True, 1, LEFT)),
         ("qwen2_tied", HEADER, {"embedding_disk": 1}, Drawing(True, 1, RIGHT)),
         ("qwen2", HEADER, {"chip": "bm1688"}, Drawing(True, 1, LEFT)),
         ("qwen2", LARGE, {"quantize": "w4bf16"}, Drawing(True, 2, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w8f16"}, Drawing(True, 2, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT)),
+        ("qwen2", LARGE | {"intermediate_size": 12288}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 2, LEFT)),
+        ("qwen2", LARGE | {"intermediate_size": 8192}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2", LARGE, {"quantize": "bf16"}, Drawing(True, 2, RIGHT)),
+        ("qwen2", LARGE, {"quantize": "w8bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT)),
+        ("qwen2_tied", LARGE, {"quantize": "bf16"}, Drawing(True, 1, LEFT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "keep_half": "0"}, Drawing(True, 1, RIGHT)),
         # halves are no whole groups of 128
         ("qwen2", LARGE | {"intermediate_size": 19072}, {"quantize": "w4bf16", "q_group_size": 128}, Drawing(True, 1, RIGHT)),
