@@ -92,11 +92,11 @@ printf '%s\\n' "${COMPREPLY[@]}"
 
 @pytest.mark.parametrize("words, found", [
     (["llmconv", "pl"], {"plan"}),
-    (["llmconv", "convert", "--quan"], {"--quantize"}),
+    (["llmconv", "convert", "--quan"], {"--quantize", "--quantize_head", "--quantize-head"}),
     (["llmconv", "convert", "-q", "w4"], {"w4bf16", "w4f16"}),
     (["llm_convert", "--chip", "bm"], {"bm1684x", "bm1688"}),
     (["llmconv", "completion", "z"], {"zsh"}),
-    (["doit", "convert", "quan"], {"quantize="}),
+    (["doit", "convert", "quan"], {"quantize=", "quantize_head="}),
     (["doit", "convert", "mod"], {"model=", "model_path="}),
     (["doit", "convert", "chip", "=", "bm168"], {"bm1684x", "bm1688"}),
     (["doit", "convert", "model=/m", "progress", "="], {"auto", "tty", "plain", "json", "quiet"}),

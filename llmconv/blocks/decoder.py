@@ -190,6 +190,8 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     g = Graph(name, lora_rank=lora_rank, platform=spec.platform)
     mixer, window = spec.kinds[layer].mixer, spec.window(layer, min(step.keys, step.capacity))
     ports = mixer.ports(spec, layer, step)
+    if step.dynamic:  # the compiler estimates no cycles of such nets
+        spec = replace(spec, drawing=replace(spec.drawing, up_first=False))
     x, given = inputs(g, spec, layer, step, window)
     if window is not None and "mask" in mixer.takes:
         given, step = replace(given, mask=windowed(g, step, window, x, given)), replace(step, mask_tile=0)

@@ -61,16 +61,15 @@ def _plain(spec: Spec, job: Job) -> str:
     reasons = {
         "layers are split over devices": job.splits,
         "linears have room for adapters": job.lora_max_rank > 0,
-        "the compiler estimates no cycles of dynamic nets": job.dynamic,
         "the checkpoint has quantised its layers": spec.packed,
     }
     return next((told for told, holds in reasons.items() if holds), "")
 
 
 def _cut(spec: Spec, job: Job) -> Cut | None:
-    """How the MLPs are cut; None where they stay whole."""
+    """How the MLPs are cut; None where they stay whole. The compiler estimates no cycles of dynamic nets."""
     fits = [cut for cut in CUTS.get((job.chip, job.weight_bits), ()) if cut.intermediate <= spec.intermediate]
-    if not fits or job.keep_half or spec.bias & {"gate", "up", "down"}:
+    if not fits or job.keep_half or job.dynamic or spec.bias & {"gate", "up", "down"}:
         return None
     if fits[-1].saved[0] < 0 and _head(spec, job) != RIGHT:  # which saves more of a token than the pieces take
         return None

@@ -61,7 +61,7 @@ def cut(monkeypatch):
         ("qwen2", LARGE | {"intermediate_size": 19072}, {"quantize": "w4bf16", "q_group_size": 128}, Drawing(True, 1, RIGHT)),
         ("llama", LARGE | {"mlp_bias": True}, {"quantize": "w4bf16"}, Drawing(True, 1, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "graph": "vendor"}, VENDOR),
-        ("qwen2", LARGE, {"quantize": "w4bf16", "dynamic": 1}, VENDOR),
+        ("qwen2", LARGE, {"quantize": "w4bf16", "dynamic": 1}, Drawing(True, 1, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "lora_max_rank": 4}, VENDOR),
     ],
 )  # fmt: skip
