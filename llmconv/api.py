@@ -39,6 +39,7 @@ class Options(TypedDict, total=False):
     num_device: int
     distribute_strategy: str
     num_core: int
+    graph: str
     batch: int
     max_input_length: int
     max_prefill_kv_length: int

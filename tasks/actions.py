@@ -88,9 +88,9 @@ def write_manifest(
 ) -> None:
     """Write manifest.json: what was built from what.
 
-    told: {job, notes, device, bmodel, weights, table}, as they are; device: see llmconv.plan.handover; table: dtype and
-    shape of every tensor of the checkpoint, by name. files: {toolchain,
-    merged}. digests: the shards' tables. `nets` and `devices` carry the names of their facts files.
+    told: {job, notes, graphs, device, bmodel, weights, table}, as they are; device: see llmconv.plan.handover; table:
+    dtype and shape of every tensor of the checkpoint, by name. files: {toolchain, merged}. digests: the shards' tables.
+    `nets` and `devices` carry the names of their facts files.
     """
     from llmconv import __version__
 
@@ -105,6 +105,7 @@ def write_manifest(
         "llmconv": __version__,
         "job": told["job"],
         "notes": told["notes"],
+        "graphs": told["graphs"],
         # the form that was used, which may not be the planned one
         "device": {**told["device"], "compiler": tools["version"]},
         "checkpoint": {"tensors": len(tensors), "sha256": checkpoint, "table": told["table"]},

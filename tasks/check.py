@@ -47,7 +47,7 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
         **reading(plan, layout, names),
         key={"flags": flags, "parts": made},
         code=CODE,
-        need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
+        need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(net, weight)),
         like="check",
         doc=f"check {weight.name}",
     )

@@ -41,6 +41,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             "told": {
                 "job": job,
                 "notes": list(plan.notes),
+                "graphs": list(plan.graphs),
                 "device": device,
                 "bmodel": bmodel,
                 "weights": plan.weights,
@@ -59,7 +60,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             *digests,
             *(path for net in plan.nets for path in layout.net(net.name)[2:]),
         ],
-        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes), "device": device},
+        key={"job": job, "bmodel": bmodel, "notes": list(plan.notes), "graphs": list(plan.graphs), "device": device},
         need=Need(memory=50 * MB, seconds=0.1),
         cacheable=False,
         doc="manifest.json: options, digests, sizes, times",

@@ -58,7 +58,7 @@ def ours(out: Path) -> list[dict]:
 def test_nets_equal_the_vendors(case, checkpoint, convert):
     name, options = CASES[case]
     golden = json.loads((GOLDEN / f"{case}.json").read_text())["nets"]
-    got = ours(convert(checkpoint(name), **({"seq": 128} | options)))
+    got = ours(convert(checkpoint(name), **({"seq": 128, "graph": "vendor"} | options)))
     assert [n["name"] for n in got] == [n["name"] for n in golden]
     for net, expected in zip(got, golden):
         if expected["cycles"] is None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +25,13 @@ import quantised_checkpoints
 import slice_checkpoints
 import vision_checkpoints
 from net_texts import texts
-from plans import planned
+from plans import planned as drawn
 
 from llmconv.plan.net import Net
 from llmconv.tasks.export import with_form
 from llmconv.top.text import render
+
+planned = partial(drawn, graph="vendor")  # whose graphs are shown elsewhere to be the vendor's, byte for byte
 
 GOLDEN = Path(__file__).resolve().parent / "golden" / "nets"
 PIXELS = {
@@ -210,6 +213,25 @@ def test_nets_of_models_that_hear(name, tmp_path, request):
     pixels = {"max_pixels": "112,224"} if name == "qwen2_5_omni" else {}
     found = texts((title, different(planned(model, **pixels, **options).nets)) for title, options in cases.items())
     hold(GOLDEN / f"{name}.txt", found, request.config.getoption("--update-golden"))
+
+
+def test_nets_drawn_otherwise(tmp_path, request):
+    """What differs from the vendor's graphs: heads, MLPs, MLPs in pieces."""
+    small, large = {"intermediate_size": 512}, {"intermediate_size": 18944}
+    cases = {
+        "head on the right, pieces": ("qwen2", large),
+        "table on the right": ("qwen2_tied", small | {"hidden_size": 896, "num_attention_heads": 14}),
+    }
+    found = []
+    for title, (name, sizes) in cases.items():
+        config, tensors = checkpoints.published(name, num_hidden_layers=2, **sizes)
+        model = checkpoints.headers(tmp_path / name, config, tensors)
+        both = (drawn(model, quantize="w4bf16", graph=graph).nets for graph in ("vendor", "fast"))
+        theirs, ours = ({net.name: net for net in different(nets)} for nets in both)
+        found.append(
+            (title, [ours[name] for name in ours if name not in theirs or ours[name].mlir != theirs[name].mlir])
+        )
+    hold(GOLDEN / "drawn.txt", texts(found), request.config.getoption("--update-golden"))
 
 
 @pytest.mark.parametrize("net", ["block_0", "sample_head"])

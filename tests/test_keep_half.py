@@ -58,7 +58,7 @@ def test_names(given, right, model):
         ("q_proj", "an entry is LAYER.LINEAR or LAYER"),
         ("1.", "an entry is LAYER.LINEAR or LAYER"),
         ("1.q_proj,", "with an empty entry"),
-        ("lm_head", "stay in half precision anyway"),
+        ("lm_head", "stay in half precision unless quantize_head"),
     ],
 )
 def test_a_name_that_is_unknown(given, says, model):

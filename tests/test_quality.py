@@ -110,7 +110,7 @@ CHANGES = {
         )
         for bits, group, symmetric in ((4, 32, False), (4, 64, False), (4, 64, True), (8, 128, False))
     },
-    "w4bf16 g64, head w4": lambda name, w: (
+    "w4bf16 g64, head too": lambda name, w: (
         quantised(w, 4, 64, False) if "_proj.weight" in name or name == "lm_head.weight" else rounded(w)
     ),
 }

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from llmconv.blocks.layers import Rule, alike
-from llmconv.blocks.linear import activated, linear, rms_norm, scale
+from llmconv.blocks.linear import Piece, activated, linear, rms_norm, scale
 from llmconv.blocks.mixer import Given, Step
 from llmconv.blocks.moe import experts
 from llmconv.blocks.names import found_names
@@ -119,10 +119,22 @@ def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
     """down(act(gate(x)) * up(x)), or routed experts in a sparse layer."""
     if spec.kinds[layer].sparse:
         return experts(g, spec, layer, x)
-    gate, up = spec.path("gate", layer), spec.path("up", layer)
-    hidden = activated(g, spec, gate, linear(g, spec, "gate", layer, x))
-    hidden = g.Mul(hidden, linear(g, spec, "up", layer, x), name=f"{up}.mul")
-    return linear(g, spec, "down", layer, hidden)
+    first, *others = (Piece(number, spec.drawing.pieces) for number in range(spec.drawing.pieces))
+    out, down = _mlp(g, spec, layer, x, first), spec.path("down", layer)
+    for piece in others:
+        out = g.Add(out, _mlp(g, spec, layer, x, piece), name=f"{down}{piece.suffix}.sum")
+    return out
+
+
+def _mlp(g: Graph, spec: Spec, layer: int, x: Value, piece: Piece) -> Value:
+    """A piece of the MLP: its columns of gate and up, and what down makes of them."""
+    gate, up = (spec.path(role, layer) + piece.suffix for role in ("gate", "up"))
+    made = {}
+    for role in ("up", "gate") if spec.drawing.up_first else ("gate", "up"):
+        value = linear(g, spec, role, layer, x, piece=piece)
+        made[role] = activated(g, spec, gate, value) if role == "gate" else value
+    hidden = g.Mul(made["gate"], made["up"], name=f"{up}.mul")
+    return linear(g, spec, "down", layer, hidden, piece=piece)
 
 
 def add(g: Graph, spec: Spec, layer: int, norm: str, role: str, x: Value, y: Value, name: str | None = None) -> Value:
@@ -178,6 +190,8 @@ def block(name: str, spec: Spec, layer: int, step: Step, lora_rank: int = 0) -> 
     g = Graph(name, lora_rank=lora_rank, platform=spec.platform)
     mixer, window = spec.kinds[layer].mixer, spec.window(layer, min(step.keys, step.capacity))
     ports = mixer.ports(spec, layer, step)
+    if step.dynamic:  # the compiler estimates no cycles of such nets
+        spec = replace(spec, drawing=replace(spec.drawing, up_first=False))
     x, given = inputs(g, spec, layer, step, window)
     if window is not None and "mask" in mixer.takes:
         given, step = replace(given, mask=windowed(g, step, window, x, given)), replace(step, mask_tile=0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from llmconv.blocks.drawing import RIGHT, TABLE
 from llmconv.blocks.linear import lora, rms_norm, scale
 from llmconv.blocks.packed import floats, matmul, packed
 from llmconv.blocks.spec import Spec
@@ -41,26 +42,28 @@ def embedding_lora(name: str, spec: Spec, length: int, rank: int) -> Graph:
     return g.output(g.Add(states, y, name=f"{name}.lora_add"))
 
 
-def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False, linear: bool = False) -> Graph:
+def lm_head(spec: Spec, dtype: str, greedy: bool = True, norm: bool = False) -> Graph:
     """hidden_states [1, H] -> if `greedy` token_id [1, 1], the index of the largest logit, else the logits [1, V].
 
     norm: begin with the final norm, which is in the last block otherwise. dtype: as in `embedding`. The table is the
-    left operand so that the compiler stores it as it stores the embedding's: tied models then share it. A head that the
-    checkpoint holds quantised, or that is to be (linear), is a linear layer like others: its weight is [H, V].
+    left operand, or the transposed right one, so that the compiler stores it as it stores the embedding's: tied models
+    then share it. A head that the checkpoint holds quantised, or that llmconv quantises, is a linear layer like others.
     """
-    g = Graph("lm_head", platform=spec.platform)
+    quantised = spec.head_bits < 16
+    g = Graph("lm_head", platform="LLM" if quantised else spec.platform)
     path = spec.path("head")
     x = g.input("hidden_states", (1, spec.hidden))
     x = scale(g, rms_norm(g, spec, "norm", None, x) if norm else x, spec.logit_scale, f"{path}.scale")
     source = ("tensor", f"{spec.path('embedding' if spec.tied else 'head')}.weight")
     if weight := packed(spec, source, spec.vocab):
         logits = matmul(g, path, weight, (spec.hidden, spec.vocab), x, g.none)
-    elif linear:
-        weight = g.weight(f"{path}.weight", (spec.hidden, spec.vocab), ("transpose", floats(spec, source)), dtype)
+    elif quantised or spec.drawing.head == RIGHT:
+        weight = g.weight(f"{path}.weight", (spec.hidden, spec.vocab), ("transpose", floats(spec, source)))
         logits = g.MatMul(x, weight, g.none, name=path)
     else:
         table = g.weight(f"{path}.weight", (spec.vocab, spec.hidden), floats(spec, source), dtype)
-        logits = g.MatMul(table, x, g.none, right_transpose=True, name=path)
+        operands = (x, table) if spec.drawing.head == TABLE else (table, x)
+        logits = g.MatMul(*operands, g.none, right_transpose=True, name=path)
     logits = g.Reshape(logits, to=(1, spec.vocab), name=f"{path}.reshape")
     return g.output(best(g, logits) if greedy else logits)
 

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from llmconv.blocks.packed import floats, matmul, ordered_by, packed
 from llmconv.blocks.spec import ACTIVATIONS, Spec
 from llmconv.top.graph import Graph, Value
 
 
-def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool = True) -> Value:
+@dataclass(frozen=True)
+class Piece:
+    """The number-th of `count` equal pieces of an MLP: of gate and up its outputs, of down its inputs."""
+
+    number: int
+    count: int
+
+    @property
+    def suffix(self) -> str:
+        """What the names of its weights and operations end with."""
+        return f"_{self.number}" if self.count > 1 else ""
+
+    def of(self, role: str, size: tuple[int, int], source: tuple) -> tuple[tuple[int, int], tuple]:
+        """(K, N) and the recipe [N, K] of the piece, from those of the whole linear."""
+        if self.count == 1:
+            return size, source
+        k, n = size
+        kind, total = ("columns", k) if role == "down" else ("rows", n)
+        step = total // self.count
+        part = (kind, source, self.number * step, (self.number + 1) * step, total)
+        return (step, n) if role == "down" else (k, step), part
+
+
+WHOLE = Piece(0, 1)
+
+
+def linear(g: Graph, spec: Spec, role: str, layer: int, x: Value, adapted: bool = True, piece: Piece = WHOLE) -> Value:
     """x [B, L, K] times the role's weight, stored [N, K] by HuggingFace and [K, N] in the net, plus its bias, plus LoRA
-    (where adapters are made for the role).
+    (where adapters are made for the role). piece: of a linear of an MLP without biases and adapters.
     """
-    k, n = spec.linear(role)
-    path = spec.path(role, layer)
+    path = spec.path(role, layer) + piece.suffix
+    (k, n), source = piece.of(role, spec.linear(role), spec.source(role, layer))
     bias = (
         g.weight(f"{path}.bias", (1,) * (len(x.shape) - 1) + (n,), spec.source(role, layer, "bias"))
         if role in spec.bias
         else g.none
     )
-    source = spec.source(role, layer)
     if weight := packed(spec, source, n):
         out = matmul(g, path, weight, (k, n), x, bias, ordered_by(spec, role, layer, weight))
     else:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
+from llmconv.blocks.drawing import VENDOR, Drawing
 from llmconv.blocks.mixer import Mixer
 from llmconv.blocks.names import Names
 from llmconv.checkpoint import rope
@@ -94,6 +95,8 @@ class Spec:
     stored: linear layers that the checkpoint holds quantised, by the path of their tensors.
     kept: linears that stay in half precision beside those that llmconv quantises, by layer and role, with its type
     (bf16, f16).
+    drawing: which of several graphs with the same values the nets have.
+    head_bits: 4 or 8 where llmconv quantises the head, else 16.
     naming: the published names, where the checkpoint has others.
     marks: rows of the token table behind the head's vocabulary, of tokens that are read and never written.
     """
@@ -122,6 +125,8 @@ class Spec:
     experts: Experts | None = None
     stored: Mapping[str, Packed] = field(default_factory=dict)
     kept: Mapping[tuple[int, str], str] = field(default_factory=dict)
+    head_bits: int = 16
+    drawing: Drawing = VENDOR
     float_norms: bool = True  # norms with an offset keep float32 weights
     naming: Names | None = None
     marks: int = 0
@@ -130,6 +135,11 @@ class Spec:
     def rows(self) -> int:
         """Rows of the token table: ids that a prompt may have."""
         return self.vocab + self.marks
+
+    @property
+    def shares_table(self) -> bool:
+        """Whether the head multiplies by the very coefficients of the token table."""
+        return self.tied and self.head_bits == 16
 
     @property
     def layers(self) -> int:

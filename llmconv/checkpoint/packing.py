@@ -57,6 +57,16 @@ def take(codes: np.ndarray, order: np.ndarray) -> np.ndarray:
     return codes[..., order]
 
 
+def columns(values: np.ndarray, first: int, last: int, total: int) -> np.ndarray:
+    """Some columns of any values [.., total]."""
+    return values[..., first:last]
+
+
+def _cut(shape: tuple[int, ...], count: int, total: int) -> tuple[int, ...]:
+    """The shape of `count` of `total` columns; of another number of columns its own shape, which does not fit."""
+    return (*shape[:-1], count) if shape[-1] == total else shape
+
+
 def repeat(values: np.ndarray, times: int) -> np.ndarray:
     """Every column several times."""
     return values.repeat(times, -1)
@@ -123,5 +133,6 @@ ROWWISE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
     "pack": (lambda shape, bits: (*shape[:-1], shape[-1] * bits // 8), pack),
     "interleave": (lambda shape: shape, interleave),
     "take": (lambda shape, order: shape, take),
+    "columns": (lambda shape, first, last, total: _cut(shape, last - first, total), columns),
     "repeat": (lambda shape, times: (*shape[:-1], shape[-1] * times), repeat),
 }

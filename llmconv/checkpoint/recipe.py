@@ -3,6 +3,7 @@
     ("tensor", name)                  a tensor as it is
     ("transpose", r)                  the two last axes swapped: HF stores linear weights [N, K], MatMul wants [K, N]
     ("rows", r, first, last[, total]) part of a fused tensor, along its first axis, which has `total` rows
+    ("columns", r, first, last, total) the same along its last axis, also of integers
     ("part", r, i, n)                 the i-th of n equal parts along its first axis
     ("stack", r, ...)                 tensors of one shape along a new first axis
     ("concat", r, ...)                tensors along their first axis
@@ -223,6 +224,8 @@ def _rows(checkpoint: Checkpoint, inner: list | tuple, first: int, last: int, to
         return checkpoint.float32(inner[1][1], slice(first, last), tuple(inner[2]))
     if inner[0] == "rows":
         return _rows(checkpoint, inner[1], inner[2] + first, inner[2] + last)
+    if inner[0] == "columns":
+        return packing.columns(_rows(checkpoint, inner[1], first, last), *inner[2:])
     if inner[0] == "concat":
         found, top = [], 0
         for part in inner[1:]:

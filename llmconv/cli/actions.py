@@ -22,6 +22,7 @@ QUALITY = (
     "q_group_size",
     "symmetric",
     "keep_half",
+    "quantize_head",
     "chip",
     "out_dir",
 )

@@ -168,7 +168,7 @@ def _product(op: Op, names: Sequence[str | None], attrs: Mapping[str, Mapping[st
     left, right, bias = names
     if left and not right and not bias:
         return _plain(left, "tpu.MatMul.input", attrs)
-    if right and not left and op.attrs["is_lora"] and not bias:
+    if right and not left and not bias and (op.attrs["is_lora"] or op.attrs["right_transpose"]):
         return _plain(right, "tpu.MatMul.weight", attrs)
     if right and not left and not op.attrs["right_transpose"] and not attrs[right]:
         return Linear(op.results[0].name, right, bias)

@@ -85,8 +85,8 @@ class Compiler:
         """Write what the compiler reads. Returns `spared` where codegen is to do without weights."""
         file = spared.source
         file.with_name("net.mlir").write_text(spared.narrow(mlir) if absent else mlir, encoding="utf-8")
-        if weights:
-            npz.write(file, chain(weights, spared.stand_ins), self.checkpoint)
+        if weights or absent:
+            npz.write(file, chain(weights, spared.stand_ins if absent else ()), self.checkpoint)
         return spared if absent or (weights and lean(self.flags, file.stat().st_size)) else None
 
     def _steps(self, bench: tpuc_opt.Bench, spared: Lean | None, signed: bool, out: Path) -> CompileResult:
@@ -94,7 +94,7 @@ class Compiler:
         flags = self.flags
         if not spared and not signed:
             return tpuc_opt.all_steps(bench, bench.source, flags, out)
-        if spared and spared.stand_ins:
+        if spared and spared.narrowed:
             lowered = tpuc_opt.lower(bench, bench.source, flags)
             spared.widen(lowered)
             arranged = tpuc_opt.arrange(bench, lowered, flags)

@@ -77,8 +77,16 @@ class Lean:
 
     @property
     def stand_ins(self) -> list[npz.Values]:
-        """The stand-in for absent codes in the weight file: a zero for each row."""
+        """What the weight file has in place of what is absent: a zero for each row of codes. Where there are none, one
+        that nothing names, because the compiler wants a weight file."""
+        if not self._codes:
+            return [npz.Values("none", "f32", np.zeros(1, np.float32))]
         return [npz.Values(one.codes, "ui8", np.zeros((one.rows, 1), np.uint8)) for one in self._codes.values()]
+
+    @property
+    def narrowed(self) -> bool:
+        """Whether lowering gets one code for each row of some linears."""
+        return bool(self._codes)
 
     def narrow(self, text: str) -> str:
         """The net with one code for each row where codes are absent."""

@@ -35,7 +35,7 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
     if job.lora_max_rank:
         yield _lora(job, heads.lm_head_lora(spec, job.lora_max_rank))
         yield _embedding_lora(job, spec, "embedding_lora", embedding_length(job))
-    if not spec.tied:
+    if not spec.shares_table:
         yield head
     if has_sampling_heads(job):
         yield _sampling(job, heads.greedy_head(spec), [("token_id", "i32")])
@@ -48,7 +48,7 @@ def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:
         yield _embedding(job, spec, "embedding_cache", 1)
     if job.lora_max_rank:
         yield _embedding_lora(job, spec, "embedding_cache_lora", 1)
-    if spec.tied:
+    if spec.shares_table:
         yield head
     for layer in layers:
         yield from _prefill(blocks, layer)
@@ -112,14 +112,13 @@ def _lora(job: Job, graph: Graph) -> Net:
 
 def _lm_head(job: Job, spec: Spec) -> Net:
     greedy = not has_sampling_heads(job)
-    quantised = job.head_bits < 16
-    graph = heads.lm_head(spec, "f32" if quantised else _table_dtype(job), greedy, job.splits, quantised)
+    graph = heads.lm_head(spec, _table_dtype(job), greedy, norm=job.splits)
     # the compiler marks a trailing cast to float32 in the tensor's name
     out = ("token_id", "i32") if greedy else (f"{spec.path('head')}.reshape_f32", "f32")
-    flags = flags_for(job, job.half, quant_output=False)
-    if quantised:  # as codes of ours, like a block that keeps some linears: the same on all chips
-        mode = f"w{job.head_bits}{job.half}".upper()
-        flags = replace(flags, mode=mode, q_group_size=job.head_group, q_symmetric=job.symmetric, coded=True)
+    mode, more = job.half, {}
+    if spec.head_bits < 16:
+        mode, more = f"w{spec.head_bits}{job.half}", {"q_group_size": job.head_group, "q_symmetric": job.symmetric}
+    flags = flags_for(job, mode, quant_output=False, **more)
     return Net("lm_head", "lm_head", None, flags, *ios(graph, job.half, [out]), lambda: graph)
 
 
@@ -202,8 +201,8 @@ class Blocks:
         if self._whole(layer):
             return job.half, more
         if not spec.packed:
-            grouped = job.weight_bits < 16
-            more |= {"q_group_size": job.q_group_size if grouped else 0, "q_symmetric": job.symmetric and grouped}
+            quantised = job.weight_bits < 16
+            more |= {"q_group_size": job.q_group_size * quantised, "q_symmetric": job.symmetric and quantised}
         elif job.splits:  # only what the flags know is split
             more |= {"q_group_size": spec.group}
         else:  # what is quantised already says so itself

@@ -125,7 +125,8 @@ def _text(net: Net, graph: Graph) -> Text:
 def parts(net: Net, weight: Weight) -> list[Text]:
     """A linear alone, in parts of at most PART weights.
 
-    A table gives one part, a sample of its rows; the other rows have the same layout.
+    A table gives one part, a sample of its rows; the other rows have the same layout. The first and the last part of a
+    head stand for it, as one layer stands for all.
     """
     role = next(role for role in net.roles if role.weight == weight.name)
     if isinstance(role, Plain):
@@ -137,7 +138,8 @@ def parts(net: Net, weight: Weight) -> list[Text]:
     else:
         made, (k, n) = linear_alone, weight.shape
     columns = max(1, PART // k // step) * step
-    starts = range(0, n, columns)
+    starts = list(range(0, n, columns))
+    starts = starts if net.layer is not None or net.tower else sorted({starts[0], starts[-1]})
     return [_text(net, made(net.graph, weight.name, first, min(first + columns, n))) for first in starts]
 
 

@@ -72,7 +72,11 @@ def _meant(spec: Spec, entry: str) -> Iterator[tuple[int, str]]:
     """(layer, role) of every linear that an entry names."""
     entry = entry.strip()
     if entry.partition(".")[0] in (spec.path("head").rpartition(".")[2], spec.path("embedding").rpartition(".")[2]):
-        raise _unknown(entry, "embedding and head stay in half precision anyway", "Leave it out.")
+        raise _unknown(
+            entry,
+            "embedding and head stay in half precision unless quantize_head says more",
+            "Leave it out.",
+        )
     given, dot, name = entry.partition(".")
     found = LAYERS.fullmatch(given.strip())
     if found is None or (dot and not name):

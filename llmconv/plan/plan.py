@@ -6,7 +6,7 @@ The plan is pure: it reads config.json and safetensors headers, writes nothing a
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from llmconv.blocks.spec import Spec
@@ -22,7 +22,8 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
-from llmconv.plan.head import check_head, head_notes
+from llmconv.plan.drawing import drawn, told
+from llmconv.plan.head import with_head
 from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.kept import with_kept
 from llmconv.plan.net import Net
@@ -69,6 +70,11 @@ class Plan:
         )
 
     @property
+    def graphs(self) -> tuple[str, ...]:
+        """Where its graphs differ from the vendor's, and why, in words."""
+        return told(self.spec, self.job)
+
+    @property
     def disk_tensors(self) -> list[str]:
         """Tensors that are written as files for the CPU, and are in no net."""
         return [f"{self.spec.path('embedding')}.weight"] if self.job.embedding_disk else []
@@ -113,18 +119,18 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     spec = with_kept(stored(spec, job, quantisation, checkpoint, family), job)
     check_sizes(checkpoint, spec)
     spec, own = with_own_head(checkpoint, spec)
+    spec = with_head(spec, job)
+    spec = replace(spec, drawing=drawn(spec, job))
     notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)
     notes += position_notes(job, family.language(config, checkpoint.tensors).config(config), spec)
     notes += demo_notes(job, family)
     check_groups(job, spec)
-    check_head(job, spec)
     check_devices(job, spec)
     for mixer in spec.mixers:
         mixer.check(job.num_core)
     nets = tuple(decoder_nets(job, spec))
-    notes += head_notes(job, spec, nets)
     fitted = towers.towers_of(job, family, config, checkpoint, spec)
     notes += towers.notes(job, fitted)
     nets = (*towers.tower_nets(job, spec, fitted), *nets)

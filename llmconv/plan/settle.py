@@ -84,12 +84,12 @@ def resolve(
 
 def _resolve_float(job: Job) -> Job:
     quantize = "bf16" if job.quantize == "auto" else job.quantize
-    return _grouped(replace(job, quantize=quantize))
+    return replace(job, quantize=quantize, q_group_size=_group(replace(job, quantize=quantize)))
 
 
-def _grouped(job: Job) -> Job:
-    """The job without groups where neither layers nor head have any."""
-    return replace(job, q_group_size=job.q_group_size if min(job.weight_bits, job.head_bits) < 16 else 0)
+def _group(job: Job) -> int:
+    """The group size of what llmconv quantises; 0 where that is nothing."""
+    return job.q_group_size if min(job.weight_bits, job.head_bits) < 16 else 0
 
 
 def half_notes(asked: str, job: Job, checkpoint: Checkpoint) -> list[str]:
@@ -123,7 +123,7 @@ def _resolve_quantised(job: Job, half: str, found: Quantisation) -> tuple[Job, l
             if job.weight_bits < 16
             else f"dequantised to {job.half}"
         )
-        return _grouped(job), [f"{words}: its weights are {again}"]
+        return replace(job, q_group_size=_group(job)), [f"{words}: its weights are {again}"]
     if job.q_group_size not in (BY_NAME["q_group_size"].default, found.group):
         raise InputError(
             f"q_group_size {job.q_group_size} with quantize {job.quantize}",

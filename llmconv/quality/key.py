@@ -15,6 +15,7 @@ from llmconv.plan.plan import Plan
 from llmconv.quality.variants import Variant
 from llmconv.quality.windows import Windows
 from llmconv.verify.settings import JUDGES, LIBRARIES
+from llmconv.verify.weights import Precision
 
 CODE = (*JUDGES, "quality", "plan", "coefficients")  # our packages that figures depend on
 
@@ -41,8 +42,14 @@ def key(of: str, found: Sequence[Variant], alone: bool) -> str:
 
 def _described(variant: Variant) -> list[Any]:
     """A variant as a part of a key."""
-    fields = {
-        name: sorted(map(str, value)) if isinstance(value, frozenset) else value
-        for name, value in vars(variant.precision).items()
-    }
-    return [variant.name, fields]
+    return [variant.name, _fields(variant.precision)]
+
+
+def _fields(precision: Precision) -> dict[str, Any]:
+    return {name: _plain(value) for name, value in vars(precision).items()}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Precision):
+        return _fields(value)
+    return sorted(map(str, value)) if isinstance(value, frozenset) else value

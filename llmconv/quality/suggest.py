@@ -116,5 +116,6 @@ def job_file(base: Plan, found: Suggestion) -> str:
         "q_group_size": job.q_group_size,
         **({"symmetric": True} if job.symmetric else {}),
         **({"keep_half": found.keep_half} if found.keep_half else {}),
+        **({"quantize_head": job.quantize_head} if job.head_bits < 16 else {}),
     }
     return "\n".join(["[[job]]", *(f"{name} = {json.dumps(value)}" for name, value in given.items())]) + "\n"

@@ -10,7 +10,7 @@ from llmconv.plan.plan import Plan, plan
 from llmconv.request.job import Job
 from llmconv.verify.weights import Precision
 
-ORIGINAL = "original"
+ORIGINAL, HEAD = "original", "head too"
 GROUPS = (32, 64, 128)
 PROGRAM = 200_000  # bytes of a net's program in a .bmodel: more than those of a Qwen2.5 0.5B have on average
 
@@ -33,7 +33,8 @@ def file_bytes(made: Plan) -> int:
 
 def name_of(job: Job) -> str:
     """What a settled job's precision is called."""
-    head = f", head {job.quantize_head}" if job.head_bits < 16 else ""
+    head = f", {HEAD}" if job.head_bits == job.weight_bits else f", head {job.quantize_head}"
+    head = head if job.head_bits < 16 else ""
     if job.weight_bits == 16:
         return f"{job.half}{head}"
     kept = f", kept: {job.keep_half}" if job.keep_half else ""
@@ -47,14 +48,15 @@ def of(made: Plan) -> Variant:
 
 def variants(base: Plan) -> tuple[list[Variant], list[str]]:
     """What is measured: the checkpoint's own values, half precision, 8 and 4 bits in groups of several sizes, symmetric
-    or not, and the base plan with a head that is quantised as its layers are, or in half precision where it is; and
-    notes on what the model's sizes do not allow."""
+    or not, and the base plan with a head quantised as its layers are; and notes on what the model's sizes do not
+    allow."""
     job, half = base.job, base.job.half
-    plain = replace(job, keep_half="")
+    plain = replace(job, keep_half="", quantize_head="auto")
     wanted = [replace(plain, quantize=half, q_group_size=0)]
     wanted += [replace(plain, quantize=f"w{bits}{half}", q_group_size=group) for bits in (8, 4) for group in GROUPS]
     wanted.append(replace(plain, quantize=f"w4{half}", symmetric=not job.symmetric))
-    wanted.append(replace(job, quantize_head="half" if job.head_bits < 16 else job.quantize[:2]))
+    if job.weight_bits < 16:
+        wanted.append(replace(job, quantize_head=f"w{job.weight_bits}"))
     wanted = [job, *(one for one in wanted if one != job)]
     found, notes = [Variant(ORIGINAL, base, Precision(), None)], []
     for one in wanted:

@@ -39,6 +39,7 @@ KEYS = [
     "lora_max_rank",
     "symmetric",
 ]
+MORE = ("q_group_size", "use_history_kv", "chunk_length", "quantize_head")  # which the vendor's report does not have
 
 
 def dry_run(asked: Request) -> str:
@@ -58,7 +59,7 @@ def _keys(made: Plan) -> list[str]:
     values |= {"max_shape": list(shape) if shape else None, "max_pixels": shape[0] * shape[1] if shape else None}
     lines += [f"  {k:<22} = {values[k]}" for k in KEYS]
     lines.append(f"  {'converter':<22} = llmconv.families.{made.family.name}")
-    return lines + [f"  {k:<22} = {getattr(made.job, k)}" for k in ("q_group_size", "use_history_kv", "chunk_length")]
+    return lines + [f"  {k:<22} = {getattr(made.job, k)}" for k in MORE]
 
 
 def net_lines(nets: Sequence[Net]) -> list[str]:

@@ -24,6 +24,7 @@ from llmconv.plan.fit import changes, needed, room
 from llmconv.plan.forms import checks
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
+from llmconv.plan.reads import Reads, reads
 from llmconv.request.job import Job
 from llmconv.request.output import Layout
 
@@ -92,20 +93,23 @@ class Device:
 
 @dataclass(frozen=True)
 class Overview:
-    """options: every option, settled. largest: by what a tower looks at, the largest item, in numbers. output: the
-    .bmodel. tasks: None before the weights are here. chip_memory: bytes on the largest boards. fits: "yes", "hardly"
-    (the device's system needs memory too) or "no"; advice: options with which it does, each tried."""
+    """options: every option, settled. reads: what each token takes. graphs: in words. largest: by what a tower looks
+    at, the largest item, in numbers. output: the .bmodel. tasks: None before the weights are here. chip_memory: bytes
+    on the largest boards. fits: "yes", "hardly" (the device's system needs memory too) or "no"; advice: options with
+    which it does, each tried."""
 
     model: Model
     options: Mapping[str, Any]
     largest: Mapping[str, Mapping[str, float]]
     output: str
     notes: tuple[str, ...]
+    graphs: tuple[str, ...]
     nets: tuple[Kind, ...]
     names: tuple[str, ...]
     coefficient_bytes: int
     tasks: tuple[Work, ...] | None
     needs: Needs
+    reads: Reads
     devices: tuple[Device, ...]
     chip_memory: int
     fits: str
@@ -128,11 +132,13 @@ def overview(made: Plan, outlook: engine.Outlook | None, asked: Job | None = Non
         {tower.item: tower.largest(sizes) for tower, sizes in made.towers},
         str(Layout(made.job.out_dir).bmodel(made.folder)),
         made.notes,
+        made.graphs,
         tuple(_kinds(made)),
         tuple(net.name for net in made.nets),
         coefficient_bytes(made.nets),
         None if outlook is None else tuple(Work(item.name, item.action, item.reason) for item in outlook.items),
         _before(made) if outlook is None else _needs(made, outlook),
+        reads(made),
         devices(made),
         limit,
         fits,
@@ -173,7 +179,7 @@ def _before(made: Plan) -> Needs:
         for net in made.nets
     )
     firsts = (net for net in made.nets if found[net.name].linears == net.name)
-    return Needs(cpu_seconds=cpu + sum(check_seconds(weight) for _, weight in checks(firsts).values()))
+    return Needs(cpu_seconds=cpu + sum(check_seconds(net, weight) for net, weight in checks(firsts).values()))
 
 
 def _needs(made: Plan, outlook: engine.Outlook) -> Needs:

@@ -18,7 +18,7 @@ def text(found: Overview) -> str:
     if found.tasks is not None:
         sections.append(list(_work(found)))
     sections.append(list(_needs(found)))
-    sections.append([*device_lines(found.devices, found.chip_memory), *_warning(found)])
+    sections.append([_token(found), *device_lines(found.devices, found.chip_memory), *_warning(found)])
     return "\n".join(line for section in sections for line in [*section, ""]).rstrip()
 
 
@@ -38,26 +38,24 @@ def _head(found: Overview) -> Iterator[str]:
     yield row("lengths", f"{options['seq_length']} tokens, prompts up to {options['max_input_length']}{batch}")
     for item, sizes in found.largest.items():
         yield row(f"largest {item}", ", ".join(largest(sizes)))
+    for number, graph in enumerate(found.graphs):
+        yield row("" if number else "graphs", graph)
     yield row("output", found.output)
     yield from (f"note: {note}" for note in found.notes)
 
 
 def _quantisation(found: Overview) -> str:
-    head = found.options["quantize_head"]
-    return f"{_layers(found)}{f'; lm_head in {head[1:]} bits' if head.startswith('w') else ''}"
-
-
-def _layers(found: Overview) -> str:
     options = found.options
-    how = options["quantize"]
+    how, head = options["quantize"], options["quantize_head"]
     half, bits = ("bf16" if "bf16" in how else "f16"), how[1:2]
+    rest = f"the head in {head[1:]} bits, the rest {half}" if head.startswith("w") else f"the rest {half}"
     if found.model.packed:
-        return f"{how}: the checkpoint's own integers; the rest {half}"
+        return f"{how}: the checkpoint's own integers; {rest}"
     if not how.startswith("w"):
-        return f"{how}: nothing is quantised"
+        return f"{how}: {rest}" if head.startswith("w") else f"{how}: nothing is quantised"
     kind = "symmetric, " if options["symmetric"] else ""
     kept = f", {options['keep_half']} among it" if options["keep_half"] else ""
-    return f"{how}: layers in {bits} bits, {kind}groups of {options['q_group_size']}; the rest {half}{kept}"
+    return f"{how}: layers in {bits} bits, {kind}groups of {options['q_group_size']}; {rest}{kept}"
 
 
 def _nets(found: Overview) -> Iterator[str]:
@@ -101,6 +99,14 @@ def _needs(found: Overview) -> Iterator[str]:
     yield row("disk", f"{disk}, and {scratch} while it runs; {free} are free (estimate)")
     if needs.memory_task:
         yield row("RAM", f"{memory} for {needs.memory_task}; all together may use {limit} (estimate)")
+
+
+def _token(found: Overview) -> str:
+    """What each token that is decoded takes, and what a quantised head would change about that."""
+    token = found.reads
+    less = [f"{size(token.head - bytes)} less with {option}" for option, bytes in token.quantised.items()]
+    told = f" (--quantize_head: {', '.join(less)})" if less else ""
+    return row("each token", f"reads {size(token.bytes)}, {size(token.head)} of them the head's{told}")
 
 
 def device_lines(devices: Sequence[Device], limit: int) -> list[str]:

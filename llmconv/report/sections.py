@@ -114,7 +114,9 @@ def _link(facts: Facts, path: Path, text: str = "") -> Html:
 def provenance(facts: Facts) -> Html:
     """What went in, what came out, and the command for the same again."""
     notes = facts.plan.notes if facts.plan else facts.manifest["notes"] if facts.manifest else ()
-    rows = [*_input(facts), *_output(facts), *(("Note", text) for text in dict.fromkeys([*notes, *facts.last.notes]))]
+    graphs = facts.plan.graphs if facts.plan else facts.manifest.get("graphs", ()) if facts.manifest else ()
+    rows = [*_input(facts), *_output(facts), *(("Graphs", text) for text in graphs)]
+    rows += [*(("Note", text) for text in dict.fromkeys([*notes, *facts.last.notes]))]
     return section(
         "provenance",
         "Provenance",

@@ -13,7 +13,7 @@ from llmconv.checkpoint.gguf.file import is_gguf, title
 from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
 from llmconv.hub import Name
-from llmconv.request.options import parse
+from llmconv.request.options import BY_NAME, parse
 
 LONGEST = 400  # bytes of a path; SQLite takes 512 with the names of its files
 # options with which the compiler does not split a layer over devices
@@ -34,11 +34,12 @@ class Job:
     q_group_size: int = 64
     symmetric: bool = False
     keep_half: str = ""
-    quantize_head: str = "half"
+    quantize_head: str = "auto"
     chip: str = "bm1684x"
     num_device: int = 1
     distribute_strategy: str = "tp"
     num_core: int = 0
+    graph: str = "fast"
     batch: int = 1
     max_input_length: int = 0
     max_prefill_kv_length: int = 0
@@ -266,13 +267,14 @@ class Job:
 
     @property
     def head_bits(self) -> int:
-        """Bits of a weight of lm_head that llmconv quantises; 16 for one that it does not."""
+        """Bits of the head's weights, where llmconv quantises them; 16 where not."""
         return {"w4": 4, "w8": 8}.get(self.quantize_head, 16)
 
     @property
     def head_group(self) -> int:
-        """Weights of lm_head per scale; a checkpoint may have quantised its layers without groups."""
-        return self.q_group_size or 64
+        """Inputs of each scale of a head that llmconv quantises: the group of the (resolved) job, or the usual one
+        where that has none."""
+        return self.q_group_size or BY_NAME["q_group_size"].default
 
 
 def _check_path(name: str, path: Path) -> None:

@@ -16,8 +16,9 @@ from llmconv.chips import CHIPS
 from llmconv.errors import InputError, shown
 
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
-HEADS = ("half", "bf16", "w8", "w4")
 PLACES = ("path", "file")  # kinds of options
+HEAD = ("auto", "bf16", "f16", "w8", "w4")
+GRAPH = ("fast", "vendor")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 
 
@@ -68,10 +69,10 @@ OPTIONS = (
     Option(
         "quantize_head",
         "choice",
-        "half",
-        "lm_head: half precision (bf16 or f16 as the rest; bf16 insists on it), or 8 or 4 bits in groups",
+        "auto",
+        "the head's weights: auto is half precision, or what a quantised checkpoint has",
         "quantisation",
-        choices=HEADS,
+        choices=HEAD,
     ),
     Option("chip", "choice", "bm1684x", "target chip", "target", ("-c", "--processor"), choices=tuple(CHIPS)),
     Option("num_device", "int", 1, "devices that share the model", "target"),
@@ -84,6 +85,14 @@ OPTIONS = (
         choices=("tp", "pp"),
     ),
     Option("num_core", "int", 0, "cores to use; 0: all of the chip's", "target"),
+    Option(
+        "graph",
+        "choice",
+        "fast",
+        "graphs with the fewest cycles on the chip, or those of the vendor's converter",
+        "target",
+        choices=GRAPH,
+    ),
     Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",)),
     Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
     Option("max_prefill_kv_length", "int", 0, "history that a prefill can take; 0: seq_length", "sequence"),

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from llmconv.runtime.heads import choice
 from llmconv.runtime.launches import Launch
 from llmconv.verify import compare
 from llmconv.verify.compare import measure
-from llmconv.verify.ledger import Ledger, Picked
+from llmconv.verify.ledger import ORIGINAL, Ledger, Picked
 from llmconv.verify.reference import Reference
 from llmconv.verify.sampling import Settings
 
 if TYPE_CHECKING:
     import numpy as np
+
+
+LOGITS = "logits"  # the reference's, with the chip's weights and with the checkpoint's own
 
 
 def pick(net: str, label: str, found: int, logits: np.ndarray, noise: float) -> Picked:
@@ -29,11 +32,13 @@ def pick(net: str, label: str, found: int, logits: np.ndarray, noise: float) -> 
 
 @dataclass(frozen=True)
 class Judge:
-    """Judges launches of heads, for the ledger. reference, half: the model in float32 and in half precision."""
+    """Judges launches of heads, for the ledger. reference, half: the model in float32 and in half precision. original:
+    with the checkpoint's own weights, where llmconv quantises the head."""
 
     reference: Reference
     half: Reference
     ledger: Ledger
+    original: Reference | None = None
 
     def lm_head(self, name: str, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
         """The choice against the reference's logits, and the logits themselves if they are an output.
@@ -46,7 +51,12 @@ class Judge:
             chip, own = (measure(values[None], logits[None]) for values in (found[io.name], self.half.logits(hidden)))
             self.ledger.record(name, io.name, compare.LINEAR, chip, own)
         noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
-        self.ledger.picked.append(pick(name, launch.label, choice(found), logits[0], noise))
+        picked = pick(name, launch.label, choice(found), logits[0], noise)
+        if self.original:
+            own = self.original.logits(hidden)
+            self.ledger.record(name, LOGITS, compare.ORIGINAL, measure(logits[None], own[None]), against=ORIGINAL)
+            picked = replace(picked, original=int(own[0].argmax()))
+        self.ledger.picked.append(picked)
 
     def greedy_head(self, name: str, launch: Launch, found: Mapping[str, np.ndarray]) -> None:
         """The best of the very logits that went in."""

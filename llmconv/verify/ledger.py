@@ -47,7 +47,7 @@ class Compared:
 class Picked:
     """A token that the chip picked. gap: how far its logit is below the reference's best one; margin: the reference's
     best over its second; noise: the largest gap that half precision explains. A token is wrong when its gap exceeds the
-    noise.
+    noise. original: the best token of the checkpoint's own head, where llmconv quantises it.
     """
 
     net: str
@@ -57,6 +57,7 @@ class Picked:
     gap: float
     margin: float
     noise: float
+    original: int | None = None
 
     @property
     def ok(self) -> bool:

@@ -14,6 +14,7 @@ from llmconv.words import counted
 SHOWN = 3  # layers that are named
 # who quantised: the checkpoint's maker; llmconv; or llmconv again, after dequantising what the maker had quantised
 PACKED, QUANTISED, AGAIN = "checkpoint", "layers", "layers again"
+HEAD = "head"  # llmconv has quantised the head alone
 BLOCK = re.compile(r"block(?:_[a-z]+)?_(\d+)(?: \+ adapter)?")
 
 
@@ -82,7 +83,8 @@ def cost(verified: Mapping[str, Any]) -> str:
         if found := BLOCK.fullmatch(name):
             layers[int(found[1])] = max(error, layers.get(int(found[1]), 0.0))
     if not layers:
-        return "quantisation: what it costs was not measured, as no layer was verified" if by else ""
+        unknown = by and by != HEAD
+        return "quantisation: what it costs was not measured, as no layer was verified" if unknown else ""
     worst = sorted(layers, key=lambda layer: (-layers[layer], layer))[:SHOWN]
     named = ", ".join(f"{layer} ({figure(layers[layer], '.2g')})" for layer in worst)
     against = "the weights that the checkpoint's integers stand for" if by == AGAIN else "the original weights"

@@ -182,7 +182,7 @@ class Reference:
                 hooks.enter_context(norm.register_forward_hook(lambda *_: state))
             for first in range(0, vocab, step):
                 last = min(first + step, vocab)
-                rows = self.precision.of_head(recipe.evaluate(("rows", source, first, last), self.tensors))
+                rows = self.precision.of_head(recipe.evaluate(("rows", source, first, last), self.tensors), first)
                 weight = self._tensor(rows + self.adapter.of_head(first, last) if adapted and self.adapter else rows)
                 weights[f"{path}.weight"] = weight
                 found = classes.call(self.frame, weights, inputs_embeds=state, use_cache=False)

@@ -15,6 +15,7 @@ from llmconv.engine import own_code
 from llmconv.verify import record
 from llmconv.verify.compare import Difference
 from llmconv.verify.generate import CHAIN, Generation
+from llmconv.verify.heads import LOGITS
 from llmconv.verify.ledger import CHIP, ORIGINAL, TOGETHER, Compared, Picked
 from llmconv.verify.session import Session
 from llmconv.verify.settings import LIBRARIES
@@ -68,6 +69,7 @@ class Report:
             *plan.spec.longrope(plan.job.seq_length),
             *(note for tower, spec in plan.towers for note in tower.deviations(spec)),
             *map(_parted, compared),
+            _head(compared, picked),
         )
         return cls(
             title,
@@ -135,9 +137,22 @@ def _parted(c: Compared) -> str:
     )
 
 
+def _head(compared: Sequence[Compared], picked: Sequence[Picked]) -> str:
+    """What quantising the head costs; "" where it is not quantised, or was not launched."""
+    found = next((c for c in compared if c.output == LOGITS and c.against == ORIGINAL), None)
+    tokens = [p for p in picked if p.original is not None]
+    if not found or not tokens:
+        return ""
+    others = sum(p.original != p.expected for p in tokens)
+    return (
+        f"quantised head: its logits are a relative L2 of {_figure(found.difference.relative_l2, '.4f')} away from "
+        f"those of the original head; {others} of {counted(len(tokens), 'token')} would be another one there"
+    )
+
+
 def _quantised(plan: Plan) -> str:
     if plan.job.weight_bits == 16:
-        return ""
+        return record.HEAD if plan.spec.head_bits < 16 else ""
     return record.PACKED if plan.spec.packed else record.AGAIN if plan.spec.stored else record.QUANTISED
 
 
@@ -147,7 +162,8 @@ def rows(report: Report) -> list[tuple[str, ...]]:
     for name in report.names:
         runs = str(report.launches.get(name, ""))
         verdict = "ok" if report.net_ok(name) else "WRONG"
-        found = [c for c in report.compared if c.net == name]
+        picks = [p for p in report.picked if p.net == name]
+        found = [c for c in report.compared if c.net == name and not (picks and c.output == LOGITS)]
         if found:
             worst = max(
                 found,
@@ -163,7 +179,7 @@ def rows(report: Report) -> list[tuple[str, ...]]:
             figures = (_figure(d.relative_l2, ".4f"), _limit(worst), _figure(d.cosine, ".6f"))
             figures += (_figure(d.max_abs, ".3g"), str(d.not_finite))
             made.append((name, runs, output, *figures, verdict))
-        elif picks := [p for p in report.picked if p.net == name]:
+        elif picks:
             worst = max(picks, key=lambda p: p.gap)
             made.append(
                 (

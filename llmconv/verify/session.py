@@ -59,7 +59,8 @@ class Session:
         )
         self.ledger = Ledger()
         self.taken: dict[int, routing.Taken] | None = None
-        self._heads = heads.Judge(self.reference, self.half, self.ledger)
+        head = Reference(plan, Precision(), like=self.reference) if plan.spec.head_bits < 16 else None
+        self._heads = heads.Judge(self.reference, self.half, self.ledger, head)
 
     @property
     def compared(self) -> list[Compared]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, cast
 
 from llmconv.checkpoint import recipe
+from llmconv.chips import CHIPS
 from llmconv.plan.plan import Plan
 from llmconv.runtime.half import half
 
@@ -24,7 +25,8 @@ class Precision:
     """How weights are stored. dtype: bf16 or f16 (f32: as in the checkpoint). bits: 4 or 8 with `group` inputs per
     scale, else 16. scales: type of the scales of weights that the checkpoint has quantised (f32: as there). coded:
     layers of which a linear whose outputs are no multiple of WIDTH stays in half precision. kept: tensors of linears
-    that do in any case. head: bits of the head, with the same groups.
+    that do in any case. head: how the head is stored where llmconv quantises it, and head_rows: how many of its rows
+    are; the others are in half precision.
     """
 
     dtype: str = "f32"
@@ -34,35 +36,46 @@ class Precision:
     scales: str = "f32"
     coded: frozenset[int | None] = frozenset()
     kept: frozenset[str] = frozenset()
-    head: int = 16
+    head: Precision | None = None
+    head_rows: int = 0
 
     @classmethod
     def of(cls, plan: Plan) -> Precision:
         """The chip's precision. Weights that the checkpoint has quantised are dequantised and rounded."""
         job = plan.job
-        head = cls(job.half, group=job.head_group, symmetric=job.symmetric, head=job.head_bits)
-        if plan.spec.packed:
-            return replace(head, scales=job.half)
-        return replace(
-            head,
-            bits=job.weight_bits,
-            coded=frozenset(net.layer for net in plan.nets if net.flags.coded),
-            kept=frozenset(_kept(plan)),
+        head = cls._of_head(plan) if plan.spec.head_bits < 16 else {}
+        return (
+            cls(job.half, scales=job.half, **head)
+            if plan.spec.packed
+            else cls(
+                job.half,
+                job.weight_bits,
+                job.q_group_size,
+                job.symmetric,
+                coded=frozenset(net.layer for net in plan.nets if net.flags.coded),
+                kept=frozenset(_kept(plan)),
+                **head,
+            )
         )
+
+    @classmethod
+    def _of_head(cls, plan: Plan) -> dict[str, Any]:
+        """The fields of a quantised head. The compiler quantises as many rows as fill all lanes of all cores; of a head
+        with fewer rows than lanes all of them."""
+        job, chip, vocab = plan.job, CHIPS[plan.job.chip], plan.spec.vocab
+        step = chip.lanes * (job.num_core if chip.cores > 1 else 1)
+        rows = vocab if vocab < chip.lanes else vocab - vocab % step if vocab % chip.lanes else vocab
+        return {"head": cls(job.half, plan.spec.head_bits, job.head_group, job.symmetric), "head_rows": rows}
 
     def of_linear(self, weight: np.ndarray, layer: int | None = None) -> np.ndarray:
         """What the weight [N, K] of a linear of block `layer` becomes: where there are 4 or 8 bits,
         (code - zero point) * scale of each group.
         """
-        kept = layer in self.coded and len(weight) % WIDTH
-        return self._rounded(weight, 16 if kept else self.bits)
-
-    def _rounded(self, weight: np.ndarray, bits: int) -> np.ndarray:
-        if bits == 16:
+        if self.bits == 16 or (layer in self.coded and len(weight) % WIDTH):
             return half(weight, self.dtype)
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 
-        scheme = Scheme(bits, self.group, self.symmetric, self.dtype)
+        scheme = Scheme(self.bits, self.group, self.symmetric, self.dtype)
         return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
 
     def of_parameter(self, source: tuple, tensors: Checkpoint, layer: int | None = None) -> np.ndarray:
@@ -83,9 +96,14 @@ class Precision:
             return np.stack([self.of_linear(one, layer) for one in values])
         return self.of_linear(values, layer)
 
-    def of_head(self, rows: np.ndarray) -> np.ndarray:
-        """The chip's values of rows of the head [N, K]."""
-        return self._rounded(rows, self.head)
+    def of_head(self, rows: np.ndarray, first: int) -> np.ndarray:
+        """The chip's values of rows of the head [N, K], which begin with row `first`."""
+        if not self.head:
+            return self.of_other(rows)
+        import numpy as np
+
+        count = min(max(0, self.head_rows - first), len(rows))
+        return np.concatenate([self.head.of_linear(rows[:count]), self.of_other(rows[count:])])
 
     def of_other(self, values: np.ndarray) -> np.ndarray:
         """The chip's values of any other weight."""

@@ -13,7 +13,7 @@ CONTRACT = ("inputs", "outputs", "dynamic", "subnets", "cores")
 @pytest.mark.compiler
 def test_minicpm_equals_the_vendors(family_checkpoint, convert):
     golden = json.loads((GOLDEN / "minicpm-bf16.json").read_text())["nets"]
-    got = ours(convert(family_checkpoint("minicpm"), seq=128))
+    got = ours(convert(family_checkpoint("minicpm"), seq=128, graph="vendor"))
     assert [n["name"] for n in got] == [n["name"] for n in golden]
     for net, expected in zip(got, golden):
         assert net == expected
@@ -25,7 +25,7 @@ def test_models_that_see_have_the_vendors_nets_in_no_more_cycles(name, pixels, v
     """Towers and three positions are computed in another way here, so that programs and coefficients differ: names,
     order, tensors and addresses are the runtimes', and no net takes longer."""
     golden = json.loads((GOLDEN / f"{name}-bf16.json").read_text())["nets"]
-    got = ours(convert(vision_checkpoint(name), seq=128, quantize="bf16", max_pixels=pixels))
+    got = ours(convert(vision_checkpoint(name), seq=128, graph="vendor", quantize="bf16", max_pixels=pixels))
     assert [n["name"] for n in got] == [n["name"] for n in golden]
     for net, expected in zip(got, golden):
         assert net["addr_mode"] == expected["addr_mode"] and net["cycles"] <= expected["cycles"], net["name"]
@@ -40,7 +40,7 @@ def test_minicpmv_has_the_vendors_nets(slice_checkpoint, convert):
     the vendor's net leaves out; its table of positions has all places."""
     golden = json.loads((GOLDEN / "minicpmv-bf16.json").read_text())["nets"]
     model = slice_checkpoint("minicpmv_4", named="minicpmv", sharp=True)
-    got = ours(convert(model, seq=128, quantize="bf16", max_pixels="112,112"))
+    got = ours(convert(model, seq=128, graph="vendor", quantize="bf16", max_pixels="112,112"))
     assert [n["name"] for n in got] == [n["name"] for n in golden]
     (vit, *text), (tower, *expected) = got, golden
     assert text == expected and vit["addr_mode"] == tower["addr_mode"]
@@ -54,7 +54,7 @@ def test_hybrids_have_the_vendors_nets(family_checkpoint, convert):
     the net sums decays. Decode may take a fiftieth more for that."""
     golden = json.loads((GOLDEN / "qwen3_5-bf16.json").read_text())["nets"]
     golden = [net for net in golden if net["name"] != "vit"]
-    got = ours(convert(family_checkpoint("qwen3_5_golden"), seq=128, quantize="bf16"))
+    got = ours(convert(family_checkpoint("qwen3_5_golden"), seq=128, graph="vendor", quantize="bf16"))
     assert [n["name"] for n in got] == [n["name"] for n in golden]
     for net, expected in zip(got, golden):
         assert net["addr_mode"] == expected["addr_mode"], net["name"]

@@ -1,0 +1,112 @@
+"""graph: which of several graphs with the same values a conversion takes, by the compiler's cycles. Pure.
+
+The tables hold what `benchmarks/chip.py` measured with tpu_mlir 1.30.2 (cycles of decode and prefill, as shares of
+those of the vendor's graphs, S = 512); docs/options.md#graphs shows them. A form is taken only at sizes where neither
+decode nor prefill has more cycles with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from math import lcm
+
+from llmconv.blocks.drawing import LEFT, RIGHT, TABLE, VENDOR, Drawing
+from llmconv.blocks.spec import Spec
+from llmconv.chips import CHIPS
+from llmconv.request.job import Job
+
+
+@dataclass(frozen=True)
+class Cut:
+    """From an inner size of the MLP on, into how many pieces it is cut. saved: the share of a block's cycles in decode
+    and in prefill that this saves at that size."""
+
+    intermediate: int
+    pieces: int
+    saved: tuple[float, float]
+
+
+# by chip and bits of the weights, the larger sizes behind the smaller ones
+CUTS: dict[tuple[str, int], tuple[Cut, ...]] = {
+    ("bm1684x", 4): (Cut(18944, 2, (0.018, 0.076)),),
+    ("bm1684x", 8): (Cut(18944, 2, (0.010, 0.580)),),
+    ("bm1684x", 16): (Cut(13824, 2, (-0.0005, 0.095)), Cut(18944, 2, (-0.0007, 0.194))),
+    ("bm1688", 8): (Cut(12288, 2, (0.030, 0.456)), Cut(13824, 4, (0.024, 0.446)), Cut(18944, 4, (0.026, 0.483))),
+    ("cv186x", 4): (Cut(13824, 4, (0.046, 0.381)), Cut(18944, 4, (0.046, 0.406))),
+    ("cv186x", 8): (Cut(18944, 4, (0.028, 0.494)),),
+    ("bm1688", 4): (
+        Cut(11008, 2, (0.059, 0.054)),
+        Cut(12288, 2, (0.052, 0.039)),
+        Cut(13824, 4, (0.042, 0.368)),
+        Cut(18944, 4, (0.042, 0.394)),
+    ),
+}
+# cycles of a head with the transposed table, as shares of those with the table on the left, by chip and hidden size;
+# they follow no rule that is known, so that other sizes keep it on the left
+TRANSPOSED: dict[str, dict[int, float]] = {
+    "bm1684x": {576: 0.960, 896: 0.902, 1024: 0.932, 1536: 1.016, 2048: 0.933, 2560: 0.982, 3584: 1.044},
+}
+RIGHT_HEADS = ("bm1684x",)
+
+
+def drawn(spec: Spec, job: Job) -> Drawing:
+    """The drawing of a job's graphs."""
+    if job.graph == "vendor" or _plain(spec, job):
+        return VENDOR
+    cut = _cut(spec, job)
+    return Drawing(up_first=True, pieces=cut.pieces if cut else 1, head=_head(spec, job))
+
+
+def _plain(spec: Spec, job: Job) -> str:
+    """Why the vendor's graphs are taken all the same; "" where they need not be."""
+    reasons = {
+        "layers are split over devices": job.splits,
+        "linears have room for adapters": job.lora_max_rank > 0,
+        "the checkpoint has quantised its layers": spec.packed,
+    }
+    return next((told for told, holds in reasons.items() if holds), "")
+
+
+def _cut(spec: Spec, job: Job) -> Cut | None:
+    """How the MLPs are cut; None where they stay whole. The compiler estimates no cycles of dynamic nets."""
+    fits = [cut for cut in CUTS.get((job.chip, job.weight_bits), ()) if cut.intermediate <= spec.intermediate]
+    if not fits or job.keep_half or job.dynamic or spec.bias & {"gate", "up", "down"}:
+        return None
+    if fits[-1].saved[0] < 0 and _head(spec, job) != RIGHT:  # which saves more of a token than the pieces take
+        return None
+    # every piece has whole groups, and columns for all lanes of all cores
+    step = lcm(CHIPS[job.chip].lanes * job.num_core, job.q_group_size or 1)
+    return None if spec.intermediate % (step * fits[-1].pieces) else fits[-1]
+
+
+def _head(spec: Spec, job: Job) -> str:
+    if job.chip not in RIGHT_HEADS:
+        return LEFT
+    if not spec.tied or job.embedding_disk:
+        return RIGHT
+    return TABLE if TRANSPOSED[job.chip].get(spec.hidden, 1) < 1 else LEFT
+
+
+def told(spec: Spec, job: Job) -> tuple[str, ...]:
+    """The graphs in words: the vendor's and why, or what is drawn otherwise."""
+    if job.graph == "vendor":
+        return ("the vendor's",)
+    if why := _plain(spec, job):
+        return (f"the vendor's: {why}",)
+    return tuple(_otherwise(spec, job))
+
+
+def _otherwise(spec: Spec, job: Job) -> Iterator[str]:
+    drawing, cut = spec.drawing, _cut(spec, job)
+    if drawing.up_first:
+        yield "MLP: up projection before the gate"
+    if cut:
+        saved = " and ".join(f"{share:.1%} of its {what}" for share, what in zip(cut.saved, ("decode", "prefill")))
+        width = spec.intermediate // cut.pieces
+        yield f"MLP: {cut.pieces} pieces of {width} columns (with {cut.intermediate} in all, a block saves {saved})"
+    if drawing.head == RIGHT and spec.head_bits == 16:
+        yield "head: its weight transposed, on the right (about a quarter of its cycles saved)"
+    elif drawing.head == TABLE and spec.head_bits == 16:
+        saved = 1 - TRANSPOSED[job.chip][spec.hidden]
+        yield f"head: the token table on the right ({saved:.0%} of its cycles saved)"

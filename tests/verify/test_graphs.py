@@ -1,0 +1,187 @@
+"""graph: other graphs than the vendor's, with the same inputs, outputs and values, from the rule to the chip."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+from plans import planned
+from test_stamping import content
+from verify_helpers import relative, verified
+
+from llmconv.blocks.drawing import LEFT, RIGHT, TABLE, VENDOR, Drawing
+from llmconv.chips import CHIPS
+from llmconv.numeric import from_bf16
+from llmconv.plan import drawing
+from llmconv.plan.drawing import Cut
+from llmconv.runtime import launches
+from llmconv.top.interpret import interpret
+from llmconv.verify.generate import Runtime
+from llmconv.verify.reference import Reference
+from llmconv.verify.weights import Precision
+
+SEQ, TOKENS = 64, 8
+HEADER = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
+LARGE = HEADER | {"intermediate_size": 18944}
+
+
+@pytest.fixture
+def cut(monkeypatch):
+    """cut(n): every MLP in n pieces, and the table of a tied head on the right, whatever their sizes."""
+
+    def every(count: int) -> None:
+        cuts = {(chip, bits): (Cut(1, count, (0, 0)),) for chip in CHIPS for bits in (4, 8, 16)}
+        monkeypatch.setattr(drawing, "CUTS", cuts)
+        monkeypatch.setattr(drawing, "TRANSPOSED", {"bm1684x": {256: 0.9}})
+
+    return every
+
+
+@pytest.mark.parametrize(
+    "name, sizes, options, right",
+    [
+        ("qwen2", HEADER, {}, Drawing(True, 1, RIGHT)),
+        ("qwen2_tied", HEADER | {"hidden_size": 896}, {}, Drawing(True, 1, TABLE)),
+        ("qwen2_tied", HEADER | {"hidden_size": 1536}, {}, Drawing(True, 1, LEFT)),
+        ("qwen2_tied", HEADER | {"hidden_size": 128}, {}, Drawing(True, 1, LEFT)),
+        ("qwen2_tied", HEADER, {"embedding_disk": 1}, Drawing(True, 1, RIGHT)),
+        ("qwen2", HEADER, {"chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2", LARGE, {"quantize": "w4bf16"}, Drawing(True, 2, RIGHT)),
+        ("qwen2", LARGE, {"quantize": "w8f16"}, Drawing(True, 2, RIGHT)),
+        ("qwen2", LARGE, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT)),
+        ("qwen2", LARGE | {"intermediate_size": 12288}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 2, LEFT)),
+        ("qwen2", LARGE | {"intermediate_size": 8192}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2", LARGE, {"quantize": "bf16"}, Drawing(True, 2, RIGHT)),
+        ("qwen2", LARGE, {"quantize": "w8bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT)),
+        ("qwen2_tied", LARGE, {"quantize": "bf16"}, Drawing(True, 1, LEFT)),
+        ("qwen2", LARGE, {"quantize": "w4bf16", "keep_half": "0"}, Drawing(True, 1, RIGHT)),
+        # halves are no whole groups of 128
+        ("qwen2", LARGE | {"intermediate_size": 19072}, {"quantize": "w4bf16", "q_group_size": 128}, Drawing(True, 1, RIGHT)),
+        ("llama", LARGE | {"mlp_bias": True}, {"quantize": "w4bf16"}, Drawing(True, 1, RIGHT)),
+        ("qwen2", LARGE, {"quantize": "w4bf16", "graph": "vendor"}, VENDOR),
+        ("qwen2", LARGE, {"quantize": "w4bf16", "dynamic": 1}, Drawing(True, 1, RIGHT)),
+        ("qwen2", LARGE, {"quantize": "w4bf16", "lora_max_rank": 4}, VENDOR),
+    ],
+)  # fmt: skip
+def test_rule(name, sizes, options, right, tmp_path):
+    from checkpoints import headers, published
+
+    config, tensors = published(name, **sizes)
+    made = planned(headers(tmp_path / name, config, tensors), **options)
+    assert made.spec.drawing == right
+    assert bool(made.graphs) and made.graphs[0].startswith("the vendor's") == (right == VENDOR)
+    assert any("pieces" in told for told in made.graphs) == (right.pieces > 1)
+
+
+def test_packed_checkpoints_have_the_vendors(checkpoint, tmp_path):
+    import quantised_checkpoints
+    from quantised_checkpoints import How
+
+    model, _ = quantised_checkpoints.convert(checkpoint("llama"), tmp_path / "model", "gptq", How(4, 64))
+    made = planned(model, quantize="auto")
+    assert made.spec.drawing == VENDOR and "quantised" in made.graphs[0]
+    assert planned(model, quantize="bf16").spec.drawing.up_first
+
+
+@pytest.mark.parametrize("name", ["qwen2", "qwen2_tied"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_values_are_the_models(name, count, checkpoint, cut):
+    """In float32 the MLP in pieces and the heads give what transformers' class gives."""
+    cut(count)
+    made = planned(checkpoint(name), seq=32, max_input_length=16)
+    assert made.spec.drawing == Drawing(True, count, TABLE if name == "qwen2_tied" else RIGHT)
+    reference, rng = Reference(made, Precision()), np.random.default_rng(3)
+    by_name = {net.name: net for net in made.nets}
+    block, head = by_name["block_0"], by_name["lm_head"]
+    hidden = rng.standard_normal((1, 16, made.spec.hidden)).astype(np.float32)
+    launch = launches.step(block, hidden, 11, 0, {})
+    given = {k: np.where(v < -9000, -1e9, v) if k == "attention_mask" else v for k, v in launch.inputs.items()}
+    out = interpret(block.graph, given, _weights(block, made))[0]
+    right, _ = reference.block(0, launch.inputs["input_states"][:, :11], np.arange(11)[None])
+    assert relative(out[:, :11], right) < 5e-6
+    state = from_bf16(rng.integers(0x3F00, 0x4000, (1, made.spec.hidden)).astype(np.uint16))
+    (token,) = interpret(head.graph, launches.head(head, state).inputs, _weights(head, made))
+    assert int(token[0, 0]) == int(reference.logits(state)[0].argmax())
+
+
+def _weights(net, made) -> dict[str, np.ndarray]:
+    from llmconv.checkpoint import recipe
+
+    return {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in net.graph.weights.values()}
+
+
+def test_public_tensors_and_order_are_the_vendors(checkpoint, cut):
+    cut(2)
+    made, vendors = (planned(checkpoint("qwen2"), graph=graph) for graph in ("fast", "vendor"))
+    assert [(n.name, n.inputs, n.outputs, n.flags) for n in made.nets] == [
+        (n.name, n.inputs, n.outputs, n.flags) for n in vendors.nets
+    ]
+    assert made.origins["block_0"].owner == "block_cache_0", "prefill and decode share their coefficients"
+    assert Runtime.of(made)
+
+
+CHIP: dict[str, tuple[str, int, dict[str, Any]]] = {
+    "bm1684x": ("qwen2_tied", 2, {"quantize": "w4bf16"}),
+    "bm1688": ("qwen2", 4, {"quantize": "w8bf16"}),
+    "cv186x": ("llama", 2, {"quantize": "f16"}),
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.simulator
+@pytest.mark.parametrize("chip", CHIP)
+def test_on_the_chip(chip, checkpoint, convert, cut):
+    name, count, options = CHIP[chip]
+    cut(count)
+    out = convert(checkpoint(name), seq=SEQ, chip=chip, **options)
+    ok, found, printed = verified(out, tokens=TOKENS)
+    assert ok, printed
+    told = json.loads((out / "manifest.json").read_text())["graphs"]
+    assert any(f"{count} pieces" in one for one in told)
+    assert all(net["ok"] for net in found["nets"]) and len(found["generation"]["tokens"]) == TOKENS
+
+
+@pytest.mark.compiler
+@pytest.mark.simulator
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", CHIP)
+def test_errors_and_tokens_beside_the_vendors(chip, checkpoint, convert, cut):
+    """The same tokens, and no error that is a tenth larger."""
+    name, count, options = CHIP[chip]
+    cut(count)
+    both = [
+        verified(convert(checkpoint(name), seq=SEQ, chip=chip, graph=graph, **options), tokens=TOKENS)[1]
+        for graph in ("fast", "vendor")
+    ]
+    ours, theirs = ([token["token"] for token in one["generation"]["tokens"]] for one in both)
+    assert ours == theirs
+    worst = [max(net["relative_l2"] or 0 for net in one["nets"] if net["name"].startswith("block")) for one in both]
+    assert worst[0] <= 1.1 * worst[1]
+
+
+STAMPED = {
+    "table, stand-ins": ("qwen2_tied", {"quantize": "w4bf16", "vocab_size": 8320}),
+    "right head, without values": ("qwen2", {"quantize": "bf16"}),
+    "two cores": ("qwen2", {"quantize": "w8bf16", "chip": "bm1688"}),
+}
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("case", STAMPED)
+def test_stamped_nets_equal_those_that_are_compiled_as_they_are(case, checkpoint, convert, cut, monkeypatch):
+    cut(2)
+    name, options = STAMPED[case]
+    sizes = {"vocab_size": options.pop("vocab_size")} if "vocab_size" in options else {}
+    model = checkpoint(name, num_hidden_layers=3, **sizes)
+    compiled = convert(model, seq=64, no_stamp=1, **options)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
+    stamped = convert(model, seq=64, no_cache=1, **options)
+    assert content(stamped) == content(compiled)
+    made = {net["name"]: net for net in json.loads((stamped / "manifest.json").read_text())["nets"]}
+    assert made["block_1"]["how"] == "stamped" and made["block_0"]["form"] in ("packed", "hollow")
+    if "head" in case:
+        assert made["lm_head"]["form"] == "hollow"
+    if "table" in case:
+        assert made["lm_head"]["form"] == "apart"
