@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 import quantised_checkpoints
+from checkpoints import SPLIT
 from plans import planned, refused
 from quantised_checkpoints import How
 from test_stamping import content
@@ -71,6 +72,16 @@ def test_on_the_chip(chip, checkpoint, convert, monkeypatch):
 def test_with_other_options(name, head, case, checkpoint, convert):
     out = convert(checkpoint(name), seq=SEQ, quantize_head=head, **SLOW[case])
     ok, _, printed = verified(out, full=True, tokens=TOKENS)
+    assert ok, printed
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@pytest.mark.simulator
+@pytest.mark.parametrize("tied", [True, False])
+def test_of_two_devices(tied, checkpoint, convert):
+    model = checkpoint("qwen2", num_hidden_layers=1, tie_word_embeddings=tied, **SPLIT | {"vocab_size": 1024})
+    ok, _, printed = verified(convert(model, seq=SEQ, quantize="w4bf16", num_device=2, quantize_head="w4"), tokens=2)
     assert ok, printed
 
 
