@@ -1,0 +1,183 @@
+"""The side of a Dask worker: each task runs in a worker process of the engine (llmconv.engine.pool), which is killed
+with its compilers when the task is not wanted any more, or when the Dask worker ends, however that comes about.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import secrets
+import shutil
+import threading
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distributed import Worker as DaskWorker
+from distributed import WorkerPlugin, get_worker
+
+from llmconv.engine import files
+from llmconv.engine.cluster.errand import Done, Errand, errand, to_json
+from llmconv.engine.cluster.sandbox import Sandbox
+from llmconv.engine.failure import from_death, from_exception
+from llmconv.engine.perform import Job
+from llmconv.engine.pool import HUGE, Death, Result, Told, Worker
+
+PLUGIN = "llmconv"
+HOST = secrets.token_hex(8)  # names this process
+BETWEEN = 0.5  # seconds between two reports of a task on how far it is
+_ENDED = ("memory", "error", "rescheduled")  # what Dask makes of a task whose function has returned
+
+
+@dataclass
+class Process:
+    """A worker process of the engine, what it says, and the variables that it was started with."""
+
+    worker: Worker
+    said: queue.SimpleQueue[Any]
+    environment: dict[str, str]
+
+
+class Host:
+    """The engine's worker processes of one Dask worker. Its methods may be called in any thread."""
+
+    def __init__(self, place: Path):
+        self.place = place
+        place.mkdir(parents=True, exist_ok=True)
+        self._lock = threading.Lock()
+        self._held = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._idle: list[Process] = []
+        self._busy: dict[str, Process] = {}
+        self._unwanted: set[str] = set()
+        self._count = 0
+
+    def run(self, key: str, wanted: Errand, tell: Any) -> Done:
+        """Runs an attempt; key: Dask's name of it. tell: hears how far it is."""
+        box = self.place / wanted.attempt
+        sandbox = Sandbox(str(box), wanted.roots)
+        try:
+            job = Job(
+                name=wanted.name,
+                call=wanted.call,
+                args=sandbox.value(wanted.args),
+                pairs=[(sandbox.path(target), staged) for target, staged in wanted.pairs],
+                inputs=[],
+                key="",
+                away=True,
+            )
+            for root in sandbox.roots:
+                os.makedirs(sandbox.path(root), exist_ok=True)
+            environment = Sandbox(str(self.place), wanted.roots).value(wanted.environment)
+            answer = self._answer(key, job, environment, tell)
+            sizes = () if "failure" in answer else tuple(files.size(staged) for _, staged in wanted.pairs)
+            scratch = tuple(root for root in wanted.roots if os.path.basename(root) == "scratch")
+            return Done(sandbox.back(answer), sizes, dict(sandbox.texts(scratch)))
+        except OSError as error:
+            return Done({"name": wanted.name, "failure": from_exception(error, str(box)).to_dict()})
+        finally:
+            if not wanted.keep:
+                shutil.rmtree(box, ignore_errors=True)
+
+    def _answer(self, key: str, job: Job, environment: dict[str, str], tell: Any) -> dict[str, Any]:
+        process = self._take(key, environment)
+        process.worker.send(job)
+        said: Any = None
+        while not isinstance(said, Death):
+            said = process.said.get()
+            if isinstance(said, Result):
+                self._release(key, process, said.answer)
+                return said.answer
+            if isinstance(said, Told):
+                tell(said)
+        self._release(key, process, {"failure": ""})
+        failure = from_death(said.returncode, str(process.worker.log))
+        return {"name": job.name, "failure": failure.to_dict()}
+
+    def _take(self, key: str, environment: dict[str, str]) -> Process:
+        """An idle worker process with this environment, or a new one; idle ones with another one end."""
+        with self._lock:
+            others = [one for one in self._idle if one.environment != environment]
+            self._idle = [one for one in self._idle if one.environment == environment]
+            process = self._idle.pop() if self._idle else self._new(environment)
+            self._busy[key] = process
+            if key in self._unwanted:
+                process.worker.kill()
+        for other in others:
+            other.worker.close()
+        return process
+
+    def _new(self, environment: dict[str, str]) -> Process:
+        self._count += 1
+        said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        worker = Worker(self._count, self.place / f"{self._count}.log", self._held, said, environment)
+        return Process(worker, said, environment)
+
+    def _release(self, key: str, process: Process, answer: dict[str, Any]) -> None:
+        sound = "failure" not in answer and answer.get("resident", 0) <= HUGE
+        with self._lock:
+            del self._busy[key]
+            self._unwanted.discard(key)
+            if sound:
+                self._idle.append(process)
+        if not sound:  # a compiler that was killed may have left children that still write
+            process.worker.kill()
+            process.worker.wait()
+
+    def drop(self, key: str) -> None:
+        """The task is not wanted any more: it ends with all that it started."""
+        with self._lock:
+            self._unwanted.add(key)
+            if key in self._busy:
+                self._busy[key].worker.kill()
+
+    def close(self) -> None:
+        """Ends everything."""
+        with self._lock:
+            for process in (*self._busy.values(), *self._idle):
+                process.worker.kill()
+            self._idle.clear()
+
+
+class Watch(WorkerPlugin):
+    """Kills what Dask gives up: the tasks of a build that ended or was killed, and everything when the worker ends."""
+
+    def __init__(self) -> None:
+        self.host: Host | None = None
+
+    def setup(self, worker: DaskWorker) -> None:
+        self.host = Host(Path(worker.local_directory).absolute() / "llmconv")
+
+    def teardown(self, worker: DaskWorker) -> None:
+        if self.host is not None:
+            self.host.close()
+
+    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+        """Dask's, for each change of a task's state."""
+        if self.host is not None and start == "executing" and finish not in _ENDED:
+            self.host.drop(str(key))
+
+
+async def install(dask_worker: DaskWorker) -> str:
+    """Puts a Watch into a worker that has none; returns what names its process."""
+    if PLUGIN not in dask_worker.plugins:
+        await dask_worker.plugin_add(plugin=Watch(), name=PLUGIN)
+    return HOST
+
+
+def run(text: str) -> str:
+    """The task as Dask knows it. text: an Errand; returns a Done."""
+    wanted = errand(text)
+    worker = get_worker()
+    watch = worker.plugins.get(PLUGIN)
+    if wanted.host != HOST or not isinstance(watch, Watch) or watch.host is None:
+        return to_json(Done(moved=True))
+    last = 0.0
+
+    def tell(said: Told) -> None:
+        nonlocal last
+        if time.monotonic() - last > BETWEEN:
+            last = time.monotonic()
+            worker.log_event(wanted.topic, {"name": said.name, "step": asdict(said.step)})
+
+    return to_json(watch.host.run(str(worker.get_current_task()), wanted, tell))
