@@ -26,17 +26,20 @@ from llmconv.engine.pool import HUGE, Death, Result, Told, Worker
 
 PLUGIN = "llmconv"
 HOST = secrets.token_hex(8)  # names this process
+IDLE = 30.0  # seconds that a worker process waits for its next task
 BETWEEN = 0.5  # seconds between two reports of a task on how far it is
 _ENDED = ("memory", "error", "rescheduled")  # what Dask makes of a task whose function has returned
 
 
 @dataclass
 class Process:
-    """A worker process of the engine, what it says, and the variables that it was started with."""
+    """A worker process of the engine, what it says, and the variables that it was started with. since: when it had its
+    last task (time.monotonic)."""
 
     worker: Worker
     said: queue.SimpleQueue[Any]
     environment: dict[str, str]
+    since: float = 0.0
 
 
 class Host:
@@ -119,10 +122,23 @@ class Host:
             del self._busy[key]
             self._unwanted.discard(key)
             if sound:
+                process.since = time.monotonic()
                 self._idle.append(process)
-        if not sound:  # a compiler that was killed may have left children that still write
+        if sound:
+            timer = threading.Timer(IDLE, self._rest, (process,))
+            timer.daemon = True
+            timer.start()
+        else:  # a compiler that was killed may have left children that still write
             process.worker.kill()
             process.worker.wait()
+
+    def _rest(self, process: Process) -> None:
+        """Ends a process that had nothing to do since its timer began."""
+        with self._lock:
+            if process not in self._idle or time.monotonic() - process.since < IDLE:
+                return
+            self._idle.remove(process)
+        process.worker.close()
 
     def drop(self, key: str) -> None:
         """The task is not wanted any more: it ends with all that it started."""
