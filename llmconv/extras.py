@@ -51,7 +51,9 @@ HUB = Extra(
     "hub", {"huggingface_hub": "huggingface_hub", "httpx2": "httpx2"}, "models of the hub, and caches behind an address"
 )
 GGUF = Extra("gguf", {"gguf": "gguf"}, "GGUF files")
-DASK = Extra("dask", {"distributed": "distributed"}, "several machines (--scheduler, --cluster)")
+DASK = Extra(
+    "dask", {"distributed": "distributed", "cryptography": "cryptography"}, "several machines (--scheduler, --cluster)"
+)
 EXTRAS = (VERIFY, HUB, GGUF, DASK)
 
 

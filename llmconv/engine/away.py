@@ -12,6 +12,7 @@ from llmconv.engine.decide import Decision
 from llmconv.engine.graph import Graph, Node
 from llmconv.engine.options import RunOptions
 from llmconv.engine.perform import Job
+from llmconv.engine.task import Carry
 
 if TYPE_CHECKING:
     from llmconv.engine.cluster.cluster import Cluster
@@ -38,8 +39,9 @@ class Away:
         logs = tuple(str(state.parent / "logs") for state in states)
         terms = Terms(
             run_id=run_id,
-            roots=(*(str(state / "scratch") for state in states), *logs),
+            scratch=tuple(str(state / "scratch") for state in states),
             logs=logs,
+            outs=tuple(str(state.parent) for state in states),
             environment=dict(options.environment),
             topic=f"llmconv-{run_id}",
             keep=options.debug,
@@ -63,9 +65,9 @@ class Away:
         """Tasks at a time, and bytes for them together."""
         return max(1, self.fleet.cores), self.fleet.memory
 
-    def start(self, job: Job, place: Place, first: int) -> int:
+    def start(self, job: Job, carry: Carry | None, place: Place, first: int) -> int:
         """Starts a task on a worker; returns the number of its row in a trace, from `first`."""
-        return self._cluster.start(job, place, first)
+        return self._cluster.start(job, carry, place, first)
 
     def ended(self, name: str) -> bool:
         """The task has ended. Returns whether it was one of these."""

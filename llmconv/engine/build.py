@@ -297,7 +297,7 @@ class Build:
         else:
             job = self.decider.job(node, decision, self.run_id)
             if self.away and place:
-                slot = self.away.start(job, place, self.jobs + 1)
+                slot = self.away.start(job, node.work.carry, place, self.jobs + 1)
             elif job.fetch or job.local:
                 self.threads.start(
                     perform, job, lambda: self.cancelled, lambda step: self.results.put(Told(name, step))

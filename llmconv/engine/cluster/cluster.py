@@ -21,11 +21,13 @@ from llmconv.engine.options import ClusterOptions
 from llmconv.engine.perform import Job
 from llmconv.engine.pool import Told
 from llmconv.engine.step import Step
+from llmconv.engine.task import Carry
 from llmconv.errors import ConvertError, InputError
 
 LOOK = 1.0  # seconds between looks at who is there
 ANSWER = 10.0  # seconds that the scheduler has for an answer
 PATIENCE = 60.0  # seconds without any worker, after which a run ends
+REFUSED = 5.0  # seconds without any, where all that came are refused
 LOCAL = "cluster"  # the folder of a local cluster's workers
 EXAMINED = 600.0  # seconds that a worker has for what it is asked; it may have to fetch the compiler
 
@@ -47,6 +49,7 @@ class Cluster:
         self._mine: dict[str, str] = {}
         self._gone = ""
         self._refused: dict[str, str] = {}
+        self._examined: set[str] = set()  # those that are being examined
         self._lonely = time.monotonic()  # since when there has been no worker
         self._ended = threading.Event()
         self._client = self._connected()
@@ -68,11 +71,11 @@ class Cluster:
 
     # ------------------------------------------------------------------ tasks
 
-    def start(self, job: Job, place: Place, first: int) -> int:
+    def start(self, job: Job, carry: Carry | None, place: Place, first: int) -> int:
         """Starts a job on a worker; returns a number, from `first`, of the worker's core that it has."""
         taken = {attempt.slot for attempt in self._attempts.values()}
         slot = next(number for number in range(first, first + len(taken) + 1) if number not in taken)
-        attempt = self._attempts[job.name] = Attempt(job, place, slot, self._terms, self._tell)
+        attempt = self._attempts[job.name] = Attempt(job, carry, place, slot, self._terms, self._tell)
         attempt.start(self._client)
         return slot
 
@@ -89,7 +92,8 @@ class Cluster:
         where = self._wish.scheduler or "the local cluster"
         if self._gone:
             raise ConvertError(f"the Dask scheduler {where} is gone", self._gone, "Start it and run the same command.")
-        if not self.fleet.places and time.monotonic() - self._lonely > PATIENCE:
+        patience = REFUSED if self._refused and not self._examined else PATIENCE
+        if not self.fleet.places and time.monotonic() - self._lonely > patience:
             told = [f"{address} is refused: {why}" for address, why in self._refused.items()]
             raise ConvertError(
                 f"{where} has no worker that can be used",
@@ -122,7 +126,8 @@ class Cluster:
         if isinstance(message, Joined):
             self.fleet.join(message.place)
             place = message.place
-            return f"worker {place.name} has {place.cores} cores and {place.memory / 1e9:.1f} GB of memory"
+            files = "" if place.shared else "; it shares no files with this machine, which sends them"
+            return f"worker {place.name} has {place.cores} cores and {place.memory / 1e9:.1f} GB of memory{files}"
         if isinstance(message, Refused):
             self._refused[message.address] = message.why
             return f"worker {message.address} is refused: {message.why}"
@@ -159,10 +164,15 @@ class Cluster:
             for address, facts in there.items():
                 if address not in known:
                     known[address] = facts["id"]
+                    self._examined.add(address)
                     threading.Thread(target=self._examine, args=(address, facts), daemon=True).start()
 
     def _examine(self, address: str, facts: Mapping[str, Any]) -> None:
         """In a thread: whether a worker may have tasks."""
+        self._tell(self._judged(address, facts))
+        self._examined.discard(address)
+
+    def _judged(self, address: str, facts: Mapping[str, Any]) -> Joined | Refused:
         try:
             asked = self._question()
             self._client.run(host.install, workers=[address])
@@ -171,20 +181,16 @@ class Cluster:
             )
             said = travelling.told(future.result(timeout=EXAMINED))
         except Exception as error:  # of another llmconv, or of none; or the worker is gone already
-            self._tell(Refused(address, f"{type(error).__name__}: {error}"))
-            return
+            return Refused(address, f"{type(error).__name__}: {error}")
         other = [
             f"its {what} is {said.passport.get(what) or 'missing'}, this machine's {version}"
             for what, version in self._mine.items()
             if said.passport.get(what) != version
         ]
         if other:
-            self._tell(Refused(address, "; ".join(other)))
-        elif not admission.shares(asked, said):
-            self._tell(Refused(address, f"it does not see {self._folder.parent} and the checkpoint as they are here"))
-        else:
-            memory = self._most or min(facts["memory_limit"] or said.memory, said.memory)
-            self._tell(Joined(Place(address, said.host, facts["nthreads"], memory)))
+            return Refused(address, "; ".join(other))
+        memory = self._most or min(facts["memory_limit"] or said.memory, said.memory)
+        return Joined(Place(address, said.host, facts["nthreads"], memory, admission.shares(asked, said)))
 
     def _question(self) -> Question:
         with self._lock:
@@ -207,7 +213,11 @@ def _started(count: int, folder: Path) -> LocalCluster:
         n_workers=count,
         threads_per_worker=max(1, cores // count),
         host="127.0.0.1",
-        dashboard_address=None,  # pyright: ignore[reportArgumentType] (documented: there is none then)
+        security=True,  # certificates of its own, which other users of this machine have not
+        # without an address, Dask's web pages are for everybody
+        dashboard_address="127.0.0.1:0",
+        worker_dashboard_address="127.0.0.1:0",
+        scheduler_kwargs={"dashboard": False},
         memory_limit=0,
         local_directory=str(folder / LOCAL),
         silence_logs=50,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -36,8 +37,10 @@ class Told:
 @dataclass(frozen=True)
 class Errand:
     """One attempt at a task. attempt: 8 hex digits, in the names of all that it writes. host: as in Told. call, args:
-    of the action. pairs: (target, where the worker stages it). roots: directories that the worker has a copy of its own
-    of, where the action may write. topic: where it tells how far it is.
+    of the action. pairs: (target, where it is staged here). shared: the worker reads inputs and stages outputs at the
+    same paths; else `given` are the inputs, (path, digest), and it stages outputs in a folder of its own. roots:
+    directories of which the attempt has its own, at the worker; logs: those whose texts come back. topic: where it
+    tells how far it is.
     """
 
     attempt: str
@@ -46,7 +49,10 @@ class Errand:
     call: str
     args: dict[str, Any]
     pairs: tuple[tuple[str, str], ...]
+    shared: bool
+    given: tuple[tuple[str, str], ...]
     roots: tuple[str, ...]
+    logs: tuple[str, ...]
     environment: dict[str, str]
     topic: str
     keep: bool = False  # the folder of the attempt, for --debug
@@ -65,7 +71,7 @@ class Done:
 
 
 def to_json(value: Question | Told | Errand | Done) -> str:
-    return json.dumps(asdict(value))
+    return json.dumps(asdict(value), default=os.fspath)
 
 
 def question(text: str) -> Question:
@@ -80,8 +86,8 @@ def told(text: str) -> Told:
 
 def errand(text: str) -> Errand:
     entry = json.loads(text)
-    pairs = tuple((target, staged) for target, staged in entry["pairs"])
-    return Errand(**{**entry, "pairs": pairs, "roots": tuple(entry["roots"])})
+    pairs = {name: tuple((one, other) for one, other in entry[name]) for name in ("pairs", "given")}
+    return Errand(**{**entry, **pairs, "roots": tuple(entry["roots"]), "logs": tuple(entry["logs"])})
 
 
 def done(text: str) -> Done:

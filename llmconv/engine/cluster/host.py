@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import queue
+import re
 import secrets
 import shutil
 import threading
@@ -20,6 +21,7 @@ from distributed import WorkerPlugin, get_worker
 from llmconv.engine import files
 from llmconv.engine.cluster.errand import Done, Errand, errand, to_json
 from llmconv.engine.cluster.sandbox import Sandbox
+from llmconv.engine.cluster.store import Store
 from llmconv.engine.failure import from_death, from_exception
 from llmconv.engine.perform import Job
 from llmconv.engine.pool import HUGE, Death, Result, Told, Worker
@@ -28,6 +30,7 @@ PLUGIN = "llmconv"
 HOST = secrets.token_hex(8)  # names this process
 IDLE = 30.0  # seconds that a worker process waits for its next task
 BETWEEN = 0.5  # seconds between two reports of a task on how far it is
+_ATTEMPT = re.compile(r"[0-9a-f]{8}")
 _ENDED = ("memory", "error", "rescheduled")  # what Dask makes of a task whose function has returned
 
 
@@ -48,6 +51,7 @@ class Host:
     def __init__(self, place: Path):
         self.place = place
         place.mkdir(parents=True, exist_ok=True)
+        self.store = Store(place / "files")
         self._lock = threading.Lock()
         self._held = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._idle: list[Process] = []
@@ -57,14 +61,18 @@ class Host:
 
     def run(self, key: str, wanted: Errand, tell: Any) -> Done:
         """Runs an attempt; key: Dask's name of it. tell: hears how far it is."""
-        box = self.place / wanted.attempt
+        box = self._box(wanted.attempt)
         sandbox = Sandbox(str(box), wanted.roots)
+        staged = [path if wanted.shared else str(box / str(n)) for n, (_, path) in enumerate(wanted.pairs)]
+        done = Done()
         try:
+            for path, digest in wanted.given:
+                self.store.put(digest, sandbox.inside(path))
             job = Job(
                 name=wanted.name,
                 call=wanted.call,
                 args=sandbox.value(wanted.args),
-                pairs=[(sandbox.path(target), staged) for target, staged in wanted.pairs],
+                pairs=[(sandbox.path(target), path) for (target, _), path in zip(wanted.pairs, staged)],
                 inputs=[],
                 key="",
                 away=True,
@@ -73,14 +81,27 @@ class Host:
                 os.makedirs(sandbox.path(root), exist_ok=True)
             environment = Sandbox(str(self.place), wanted.roots).value(wanted.environment)
             answer = self._answer(key, job, environment, tell)
-            sizes = () if "failure" in answer else tuple(files.size(staged) for _, staged in wanted.pairs)
-            scratch = tuple(root for root in wanted.roots if os.path.basename(root) == "scratch")
-            return Done(sandbox.back(answer), sizes, dict(sandbox.texts(scratch)))
+            sizes = () if "failure" in answer else tuple(map(files.size, staged))
+            done = Done(sandbox.back(answer), sizes, dict(sandbox.texts(wanted.logs)))
         except OSError as error:
-            return Done({"name": wanted.name, "failure": from_exception(error, str(box)).to_dict()})
+            done = Done({"name": wanted.name, "failure": from_exception(error, str(box)).to_dict()})
         finally:
-            if not wanted.keep:
-                shutil.rmtree(box, ignore_errors=True)
+            if wanted.shared and not wanted.keep:
+                self.forget(wanted.attempt)
+        return done
+
+    def forget(self, attempt: str) -> None:
+        """Removes the folder of an attempt."""
+        shutil.rmtree(self._box(attempt), ignore_errors=True)
+
+    def output(self, attempt: str, position: int) -> Path:
+        """Where an attempt that shares no files has staged an output."""
+        return self._box(attempt) / str(int(position))
+
+    def _box(self, attempt: str) -> Path:
+        if not _ATTEMPT.fullmatch(attempt):
+            raise ValueError(f"{attempt!r} is no attempt")
+        return self.place / attempt
 
     def _answer(self, key: str, job: Job, environment: dict[str, str], tell: Any) -> dict[str, Any]:
         process = self._take(key, environment)
@@ -197,3 +218,40 @@ def run(text: str) -> str:
             worker.log_event(wanted.topic, {"name": said.name, "step": asdict(said.step)})
 
     return to_json(watch.host.run(str(worker.get_current_task()), wanted, tell))
+
+
+def lacking(digests: list[str]) -> list[str]:
+    """Which of these files have to be sent here."""
+    return _host().store.lacking(digests)
+
+
+def take(digest: str, attempt: str, offset: int, data: bytes, last: bool) -> bool:
+    """Takes a piece of a file that is sent here: see Store.take."""
+    return _host().store.take(digest, attempt, offset, data, last)
+
+
+def listed(attempt: str, position: int) -> list[tuple[str, int]]:
+    """The files of an output, (name in it, bytes); the name is "" where the output is a file."""
+    path = str(_host().output(attempt, position))
+    if not os.path.isdir(path):
+        return [("", os.path.getsize(path))]
+    return [(name, os.path.getsize(os.path.join(path, name))) for name in files.tree(path)]
+
+
+def give(attempt: str, position: int, name: str, offset: int, count: int) -> bytes:
+    """A piece of a file of an output."""
+    path = _host().output(attempt, position)
+    with open(path / name if name else path, "rb") as file:
+        file.seek(offset)
+        return file.read(count)
+
+
+def forget(attempt: str) -> None:
+    """The outputs of an attempt have been fetched, or are of no use."""
+    _host().forget(attempt)
+
+
+def _host() -> Host:
+    watch = get_worker().plugins[PLUGIN]
+    assert isinstance(watch, Watch) and watch.host is not None
+    return watch.host

@@ -8,13 +8,15 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Place:
     """A worker that is admitted. cores: tasks at a time; memory: bytes for them together. host: names the worker's
-    process, and no later one at the same address.
+    process, and no later one at the same address. shared: it reads and writes the files of this machine, at the same
+    paths.
     """
 
     address: str
     host: str
     cores: int
     memory: int
+    shared: bool = True
 
     @property
     def name(self) -> str:

@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from llmconv.engine import files
-
 MOST = 4 << 20  # bytes of a log that are sent back: its end
 
 
@@ -27,6 +25,13 @@ class Sandbox:
         """Where a path is for the attempt."""
         inside = any(path == root or path.startswith(root + "/") for root in self.roots)
         return self.top + path if inside else path
+
+    def inside(self, path: str) -> str:
+        """Where a path is that has to be the attempt's own. ValueError for another one."""
+        mapped = self.path(path)
+        if not mapped.startswith(self.top + "/") or os.path.normpath(mapped) != mapped:
+            raise ValueError(f"{path!r} is in no directory of the attempt")
+        return mapped
 
     def value(self, value: Any) -> Any:
         """A JSON value with all its paths where they are for the attempt."""
@@ -48,14 +53,11 @@ class Sandbox:
             return {self.back(name): self.back(item) for name, item in value.items()}
         return value
 
-    def texts(self, left_out: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-        """(path as it was, content) of what was written in the box as text, but for what is below `left_out`."""
-        if not os.path.isdir(self.top):
-            return
-        for name in files.tree(self.top):
-            path = "/" + name
-            if any(path == one or path.startswith(one + "/") for one in left_out):
-                continue
-            with open(os.path.join(self.top, name), "rb") as file:
-                file.seek(max(0, os.fstat(file.fileno()).st_size - MOST))
-                yield path, file.read().decode("utf-8", "replace")
+    def texts(self, folders: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+        """(path as it was, content) of the files that were written in some of the folders."""
+        for folder in folders:
+            here = self.path(folder)
+            for name in os.listdir(here) if os.path.isdir(here) else ():
+                with open(os.path.join(here, name), "rb") as file:
+                    file.seek(max(0, os.fstat(file.fileno()).st_size - MOST))
+                    yield os.path.join(folder, name), file.read().decode("utf-8", "replace")
