@@ -63,7 +63,7 @@ class Away:
     @property
     def capacity(self) -> tuple[int, int]:
         """Tasks at a time, and bytes for them together."""
-        return max(1, self.fleet.cores), self.fleet.memory
+        return max(1, self.fleet.cores), max(1, self.fleet.memory)
 
     def start(self, job: Job, carry: Carry | None, place: Place, first: int) -> int:
         """Starts a task on a worker; returns the number of its row in a trace, from `first`."""

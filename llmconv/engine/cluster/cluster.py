@@ -44,6 +44,7 @@ class Cluster:
         self.fleet = Fleet(self._most)
         self._local: LocalCluster | None = None
         self._attempts: dict[str, Attempt] = {}
+        self._slots: dict[str, list[int]] = {}  # address -> numbers of its cores
         self._lock = threading.Lock()
         self._asked: Question | None = None
         self._mine: dict[str, str] = {}
@@ -74,14 +75,14 @@ class Cluster:
     def start(self, job: Job, carry: Carry | None, place: Place, first: int) -> int:
         """Starts a job on a worker; returns a number, from `first`, of the worker's core that it has."""
         taken = {attempt.slot for attempt in self._attempts.values()}
-        slot = next(number for number in range(first, first + len(taken) + 1) if number not in taken)
+        own = self._slots.setdefault(place.address, [])
+        slot = next((number for number in own if number not in taken), 0)
+        if not slot:
+            slot = first + sum(map(len, self._slots.values()))
+            own.append(slot)
         attempt = self._attempts[job.name] = Attempt(job, carry, place, slot, self._terms, self._tell)
         attempt.start(self._client)
         return slot
-
-    def place(self, name: str) -> str:
-        """The worker that a running task has, "" if it is none of these."""
-        return self._attempts[name].place.name if name in self._attempts else ""
 
     def finished(self, name: str) -> None:
         """To be called with every Result and Lost."""
