@@ -6,9 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
-
-from distributed import Client, LocalCluster
+from typing import TYPE_CHECKING, Any
 
 from llmconv.engine import machine, outputs
 from llmconv.engine.cluster import admission, host
@@ -23,6 +21,9 @@ from llmconv.engine.pool import Told
 from llmconv.engine.step import Step
 from llmconv.engine.task import Carry
 from llmconv.errors import ConvertError, InputError
+
+if TYPE_CHECKING:
+    from distributed import Client, LocalCluster
 
 LOOK = 1.0  # seconds between looks at who is there
 ANSWER = 10.0  # seconds that the scheduler has for an answer
@@ -58,6 +59,8 @@ class Cluster:
         threading.Thread(target=self._look, daemon=True).start()
 
     def _connected(self) -> Client:
+        from distributed import Client
+
         try:
             address: Any = self._wish.scheduler
             if not address:
@@ -208,6 +211,8 @@ class Cluster:
 
 def _started(count: int, folder: Path) -> LocalCluster:
     """Workers on this machine, which nobody else can reach."""
+    from distributed import LocalCluster
+
     outputs.discard(str(folder / LOCAL))  # of a run that was killed
     cores = machine.cores()
     return LocalCluster(

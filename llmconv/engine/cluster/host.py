@@ -13,10 +13,7 @@ import threading
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-from distributed import Worker as DaskWorker
-from distributed import WorkerPlugin, get_worker
+from typing import TYPE_CHECKING, Any
 
 from llmconv.engine import files
 from llmconv.engine.cluster.errand import Done, Errand, errand, to_json
@@ -25,6 +22,9 @@ from llmconv.engine.cluster.store import Store
 from llmconv.engine.failure import from_death, from_exception
 from llmconv.engine.perform import Job
 from llmconv.engine.pool import HUGE, Death, Result, Told, Worker
+
+if TYPE_CHECKING:
+    from distributed import Worker as DaskWorker
 
 PLUGIN = "llmconv"
 HOST = secrets.token_hex(8)  # names this process
@@ -176,38 +176,34 @@ class Host:
             self._idle.clear()
 
 
-class Watch(WorkerPlugin):
-    """Kills what Dask gives up: the tasks of a build that ended or was killed, and everything when the worker ends."""
+async def install(dask_worker: DaskWorker) -> str:
+    """Makes a Dask worker ready, once; returns what names its process.
 
-    def __init__(self) -> None:
-        self.host: Host | None = None
+    What Dask gives up is killed: the tasks of a build that ended or was killed, and everything when the worker ends."""
+    from distributed import WorkerPlugin
 
-    def setup(self, worker: DaskWorker) -> None:
-        self.host = Host(Path(worker.local_directory).absolute() / "llmconv")
+    if PLUGIN in dask_worker.plugins:
+        return HOST
 
-    def teardown(self, worker: DaskWorker) -> None:
-        if self.host is not None:
+    class Watch(WorkerPlugin):
+        host = Host(Path(dask_worker.local_directory).absolute() / "llmconv")
+
+        def teardown(self, worker: DaskWorker) -> None:
             self.host.close()
 
-    def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
-        """Dask's, for each change of a task's state."""
-        if self.host is not None and start == "executing" and finish not in _ENDED:
-            self.host.drop(str(key))
+        def transition(self, key: Any, start: str, finish: str, **_: Any) -> None:
+            """Dask's, for each change of a task's state."""
+            if start == "executing" and finish not in _ENDED:
+                self.host.drop(str(key))
 
-
-async def install(dask_worker: DaskWorker) -> str:
-    """Puts a Watch into a worker that has none; returns what names its process."""
-    if PLUGIN not in dask_worker.plugins:
-        await dask_worker.plugin_add(plugin=Watch(), name=PLUGIN)
+    await dask_worker.plugin_add(plugin=Watch(), name=PLUGIN)
     return HOST
 
 
 def run(text: str) -> str:
     """The task as Dask knows it. text: an Errand; returns a Done."""
-    wanted = errand(text)
-    worker = get_worker()
-    watch = worker.plugins.get(PLUGIN)
-    if wanted.host != HOST or not isinstance(watch, Watch) or watch.host is None:
+    wanted, worker = errand(text), _worker()
+    if wanted.host != HOST or PLUGIN not in worker.plugins:
         return to_json(Done(moved=True))
     last = 0.0
 
@@ -217,7 +213,7 @@ def run(text: str) -> str:
             last = time.monotonic()
             worker.log_event(wanted.topic, {"name": said.name, "step": asdict(said.step)})
 
-    return to_json(watch.host.run(str(worker.get_current_task()), wanted, tell))
+    return to_json(_host().run(str(worker.get_current_task()), wanted, tell))
 
 
 def lacking(digests: list[str]) -> list[str]:
@@ -252,6 +248,10 @@ def forget(attempt: str) -> None:
 
 
 def _host() -> Host:
-    watch = get_worker().plugins[PLUGIN]
-    assert isinstance(watch, Watch) and watch.host is not None
-    return watch.host
+    return _worker().plugins[PLUGIN].host
+
+
+def _worker() -> Any:
+    from distributed import get_worker
+
+    return get_worker()
