@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from processes import wait_for
@@ -29,20 +30,22 @@ class Machines:
         self._start("scheduler", ["scheduler", "--host", "127.0.0.1", "--port", str(self.port), "--no-dashboard"])
         wait_for(lambda: _answers(self.port))
 
-    def worker(self, name: str, threads: int = 2, **more: str) -> None:
-        """Starts one, unless it lives."""
+    def worker(self, name: str, threads: int = 2, before: Sequence[str] = (), **more: str) -> None:
+        """Starts one, unless it lives. before: a program that starts it."""
         folder = self.root / name
         (folder / "cache").mkdir(parents=True, exist_ok=True)
         words = ["worker", self.address, "--host", "127.0.0.1", "--no-nanny", "--no-dashboard", "--name", name]
         words += ["--nthreads", str(threads), "--memory-limit", "2GB", "--local-directory", str(folder)]
-        self._start(name, words, {"LLMCONV_CACHE": str(folder / "cache"), **more})
+        self._start(name, words, {"LLMCONV_CACHE": str(folder / "cache"), **more}, before)
 
-    def _start(self, name: str, words: list[str], more: dict[str, str] | None = None) -> None:
+    def _start(
+        self, name: str, words: list[str], more: Mapping[str, str] | None = None, before: Sequence[str] = ()
+    ) -> None:
         if name in self.processes and self.processes[name].poll() is None:
             return
         with open(self.root / f"{name}.log", "ab") as log:
             self.processes[name] = subprocess.Popen(
-                [sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
+                [*before, sys.executable, "-m", "distributed.cli.dask_" + words[0], *words[1:]],
                 stdin=subprocess.DEVNULL, stdout=log, stderr=log, env={**os.environ, **self.more, **(more or {})},
             )  # fmt: skip
 
