@@ -39,8 +39,10 @@ class Channel:
         )
         try:
             return self._waited(future)
+        except BaseException:
+            future.cancel(force=True)  # which takes a moment: what is answered needs only be let go
+            raise
         finally:
-            future.cancel(force=True)
             future.release()
 
     def _waited(self, future: Any) -> Any:
