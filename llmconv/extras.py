@@ -51,7 +51,10 @@ HUB = Extra(
     "hub", {"huggingface_hub": "huggingface_hub", "httpx2": "httpx2"}, "models of the hub, and caches behind an address"
 )
 GGUF = Extra("gguf", {"gguf": "gguf"}, "GGUF files")
-EXTRAS = (VERIFY, HUB, GGUF)
+DASK = Extra(
+    "dask", {"distributed": "distributed", "cryptography": "cryptography"}, "several machines (--scheduler, --cluster)"
+)
+EXTRAS = (VERIFY, HUB, GGUF, DASK)
 
 
 def need(extra: Extra, what: str, instead: str = "") -> None:

@@ -55,6 +55,7 @@ def _task(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> dict
         picks=[*read["picks"], *((files.facts, FACTS[role]) for role, files in others.items())],
         task_dep=[f"compile:{origin.after}"] if origin.after else [],
         reads=read["reads"],
+        carry=read["carry"],
         code=CODE if checked_code else (),
         key=key | ({"places": work.places} if work.places else {}),
         need=_need(net, origin),

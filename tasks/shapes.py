@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from llmconv.engine import task
+from llmconv.engine import Carry, task
 
 if TYPE_CHECKING:
     from llmconv.plan.plan import Plan
@@ -27,9 +27,15 @@ def head(name: str, doc: str) -> dict[str, Any]:
 
 
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
-    """`picks` and `reads` of a task that reads these tensors: entries of digest files, and shards."""
+    """`picks`, `reads` and `carry` of a task that reads these tensors: entries of digest files, shards, and a part of
+    the checkpoint."""
     held: dict[Path, list[str]] = defaultdict(list)
     for name in names:
         held[plan.checkpoint.tensors[name].file].append(name)
     shards = [shard for shard in plan.checkpoint.shards if shard in held]
-    return {"picks": [(layout.digests(shard.name), held[shard]) for shard in shards], "reads": sorted(shards)}
+    model = str(plan.checkpoint.path)
+    return {
+        "picks": [(layout.digests(shard.name), held[shard]) for shard in shards],
+        "reads": sorted(shards),
+        "carry": Carry(model, "llmconv.checkpoint.part:write_part", {"model": model, "names": list(names)}),
+    }

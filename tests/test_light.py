@@ -14,7 +14,7 @@ import pytest
 from packaging.requirements import Requirement
 from test_layers import MODULES
 
-from llmconv.extras import EXTRAS, HUB, VERIFY
+from llmconv.extras import DASK, EXTRAS, HUB, VERIFY
 from llmconv.queries.machine import Machine, text
 from llmconv.toolchain.doctor import ABSENT, Check
 
@@ -53,9 +53,9 @@ def light(llmconv_env, tmp_path):
 def test_the_extras_are_those_of_pyproject():
     extras = {name: names(found) for name, found in PROJECT["optional-dependencies"].items()}
     assert {extra.name: {*extra.packages} for extra in EXTRAS} == {
-        name: extras[name] for name in ("gguf", "hub", "verify")
+        name: extras[name] for name in ("dask", "gguf", "hub", "verify")
     }
-    assert "llmconv[gguf,hub,verify]" in PROJECT["optional-dependencies"]["test"]
+    assert "llmconv[dask,gguf,hub,verify]" in PROJECT["optional-dependencies"]["test"]
 
 
 def test_every_library_that_is_imported_is_asked_for():
@@ -102,6 +102,12 @@ def test_a_model_of_the_hub_needs_its_library(light, model):
     done = light("plan", "-m", model, "-s", "64")
     told(done, HUB.command)
     assert "name a directory" in done.stderr
+
+
+@pytest.mark.parametrize("words", [["--scheduler", "tcp://127.0.0.1:1"], ["--cluster", "local:2"]])
+def test_a_cluster_needs_its_library(light, checkpoint, words, tmp_path):
+    told(light("convert", "-m", checkpoint("qwen2"), "-s", "64", "-o", "out", *words), DASK.command)
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_cache_behind_an_address_needs_its_library(light, checkpoint):

@@ -9,7 +9,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from llmconv.engine.options import RunOptions
-from llmconv.engine.task import Action, Need, task
+from llmconv.engine.task import Action, Carry, Need, task
 
 if TYPE_CHECKING:  # what __getattr__ finds
     from llmconv.engine import explain
@@ -33,6 +33,7 @@ _LAZY = {
 
 __all__ = [
     "Action",
+    "Carry",
     "Need",
     "Outlook",
     "RunOptions",

@@ -13,6 +13,8 @@ from typing import Any
 
 from llmconv.ending import closed
 from llmconv.engine import events, machine, outputs, preflight, scheduler
+from llmconv.engine.away import Away
+from llmconv.engine.cluster.messages import NEWS, Lost, Place
 from llmconv.engine.decide import Decider, Decision, pairs
 from llmconv.engine.failure import Failure, from_death, from_exception
 from llmconv.engine.forecast import Forecast
@@ -47,6 +49,7 @@ class Build:
         self.decisions: dict[str, Decision] = {}
         self.running: dict[str, float] = {}  # task -> when it started
         self.threads = Threads(self.results)
+        self.away: Away | None = None
         self.retried: set[str] = set()
         self.making: dict[str, str] = {}  # key -> the task that makes what is to be in the cache
         self.same: dict[str, list[str]] = defaultdict(list)  # key -> tasks that wait to take it from there
@@ -88,7 +91,7 @@ class Build:
             self.state = opened(self.options)
             self.decider = Decider(self.state, self.options)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
-            self.monitor = Monitor(self.graph, self.forecast, self.jobs, self.scheduler.memory, str(state_dir.parent))
+            self.monitor = Monitor(self.graph, self.forecast, self._capacity, str(state_dir.parent))
             self.pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
             try:
                 self._start(lock)
@@ -133,6 +136,8 @@ class Build:
     def _start(self, lock: Lock) -> None:
         out = self.options.state_dir.parent
         self._tell(events.RunStarted(self.total, self.jobs, self.scheduler.memory, str(out)))
+        if self.options.cluster:
+            self.away = Away.opened(self.options, self.graph, self.run_id, self.scheduler.memory, self.results.put)
         for note in (*self.options.notes, self.state.note):
             if note:
                 self._tell(events.Note(note))
@@ -148,7 +153,7 @@ class Build:
         while True:
             self._examine()
             self._launch()
-            if not self.running:
+            if not self.running and (self.stopping or not self._waits_for_workers()):
                 return ""
             if time.monotonic() >= beat:
                 self._beat()
@@ -164,7 +169,9 @@ class Build:
             for message in batch:
                 if isinstance(message, Told):
                     self._hear(message)
-            self._collect([message for message in batch if not isinstance(message, (Interrupted, Told))])
+                elif isinstance(message, NEWS) and self.away and (text := self.away.hear(message)):
+                    self._tell(events.Note(text))
+            self._collect([message for message in batch if not isinstance(message, (Interrupted, Told, *NEWS))])
             if signals:
                 self.status = 130
                 return signals[0].name
@@ -174,6 +181,14 @@ class Build:
             self.forecast.told(told.name, told.step.left)
             self._tell(events.TaskStep(told.name, told.step.text, told.step.share, told.step.left))
 
+    def _waits_for_workers(self) -> bool:
+        """Whether tasks wait for a worker of the cluster. ConvertError when none will come."""
+        return self.away is not None and self.away.waits()
+
+    def _capacity(self) -> tuple[int, int]:
+        """Tasks at a time, and bytes for them together."""
+        return self.away.capacity if self.away else (self.jobs, self.scheduler.memory)
+
     def _beat(self) -> None:
         self._tell(self.monitor.beat(self.running, self.pool.busy(), self.settled, self.counts, self.total))
 
@@ -181,6 +196,8 @@ class Build:
         """End everything that still runs, and remove what it staged."""
         self.stopping = self.cancelled = True
         self.pool.stop()
+        if self.away:
+            self.away.stop()
         self.threads.join(2.0)  # seconds; local actions are short
         for name in self.running:
             self._sweep(name)
@@ -247,26 +264,31 @@ class Build:
     def _queue(self, node: Node, alone: bool = False) -> None:
         cpu = node.action.need.cpu if node.action else 1
         memory = self.decider.expected_memory(node)
-        self.scheduler.add(node.name, self.priorities[node.name], cpu, memory, alone)
+        goes = self.away and self.away.takes(node, self.decisions[node.name])
+        line = self.away.fleet if self.away and goes else self.scheduler
+        line.add(node.name, self.priorities[node.name], cpu, memory, alone)
 
     def _launch(self) -> None:
         while not self.stopping:
-            name = self.scheduler.take()
+            name, place = self.scheduler.take(), None
+            if name is None and self.away:
+                name, place = self.away.fleet.take()
             if name is None:
                 return
             if not self.checked:
                 self._preflight()
             self.state.undo([name])  # while its outputs are being replaced it is not done
-            self._begin(self.graph.nodes[name])
+            self._begin(self.graph.nodes[name], place)
 
     def _preflight(self) -> None:
         nodes = [node for node in self._unsettled() if node.action]
         if self.options.preflight:
             self.options.preflight()
-        preflight.check(nodes, self.decider.expected_memory, self.jobs, self.options.memory)
+        here = [node for node in nodes if not (self.away and self.away.goes(node))]
+        preflight.check(nodes, here, self.decider.expected_memory, self.jobs, self.options.memory)
         self.checked = True
 
-    def _begin(self, node: Node) -> None:
+    def _begin(self, node: Node, place: Place | None) -> None:
         name, decision, slot = node.name, self.decisions[node.name], 0
         self.running[name] = time.monotonic()
         self.forecast.told(name, None)
@@ -274,7 +296,9 @@ class Build:
             self.threads.start(run_plain, node.task)
         else:
             job = self.decider.job(node, decision, self.run_id)
-            if job.fetch or job.local:
+            if self.away and place:
+                slot = self.away.start(job, node.work.carry, place, self.jobs + 1)
+            elif job.fetch or job.local:
                 self.threads.start(
                     perform, job, lambda: self.cancelled, lambda step: self.results.put(Told(name, step))
                 )
@@ -283,7 +307,8 @@ class Build:
         how = "cache" if decision.fetch else "run"
         memory, seconds = self.decider.expected_memory(node), self.forecast.seconds(node)
         phase = node.action.phase if node.action else name
-        self._tell(events.TaskStarted(name, decision.reason, how, slot, memory, seconds, phase, _local(node)))
+        worker = place.name if place else ""
+        self._tell(events.TaskStarted(name, decision.reason, how, slot, memory, seconds, phase, _local(node), worker))
 
     # ------------------------------------------------------------------ ending
 
@@ -297,6 +322,9 @@ class Build:
                 if worker.job in self.running:
                     self._sweep(worker.job)
                     self._unsuccessful(worker.job, from_death(message.returncode, str(worker.log)))
+                continue
+            if isinstance(message, Lost):
+                self._lost(message)
                 continue
             answer = message.answer
             self.pool.finished(answer)
@@ -332,7 +360,8 @@ class Build:
         self._done(name)
 
     def _ended(self, name: str) -> float:
-        self.scheduler.release(name)
+        if not (self.away and self.away.ended(name)):
+            self.scheduler.release(name)
         return time.monotonic() - self.running.pop(name)
 
     def _missed(self, name: str) -> None:
@@ -350,6 +379,18 @@ class Build:
             self._queue(self.graph.nodes[name], alone=True)
         else:
             self._failed(name, failure)
+
+    def _lost(self, lost: Lost) -> None:
+        """Make a task again whose worker was lost, unless that happens to it again and again."""
+        self._ended(lost.name)
+        failure = Failure("Lost", "its worker did not finish it", lost.why)
+        if self.stopping:
+            return
+        if self.away and self.away.may_go_again(lost.name):
+            self._tell(events.TaskRetried(lost.name, failure, alone=False))
+            self._queue(self.graph.nodes[lost.name])
+        else:
+            self._failed(lost.name, failure)
 
     def _failed(self, name: str, failure: Failure) -> None:
         self.counts["failed"] += 1

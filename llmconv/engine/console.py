@@ -114,11 +114,12 @@ class Plain:
             took = "from the cache"
         else:
             how = [wording.result(event)] if wording.result(event) != "built" else []
-            took = ", ".join([*how, duration(event.seconds)] + ([rough_size(event.peak_rss)] if event.peak_rss else []))
+            peak = [rough_size(event.peak_rss)] if event.peak_rss else []
+            took = ", ".join([*how, duration(event.seconds), *peak, *wording.where(event)])
         self._lines.write(f"[{self._ended:>{len(str(self._total))}}/{self._total}] {event.name}  {took}{reason}")
 
     def _on_TaskRetried(self, event: events.TaskRetried) -> None:
-        self._lines.write(f"{event.name}: {event.failure}\n  It is tried once more, with nothing beside it.")
+        self._lines.write(f"{event.name}: {event.failure}\n  {wording.again(event)}")
 
     def _on_TaskFailed(self, event: events.TaskFailed) -> None:
         self._ended += 1

@@ -50,7 +50,8 @@ class TaskUnchanged(Event):
 @dataclass(frozen=True)
 class TaskStarted(Event):
     """reason: why it is not up to date; how: "run" or "cache"; slot: worker number, 0 in the main process;
-    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds.
+    memory: bytes reserved; expected: seconds; phase: what is done, e.g. "compile"; local: a matter of milliseconds;
+    worker: of a cluster, "" on this machine.
     """
 
     name: str
@@ -61,6 +62,7 @@ class TaskStarted(Event):
     expected: float
     phase: str
     local: bool
+    worker: str = ""
 
 
 @dataclass(frozen=True)
@@ -89,10 +91,12 @@ class TaskFinished(Event):
 
 @dataclass(frozen=True)
 class TaskRetried(Event):
-    """The task was killed, probably out of memory, and will run once more, alone."""
+    """The task was killed, probably out of memory, and will run once more, alone; or its worker was lost (not alone),
+    and it is made again."""
 
     name: str
     failure: Failure
+    alone: bool = True
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ TAIL = 4 << 20  # bytes read from the end of the log: the last few runs of the l
 class Span:
     """One task at work. begin, end: unix seconds; how: built, cached, failed, retried (killed, and tried once more),
     stopped (the run ended first). reserved, peak: bytes expected and measured (0: not measured); slot: number of the
-    worker process, 0 for the main.
+    worker process, 0 for the main; worker: of a cluster, "" on the build's own machine.
     """
 
     name: str
@@ -27,6 +27,7 @@ class Span:
     how: str = "stopped"
     cpu: float = 0.0
     peak: int = 0
+    worker: str = ""
 
 
 @dataclass
@@ -90,7 +91,9 @@ def add(run: Run, event: Mapping[str, Any]) -> None:
     kind, name = event["event"], event.get("name", "")
     run.end = event["time"]
     if kind == "TaskStarted":
-        run.spans.append(Span(name, event["time"], event["reason"], event["slot"], event["memory"], run.end))
+        span = Span(name, event["time"], event["reason"], event["slot"], event["memory"], run.end)
+        span.worker = event.get("worker", "")
+        run.spans.append(span)
     elif kind in ("TaskFinished", "TaskFailed", "TaskRetried"):
         _ended(run, kind, event)
     elif kind == "TaskUnchanged":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 
 from llmconv.engine import events, usage
 from llmconv.engine.forecast import Forecast
@@ -13,11 +13,11 @@ from llmconv.engine.progress import Progress
 
 
 class Monitor:
-    """Makes the heartbeats of a run, and keeps its highest figures. folder: the output directory; budget: bytes."""
+    """Makes the heartbeats of a run, and keeps its highest figures. capacity: asked for the tasks at a time and the
+    bytes for them together, which a cluster may change. folder: the output directory."""
 
-    def __init__(self, graph: Graph, forecast: Forecast, jobs: int, budget: int, folder: str):
-        self._graph, self._forecast = graph, forecast
-        self._jobs, self._budget = jobs, budget
+    def __init__(self, graph: Graph, forecast: Forecast, capacity: Callable[[], tuple[int, int]], folder: str):
+        self._graph, self._forecast, self._capacity = graph, forecast, capacity
         self._progress = Progress()
         self.peaks = usage.Peaks(folder)
 
@@ -34,12 +34,13 @@ class Monitor:
         counts: of tasks by how they ended; total: tasks that have an action.
         """
         now = time.monotonic()
+        jobs, budget = self._capacity()
         by_task = {name: usage.memory(pid) for name, pid in workers.items()}
         own = usage.memory(os.getpid(), skip=tuple(workers.values()))  # with the idle workers, which it started
         memory = own + sum(by_task.values())
         self.peaks.sample(memory)
         so_far = {name: now - start for name, start in running.items()}
-        left, done, work = self._forecast.left(so_far, settled, self._jobs, self._budget)
+        left, done, work = self._forecast.left(so_far, settled, jobs, budget)
         finished = sum(count for how, count in counts.items() if how != "failed")
         return events.Heartbeat(
             running=tuple((name, seconds, by_task.get(name, 0)) for name, seconds in so_far.items()),
@@ -48,7 +49,7 @@ class Monitor:
             waiting=max(0, total - finished - counts["failed"] - len(running)),
             total=total,
             memory=memory,
-            budget=self._budget,
+            budget=budget,
             left=left,
             share=self._progress.advance(done, work),
         )

@@ -12,6 +12,20 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
+class ClusterOptions:
+    """Other processes and machines that tasks may run on (llmconv.engine.cluster).
+
+    scheduler: address of Dask's scheduler, such as tcp://host:8786; "": a cluster of `local` workers is started on this
+    machine. passport: "module:function", which says what a worker's results depend on beside llmconv and the system's
+    library: {what: version}, as JSON.
+    """
+
+    scheduler: str = ""
+    local: int = 0
+    passport: str = ""
+
+
+@dataclass(frozen=True)
 class RunOptions:
     """Options of one run.
 
@@ -29,7 +43,7 @@ class RunOptions:
     repeat: makes the command that repeats one task, shown with its failure. again: the command of the whole run, shown
     when it ended early. environment: variables that workers have besides those of this process. notes:
     told when the run starts. prepare: called before a build, and not by what only looks at one. listeners:
-    called with every event.
+    called with every event. cluster: where else tasks run; None: on this machine alone.
     """
 
     state_dir: Path
@@ -50,3 +64,4 @@ class RunOptions:
     preflight: Callable[[], None] | None = None
     listeners: Sequence[Callable[[Any], None]] = ()
     homes: Sequence[Home] = ()
+    cluster: ClusterOptions | None = None

@@ -25,7 +25,8 @@ from llmconv.errors import ConvertError
 class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
     when the key was computed. cache: root of the action cache, or ""; below: the others that are asked. fetch: take the
-    outputs from one of them. local: runs in the main process, whose memory says nothing about the action.
+    outputs from one of them. local: runs in the main process, whose memory says nothing about the action. away: whoever
+    sent the job puts its outputs in place (`settle`), because it runs on another machine.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Job:
     below: tuple[str, ...] = ()
     fetch: bool = False
     local: bool = False
+    away: bool = False
 
     def to_json(self) -> str:
         """One line."""
@@ -56,7 +58,8 @@ def perform(
     """Runs a job; never raises. tell: hears how far the action is. Returns a dict with `name` and either
 
     failure (a Failure as a dict), or missed=True (to be fetched, but the cache has no sound entry any more), or
-    targets [{"stamp", "digest"}], values, seconds, cpu (seconds), peak_rss (bytes), note (a remark or "").
+    targets [{"stamp", "digest"}], values, seconds, cpu (seconds), peak_rss (bytes), note (a remark or ""). A job that
+    is away has digests in place of targets.
     """
     try:
         with heard(tell):
@@ -71,15 +74,28 @@ def perform(
 def _perform(job: Job, stopped: Callable[[], bool]) -> dict:
     outputs.prepare(job.pairs)
     result = _fetch(job, stopped) if job.fetch else _act(job)
+    if not (job.away or result.get("missed")):
+        result = settle(job, result, stopped)
+    return {"name": job.name, **result}
+
+
+def settle(job: Job, result: dict, stopped: Callable[[], bool] = lambda: False) -> dict:
+    """Put staged outputs in place, and what an action made into the cache. result: of the action, with the digests of
+    its outputs. Returns it with `targets`. ConvertError if an input has changed meanwhile.
+    """
+    if not job.fetch:
+        check_inputs(job.inputs)
+    if job.cache and not job.fetch:
+        meta = {name: result[name] for name in ("digests", "values", "seconds", "cpu", "peak_rss")}
+        result["note"] = Caches(job.cache, job.below).store(job.key, [staged for _, staged in job.pairs], meta)
     if stopped():
         raise InterruptedError("stopped")
-    if not result.get("missed"):
-        outputs.publish(job.pairs)
-        digests = result.pop("digests")
-        result["targets"] = [
-            {"stamp": files.stamp(target), "digest": digest} for (target, _), digest in zip(job.pairs, digests)
-        ]
-    return {"name": job.name, **result}
+    outputs.publish(job.pairs)
+    digests = result.pop("digests")
+    result["targets"] = [
+        {"stamp": files.stamp(target), "digest": digest} for (target, _), digest in zip(job.pairs, digests)
+    ]
+    return result
 
 
 def _act(job: Job) -> dict:
@@ -90,12 +106,11 @@ def _act(job: Job) -> dict:
     values = function(**job.args, out=dict(job.pairs)) or {}
     seconds, after = time.monotonic() - start, _used()
     json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
-    check_inputs(job.inputs)
     known = values.pop("digests", {})
     digests = [outputs.seal(staged, target, known.get(target)) for target, staged in job.pairs]
     # the children's peak is one of this worker's whole life: only when it rises is it known whose it was
     measured = [values.get("peak_rss") or 0, after[1] if after[1] > before[1] else 0, peak()]
-    result = {
+    return {
         "digests": digests,
         "values": values,
         "seconds": seconds,
@@ -103,10 +118,6 @@ def _act(job: Job) -> dict:
         "peak_rss": 0 if job.local else max(measured),
         "note": "",
     }
-    if job.cache:
-        meta = {name: result[name] for name in ("digests", "values", "seconds", "cpu", "peak_rss")}
-        result["note"] = Caches(job.cache, job.below).store(job.key, [staged for _, staged in job.pairs], meta)
-    return result
 
 
 def _fetch(job: Job, stopped: Callable[[], bool]) -> dict:

@@ -12,13 +12,16 @@ from llmconv.errors import ConvertError
 from llmconv.words import size
 
 
-def check(nodes: Sequence[Node], memory: Callable[[Node], int], jobs: int, budget: int | None) -> None:
+def check(
+    nodes: Sequence[Node], here: Sequence[Node], memory: Callable[[Node], int], jobs: int, budget: int | None
+) -> None:
     """ConvertError with the figures if the tasks that may have to run need more disk or memory than there is.
 
-    memory: bytes that a task is expected to take; budget: bytes that the user allowed, None for the default. Tasks that
-    turn out to be up to date are counted too, less the space that their present targets take.
+    here: those of them that run on this machine. memory: bytes that a task is expected to take; budget: bytes that the
+    user allowed, None for the default. Tasks that turn out to be up to date are counted too, less the space that their
+    present targets take.
     """
-    _check_memory(nodes, memory, budget)
+    _check_memory(here, memory, budget)
     _check_disk(nodes, jobs)
 
 

@@ -67,6 +67,15 @@ class Need:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Carry:
+    """What a worker that shares no files gets in place of a directory of inputs: call(**args, to=DIR) writes it."""
+
+    folder: str
+    call: str
+    args: Mapping[str, Any]
+
+
 @dataclass(frozen=True, repr=False)
 class Action:
     """The work of one task. All paths are absolute strings; see `task` and `Fields` for the meaning of the fields.
@@ -88,6 +97,7 @@ class Action:
     phase: str = ""
     like: str = ""
     foretold: tuple[str, ...] = ()
+    carry: Carry | None = None
 
     @property
     def counted(self) -> dict[str, Any]:
@@ -122,6 +132,7 @@ class Fields(TypedDict, total=False):
     like        tasks with the same word are expected to take as long as each other
     foretold    the sha256 (hex) of every target, where that is known before it is written: what depends on it can then
                 be planned
+    carry       see Carry
     """
 
     targets: Sequence[str | Path]
@@ -138,6 +149,7 @@ class Fields(TypedDict, total=False):
     phase: str
     like: str
     foretold: Sequence[str]
+    carry: Carry
 
 
 def task(
@@ -205,6 +217,7 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
         phase=fields.get("phase") or called,
         like=fields.get("like", ""),
         foretold=tuple(fields.get("foretold", ())),
+        carry=fields.get("carry"),
     )
 
 

@@ -86,7 +86,7 @@ class Terminal:
     def _on_TaskRetried(self, event: events.TaskRetried) -> None:
         self._running.pop(event.name, None)
         self._add(f"{event.name}: {event.failure}", "yellow")
-        self._add("  It is tried once more, with nothing beside it.", "yellow")
+        self._add(f"  {wording.again(event)}", "yellow")
 
     def _on_TaskFailed(self, event: events.TaskFailed) -> None:
         self._running.pop(event.name, None)

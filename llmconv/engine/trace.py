@@ -73,6 +73,8 @@ class Trace:
 
 def _block(start: TaskStarted, event: TaskFinished | TaskFailed | TaskRetried) -> dict[str, Any]:
     args: dict[str, Any] = {"reason": start.reason, "result": type(event).__name__}
+    if start.worker:
+        args["worker"] = start.worker
     if isinstance(event, TaskFinished):
         args.update(how=event.how, cpu=round(event.cpu, 3), peak_mib=event.peak_rss >> 20)
     return {

@@ -31,6 +31,17 @@ def why(event: events.TaskFinished) -> str:
     return "" if event.reason in FIRST else event.reason
 
 
+def where(event: events.TaskFinished) -> list[str]:
+    """The worker that built it, if that is of a cluster."""
+    worker = event.values.get("worker")
+    return [f"on {worker}"] if worker and event.how == "built" else []
+
+
+def again(event: events.TaskRetried) -> str:
+    """How a task that came to no end is made again."""
+    return "It is tried once more, with nothing beside it." if event.alone else "It is made again."
+
+
 def beat(event: events.Heartbeat, seconds: float) -> str:
     """A line for a heartbeat; seconds: since the start."""
     running = ", ".join(

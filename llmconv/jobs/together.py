@@ -94,4 +94,5 @@ def together(
         preflight=preflight,
         listeners=[*listeners, locks],
         homes=[member.home for member in members],
+        cluster=next((one.cluster for one in each if one.cluster), None),
     )

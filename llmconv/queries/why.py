@@ -34,11 +34,13 @@ class Change:
 
 @dataclass(frozen=True)
 class Built:
-    """What a task was built from: `fields` of its key; with seconds, bytes of memory, and the key (hex)."""
+    """What a task was built from: `fields` of its key; with seconds, bytes of memory, and the key (hex). worker: of the
+    cluster that built it, "" for this machine."""
 
     seconds: float
     memory_bytes: int
     key: str
+    worker: str
     fields: Mapping[str, Any]
 
 
@@ -55,7 +57,9 @@ class Task:
     @classmethod
     def of(cls, item: Item) -> Task:
         row = item.row
-        built = None if row is None else Built(row.seconds, row.peak_rss, row.key, row.fields)
+        built = (
+            None if row is None else Built(row.seconds, row.peak_rss, row.key, row.values.get("worker", ""), row.fields)
+        )
         return cls(item.name, item.action, item.reason, tuple(Change(*change) for change in item.changes), built)
 
 
@@ -114,8 +118,9 @@ def _described(task: Task) -> list[str]:
     lines += [f"  {change.field}: {_short(change.before)} -> {_short(change.after)}" for change in task.changes]
     if task.built is not None:
         built = task.built
+        where = f" on worker {built.worker}" if built.worker else ""
         lines.append(
-            f"  built in {built.seconds:.1f} s, {size(built.memory_bytes)} of memory, key {built.key[:16]}, from"
+            f"  built in {built.seconds:.1f} s{where}, {size(built.memory_bytes)} of memory, key {built.key[:16]}, from"
         )
         lines += [f"    {k}: {_short(v)}" for k, v in _flat(built.fields)]
     return lines

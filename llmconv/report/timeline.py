@@ -59,8 +59,8 @@ def critical_path(run: Run, deps: Mapping[str, Collection[str]]) -> list[Step]:
 
 
 def lanes(spans: Sequence[Span]) -> tuple[dict[int, int], list[str]]:
-    """(id of a span -> its row, names of the rows): one row per worker process, as many for the main process as it
-    needs.
+    """(id of a span -> its row, names of the rows): one row per worker process, or per core of a cluster's worker; as
+    many for the main process as it needs.
     """
     rows: dict[int, int] = {}
     names: list[str] = []
@@ -71,7 +71,7 @@ def lanes(spans: Sequence[Span]) -> tuple[dict[int, int], list[str]]:
                 row = free.pop(0)[1]
             else:
                 row = len(names)
-                names.append(f"worker {slot}" if slot else "llmconv")
+                names.append(f"worker {span.worker or slot}" if slot else "llmconv")
             rows[id(span)] = row
             insort(free, (span.end, row))
     return rows, names

@@ -142,6 +142,14 @@ OPTIONS = (
         "build",
         choices=PROGRESS,
     ),
+    Option(
+        "scheduler",
+        "str",
+        "",
+        "address of Dask's scheduler, on whose workers nets are compiled, e.g. tcp://host:8786 (docs/cluster.md)",
+        "build",
+    ),
+    Option("cluster", "str", "", "start a Dask cluster on this machine instead: local:4 has 4 workers", "build"),
     Option("continue", "flag", False, "after a failure, go on with independent tasks", "build"),
 )
 

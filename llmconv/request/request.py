@@ -16,6 +16,7 @@ from typing import Any
 from llmconv.engine import RunOptions
 from llmconv.errors import InputError
 from llmconv.hub import Name
+from llmconv.request import workers
 from llmconv.request.job import Job
 from llmconv.request.options import parse, typed
 from llmconv.request.output import Layout
@@ -29,7 +30,7 @@ ACTIONS = "actions"  # the folder of a cache that has the results of tasks
 class BuildOptions:
     """How to build; nothing here changes what is built. The options of the same names describe the fields.
 
-    jobs: 0 for one per core. memory: bytes, None for the engine's default.
+    jobs: 0 for one per core. memory: bytes, None for the engine's default. scheduler, cluster: "" for none.
     """
 
     jobs: int = 0
@@ -38,6 +39,8 @@ class BuildOptions:
     no_cache: bool = False
     progress: str = "auto"
     dry_run: bool = False
+    scheduler: str = ""
+    cluster: str = ""
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Request:
             progress=build.progress,
             debug=self.job.debug,
             environment=cacheless(self.layout.state) if build.no_cache else {},
+            cluster=workers.asked(build.scheduler, build.cluster),
         )
 
 
@@ -119,6 +123,7 @@ def settle(given: Mapping[str, Any], check: Callable[[Job], object]) -> Request:
 def _request(values: Mapping[str, Any], given: Mapping[str, Any], notes: tuple[str, ...] = ()) -> Request:
     """values: of every option; given: those that were typed."""
     job = Job.of(values)
+    workers.asked(values["scheduler"], values["cluster"])  # its errors are told before anything starts
     build = BuildOptions(**{f.name: values[f.name.rstrip("_")] for f in fields(BuildOptions)})
     places = {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir), "mmproj": job.mmproj}
     return Request(job, build, typed(dict(given) | places), notes)

@@ -1,4 +1,4 @@
-"""The build that is killed: python chaos_build.py OUT LOG. A net's action is a fake compiler, see compiler.sh."""
+"""The build that is killed: python chaos_build.py OUT LOG [SCHEDULER]. A net's action is a fake compiler, see compiler.sh."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from llmconv import engine
+from llmconv.engine.options import ClusterOptions
 from llmconv.errors import ConvertError, ToolError
 
 HERE = Path(__file__).resolve().parent
 NETS = 10
+SECONDS = float(os.environ.get("CHAOS_SECONDS", 0))  # of each compile, where that is not to be short
 TARGETS = ["digests", "merged", "config", *(f"net{i}" for i in range(NETS))]
 
 
@@ -29,7 +31,10 @@ def graph(out: Path, log: Path) -> list[dict]:
     parts = {"parts": [str(out / net) for net in nets]}
     return [
         task("digests", "write", local=True),
-        *(task(net, "compile", ["digests"], args={"seconds": 0.04 + 0.01 * (i % 4)}) for i, net in enumerate(nets)),
+        *(
+            task(net, "compile", ["digests"], args={"seconds": SECONDS or 0.04 + 0.01 * (i % 4)})
+            for i, net in enumerate(nets)
+        ),
         task("merged", "merge", nets, args=parts),
         task("config", "folder", ["merged"]),
     ]
@@ -77,7 +82,8 @@ def folder(name, log, out):
 
 def main() -> int:
     out, log = Path(sys.argv[1]), Path(sys.argv[2])
-    options = engine.RunOptions(state_dir=out / ".llmconv", jobs=3, memory=1 << 40)
+    cluster = ClusterOptions(*sys.argv[3:]) if sys.argv[3:] else None
+    options = engine.RunOptions(state_dir=out / ".llmconv", jobs=3, memory=1 << 40, cluster=cluster)
     try:
         return engine.run(graph(out, log), [], options)
     except ConvertError as error:

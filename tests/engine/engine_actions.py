@@ -29,6 +29,11 @@ def write(name, log, text, out, sleep=0.0):
     return {"size": len(text)}
 
 
+def passport() -> dict[str, str]:
+    """What a worker of a cluster has, as llmconv.toolchain.passport tells it."""
+    return {"compiler": os.environ.get("TEST_COMPILER", "1")}
+
+
 def slowly(name, log, left, out, text=""):
     """Tells how far it is; `left` seconds to go, as it believes."""
     for share, what in ((0.5, "half of it"), (1.0, "all of it")):
