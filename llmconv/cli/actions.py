@@ -212,10 +212,14 @@ def clean(args: argparse.Namespace) -> int:
 
 
 def doctor(args: argparse.Namespace) -> int:
+    if args.mmproj is not None and args.model is None:
+        raise InputError(
+            f"mmproj {args.mmproj}", "it is looked at with its language model", "Name that file before it."
+        )
     if args.model is not None:
         from llmconv.queries import model
 
-        there = model.doctor(args.model)
+        there = model.doctor(args.model, args.mmproj)
         answer(there, model.text, args.json)
         return 0 if there.model else InputError.exit_code
     from llmconv.queries import machine

@@ -255,6 +255,7 @@ def _add_machine(commands: Any) -> None:
         "be converted.",
     )
     doctor.add_argument("model", nargs="?", type=Path, metavar="DIR", help="a model directory, in place of the machine")
+    doctor.add_argument("--mmproj", type=Path, metavar="FILE", help="the tower's GGUF file, where DIR is a GGUF file")
     _add_json(doctor)
     doctor.set_defaults(run=actions.doctor)
 

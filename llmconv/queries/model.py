@@ -43,10 +43,12 @@ class Converted:
 
 @dataclass(frozen=True)
 class Found:
-    """directory: "" where there is none. tensors: None where none can be read. adapter: what it is, or "". others:
-    files in other formats, by what they are. model: None where it cannot be converted, and error says why."""
+    """directory: "" where there is none; mmproj: the tower's file beside it, or "". tensors: None where none can be
+    read. adapter: what it is, or "". others: files in other formats, by what they are. model: None where it cannot be
+    converted, and error says why."""
 
     directory: str = ""
+    mmproj: str = ""
     tensors: Tensors | None = None
     adapter: str = ""
     others: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -54,21 +56,24 @@ class Found:
     error: str = ""
 
 
-def doctor(path: Path) -> Found:
-    """What is there, and whether it can be converted."""
+def doctor(path: Path, mmproj: Path | None = None) -> Found:
+    """What is there, and whether it can be converted. mmproj: the tower's file of a GGUF file."""
+    given = {"mmproj": str(mmproj)} if mmproj else {}
     try:
         path = snapshot(path.expanduser().absolute())
-        there = place(path)
+        job = Job.create({"model": str(path), "seq": str(TRIAL), "out": f"{path}.out", **given})
+        there = place(path, job.mmproj)
     except InputError as error:
         return Found(error=str(error))
     found = Found(
         str(path),
+        str(job.mmproj or ""),
         _tensors(there),
         str(there.adapter or ""),
         {what: tuple(names) for what, names in there.others.items()},
     )
     try:
-        made = plan(Job.create({"model": str(path), "seq": str(TRIAL), "out": f"{path}.out"}))
+        made = plan(job)
     except InputError as error:
         return replace(found, error=str(error))
     towers = tuple(fitted.tower.title.lower() for fitted in made.towers)
@@ -96,6 +101,8 @@ def text(found: Found) -> str:
 def _lines(found: Found) -> Iterator[str]:
     if found.directory:
         yield _row("directory", found.directory)
+        if found.mmproj:
+            yield _row("tower in", found.mmproj)
         yield _row("weights", _weights(found.tensors))
     if found.adapter:
         yield _row("adapter", found.adapter)
@@ -110,7 +117,8 @@ def _lines(found: Found) -> Iterator[str]:
         yield _row("towers", ", ".join(model.towers))
     yield _row("to device", ", ".join(shown(name) for name in model.copied))
     yield from (f"note: {note}" for note in model.notes)
-    yield f"It can be converted: llmconv convert -m {shlex.quote(found.directory)} -s N (-q auto is {model.quantize})."
+    given = f"-m {shlex.quote(found.directory)}" + (f" --mmproj {shlex.quote(found.mmproj)}" if found.mmproj else "")
+    yield f"It can be converted: llmconv convert {given} -s N (-q auto is {model.quantize})."
 
 
 def _weights(tensors: Tensors | None) -> str:

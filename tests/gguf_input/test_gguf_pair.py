@@ -239,3 +239,15 @@ def test_two_that_do_not_go_together(tmp_path, seeing):
     )
     text = files["mmproj"].rename(new / "text.gguf")
     assert "have one name" in refused(files["model"], mmproj=text)
+
+
+def test_doctor_looks_at_both(seeing, capsys):
+    files = pair(seeing("qwen2_vl"), "Q8_0")
+    assert main(["doctor", str(files["model"])]) == 2
+    assert "Name that too: --mmproj FILE.gguf." in capsys.readouterr().out
+    assert main(["doctor", str(files["model"]), "--mmproj", str(files["mmproj"])]) == 0
+    told = capsys.readouterr().out
+    assert f"tower in   {files['mmproj']}" in told and "towers     vision" in told
+    assert f"llmconv convert -m {files['model']} --mmproj {files['mmproj']} -s N (-q auto is w8bf16)" in told
+    assert main(["doctor", "--mmproj", str(files["mmproj"])]) == 2
+    assert "Name that file before it." in capsys.readouterr().err
