@@ -8,12 +8,14 @@ content are stored once, and the sha256 of the whole comes with it. Same nets, s
 from __future__ import annotations
 
 import hashlib
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
-from typing import BinaryIO
 
 from llmconv.bmodel.flatbuffer import Encoder, find
 from llmconv.bmodel.read import BModel
@@ -195,7 +197,7 @@ def write(out: Path, model: dict) -> str:
     base = HEADER.size + len(tree)
     base += -base % ALIGN
     try:
-        with out.open("wb") as file, _Hashed(file) as written:
+        with out.open("wb", buffering=0) as file, _Hashed(file) as written:
             try:
                 written.write(HEADER.pack(MAGIC, HEADER.size, base - HEADER.size, end, *[0] * 11))
                 written.write(tree)
@@ -243,9 +245,11 @@ def _digest(blob: Piece | Produced) -> bytes:
 def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> None:
     """Write a blob and its padding; ConvertError when it is not what it should be."""
     found, size = hashlib.sha256(), 0
-    for chunk in blob.chunks():
-        size += memoryview(chunk).nbytes
-        to.write(chunk, found)
+    piece = blob if isinstance(blob, Piece) else None
+    with piece.path.open("rb") if piece else nullcontext() as source:
+        for chunk in blob.chunks():
+            to.write(chunk, found, (source.fileno(), piece.offset + size) if piece and source else None)
+            size += memoryview(chunk).nbytes
     if size != blob.size:
         raise ConvertError(f"{where} is damaged", f"{blob.size} bytes are expected and there are {size}")
     if found.digest() != digest:
@@ -258,17 +262,31 @@ class _Hashed:
     interpreter).
     """
 
-    def __init__(self, file: BinaryIO):
+    def __init__(self, file: FileIO):
         self._file, self._whole = file, hashlib.sha256()
         self._thread = ThreadPoolExecutor(1)
 
-    def write(self, chunk: bytes | memoryview, digest: hashlib._Hash | None = None) -> None:
-        """Write a chunk (anything with a buffer), which is added to `digest` as well."""
+    def write(
+        self, chunk: bytes | memoryview, digest: hashlib._Hash | None = None, source: tuple[int, int] | None = None
+    ) -> None:
+        """Write a chunk (anything with a buffer), which is added to `digest` as well. source: a file that holds it, and
+        where: the kernel copies it then, or lets both files share its blocks."""
         hashed = self._thread.submit(self._whole.update, chunk)
         if digest is not None:
             digest.update(chunk)
-        self._file.write(chunk)
+        left = memoryview(chunk).cast("B")
+        if source:
+            left = left[self._copied(*source, left.nbytes) :]
+        while left:
+            left = left[self._file.write(left) :]
         hashed.result()
+
+    def _copied(self, source: int, offset: int, size: int) -> int:
+        """How many bytes of another file the kernel has appended; 0 where it cannot."""
+        try:
+            return os.copy_file_range(source, self._file.fileno(), size, offset)
+        except OSError:  # not between these file systems; a full one says so again to `write`
+            return 0
 
     @property
     def sha256(self) -> str:

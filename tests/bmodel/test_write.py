@@ -1,11 +1,13 @@
 """Combining .bmodel files: equal to the vendor's own tool, in one pass, without holding a file in memory."""
 
+import errno
 import hashlib
+import os
 import resource
 import signal
 import time
 import tracemalloc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -207,6 +209,26 @@ def test_padding_is_zero(parts: dict[str, Path], tmp_path: Path):
     stages = [net.stages[0] for net in bmodel.nets]
     for blob in [blob for stage in stages for group in stage.commands for blob in (group.bdc, group.gdma)]:
         assert not data[blob.offset + blob.size : blob.offset + blob.size + -blob.size % 4096].any()
+
+
+def refusing(*_: int) -> int:
+    raise OSError(errno.EXDEV, "not between these file systems")
+
+
+def hesitant(source: int, target: int, size: int, offset: int) -> int:
+    """Copies a part of what it is asked for."""
+    return os.write(target, os.pread(source, size // 3, offset))
+
+
+@pytest.mark.parametrize("copy", [refusing, hesitant])
+def test_where_the_kernel_does_not_copy(
+    parts: dict[str, Path], copy: Callable, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    whole, other = tmp_path / "whole", tmp_path / "other"
+    sha256 = combine([parts["a8"], parts["half"]], whole, 0)
+    monkeypatch.setattr("os.copy_file_range", copy)
+    assert combine([parts["a8"], parts["half"]], other, 0) == sha256
+    assert other.read_bytes() == whole.read_bytes() and hashlib.sha256(other.read_bytes()).hexdigest() == sha256
 
 
 def test_disk_full(parts: dict[str, Path], tmp_path: Path):
