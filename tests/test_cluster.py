@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -88,3 +89,35 @@ def test_a_run_without_a_cluster_does_not_import_it():
     code = "import sys, llmconv.cli.main, llmconv.engine.build, llmconv.convert; print('distributed' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=os.environ, capture_output=True, text=True)
     assert done.stdout.strip() == "False", done.stderr
+
+
+def untimed(out: Path) -> dict:
+    """verify.json without times."""
+    told = json.loads((out / "verify.json").read_text())
+    for net in told["nets"]:
+        assert net.pop("seconds") >= 0
+    text = json.dumps(told)
+    return json.loads(re.sub(r"\([0-9]+ s on the simulator\)", "", text))
+
+
+@pytest.mark.compiler
+@pytest.mark.simulator
+def test_a_verification_on_workers_has_the_record_of_one_here(machines, checkpoint, convert, tmp_path, capfd):
+    """Of a net of every kind, with an adapter too. One worker shares the files of this machine, the other has none."""
+    out = convert(checkpoint("qwen2"), seq=64, quantize="w4bf16", chip="cv186x", lora_max_rank=4)
+    assert main(["verify", str(out), "--tokens", "4"]) == 0
+    here = untimed(out)
+    hide = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(out)]
+    if subprocess.run([*hide, "true"], capture_output=True).returncode:
+        pytest.skip("this machine allows no mounts of one's own")
+    machines.worker("apart", threads=1, before=hide)
+    machines.worker("beside", threads=1)
+    assert main(["verify", str(out), "--tokens", "4", "--again", "--scheduler", machines.address]) == 0
+    assert untimed(out) == here
+    assert "it shares no files with this machine" in capfd.readouterr().out
+    told = [json.loads(line) for line in (out / ".llmconv" / "events.jsonl").read_text().splitlines()]
+    ended = [event for event in told if event["event"] == "PartEnded"]
+    assert len({event["worker"] for event in ended}) == 2 and all(event["ok"] for event in ended)
+    alone = {event["label"].partition(",")[0] for event in ended}
+    assert alone == {net["name"] for net in here["nets"] if net["name"] != "all blocks"}
+    assert not list((out / ".llmconv").glob("parts/*"))

@@ -39,7 +39,7 @@ class Cluster:
     """
 
     def __init__(self, wish: ClusterOptions, terms: Terms, inputs: list[str], folder: Path, memory: int, tell: Any):
-        self._wish, self._terms, self._inputs, self._folder = wish, terms, inputs, folder
+        self._wish, self._terms, self._inputs, self.folder = wish, terms, inputs, folder
         self._tell: Callable[[Any], None] = tell
         self._most = None if wish.scheduler else memory
         self.fleet = Fleet(self._most)
@@ -64,7 +64,7 @@ class Cluster:
         try:
             address: Any = self._wish.scheduler
             if not address:
-                address = self._local = _started(self._wish.local, self._folder)
+                address = self._local = _started(self._wish.local, self.folder)
             return Client(address, timeout=ANSWER, set_as_default=False, name=f"llmconv-{self._terms.run_id}")
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(
@@ -86,6 +86,11 @@ class Cluster:
         attempt = self._attempts[job.name] = Attempt(job, carry, place, slot, self._terms, self._tell)
         attempt.start(self._client)
         return slot
+
+    def give_up(self, name: str) -> None:
+        """The task is not wanted any more; a Lost comes for it."""
+        if name in self._attempts:
+            self._attempts[name].give_up("it is not wanted any more")
 
     def finished(self, name: str) -> None:
         """To be called with every Result and Lost."""
@@ -115,7 +120,7 @@ class Cluster:
         self._client.close(timeout=ANSWER)
         if self._local is not None:
             self._local.close(timeout=ANSWER)
-            outputs.discard(str(self._folder / LOCAL))
+            outputs.discard(str(self.folder / LOCAL))
         if self._asked is not None:
             Path(self._asked.probe).unlink(missing_ok=True)
 
@@ -200,7 +205,7 @@ class Cluster:
         with self._lock:
             if self._asked is None:
                 self._mine = admission.passport(self._wish.passport)
-                self._asked = admission.ask(self._folder, self._inputs, self._wish.passport)
+                self._asked = admission.ask(self.folder, self._inputs, self._wish.passport)
             return self._asked
 
     def _heard(self, event: tuple[float, Any]) -> None:
