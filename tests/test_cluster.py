@@ -104,7 +104,7 @@ def untimed(out: Path) -> dict:
 @pytest.mark.simulator
 def test_a_verification_on_workers_has_the_record_of_one_here(machines, checkpoint, convert, tmp_path, capfd):
     """Of a net of every kind, with an adapter too. One worker shares the files of this machine, the other has none."""
-    out = convert(checkpoint("qwen2"), seq=64, quantize="w4bf16", chip="cv186x", lora_max_rank=4)
+    out = convert(checkpoint("qwen2", num_hidden_layers=1), seq=64, quantize="w4bf16", chip="cv186x", lora_max_rank=4)
     assert main(["verify", str(out), "--tokens", "4"]) == 0
     here = untimed(out)
     hide = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(out)]

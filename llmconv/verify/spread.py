@@ -16,9 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.bmodel.only import only
 from llmconv.engine.hands import Hands, Part
+from llmconv.plan.net import Net
 from llmconv.runtime import state
 from llmconv.runtime.launches import Launch
+from llmconv.simulator import errand
 from llmconv.verify.ledger import Log
+from llmconv.verify.selection import seconds
 from llmconv.verify.session import Session
 
 if TYPE_CHECKING:
@@ -30,14 +33,18 @@ AHEAD = 2  # launches that are drawn, for each that can run at a time
 HELD = 1 << 30  # bytes of inputs in memory, beyond which nothing more is drawn
 BASE = 400 << 20  # bytes of a launch's processes, beside the net and its tensors
 
+SHORT = 20.0  # seconds: launches of a net that take less together go together
+LIGHT = 64 << 20  # bytes of their inputs, likewise
+
 Todo = Iterator[Launch | Callable[[Session], None]]
 
 
 @dataclass
 class _Drawn:
-    """A launch whose result is not judged. number: of the part; folder: of its files; size: bytes of its inputs."""
+    """Launches of one net whose results are not judged. number: of the part; folder: of its files; size: bytes of
+    their inputs."""
 
-    launch: Launch
+    launches: list[Launch]
     number: int
     folder: Path
     size: int
@@ -45,7 +52,7 @@ class _Drawn:
     @property
     def net(self) -> str:
         """The net as the file has it."""
-        return self.launch.net.stage_of or self.launch.net.name
+        return stored(self.launches[0].net)
 
 
 class Spread:
@@ -69,8 +76,8 @@ class Spread:
         self._log = Log(before)
         self._beside = session.beside(self._log)
         self._todo: Todo = todo(self._beside)
+        self._next = next(self._todo, None)
         self._drawn: deque[_Drawn | Callable[[Session], None]] = deque()
-        self._over = False
         self._users = Counter[str]()  # of the nets' own files: launches that are not judged
         hands.folder.mkdir(parents=True, exist_ok=True)
         self._folder = Path(mkdtemp(dir=hands.folder))
@@ -99,55 +106,62 @@ class Spread:
         """What can be done without waiting."""
         while self._drawn and self._judge(wait=False):
             pass
-        while not self._over and self._room():
-            one = next(self._todo, None)
-            self._over = one is None
-            if one is not None:
-                self._drawn.append(self._give(one) if isinstance(one, Launch) else one)
+        while self._next is not None and self._room():
+            self._drawn.append(self._give(self._several()) if isinstance(self._next, Launch) else self._one())
+
+    def _one(self) -> Any:
+        """What comes next; the one behind it is drawn."""
+        one, self._next = self._next, next(self._todo, None)
+        return one
+
+    def _several(self) -> list[Launch]:
+        """The launches of the next net, as many as are worth one start of a simulator."""
+        found = [self._one()]
+        net = found[0].net
+        most = min(SHORT / seconds(net), LIGHT / max(1, _size(found[0])))
+        while isinstance(self._next, Launch) and self._next.net == net and len(found) + 1 <= most:
+            found.append(self._one())
+        return found
 
     def _room(self) -> bool:
         most = AHEAD * self._hands.workers
         held = sum(one.size for one in self._drawn if isinstance(one, _Drawn))
         return len(self._drawn) < most and held < HELD
 
-    def _give(self, launch: Launch) -> _Drawn:
-        import numpy as np
-
-        net = launch.net.stage_of or launch.net.name
+    def _give(self, launches: list[Launch]) -> _Drawn:
+        first = launches[0]
+        net = stored(first.net)
         file = self._folder / f"{net}.bmodel"
         if not file.exists():
             only(self._bmodel, net, file)
         self._users[net] += 1
-        size = sum(values.nbytes for values in launch.inputs.values())
+        size = sum(map(_size, launches))
         folder = Path(mkdtemp(dir=self._folder))
-        inputs: dict[str, Any] = dict(launch.inputs)
-        np.savez(folder / GIVEN, **inputs)
+        errand.save(folder / GIVEN, [launch.inputs for launch in launches])
         args = {
             "bmodel": str(file),
             "chip": self._session.plan.job.chip,
             "net": net,
             "given": str(folder / GIVEN),
-            "read": list(state.written(launch.net)),
+            "count": len(launches),
+            "read": list(state.written(first.net)),
         }
-        label = f"{self._session.name(launch.net)}, {launch.label}"
+        what = first.label if len(launches) == 1 else f"{len(launches)} launches"
+        label = f"{self._session.name(first.net)}, {what}"
         memory = BASE + 2 * file.stat().st_size + 6 * size
         part = Part(label, CALL, args, [str(file), str(folder / GIVEN)], str(folder / FOUND), memory)
-        return _Drawn(launch, self._hands.give(part), folder, size)
+        return _Drawn(launches, self._hands.give(part), folder, size)
 
     def _judge(self, wait: bool) -> bool:
         """Judge the launch that was drawn first. Returns whether its result was there."""
-        import numpy as np
-
         one = self._drawn[0]
         if isinstance(one, _Drawn):
             values = self._hands.done(one.number, wait)
             if values is None:
                 return False
-            name = self._session.name(one.launch.net)
-            self._session.say(name, f"{one.launch.label}, on worker {values['worker']}")
-            with np.load(one.folder / FOUND, allow_pickle=False) as file:
-                found = {tensor: file[tensor] for tensor in file.files}
-            self._beside.take(one.launch, found, values["seconds"])
+            for number, launch in enumerate(one.launches):
+                self._session.say(self._session.name(launch.net), f"{launch.label}, on worker {values['worker']}")
+                self._beside.take(launch, errand.load(one.folder / FOUND, number), values["seconds"][number])
             self._clear(one)
         else:
             one(self._beside)
@@ -159,3 +173,12 @@ class Spread:
         self._users[one.net] -= 1
         if not self._users[one.net]:
             (self._folder / f"{one.net}.bmodel").unlink()  # another launch of the net makes it again
+
+
+def stored(net: Net) -> str:
+    """The name under which a file has a net."""
+    return net.stage_of or net.name
+
+
+def _size(launch: Launch) -> int:
+    return sum(values.nbytes for values in launch.inputs.values())
