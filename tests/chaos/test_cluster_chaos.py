@@ -30,11 +30,12 @@ pytestmark = pytest.mark.chaos
 class ClusterSite(Site):
     """A site whose builds run on a cluster, which carries its mark too."""
 
-    def __init__(self, root):
+    def __init__(self, root, network=None):
         super().__init__(root)
         name, value = self.mark.split("=")
-        self.machines = Machines(root, {name: value, "PYTHONPATH": os.path.dirname(__file__)})
+        self.machines = Machines(root, {name: value, "PYTHONPATH": os.path.dirname(__file__)}, network)
         self.more = [self.machines.address]
+        self.before = network.inside() if network else []
 
     def up(self) -> None:
         """The cluster is whole (again)."""

@@ -130,7 +130,9 @@ class Cluster:
         """Takes in a message; returns what the user is told of it, or ""."""
         if isinstance(message, Gone):
             self._gone = message.why
-            self._leave(list(self.fleet.places), message.why)
+            lost = self.fleet.places
+            self._leave(lost)
+            self._lose(lost, message.why)
             return ""
         if isinstance(message, Joined):
             self.fleet.join(message.place)
@@ -139,20 +141,26 @@ class Cluster:
             return f"worker {place.name} has {place.cores} cores and {place.memory / 1e9:.1f} GB of memory{files}"
         if isinstance(message, Refused):
             self._refused[message.address] = message.why
+            self._leave([place for place in self.fleet.places if place.address == message.address])
             return f"worker {message.address} is refused: {message.why}"
         self._refused.pop(message.address, None)
         lost = [place for place in self.fleet.places if place.address == message.address]
-        self._leave(lost, "the worker is gone")
+        self._leave(lost)
+        self._lose(lost, "the worker is gone")
         return f"worker {lost[0].name} is gone" if lost else ""
 
-    def _leave(self, places: list[Place], why: str) -> None:
+    def _leave(self, places: list[Place]) -> None:
+        """They get no more tasks."""
         for place in places:
             self.fleet.leave(place.address)
-            for attempt in self._attempts.values():
-                if attempt.place == place:
-                    attempt.give_up(f"{place.name}: {why}")
-        if not self.fleet.places:
+        if places and not self.fleet.places:
             self._lonely = time.monotonic()
+
+    def _lose(self, places: list[Place], why: str) -> None:
+        """What they do comes to no end."""
+        for attempt in self._attempts.values():
+            if attempt.place in places:
+                attempt.give_up(f"{attempt.place.name}: {why}")
 
     def _look(self) -> None:
         """In a thread: who comes and goes. A worker's process is known by its address and its Dask id."""
