@@ -63,7 +63,9 @@ class Channel:
             except Exception as error:
                 if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     raise Full(f"the disk of {self.place.name} is full") from None
-                if type(error).__module__.partition(".")[0] != "distributed":
+                own = future.status == "error" and type(error).__module__.partition(".")[0] != "distributed"
+                if own:
                     raise
-                raise Broken(f"Dask says {type(error).__name__}") from None  # such as KilledWorker
+                # such as KilledWorker; or UnboundLocalError, where its own waiting was cancelled
+                raise Broken(f"Dask says {type(error).__name__}") from None
         raise Broken(self._given_up())

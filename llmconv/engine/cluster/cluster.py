@@ -185,11 +185,15 @@ class Cluster:
                     threading.Thread(target=self._examine, args=(address, facts), daemon=True).start()
 
     def _examine(self, address: str, facts: Mapping[str, Any]) -> None:
-        """In a thread: whether a worker may have tasks."""
-        self._tell(self._judged(address, facts))
+        """In a thread: whether a worker may have tasks. What Dask makes of a busy moment is no answer yet."""
+        found = self._judged(address, facts)
+        if isinstance(found, str):
+            found = self._judged(address, facts)
+        self._tell(Refused(address, found) if isinstance(found, str) else found)
         self._examined.discard(address)
 
-    def _judged(self, address: str, facts: Mapping[str, Any]) -> Joined | Refused:
+    def _judged(self, address: str, facts: Mapping[str, Any]) -> Joined | Refused | str:
+        """The answer, or why there is none."""
         try:
             asked = self._question()
             self._client.run(host.install, workers=[address])
@@ -198,7 +202,7 @@ class Cluster:
             )
             said = travelling.told(future.result(timeout=EXAMINED))
         except Exception as error:  # of another llmconv, or of none; or the worker is gone already
-            return Refused(address, f"{type(error).__name__}: {error}")
+            return f"{type(error).__name__}: {error}"
         other = [
             f"its {what} is {said.passport.get(what) or 'missing'}, this machine's {version}"
             for what, version in self._mine.items()
