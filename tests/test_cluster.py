@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from dask_machines import Machines
+from family_checkpoints import make as make_family
 
 from llmconv.cli.main import main
 from llmconv.errors import InputError
@@ -100,24 +101,52 @@ def untimed(out: Path) -> dict:
     return json.loads(re.sub(r"\([0-9]+ s on the simulator\)", "", text))
 
 
+def verified(out: Path, *words: str) -> dict:
+    assert main(["verify", str(out), "--tokens", "4", "--again", *words]) == 0
+    return untimed(out)
+
+
+def parts_of(out: Path) -> list[dict]:
+    """What the workers have done."""
+    told = [json.loads(line) for line in (out / ".llmconv" / "events.jsonl").read_text().splitlines()]
+    return [event for event in told if event["event"] == "PartEnded"]
+
+
 @pytest.mark.compiler
 @pytest.mark.simulator
-def test_a_verification_on_workers_has_the_record_of_one_here(machines, checkpoint, convert, tmp_path, capfd):
-    """Of a net of every kind, with an adapter too. One worker shares the files of this machine, the other has none."""
-    out = convert(checkpoint("qwen2", num_hidden_layers=1), seq=64, quantize="w4bf16", chip="cv186x", lora_max_rank=4)
-    assert main(["verify", str(out), "--tokens", "4"]) == 0
-    here = untimed(out)
+def test_a_verification_on_workers_has_the_record_of_one_here(machines, checkpoint, convert, capfd):
+    """The worker shares no files with this machine."""
+    out = convert(checkpoint("qwen2", num_hidden_layers=1), seq=64, quantize="w4bf16", chip="cv186x")
     hide = ["unshare", "--map-root-user", "--mount", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(out)]
     if subprocess.run([*hide, "true"], capture_output=True).returncode:
         pytest.skip("this machine allows no mounts of one's own")
-    machines.worker("apart", threads=1, before=hide)
-    machines.worker("beside", threads=1)
-    assert main(["verify", str(out), "--tokens", "4", "--again", "--scheduler", machines.address]) == 0
-    assert untimed(out) == here
-    assert "it shares no files with this machine" in capfd.readouterr().out
-    told = [json.loads(line) for line in (out / ".llmconv" / "events.jsonl").read_text().splitlines()]
-    ended = [event for event in told if event["event"] == "PartEnded"]
-    assert len({event["worker"] for event in ended}) == 2 and all(event["ok"] for event in ended)
-    alone = {event["label"].partition(",")[0] for event in ended}
-    assert alone == {net["name"] for net in here["nets"] if net["name"] != "all blocks"}
-    assert not list((out / ".llmconv").glob("parts/*"))
+    machines.worker("apart", before=hide)
+    here = verified(out)
+    assert verified(out, "--scheduler", machines.address) == here
+    said = capfd.readouterr().out
+    assert "it shares no files with this machine" in said
+    assert all(event["ok"] and f"worker {event['worker']} has 2 cores" in said for event in parts_of(out))
+    done = {event["label"].partition(",")[0] for event in parts_of(out)}
+    assert done == {net["name"] for net in here["nets"]} - {"all blocks"}
+    assert not (out / ".llmconv" / "parts").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.compiler
+@pytest.mark.simulator
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("qwen2", {"lora_max_rank": 4}), ("qwen2_moe", {}), ("qwen3_vl", {}), ("qwen2", {"batch": 2})],
+    ids=["adapter", "experts", "tower", "batch"],
+)
+def test_records_of_other_models(name, options, checkpoint, vision_checkpoint, convert, tmp_path):
+    """What launches draw, and in which order they are judged, differs most with these."""
+    pytest.importorskip("distributed")
+    if name == "qwen2_moe":
+        model = make_family(tmp_path, name)
+    else:
+        model = (vision_checkpoint if name == "qwen3_vl" else checkpoint)(name)
+    out = convert(model, seq=64, quantize="w4bf16", chip="cv186x", **options)
+    here = verified(out)
+    assert verified(out, "--cluster", "local:2") == here
+    assert len({event["worker"] for event in parts_of(out)}) == 2

@@ -5,7 +5,7 @@ do the firmware and the caller: on two cores they take the time of the one that 
 it. The driver's threads, on all chips, look for work only five times a second; `awake` makes them look at once.
 
 Measured on two cores, a verification of 83 launches: 35 s on the simulator before, 13 s since (bm1684x); 21 s
-before, 6 s since (bm1688).
+before, 6 s since (bm1688). A start with a small file (cv186x): 1.3 s before, 0.15 s since.
 """
 
 from __future__ import annotations
