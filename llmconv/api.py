@@ -200,6 +200,8 @@ def verify(
     seed: int = 0,
     again: bool = False,
     max_loss: float | None = None,
+    scheduler: str = "",
+    cluster: str = "",
     progress: Callable[[Progress], None] | None = None,
 ) -> Verified:
     """Prove the .bmodel of an output directory on the chip simulator; the options are those of `llmconv verify`.
@@ -208,6 +210,7 @@ def verify(
     L2); InputError for wrong arguments; ConvertError when it cannot be verified; KeyboardInterrupt after a signal.
     """
     from llmconv import report, tasks
+    from llmconv.request import workers
     from llmconv.runtime import manifest
     from llmconv.verify import record, selection
     from llmconv.verify.settings import Settings
@@ -220,7 +223,8 @@ def verify(
     settings = settings if again else settings.kept(record.record(layout))
     selection.choose(told.plan(), settings.nets, settings.full, settings.tokens, settings.lengths)  # its errors
     watcher = _Watcher(progress)
-    how = engine.RunOptions(layout.state, progress="none", force=again, listeners=[watcher, report.Writer(layout)])
+    listeners, where = [watcher, report.Writer(layout)], workers.asked(scheduler, cluster)
+    how = engine.RunOptions(layout.state, progress="none", force=again, listeners=listeners, cluster=where)
     status = engine.run([tasks.verification(layout, [*told.sums], settings)], ["verify"], how)
     watcher.check()
     if status == 130:

@@ -97,13 +97,15 @@ def _fit(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     from llmconv.cli.verify import Wish, verify
+    from llmconv.request import workers
     from llmconv.verify import lengths
     from llmconv.verify.settings import Settings
 
     numbers = {name: getattr(args, name) for name in ("tokens", "seed") if getattr(args, name) is not None}
     nets = tuple(n for n in args.nets.split(",") if n)
     settings = Settings(nets, args.full, lengths=lengths.read(args.lengths), **numbers)
-    return verify(args.out, settings, Wish(args.again, args.max_loss, args.json, args.debug))
+    cluster = workers.asked(args.scheduler, args.cluster)
+    return verify(args.out, settings, Wish(args.again, args.max_loss, args.json, args.debug, cluster))
 
 
 def quality(args: argparse.Namespace) -> int:

@@ -132,6 +132,10 @@ def _add_build(commands: Any) -> None:
         metavar="X",
         help="fail when quantisation costs a net more: relative L2 against the original weights, e.g. 0.15 [any]",
     )
+    verify.add_argument(
+        "--scheduler", default="", metavar="ADDRESS", help="launch nets on the workers of Dask's scheduler there too"
+    )
+    verify.add_argument("--cluster", default="", metavar="local:N", help="start N Dask workers on this machine instead")
     verify.add_argument("--json", action="store_true", help="print verify.json instead of the table")
     verify.add_argument("--debug", action="store_true", help="show tracebacks")
     verify.set_defaults(run=actions.verify)

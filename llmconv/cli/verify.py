@@ -12,6 +12,7 @@ from rich.console import Console
 from llmconv import engine, report
 from llmconv.cli.steps import Steps
 from llmconv.engine import events
+from llmconv.engine.options import ClusterOptions
 from llmconv.engine.step import Step
 from llmconv.errors import InputError, NotRight
 from llmconv.extras import VERIFY, need
@@ -27,13 +28,14 @@ from llmconv.verify.table import Table
 @dataclass(frozen=True)
 class Wish:
     """How to verify, beside the settings. again: even what is on record; most: largest relative L2 that quantisation
-    may cost a net (None: any); data: print the record itself, as JSON.
+    may cost a net (None: any); data: print the record itself, as JSON. cluster: where nets are launched too.
     """
 
     again: bool = False
     most: float | None = None
     data: bool = False
     debug: bool = False
+    cluster: ClusterOptions | None = None
 
     def __post_init__(self) -> None:
         if self.most is not None and not self.most >= 0:
@@ -54,12 +56,13 @@ def verify(out: Path, settings: Settings, wish: Wish = Wish()) -> int:
     if not wish.again:
         settings = settings.kept(record.record(layout))
     console = Console(stderr=wish.data)
-    watcher = _Watcher(layout, console, _announcement(told, settings, wish))
+    watcher = _Watcher(layout, console, _announcement(told, settings, wish), notes=wish.cluster is not None)
     options = engine.RunOptions(
         layout.state,
         progress="quiet",
         force=wish.again,
         debug=wish.debug,
+        cluster=wish.cluster,
         listeners=[watcher, report.Writer(layout)],
     )
     status = engine.run([tasks.verification(layout, [*told.sums], settings)], ["verify"], options)
@@ -86,11 +89,11 @@ def _announcement(told: Told, settings: Settings, wish: Wish) -> list[str]:
 class _Watcher:
     """A listener that shows the running step: always on a terminal, elsewhere a line now and then.
 
-    shows: there is a record to show. ran: the record is new.
+    shows: there is a record to show. ran: the record is new. notes: remarks are shown, of a cluster above all.
     """
 
-    def __init__(self, layout: Layout, console: Console, said: list[str]):
-        self.layout, self.console, self.said = layout, console, said
+    def __init__(self, layout: Layout, console: Console, said: list[str], notes: bool):
+        self.layout, self.console, self.said, self.notes = layout, console, said, notes
         self.shows = self.ran = False
         self.steps = Steps(console)
 
@@ -102,6 +105,8 @@ class _Watcher:
             self.steps.start(event.time)
         elif isinstance(event, events.TaskStep):
             self.steps.take(Step(event.text, event.share, event.left), event.time)
+        elif isinstance(event, events.Note) and self.notes:
+            self._print(f"note: {event.text}")
         elif isinstance(event, events.Heartbeat):
             self.steps.tick(event.time)
         elif isinstance(event, (events.TaskUnchanged, events.TaskFinished)):

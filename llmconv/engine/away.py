@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from llmconv.engine import outputs
 from llmconv.engine.decide import Decision
 from llmconv.engine.graph import Graph, Node
 from llmconv.engine.options import RunOptions
@@ -25,7 +26,7 @@ class Away:
     """What a Build knows of its cluster."""
 
     def __init__(self, cluster: Cluster):
-        self._cluster, self.fleet = cluster, cluster.fleet
+        self._cluster, self.fleet, self._folder = cluster, cluster.fleet, parts_folder(cluster.folder)
         self._losses: Counter[str] = Counter()
 
     @classmethod
@@ -35,6 +36,7 @@ class Away:
         from llmconv.engine.cluster.cluster import Cluster
 
         assert options.cluster
+        outputs.discard(str(parts_folder(options.state_dir)))  # of a run that was killed
         states = [options.state_dir.absolute(), *(home.state_dir.absolute() for home in options.homes)]
         logs = tuple(str(state.parent / "logs") for state in states)
         terms = Terms(
@@ -69,6 +71,10 @@ class Away:
         """Starts a task on a worker; returns the number of its row in a trace, from `first`."""
         return self._cluster.start(job, carry, place, first)
 
+    def give_up(self, name: str) -> None:
+        """The task is not wanted any more; a Lost comes for it if it runs."""
+        self._cluster.give_up(name)
+
     def ended(self, name: str) -> bool:
         """The task has ended. Returns whether it was one of these."""
         self._cluster.finished(name)
@@ -92,6 +98,13 @@ class Away:
     def stop(self) -> None:
         """Ends what runs there, and leaves."""
         self._cluster.stop()
+        outputs.discard(str(self._folder))
+
+
+def parts_folder(state_dir: Path) -> Path:
+    """For the files of parts that actions give away. It is no place of scratch files: of those every attempt has its
+    own."""
+    return state_dir.absolute() / "parts"
 
 
 def _outside(graph: Graph) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from llmconv.ending import closed
 from llmconv.engine import events, machine, outputs, preflight, scheduler
-from llmconv.engine.away import Away
+from llmconv.engine.away import Away, parts_folder
 from llmconv.engine.cluster.messages import NEWS, Lost, Place
 from llmconv.engine.decide import Decider, Decision, pairs
 from llmconv.engine.failure import Failure, from_death, from_exception
@@ -24,9 +24,10 @@ from llmconv.engine.interrupt import Handlers, Interrupted
 from llmconv.engine.lock import Lock
 from llmconv.engine.monitor import Monitor
 from llmconv.engine.options import RunOptions
+from llmconv.engine.parts import Parts
 from llmconv.engine.perform import perform
 from llmconv.engine.plain import run_plain
-from llmconv.engine.pool import Death, Pool, Told
+from llmconv.engine.pool import Asked, Death, Pool, Told
 from llmconv.engine.threads import Threads
 from llmconv.engine.trace import Trace
 from llmconv.errors import ConvertError
@@ -50,6 +51,7 @@ class Build:
         self.running: dict[str, float] = {}  # task -> when it started
         self.threads = Threads(self.results)
         self.away: Away | None = None
+        self.parts: Parts | None = None  # of tasks that run here, done by the cluster
         self.retried: set[str] = set()
         self.making: dict[str, str] = {}  # key -> the task that makes what is to be in the cache
         self.same: dict[str, list[str]] = defaultdict(list)  # key -> tasks that wait to take it from there
@@ -138,6 +140,7 @@ class Build:
         self._tell(events.RunStarted(self.total, self.jobs, self.scheduler.memory, str(out)))
         if self.options.cluster:
             self.away = Away.opened(self.options, self.graph, self.run_id, self.scheduler.memory, self.results.put)
+            self.parts = Parts(self.away, self._tell)
         for note in (*self.options.notes, self.state.note):
             if note:
                 self._tell(events.Note(note))
@@ -169,12 +172,19 @@ class Build:
             for message in batch:
                 if isinstance(message, Told):
                     self._hear(message)
+                elif isinstance(message, Asked) and self.parts is not None:
+                    self._asked(message, self.parts)
                 elif isinstance(message, NEWS) and self.away and (text := self.away.hear(message)):
                     self._tell(events.Note(text))
-            self._collect([message for message in batch if not isinstance(message, (Interrupted, Told, *NEWS))])
+            self._collect([message for message in batch if not isinstance(message, (Interrupted, Told, Asked, *NEWS))])
             if signals:
                 self.status = 130
                 return signals[0].name
+
+    def _asked(self, asked: Asked, parts: Parts) -> None:
+        """A running action gives a part to the cluster."""
+        if asked.name in self.running:
+            parts.add(asked)
 
     def _hear(self, told: Told) -> None:
         if told.name in self.running:
@@ -190,6 +200,8 @@ class Build:
         return self.away.capacity if self.away else (self.jobs, self.scheduler.memory)
 
     def _beat(self) -> None:
+        if self.parts:
+            self._waits_for_workers()  # a task here may wait for them too
         self._tell(self.monitor.beat(self.running, self.pool.busy(), self.settled, self.counts, self.total))
 
     def _cancel(self) -> None:
@@ -208,6 +220,7 @@ class Build:
         """Empty <state_dir>/scratch, where actions work: killed ones can leave many GB there."""
         if not self.options.debug:
             outputs.discard(str(self.options.state_dir / "scratch"))
+            outputs.discard(str(parts_folder(self.options.state_dir)))
 
     def _sweep(self, name: str) -> None:
         """Remove the staged outputs of a task that did not end by itself."""
@@ -269,16 +282,25 @@ class Build:
         line.add(node.name, self.priorities[node.name], cpu, memory, alone)
 
     def _launch(self) -> None:
+        self._launch_parts()
         while not self.stopping:
             name, place = self.scheduler.take(), None
             if name is None and self.away:
-                name, place = self.away.fleet.take()
+                name, place = self.away.fleet.take(lambda one: not self.parts or one not in self.parts)
             if name is None:
                 return
             if not self.checked:
                 self._preflight()
             self.state.undo([name])  # while its outputs are being replaced it is not done
             self._begin(self.graph.nodes[name], place)
+
+    def _launch_parts(self) -> None:
+        """They are of tasks that run already, and so they start in a run that starts no more tasks too."""
+        while self.parts and self.away and not self.cancelled:
+            name, place = self.away.fleet.take(self.parts.__contains__)
+            if name is None or place is None:
+                return
+            self.parts.begin(name, place, self.jobs + 1)
 
     def _preflight(self) -> None:
         nodes = [node for node in self._unsettled() if node.action]
@@ -303,7 +325,8 @@ class Build:
                     perform, job, lambda: self.cancelled, lambda step: self.results.put(Told(name, step))
                 )
             else:
-                slot = self.pool.start(job)
+                hands = str(parts_folder(self.options.state_dir)) if self.away else ""
+                slot = self.pool.start(replace(job, hands=hands))
         how = "cache" if decision.fetch else "run"
         memory, seconds = self.decider.expected_memory(node), self.forecast.seconds(node)
         phase = node.action.phase if node.action else name
@@ -322,6 +345,8 @@ class Build:
                 if worker.job in self.running:
                     self._sweep(worker.job)
                     self._unsuccessful(worker.job, from_death(message.returncode, str(worker.log)))
+                continue
+            if self.parts and self.parts.ended(message):
                 continue
             if isinstance(message, Lost):
                 self._lost(message)
@@ -360,6 +385,8 @@ class Build:
         self._done(name)
 
     def _ended(self, name: str) -> float:
+        if self.parts:
+            self.parts.forget(name)
         if not (self.away and self.away.ended(name)):
             self.scheduler.release(name)
         return time.monotonic() - self.running.pop(name)

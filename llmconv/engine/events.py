@@ -76,6 +76,19 @@ class TaskStep(Event):
 
 
 @dataclass(frozen=True)
+class PartEnded(Event):
+    """A worker of the cluster has done a part of a running task, or failed. label: which; slot: as in TaskStarted;
+    begin: unix seconds."""
+
+    name: str
+    label: str
+    worker: str
+    slot: int
+    begin: float
+    ok: bool
+
+
+@dataclass(frozen=True)
 class TaskFinished(Event):
     """how: "built" or "cached". seconds: since TaskStarted; cpu: seconds; peak_rss: bytes (0 if not measured)."""
 

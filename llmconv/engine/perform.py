@@ -26,7 +26,8 @@ class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
     when the key was computed. cache: root of the action cache, or ""; below: the others that are asked. fetch: take the
     outputs from one of them. local: runs in the main process, whose memory says nothing about the action. away: whoever
-    sent the job puts its outputs in place (`settle`), because it runs on another machine.
+    sent the job puts its outputs in place (`settle`), because it runs on another machine. hands: the folder for the
+    files of parts that the action gives to a cluster (llmconv.engine.hands), "" where there is none.
     """
 
     name: str
@@ -40,6 +41,7 @@ class Job:
     fetch: bool = False
     local: bool = False
     away: bool = False
+    hands: str = ""
 
     def to_json(self) -> str:
         """One line."""

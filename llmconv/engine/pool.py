@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from llmconv.engine.hands import Part
 from llmconv.engine.perform import Job
 from llmconv.engine.step import Step
 
@@ -38,6 +39,16 @@ class Told:
 
     name: str
     step: Step
+
+
+@dataclass(frozen=True)
+class Asked:
+    """The action of task `name`, in `worker`, gives a part away."""
+
+    worker: Worker
+    name: str
+    number: int
+    part: Part
 
 
 @dataclass(frozen=True)
@@ -76,12 +87,20 @@ class Worker:
         self._listener.start()
 
     def send(self, job: Job) -> None:
-        """Hands a job over; a worker that is already dead is noticed by the listener."""
+        """Hands a job over."""
         self.job = job.name
+        self._write(job.to_json())
+
+    def answer(self, number: int, answer: dict[str, Any], workers: int) -> None:
+        """Tells its action how one of its parts ended. workers: parts that can run at a time."""
+        self._write(json.dumps({"number": number, "answer": answer, "workers": workers}))
+
+    def _write(self, line: str) -> None:
+        """A worker that is already dead is noticed by the listener."""
         try:
-            self._jobs.write(job.to_json().encode() + b"\n")
+            self._jobs.write(line.encode() + b"\n")
             self._jobs.flush()
-        except BrokenPipeError:
+        except (BrokenPipeError, ValueError):  # dead; closed
             pass
 
     def kill(self) -> None:
@@ -92,13 +111,18 @@ class Worker:
     def _listen(self) -> None:
         try:
             for line in self._lines():
-                self._results.put(_message(json.loads(line)))
+                self._results.put(self._message(json.loads(line)))
         except ValueError:
             pass  # half a line: it died while answering
         os.waitid(os.P_PID, self.process.pid, os.WEXITED | os.WNOWAIT)
         self.kill()  # its compilers may live on; only after this may the process number be given back
         self._answers.close()
         self._results.put(Death(self, self.process.wait()))
+
+    def _message(self, said: dict[str, Any]) -> Result | Told | Asked:
+        if "part" in said:
+            return Asked(self, said["name"], said["number"], Part(**said["part"]))
+        return Told(said["name"], Step(**said["step"])) if "step" in said else Result(said)
 
     def close(self) -> None:
         """Takes no more jobs: an idle worker ends by itself."""
@@ -135,10 +159,6 @@ class Worker:
         finally:
             if death >= 0:
                 os.close(death)
-
-
-def _message(said: dict[str, Any]) -> Result | Told:
-    return Told(said["name"], Step(**said["step"])) if "step" in said else Result(said)
 
 
 def _pidfd(pid: int) -> int:

@@ -8,7 +8,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TextIO
 
-from llmconv.engine.events import Event, Heartbeat, RunStarted, TaskFailed, TaskFinished, TaskRetried, TaskStarted
+from llmconv.engine.events import (
+    Event,
+    Heartbeat,
+    PartEnded,
+    RunStarted,
+    TaskFailed,
+    TaskFinished,
+    TaskRetried,
+    TaskStarted,
+)
 
 KEEP = 10  # runs whose traces are kept
 
@@ -46,6 +55,8 @@ class Trace:
             return
         elif isinstance(event, (TaskFinished, TaskFailed, TaskRetried)) and event.name in self._started:
             self._write(_block(self._started.pop(event.name), event))
+        elif isinstance(event, PartEnded):
+            self._write(_part(event))
         elif isinstance(event, Heartbeat):
             memory = {"MiB": event.memory >> 20}
             self._write({"name": "memory", "ph": "C", "pid": 1, "ts": int(event.time * 1e6), "args": memory})
@@ -77,13 +88,23 @@ def _block(start: TaskStarted, event: TaskFinished | TaskFailed | TaskRetried) -
         args["worker"] = start.worker
     if isinstance(event, TaskFinished):
         args.update(how=event.how, cpu=round(event.cpu, 3), peak_mib=event.peak_rss >> 20)
+    return _drawn(event.name, event.name.partition(":")[0], start.slot, start.time, event.time, args)
+
+
+def _part(event: PartEnded) -> dict[str, Any]:
+    args = {"worker": event.worker, "result": "ok" if event.ok else "failed"}
+    return _drawn(event.label, event.name, event.slot, event.begin, event.time, args)
+
+
+def _drawn(name: str, kind: str, row: int, begin: float, end: float, args: dict[str, Any]) -> dict[str, Any]:
+    """A bar of a trace."""
     return {
-        "name": event.name,
-        "cat": event.name.partition(":")[0],
+        "name": name,
+        "cat": kind,
         "ph": "X",
         "pid": 1,
-        "tid": start.slot,
-        "ts": int(start.time * 1e6),
-        "dur": int((event.time - start.time) * 1e6),
+        "tid": row,
+        "ts": int(begin * 1e6),
+        "dur": int((end - begin) * 1e6),
         "args": args,
     }

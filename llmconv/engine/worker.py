@@ -14,8 +14,11 @@ import signal
 import sys
 import threading
 from dataclasses import asdict
+from itertools import count
+from pathlib import Path
 from typing import Any, BinaryIO
 
+from llmconv.engine.hands import Hands, lending
 from llmconv.engine.perform import Job, perform, resident
 from llmconv.engine.step import Step
 
@@ -26,11 +29,19 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
     requests, answers = _own_pipes()
     faulthandler.enable()
-    jobs: queue.SimpleQueue[bytes] = queue.SimpleQueue()
-    threading.Thread(target=_watch, args=(requests, jobs), daemon=True).start()
+    jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
+    threading.Thread(target=_watch, args=(requests, jobs, said), daemon=True).start()
+    numbers = count(1)
     while True:
-        job = Job(**json.loads(jobs.get()))
-        result = perform(job, tell=lambda step, name=job.name: _answer(answers, _told(name, step)))
+        job = Job(**jobs.get())
+        hands = None
+        if job.hands:
+            hands = Hands(
+                Path(job.hands), lambda part, name=job.name: _answer(answers, part | {"name": name}), said, numbers
+            )
+        with lending(hands):
+            result = perform(job, tell=lambda step, name=job.name: _answer(answers, _told(name, step)))
         _answer(answers, result | {"resident": resident()})
 
 
@@ -57,7 +68,11 @@ def _own_pipes() -> tuple[BinaryIO, BinaryIO]:
     return requests, answers
 
 
-def _watch(requests: BinaryIO, jobs: queue.SimpleQueue[bytes]) -> None:
+def _watch(
+    requests: BinaryIO, jobs: queue.SimpleQueue[dict[str, Any]], said: queue.SimpleQueue[dict[str, Any]]
+) -> None:
+    """Sorts what comes: jobs, and answers to parts of the one that runs."""
     for line in requests:
-        jobs.put(line)
+        message = json.loads(line)
+        (said if "number" in message else jobs).put(message)
     os.killpg(0, signal.SIGKILL)  # llmconv is gone, and no compiler may outlive it

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from llmconv.plan.net import Net
+from llmconv.plan.plan import Plan
 from llmconv.runtime import beside, launches
 from llmconv.runtime.chip import Chip
 from llmconv.runtime.seen import Seen, Shown, named
@@ -16,9 +17,14 @@ if TYPE_CHECKING:
 
 def launch(chip: Chip, net: Net, items: Any) -> list[np.ndarray]:
     """Run a tower's net on items; returns of every output the rows [k, H] that are theirs."""
+    launch = made(chip.plan, net, items)
+    return [rows[0] for rows in launches.results(launch, chip.launch(launch)).values()]
+
+
+def made(plan: Plan, net: Net, items: Any) -> launches.Launch:
+    """A launch of a tower's net for items."""
     assert net.tower
-    made = launches.tower(net, items, beside.read(chip.plan, net.tower))
-    return [rows[0] for rows in launches.results(made, chip.launch(made)).values()]
+    return launches.tower(net, items, beside.read(plan, net.tower))
 
 
 def look(

@@ -74,12 +74,13 @@ def main(arguments: list[str]) -> None:
     read_fd, write_fd, parent = map(int, arguments[:3])
     _prepare(parent)
     requests, replies = os.fdopen(read_fd, "rb"), os.fdopen(write_fd, "wb")
+    simulated = arguments[6] == "simulated"
     try:
-        runtime = Runtime(Libsophon(*map(Path, arguments[3:5])), Path(arguments[5]))
+        with threads.awake(all_known=False) if simulated else contextlib.nullcontext():
+            runtime = Runtime(Libsophon(*map(Path, arguments[3:5])), Path(arguments[5]))
     except (OSError, RuntimeError) as error:
         send(replies, {"error": str(error)})
         return
-    simulated = arguments[6] == "simulated"
     if simulated:
         threads.give_way()
     send(replies, {"nets": runtime.nets()})

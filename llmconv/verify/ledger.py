@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 
 from llmconv.verify.compare import Difference, Tolerance
@@ -103,3 +104,38 @@ class Ledger:
             difference = old.difference + difference
             torch_half = old.torch_half and torch_half and old.torch_half + torch_half
         self._compared[what] = Compared(*what, tolerance, difference, torch_half)
+
+
+class Log(Ledger):
+    """A ledger that another one takes over later, entry by entry, as if all had been recorded there at that time.
+
+    before: nets that are launched there before that."""
+
+    def __init__(self, before: Container[str] = ()):
+        super().__init__()
+        self._before = before
+        self._entries: list[Callable[[Ledger], object]] = []
+
+    def ran(self, net: str, seconds: float = 0.0) -> bool:
+        self._entries.append(lambda other: other.ran(net, seconds))
+        return super().ran(net, seconds) and net not in self._before
+
+    def record(
+        self,
+        net: str,
+        output: str,
+        tolerance: Tolerance,
+        difference: Difference,
+        torch_half: Difference | None = None,
+        *,
+        against: str = CHIP,
+    ) -> None:
+        self._entries.append(
+            lambda other: other.record(net, output, tolerance, difference, torch_half, against=against)
+        )
+
+    def into(self, other: Ledger) -> None:
+        """Hand all over."""
+        for entry in self._entries:
+            entry(other)
+        other.picked += self.picked

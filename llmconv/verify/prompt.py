@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
 from itertools import count, islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.runtime import towers
+from llmconv.runtime.launches import Launch
 from llmconv.runtime.seen import Shown
 from llmconv.verify.compare import TOLD, measure
 from llmconv.verify.ledger import TOGETHER
@@ -19,15 +21,29 @@ if TYPE_CHECKING:
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> None:
-    """Up to `most` launches of a tower's net by itself, with items of several kinds; and what it costs that a runtime
-    launches it in parts, by the model's own maths, if that costs anything."""
+    """Launch a tower's net by itself, see `launched`."""
+    for one in launched(session.plan, net, rng, most):
+        if isinstance(one, Launch):
+            session.launch(one)
+        else:
+            one(session)
+
+
+def launched(plan: Plan, net: Net, rng: np.random.Generator, most: int) -> Iterator[Launch | Callable[[Session], None]]:
+    """Up to `most` launches of a tower's net by itself, with items of several kinds; and what finds out what it costs
+    that a runtime launches it in parts, by the model's own maths, if that costs anything."""
     assert net.tower
     tower, spec = net.tower
     for items in islice(tower.trials(spec, net.flags.dynamic, rng), most):
-        towers.launch(session, net, items)
+        yield towers.made(plan, net, items)
     if pair := tower.apart(spec, rng):
-        parts, whole = (session.reference.sight.features(Shown(net.tower, items))[0][None] for items in pair)
-        session.ledger.record(net.name, "in parts", TOLD, measure(parts, whole), against=TOGETHER)
+        yield lambda session: _in_parts(session, net, pair)
+
+
+def _in_parts(session: Session, net: Net, pair: Sequence[Any]) -> None:
+    assert net.tower
+    parts, whole = (session.reference.sight.features(Shown(net.tower, items))[0][None] for items in pair)
+    session.ledger.record(net.name, "in parts", TOLD, measure(parts, whole), against=TOGETHER)
 
 
 def prompt(plan: Plan, rng: np.random.Generator, length: int) -> tuple[np.ndarray, tuple[Shown, ...]]:

@@ -64,16 +64,22 @@ def rehearse(plan: Plan, script: Script | None, choice: Choice, seed: int, roomy
     own, so their number is that at most."""
     import numpy as np
 
-    blank, rng = Blank(plan), np.random.default_rng(seed)
-    if script and (runtime := Runtime.of(plan)):
-        script.play(lambda name: Silent(blank, runtime, name))
+    count, rng = spoken(plan, script), np.random.default_rng(seed)
     for net in filter(checkable, choice.nets):
         if net.tower:
             tower, spec = net.tower
-            blank.count[net.name] += sum(1 for _ in islice(tower.trials(spec, net.flags.dynamic, rng), looks(net)))
+            count[net.name] += sum(1 for _ in islice(tower.trials(spec, net.flags.dynamic, rng), looks(net)))
         else:
-            blank.count[net.name] += launches(net, plan, choice)
+            count[net.name] += launches(net, plan, choice)
     for net in roomy:
         once = 1 if net.layer is None else len(places(net, plan.job, thorough=False))
-        blank.count[named(net, adapter=True)] += once
+        count[named(net, adapter=True)] += once
+    return count
+
+
+def spoken(plan: Plan, script: Script | None) -> Counter[str]:
+    """How often a script will launch each net."""
+    blank = Blank(plan)
+    if script and (runtime := Runtime.of(plan)):
+        script.play(lambda name: Silent(blank, runtime, name))
     return blank.count

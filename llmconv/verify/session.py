@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from copy import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.runtime import across, launches, state
-from llmconv.runtime.chip import run
+from llmconv.runtime.chip import Nets, run
 from llmconv.runtime.heads import sample
 from llmconv.runtime.launches import Launch
 from llmconv.verify import across as random_across
@@ -27,8 +29,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from llmconv.runtime.embedding_file import Table
-    from llmconv.runtime.fleet import Fleet
-    from llmconv.simulator.client import Simulator
 
 STATES = 3  # random hidden states that a head is tried with
 OUTPUT = "output_states"  # what a block gives to the next one
@@ -45,7 +45,7 @@ class Session:
     def __init__(
         self,
         plan: Plan,
-        simulator: Simulator | Fleet,
+        simulator: Nets,
         say: Callable[[str, str], None] = lambda name, label: None,
         adapter: Adapter | None = None,
     ):
@@ -77,19 +77,29 @@ class Session:
     def launch(self, launch: Launch) -> dict[str, np.ndarray]:
         """Run a launch and judge it; returns the chip's outputs, and the inputs that the net has written to. ToolError
         when the simulator fails."""
-        net, name, written = launch.net, self.name(launch.net), state.written(launch.net)
-        self.say(name, launch.label)
+        self.say(self.name(launch.net), launch.label)
         start = time.monotonic()
         found = run(self.simulator, launch)
-        first = self.ledger.ran(name, time.monotonic() - start)
+        self.take(launch, found, time.monotonic() - start)
+        return found
+
+    def take(self, launch: Launch, found: Mapping[str, np.ndarray], seconds: float) -> None:
+        """Judge what a launch gave, in `seconds` on the simulator."""
+        net, name, written = launch.net, self.name(launch.net), state.written(launch.net)
+        first = self.ledger.ran(name, seconds)
         if net.kind in JUDGES:
             JUDGES[net.kind](self._heads, name, launch, found)
-            return found
+            return
         for tensor in (io.name for io in net.history if io.name in written):  # all but the row that it has to write
             kept = measure(found[tensor][:, :-1], launch.inputs[tensor][:, :-1])
             self.ledger.record(name, f"{tensor}, other rows", compare.SAME, kept)
         self._judge(launch, launches.results(launch, found), first)
-        return found
+
+    def beside(self, ledger: Ledger) -> Session:
+        """A session with the same references and another ledger, which launches nets by themselves alone."""
+        made = copy(self)
+        made.ledger, made.taken, made._heads = ledger, None, replace(self._heads, ledger=ledger)
+        return made
 
     def look_up(self, table: Table, ids: np.ndarray) -> np.ndarray:
         """The hidden states [1, n, H] of tokens [n], from a file, compared with the model's."""
@@ -185,39 +195,47 @@ def checkable(net: Net) -> bool:
 
 
 def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:
-    """Launch one net by itself: for edge cases too when `thorough`, else once. lengths: blocks are launched for prompts
-    of these instead."""
+    """Launch one net by itself, see `launched`."""
+    for launch in launched(session, net, rng, thorough, lengths):
+        session.launch(launch)
+
+
+def launched(
+    session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()
+) -> Iterator[Launch]:
+    """The launches of one net by itself: for edge cases too when `thorough`, else one. lengths: blocks are launched for
+    prompts of these instead. Each is made when it is asked for."""
     spec, shapes = session.plan.spec, {io.name: io.shape for io in net.inputs}
     if net.kind == "embedding":
         ids = rng.integers(0, spec.rows, launches.length(net))
         ids[0] = spec.rows - 1
-        session.launch(launches.tokens(net, ids, "ids up to the last"))
+        yield launches.tokens(net, ids, "ids up to the last")
     elif net.kind == "add":
         first, second = (rng.standard_normal((1, *io.shape, 1)) for io in net.inputs)
-        session.launch(launches.add(net, first, second))
+        yield launches.add(net, first, second)
     elif net.kind == "lora":
         count = shapes["input_states"][1] if "input_ids" in shapes else 1
         values = {
             name: rng.integers(0, spec.rows, shape) if name == "input_ids" else rng.standard_normal(shape)
             for name, shape in shapes.items()
         }
-        session.launch(launches.lora(net, values, count, "random states"))
+        yield launches.lora(net, values, count, "random states")
     elif net.kind == "sample_head":
         for number, settings in enumerate(sampling.TRIED):
             logits = rng.standard_normal((1, spec.vocab)) * (1, 6)[number % 2]
             ids = rng.integers(0, spec.vocab, shapes["input_ids"][1] * 2 // 3)
-            session.launch(sample(net, logits, ids, settings, whole=number % 2 == 0))
+            yield sample(net, logits, ids, settings, whole=number % 2 == 0)
     elif net.kind in JUDGES:
         for number in range(STATES if thorough else 1):
-            session.launch(launches.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}"))
+            yield launches.head(net, rng.standard_normal(net.inputs[0].shape), f"random state {number + 1}")
     else:
         for count, past in places(net, session.plan.job, thorough, lengths):
-            _block_alone(session, net, count, past, rng)
+            yield _block_alone(session, net, count, past, rng)
 
 
-def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.random.Generator) -> None:
-    """Launch a block for `count` new tokens behind `past`. In a batch, the first sequence is there, and each other one
-    elsewhere."""
+def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.random.Generator) -> Launch:
+    """A launch of a block for `count` new tokens behind `past`. In a batch, the first sequence is there, and each other
+    one elsewhere."""
     import numpy as np
 
     shapes = {io.name: io.shape for io in net.inputs}
@@ -235,4 +253,4 @@ def _block_alone(session: Session, net: Net, count: int, past: int, rng: np.rand
         return launches.steps(net, hidden, [(past + 7 * b) % rows for b in range(batch)], history, seen=seen)
 
     tried = (drawn() for _ in range(TRIES))
-    session.launch(next((launch for launch in tried if session.tells(launch)), None) or drawn())
+    return next((launch for launch in tried if session.tells(launch)), None) or drawn()

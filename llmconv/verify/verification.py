@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from llmconv.engine.hands import lent
 from llmconv.engine.step import Step
 from llmconv.extras import VERIFY, need
 from llmconv.plan.plan import Plan
@@ -28,6 +31,7 @@ if TYPE_CHECKING:
     from llmconv.verify.result import Report
     from llmconv.verify.script import Script
     from llmconv.verify.session import Session
+    from llmconv.verify.spread import Todo
 
 
 def verify(
@@ -88,11 +92,11 @@ def run(
 
     from llmconv.runtime.runtime import Runtime
     from llmconv.verify import embedding_file
-    from llmconv.verify import prompt as shown
     from llmconv.verify.device_shares import unlike
+    from llmconv.verify.rehearsal import spoken
     from llmconv.verify.result import Report
     from llmconv.verify.script import Script, speak
-    from llmconv.verify.session import Session, alone, checkable
+    from llmconv.verify.session import Session, checkable
 
     rng, generation, runtime = np.random.default_rng(seed), None, Runtime.of(plan)
     roomy = [net for net in choice.nets if net.places]
@@ -105,19 +109,57 @@ def run(
         script = Script.of(plan, runtime, rng, choice.tokens) if choice.tokens and runtime and not interface else None
         say = _pace(plan, script, choice, seed, roomy, tell)
         sessions = [Session(plan, simulator, say)]
-        if script and runtime:
-            generation = speak(sessions[0], runtime, script)
-            if runtime.table:
-                embedding_file.check(runtime.table, sessions[0])
-        for net in choice.nets if not interface else ():
-            if checkable(net):
-                if net.tower:
-                    shown.alone(sessions[0], net, rng, looks(net))
-                else:
-                    alone(sessions[0], net, rng, choice.several(net), choice.lengths)
+        nets = () if interface else choice.nets
+
+        def todo(session: Session) -> Todo:
+            return _alone(session, nets, choice, rng)
+
+        with _spreading(sessions[0], files, todo, spoken(plan, script)) as finish:
+            if script and runtime:
+                generation = speak(sessions[0], runtime, script)
+                if runtime.table:
+                    embedding_file.check(runtime.table, sessions[0])
+            finish()
     if roomy and not interface:
         sessions.append(_with_adapter(plan, files, roomy, rng, say))
     return Report.of(sessions, title, generation, interface, [net.name for net in choice.nets if not checkable(net)])
+
+
+def _alone(session: Session, nets: Sequence[Net], choice: Choice, rng: np.random.Generator) -> Todo:
+    """The launches of nets by themselves, each drawn when it is asked for."""
+    from llmconv.verify import prompt as shown
+    from llmconv.verify.session import checkable, launched
+
+    for net in filter(checkable, nets):
+        if net.tower:
+            yield from shown.launched(session.plan, net, rng, looks(net))
+        else:
+            yield from launched(session, net, rng, choice.several(net), choice.lengths)
+
+
+@contextmanager
+def _spreading(
+    session: Session, files: Sequence[Path], todo: Callable[[Session], Todo], before: Container[str] = ()
+) -> Iterator[Callable[[], None]]:
+    """What is to be done besides a conversation, whose launches are `before` it: gives what does it, or waits for it
+    where workers of a cluster have begun."""
+    from llmconv.runtime.launches import Launch
+    from llmconv.verify.spread import Spread
+
+    hands = lent() if session.plan.job.num_device == 1 else None
+    if hands is not None:
+        with Spread(session, hands, files[0], todo, before) as spread:
+            yield spread.finish
+        return
+
+    def finish() -> None:
+        for one in todo(session):
+            if isinstance(one, Launch):
+                session.launch(one)
+            else:
+                one(session)
+
+    yield finish
 
 
 def _pace(
@@ -146,14 +188,19 @@ def _with_adapter(
 ) -> Session:
     """A session over the nets with room for LoRA, with an adapter of random numbers in copies of the files."""
     from llmconv.verify.adapters import Adapter, load
-    from llmconv.verify.session import Session, alone
+    from llmconv.verify.session import Session, launched
 
     adapter = Adapter.random(plan, rng)
     with tempfile.TemporaryDirectory(prefix="llmconv-adapter-") as folder:
-        with _chips(plan, load(adapter, files, Path(folder))) as simulator:
+        made = load(adapter, files, Path(folder))
+
+        def todo(session: Session) -> Todo:
+            return chain.from_iterable(launched(session, net, rng, thorough=False) for net in roomy)
+
+        with _chips(plan, made) as simulator:
             session = Session(plan, simulator, say, adapter)
-            for net in roomy:
-                alone(session, net, rng, thorough=False)
+            with _spreading(session, made, todo) as finish:
+                finish()
     return session
 
 

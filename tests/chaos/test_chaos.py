@@ -37,6 +37,7 @@ class Site:
     def __init__(self, root: Path):
         self.out, self.log = root / "out", root / "log"
         self.more: list[str] = []  # arguments of the build
+        self.before: list[str] = []  # a program that starts it
         self.mark = f"CHAOS_MARK={uuid.uuid4().hex}"
 
     def start(self) -> subprocess.Popen:
@@ -44,7 +45,7 @@ class Site:
         name, value = self.mark.split("=")
         self.log.unlink(missing_ok=True)
         return subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(self.out), str(self.log), *self.more],
+            [*self.before, sys.executable, str(SCRIPT), str(self.out), str(self.log), *self.more],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, name: value},

@@ -30,11 +30,12 @@ pytestmark = pytest.mark.chaos
 class ClusterSite(Site):
     """A site whose builds run on a cluster, which carries its mark too."""
 
-    def __init__(self, root):
+    def __init__(self, root, network=None):
         super().__init__(root)
         name, value = self.mark.split("=")
-        self.machines = Machines(root, {name: value, "PYTHONPATH": os.path.dirname(__file__)})
+        self.machines = Machines(root, {name: value, "PYTHONPATH": os.path.dirname(__file__)}, network)
         self.more = [self.machines.address]
+        self.before = network.inside() if network else []
 
     def up(self) -> None:
         """The cluster is whole (again)."""
@@ -45,14 +46,16 @@ class ClusterSite(Site):
     def compilers(self) -> list[int]:
         return [pid for pid, line in self.processes().items() if "compiler.sh" in line]
 
-    def hit(self, victim: str, build) -> None:
+    def hit(self, victim: str, build) -> str:
+        """Kills it; returns who was killed: the build itself where there is none."""
         if victim in self.machines.processes:
             self.machines.kill(victim)
-            return
+            return victim
         word = {"worker process": "llmconv-worker", "compiler": "compiler.sh"}.get(victim)
         pids = sorted(pid for pid, line in self.processes().items() if word and word in line)
         with contextlib.suppress(ProcessLookupError):
             os.kill(pids[0] if pids else build.pid, signal.SIGKILL)
+        return victim if pids else "main"
 
 
 @pytest.fixture
@@ -94,7 +97,7 @@ def test_cluster_loses_a_part(number, site, wanted):
     wait_for(lambda: site.started() and (len(site.started()) > 2 or build.poll() is not None))  # work is going on
     time.sleep(rng.uniform(0.0, 0.3))
     before = site.done()
-    site.hit(victim, build)
+    victim = site.hit(victim, build)
     output = ""
     if victim in ("main", "scheduler"):
         output = build.communicate(timeout=60)[0]

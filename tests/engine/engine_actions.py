@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+from llmconv.engine.hands import Part, lent
 from llmconv.engine.step import Step, tell
 from llmconv.errors import ConvertError, InputError, ToolError
 from llmconv.toolchain.process import run as run_program
@@ -142,3 +143,46 @@ def spawn_and_print(name, log, out):
     print("hello from the action", flush=True)
     subprocess.run(["echo", "hello from a program"], check=True)
     return write(name, log, name, out)
+
+
+def divided(name, log, count, out, sleep=0.0, call="engine_actions:part"):
+    """Gives `count` parts to the hands of the run's cluster, and joins what they make."""
+    _note(log, name)
+    (path,) = out.values()
+    hands = lent()
+    if hands is None:
+        Path(path).write_text("no hands")
+        return None
+    hands.folder.mkdir(exist_ok=True)
+    common = hands.folder / "common"
+    common.write_text("common")
+    targets = [hands.folder / f"made{number}" for number in range(count)]
+    numbers = [
+        hands.give(
+            Part(
+                f"part {number}",
+                call,
+                {"log": log, "number": number, "common": str(common), "sleep": sleep},
+                [str(common)],
+                str(target),
+                memory=1,
+            )
+        )
+        for number, target in enumerate(targets)
+    ]
+    values = [hands.done(number, wait=True) for number in numbers]
+    Path(path).write_text(" ".join(target.read_text() for target in targets))
+    return {"seen": [value["number"] for value in values]}
+
+
+def part(log, number, common, sleep, out):
+    """A part of `divided`; the log gets a line at its end."""
+    time.sleep(sleep)
+    (path,) = out.values()
+    Path(path).write_text(f"{Path(common).read_text()}{number}")
+    _note(log, f"part{number}")
+    return {"number": number}
+
+
+def wrong_part(log, number, common, sleep, out):
+    raise InputError(f"part {number} is wrong", "it has to be", "Leave it.")

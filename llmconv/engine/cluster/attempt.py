@@ -14,9 +14,9 @@ from typing import Any
 from llmconv.engine import files, outputs
 from llmconv.engine.cluster import errand as travelling
 from llmconv.engine.cluster import freight, host
-from llmconv.engine.cluster.channel import Broken, Channel
+from llmconv.engine.cluster.channel import Broken, Channel, Full
 from llmconv.engine.cluster.errand import Done, Errand
-from llmconv.engine.cluster.messages import Lost, Place
+from llmconv.engine.cluster.messages import Lost, Place, Refused
 from llmconv.engine.failure import from_exception
 from llmconv.engine.perform import Job, settle
 from llmconv.engine.pool import Result
@@ -73,6 +73,9 @@ class Attempt:
             outputs.prepare(self._job.pairs)
             done = self._shared(channel) if self.place.shared else self._apart(channel)
             said = self._settled(done)
+        except Full as full:  # other workers may have room
+            self._tell(Refused(self.place.address, "its disk is full"))
+            said = Lost(self.name, str(full))
         except Broken as broken:
             said = Lost(self.name, str(broken))
         except Exception as error:  # as in perform: it is this task's failure
@@ -130,6 +133,8 @@ class Attempt:
         done = travelling.done(channel.call(host.run, travelling.to_json(wanted), first=False))
         if done.moved:
             raise Broken(f"{self.place.name} was started anew")
+        if done.full:
+            raise Full(f"the disk of {self.place.name} is full: {done.answer['failure']['what']}")
         return done
 
     def _settled(self, done: Done) -> Result:

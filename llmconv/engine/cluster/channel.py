@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import secrets
 from collections.abc import Callable
 from concurrent.futures import CancelledError
@@ -15,6 +16,10 @@ FIRST = 10  # Dask's priority of what is not a task itself
 
 class Broken(Exception):
     """The worker, the scheduler or the wish is gone. `str()` says which."""
+
+
+class Full(Broken):
+    """The worker's disk is full."""
 
 
 class Channel:
@@ -56,7 +61,11 @@ class Channel:
             except CancelledError:
                 raise Broken(self._given_up() or "Dask has cancelled it") from None
             except Exception as error:
-                if type(error).__module__.partition(".")[0] != "distributed":
+                if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    raise Full(f"the disk of {self.place.name} is full") from None
+                own = future.status == "error" and type(error).__module__.partition(".")[0] != "distributed"
+                if own:
                     raise
-                raise Broken(f"Dask says {type(error).__name__}") from None  # such as KilledWorker
+                # such as KilledWorker; or UnboundLocalError, where its own waiting was cancelled
+                raise Broken(f"Dask says {type(error).__name__}") from None
         raise Broken(self._given_up())

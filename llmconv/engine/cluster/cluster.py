@@ -39,7 +39,7 @@ class Cluster:
     """
 
     def __init__(self, wish: ClusterOptions, terms: Terms, inputs: list[str], folder: Path, memory: int, tell: Any):
-        self._wish, self._terms, self._inputs, self._folder = wish, terms, inputs, folder
+        self._wish, self._terms, self._inputs, self.folder = wish, terms, inputs, folder
         self._tell: Callable[[Any], None] = tell
         self._most = None if wish.scheduler else memory
         self.fleet = Fleet(self._most)
@@ -64,7 +64,7 @@ class Cluster:
         try:
             address: Any = self._wish.scheduler
             if not address:
-                address = self._local = _started(self._wish.local, self._folder)
+                address = self._local = _started(self._wish.local, self.folder)
             return Client(address, timeout=ANSWER, set_as_default=False, name=f"llmconv-{self._terms.run_id}")
         except (OSError, ValueError, TimeoutError) as error:
             raise InputError(
@@ -86,6 +86,11 @@ class Cluster:
         attempt = self._attempts[job.name] = Attempt(job, carry, place, slot, self._terms, self._tell)
         attempt.start(self._client)
         return slot
+
+    def give_up(self, name: str) -> None:
+        """The task is not wanted any more; a Lost comes for it."""
+        if name in self._attempts:
+            self._attempts[name].give_up("it is not wanted any more")
 
     def finished(self, name: str) -> None:
         """To be called with every Result and Lost."""
@@ -115,7 +120,7 @@ class Cluster:
         self._client.close(timeout=ANSWER)
         if self._local is not None:
             self._local.close(timeout=ANSWER)
-            outputs.discard(str(self._folder / LOCAL))
+            outputs.discard(str(self.folder / LOCAL))
         if self._asked is not None:
             Path(self._asked.probe).unlink(missing_ok=True)
 
@@ -125,7 +130,9 @@ class Cluster:
         """Takes in a message; returns what the user is told of it, or ""."""
         if isinstance(message, Gone):
             self._gone = message.why
-            self._leave(list(self.fleet.places), message.why)
+            lost = self.fleet.places
+            self._leave(lost)
+            self._lose(lost, message.why)
             return ""
         if isinstance(message, Joined):
             self.fleet.join(message.place)
@@ -134,20 +141,26 @@ class Cluster:
             return f"worker {place.name} has {place.cores} cores and {place.memory / 1e9:.1f} GB of memory{files}"
         if isinstance(message, Refused):
             self._refused[message.address] = message.why
+            self._leave([place for place in self.fleet.places if place.address == message.address])
             return f"worker {message.address} is refused: {message.why}"
         self._refused.pop(message.address, None)
         lost = [place for place in self.fleet.places if place.address == message.address]
-        self._leave(lost, "the worker is gone")
+        self._leave(lost)
+        self._lose(lost, "the worker is gone")
         return f"worker {lost[0].name} is gone" if lost else ""
 
-    def _leave(self, places: list[Place], why: str) -> None:
+    def _leave(self, places: list[Place]) -> None:
+        """They get no more tasks."""
         for place in places:
             self.fleet.leave(place.address)
-            for attempt in self._attempts.values():
-                if attempt.place == place:
-                    attempt.give_up(f"{place.name}: {why}")
-        if not self.fleet.places:
+        if places and not self.fleet.places:
             self._lonely = time.monotonic()
+
+    def _lose(self, places: list[Place], why: str) -> None:
+        """What they do comes to no end."""
+        for attempt in self._attempts.values():
+            if attempt.place in places:
+                attempt.give_up(f"{attempt.place.name}: {why}")
 
     def _look(self) -> None:
         """In a thread: who comes and goes. A worker's process is known by its address and its Dask id."""
@@ -172,11 +185,15 @@ class Cluster:
                     threading.Thread(target=self._examine, args=(address, facts), daemon=True).start()
 
     def _examine(self, address: str, facts: Mapping[str, Any]) -> None:
-        """In a thread: whether a worker may have tasks."""
-        self._tell(self._judged(address, facts))
+        """In a thread: whether a worker may have tasks. What Dask makes of a busy moment is no answer yet."""
+        found = self._judged(address, facts)
+        if isinstance(found, str):
+            found = self._judged(address, facts)
+        self._tell(Refused(address, found) if isinstance(found, str) else found)
         self._examined.discard(address)
 
-    def _judged(self, address: str, facts: Mapping[str, Any]) -> Joined | Refused:
+    def _judged(self, address: str, facts: Mapping[str, Any]) -> Joined | Refused | str:
+        """The answer, or why there is none."""
         try:
             asked = self._question()
             self._client.run(host.install, workers=[address])
@@ -185,7 +202,7 @@ class Cluster:
             )
             said = travelling.told(future.result(timeout=EXAMINED))
         except Exception as error:  # of another llmconv, or of none; or the worker is gone already
-            return Refused(address, f"{type(error).__name__}: {error}")
+            return f"{type(error).__name__}: {error}"
         other = [
             f"its {what} is {said.passport.get(what) or 'missing'}, this machine's {version}"
             for what, version in self._mine.items()
@@ -200,7 +217,7 @@ class Cluster:
         with self._lock:
             if self._asked is None:
                 self._mine = admission.passport(self._wish.passport)
-                self._asked = admission.ask(self._folder, self._inputs, self._wish.passport)
+                self._asked = admission.ask(self.folder, self._inputs, self._wish.passport)
             return self._asked
 
     def _heard(self, event: tuple[float, Any]) -> None:

@@ -61,13 +61,15 @@ class Errand:
 @dataclass(frozen=True)
 class Done:
     """How the attempt ended. answer: as of perform.perform. sizes: bytes of the outputs. texts: logs that the action
-    wrote, by their paths. moved: another process is at the worker's address now, and did nothing.
+    wrote, by their paths. moved: another process is at the worker's address now, and did nothing. full: it failed, and
+    the worker's disk is full.
     """
 
     answer: dict[str, Any] = field(default_factory=dict)
     sizes: tuple[int, ...] = ()
     texts: dict[str, str] = field(default_factory=dict)
     moved: bool = False
+    full: bool = False
 
 
 def to_json(value: Question | Told | Errand | Done) -> str:

@@ -3,6 +3,8 @@ and memory."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from llmconv.engine.cluster.messages import Place
 from llmconv.engine.scheduler import PATIENCE, Waiting
 
@@ -53,10 +55,14 @@ class Fleet:
         position = next((i for i, other in enumerate(self._waiting) if other.priority < priority), len(self._waiting))
         self._waiting.insert(position, item)
 
-    def take(self) -> tuple[str, Place] | tuple[None, None]:
-        """The task to start now and its place; None twice if nothing (more) fits."""
+    def drop(self, name: str) -> None:
+        """The task does not wait any more."""
+        self._waiting = [item for item in self._waiting if item.name != name]
+
+    def take(self, wanted: Callable[[str], bool] = lambda name: True) -> tuple[str, Place] | tuple[None, None]:
+        """The task to start now and its place, of those that are `wanted`; None twice if nothing (more) fits."""
         passed: list[Waiting] = []
-        for item in self._waiting:
+        for item in [item for item in self._waiting if wanted(item.name)]:
             place = self._best(item)
             if place is not None:
                 for other in passed:

@@ -4,6 +4,7 @@ with its compilers when the task is not wanted any more, or when the Dask worker
 
 from __future__ import annotations
 
+import errno
 import os
 import queue
 import re
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 PLUGIN = "llmconv"
 HOST = secrets.token_hex(8)  # names this process
 IDLE = 30.0  # seconds that a worker process waits for its next task
+FREE = 16 << 20  # bytes of disk: a task that fails where there is less has failed for that
 BETWEEN = 0.5  # seconds between two reports of a task on how far it is
 _ATTEMPT = re.compile(r"[0-9a-f]{8}")
 _ENDED = ("memory", "error", "rescheduled")  # what Dask makes of a task whose function has returned
@@ -82,9 +84,11 @@ class Host:
             environment = Sandbox(str(self.place), wanted.roots).value(wanted.environment)
             answer = self._answer(key, job, environment, tell)
             sizes = () if "failure" in answer else tuple(map(files.size, staged))
-            done = Done(sandbox.back(answer), sizes, dict(sandbox.texts(wanted.logs)))
+            full = "failure" in answer and shutil.disk_usage(self.place).free < FREE
+            done = Done(sandbox.back(answer), sizes, dict(sandbox.texts(wanted.logs)), full=full)
         except OSError as error:
-            done = Done({"name": wanted.name, "failure": from_exception(error, str(box)).to_dict()})
+            full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+            done = Done({"name": wanted.name, "failure": from_exception(error, str(box)).to_dict()}, full=full)
         finally:
             if wanted.shared and not wanted.keep:
                 self.forget(wanted.attempt)

@@ -41,7 +41,7 @@ class Joined:
 
 @dataclass(frozen=True)
 class Refused:
-    """A worker gets no tasks."""
+    """A worker gets no tasks (any more)."""
 
     address: str
     why: str
