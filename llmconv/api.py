@@ -62,6 +62,8 @@ class Options(TypedDict, total=False):
     memory: str | int
     no_cache: bool
     no_stamp: bool
+    scheduler: str
+    cluster: str
     continue_: bool
 
 

@@ -62,7 +62,17 @@ def test_places_and_names(write, tmp_path):
 
 
 def test_options_of_the_run_are_those_that_change_nothing_of_what_is_built():
-    assert set(OF_RUN) == {"jobs", "memory", "no_cache", "progress", "continue", "again", "dry_run"}
+    assert set(OF_RUN) == {
+        "jobs",
+        "memory",
+        "no_cache",
+        "progress",
+        "continue",
+        "again",
+        "dry_run",
+        "scheduler",
+        "cluster",
+    }
     assert set(OF_RUN) < {o.name for o in OPTIONS}
 
 

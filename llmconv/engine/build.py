@@ -93,7 +93,7 @@ class Build:
             self.state = opened(self.options)
             self.decider = Decider(self.state, self.options)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
-            self.monitor = Monitor(self.graph, self.forecast, self._capacity, str(state_dir.parent))
+            self.monitor = Monitor(self.graph, self.forecast, self.total, str(state_dir.parent))
             self.pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
             try:
                 self._start(lock)
@@ -202,7 +202,8 @@ class Build:
     def _beat(self) -> None:
         if self.parts:
             self._waits_for_workers()  # a task here may wait for them too
-        self._tell(self.monitor.beat(self.running, self.pool.busy(), self.settled, self.counts, self.total))
+        busy, capacity = self.pool.busy(), self._capacity()
+        self._tell(self.monitor.beat(self.running, busy, self.settled, self.counts, capacity))
 
     def _cancel(self) -> None:
         """End everything that still runs, and remove what it staged."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection, Mapping
 
 from llmconv.engine import events, usage
 from llmconv.engine.forecast import Forecast
@@ -13,11 +13,11 @@ from llmconv.engine.progress import Progress
 
 
 class Monitor:
-    """Makes the heartbeats of a run, and keeps its highest figures. capacity: asked for the tasks at a time and the
-    bytes for them together, which a cluster may change. folder: the output directory."""
+    """Makes the heartbeats of a run, and keeps its highest figures. total: tasks that have an action. folder: the output
+    directory."""
 
-    def __init__(self, graph: Graph, forecast: Forecast, capacity: Callable[[], tuple[int, int]], folder: str):
-        self._graph, self._forecast, self._capacity = graph, forecast, capacity
+    def __init__(self, graph: Graph, forecast: Forecast, total: int, folder: str):
+        self._graph, self._forecast, self._total = graph, forecast, total
         self._progress = Progress()
         self.peaks = usage.Peaks(folder)
 
@@ -27,14 +27,13 @@ class Monitor:
         workers: Mapping[str, int],
         settled: Collection[str],
         counts: Mapping[str, int],
-        total: int,
+        capacity: tuple[int, int],
     ) -> events.Heartbeat:
         """running: task -> when it started (time.monotonic). workers: task -> pid of its process. settled: done, failed
-        or blocked.
-        counts: of tasks by how they ended; total: tasks that have an action.
+        or blocked. counts: of tasks by how they ended. capacity: tasks at a time, and bytes for them together.
         """
         now = time.monotonic()
-        jobs, budget = self._capacity()
+        jobs, budget = capacity
         by_task = {name: usage.memory(pid) for name, pid in workers.items()}
         own = usage.memory(os.getpid(), skip=tuple(workers.values()))  # with the idle workers, which it started
         memory = own + sum(by_task.values())
@@ -46,8 +45,8 @@ class Monitor:
             running=tuple((name, seconds, by_task.get(name, 0)) for name, seconds in so_far.items()),
             finished=finished,
             failed=counts["failed"],
-            waiting=max(0, total - finished - counts["failed"] - len(running)),
-            total=total,
+            waiting=max(0, self._total - finished - counts["failed"] - len(running)),
+            total=self._total,
             memory=memory,
             budget=budget,
             left=left,

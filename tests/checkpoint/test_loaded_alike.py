@@ -13,6 +13,7 @@ import torch
 from checkpoints import edit_config, edit_tensors, split_file
 from plans import planned
 
+from llmconv.blocks.drawing import LEFT
 from llmconv.checkpoint import directory, recipe
 from llmconv.checkpoint.directory import Weights
 from llmconv.checkpoint.files import Checkpoint
@@ -109,6 +110,7 @@ def test_weights(way, copy):
     theirs = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
     query = theirs.model.layers[1].self_attn.q_proj.weight.T
     table, head = theirs.get_input_embeddings().weight, theirs.lm_head.weight
+    head = head if plan.spec.drawing.head == LEFT else head.T
     for net, part, right in (("embedding", "", table), ("lm_head", "", head), ("block_1", "q_proj.weight", query)):
         np.testing.assert_array_equal(matrix(plan, net, part), right.detach().numpy())
     hidden = np.random.default_rng(0).standard_normal((3, 256)).astype(np.float32)
