@@ -149,4 +149,4 @@ def test_records_of_other_models(name, options, checkpoint, vision_checkpoint, c
     out = convert(model, seq=64, quantize="w4bf16", chip="cv186x", **options)
     here = verified(out)
     assert verified(out, "--cluster", "local:2") == here
-    assert len({event["worker"] for event in parts_of(out)}) == 2
+    assert parts_of(out) and all(event["ok"] for event in parts_of(out))

@@ -114,7 +114,7 @@ def run(
         def todo(session: Session) -> Todo:
             return _alone(session, nets, choice, rng)
 
-        with _spreading(sessions[0], files, todo, spoken(plan, script)) as finish:
+        with _spreading(sessions[0], files, todo, lambda: spoken(plan, script)) as finish:
             if script and runtime:
                 generation = speak(sessions[0], runtime, script)
                 if runtime.table:
@@ -139,16 +139,19 @@ def _alone(session: Session, nets: Sequence[Net], choice: Choice, rng: np.random
 
 @contextmanager
 def _spreading(
-    session: Session, files: Sequence[Path], todo: Callable[[Session], Todo], before: Container[str] = ()
+    session: Session,
+    files: Sequence[Path],
+    todo: Callable[[Session], Todo],
+    before: Callable[[], Container[str]] = tuple,
 ) -> Iterator[Callable[[], None]]:
-    """What is to be done besides a conversation, whose launches are `before` it: gives what does it, or waits for it
-    where workers of a cluster have begun."""
+    """What is to be done besides a conversation: gives what does it, or waits for it where workers of a cluster have
+    begun. before: the nets that the conversation launches, which comes first."""
     from llmconv.runtime.launches import Launch
     from llmconv.verify.spread import Spread
 
     hands = lent() if session.plan.job.num_device == 1 else None
     if hands is not None:
-        with Spread(session, hands, files[0], todo, before) as spread:
+        with Spread(session, hands, files[0], todo, before()) as spread:
             yield spread.finish
         return
 
