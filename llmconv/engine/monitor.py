@@ -13,8 +13,8 @@ from llmconv.engine.progress import Progress
 
 
 class Monitor:
-    """Makes the heartbeats of a run, and keeps its highest figures. total: tasks that have an action. folder: the output
-    directory."""
+    """Makes the heartbeats of a run, and keeps its highest figures. total: tasks that have an action. folder: the
+    output directory."""
 
     def __init__(self, graph: Graph, forecast: Forecast, total: int, folder: str):
         self._graph, self._forecast, self._total = graph, forecast, total
