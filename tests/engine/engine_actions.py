@@ -186,3 +186,10 @@ def part(log, number, common, sleep, out):
 
 def wrong_part(log, number, common, sleep, out):
     raise InputError(f"part {number} is wrong", "it has to be", "Leave it.")
+
+
+def variable(name, log, variable, out):
+    """Writes what a variable of the environment is."""
+    _note(log, name)
+    (path,) = out.values()
+    Path(path).write_text(os.environ.get(variable, ""))

@@ -197,7 +197,8 @@ def test_workers_that_share_no_files_give_the_same(machines, tmp_path):
 
 
 def test_a_local_cluster_listens_to_this_machine_alone(tmp_path):
-    """Every socket of the build and its workers is on 127.0.0.1."""
+    """Every socket of the build and its workers is on 127.0.0.1. Its tasks have the environment that they have without
+    it: Dask makes malloc of its own workers slow."""
     psutil = pytest.importorskip("psutil")
     pytest.importorskip("distributed")
     shop, seen = Shop(tmp_path / "shop"), set()
@@ -209,6 +210,9 @@ def test_a_local_cluster_listens_to_this_machine_alone(tmp_path):
                 found = process.net_connections("inet")
                 seen.update(one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN)
 
-    assert shop.run([shop.task("a", args={"sleep": 0.2})], cluster=ClusterOptions(local=2), listeners=[look]) == 0
+    malloc = shop.task("malloc", "variable", args={"variable": "MALLOC_TRIM_THRESHOLD_"})
+    tasks = [shop.task("a", args={"sleep": 0.2}), malloc]
+    assert shop.run(tasks, cluster=ClusterOptions(local=2), listeners=[look]) == 0
+    assert (shop.out / "malloc").read_text() == os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
     assert seen == {"127.0.0.1"}
     assert not Path(shop.out, ".llmconv", "cluster").exists()

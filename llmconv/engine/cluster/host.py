@@ -188,6 +188,7 @@ async def install(dask_worker: DaskWorker) -> str:
 
     if PLUGIN in dask_worker.plugins:
         return HOST
+    _unlimit()
 
     class Watch(WorkerPlugin):
         host = Host(Path(dask_worker.local_directory).absolute() / "llmconv")
@@ -202,6 +203,16 @@ async def install(dask_worker: DaskWorker) -> str:
 
     await dask_worker.plugin_add(plugin=Watch(), name=PLUGIN)
     return HOST
+
+
+def _unlimit() -> None:
+    """Takes back what Dask's nanny sets for its workers, before tasks inherit it: malloc that gives all memory back at
+    once, and one thread for numeric libraries. Compilers take twice as long with that."""
+    import dask.config
+
+    for name, value in dask.config.get("distributed.nanny.pre-spawn-environ", {}).items():
+        if os.environ.get(name) == str(value):
+            del os.environ[name]
 
 
 def run(text: str) -> str:
