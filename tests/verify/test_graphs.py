@@ -17,6 +17,8 @@ from llmconv.chips import CHIPS
 from llmconv.numeric import from_bf16
 from llmconv.plan import drawing
 from llmconv.plan.drawing import Cut, Join
+from llmconv.plan.estimate import coefficient_bytes
+from llmconv.report.summary import coefficient_bytes as coefficients_of
 from llmconv.runtime import launches
 from llmconv.top.interpret import interpret
 from llmconv.verify.generate import Runtime
@@ -39,7 +41,7 @@ def cut(monkeypatch):
     whatever their sizes."""
 
     def every(count: int, *groups: tuple[str, ...]) -> None:
-        joins = {key: tuple(Join(roles, (1, 1 << 20), (0, 0)) for roles in groups) for key in every_key()}
+        joins = {key: tuple(Join(roles, (1, 1 << 20), (0, 0), 4096) for roles in groups) for key in every_key()}
         monkeypatch.setattr(drawing, "JOINS", joins)
         cuts = {key: (Cut(1, count, (0, 0)),) for key in every_key()}
         monkeypatch.setattr(drawing, "CUTS", cuts)
@@ -72,7 +74,11 @@ def cut(monkeypatch):
         ("qwen2", LARGE, {"quantize": "w4bf16", "graph": "vendor"}, VENDOR),
         ("qwen2", LARGE, {"quantize": "w4bf16", "dynamic": 1}, Drawing(True, 1, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "lora_max_rank": 4}, VENDOR),
+        ("qwen2_tied", SMALL, {"graph": "fastest"}, Drawing(True, 1, RIGHT)),
+        ("qwen2_tied", SMALL, {"graph": "fastest", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
         ("qwen2_tied", SMALL, {"quantize": "w4bf16"}, Drawing(True, 1, TABLE, (QKV, GATE_UP))),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "seq": 4096}, Drawing(True, 1, TABLE, (QKV,))),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "seq": 4096, "max_input_length": 512}, Drawing(True, 1, TABLE, (QKV, GATE_UP))),
         ("qwen2_tied", SMALL, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
         ("qwen2_tied", SMALL, {"quantize": "w4bf16", "keep_half": "0"}, Drawing(True, 1, TABLE)),
         ("qwen2_tied", SMALL, {"quantize": "w4bf16", "dynamic": 1}, Drawing(True, 1, TABLE)),
@@ -175,6 +181,30 @@ def test_public_tensors_and_order_are_the_vendors(checkpoint, cut):
     ]
     assert made.origins["block_0"].owner == "block_cache_0", "prefill and decode share their coefficients"
     assert Runtime.of(made)
+
+
+def test_the_fastest_have_a_tied_table_twice(checkpoint):
+    """Once for the embedding, once for the head; with the embedding on disk, and untied, nothing is there twice."""
+    model = checkpoint("qwen2_tied")
+    made, fast, disk = (planned(model, **more) for more in ({"graph": "fastest"}, {}, {"embedding_disk": 1}))
+    assert coefficient_bytes(made.nets) - coefficient_bytes(fast.nets) == 2 * made.spec.vocab * made.spec.hidden
+    assert [net.name for net in made.nets] == [net.name for net in fast.nets]
+    assert [any("beside the token table" in told for told in one.graphs) for one in (made, fast, disk)] == [1, 0, 0]
+    untied = [planned(checkpoint("qwen2"), graph=graph) for graph in ("fastest", "fast")]
+    assert coefficient_bytes(untied[0].nets) == coefficient_bytes(untied[1].nets)
+
+
+@pytest.mark.compiler
+@pytest.mark.simulator
+def test_the_fastest_on_the_chip(checkpoint, convert):
+    """The file holds the table in both layouts, and the head gives the model's token."""
+    model = checkpoint("qwen2_tied")
+    both = [convert(model, seq=SEQ, quantize="bf16", graph=graph) for graph in ("fastest", "fast")]
+    held = [coefficients_of(json.loads((out / "manifest.json").read_text())) for out in both]
+    spec = planned(model).spec
+    assert held[0] - held[1] == 2 * spec.vocab * spec.hidden
+    ok, found, printed = verified(both[0], nets=("lm_head", "embedding_cache"))
+    assert ok and len(found["nets"]) == 2, printed
 
 
 CHIP: dict[str, tuple[str, int, tuple[tuple[str, ...], ...], dict[str, Any]]] = {
