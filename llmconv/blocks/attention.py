@@ -6,8 +6,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from llmconv.blocks.joined import side_by_side
 from llmconv.blocks.linear import linear, rms_norm
 from llmconv.blocks.mixer import NORMS, Given, Mixer, Ports, State, Step
+from llmconv.blocks.slices import cut
 from llmconv.blocks.spec import NEIGHBOURS, Spec
 from llmconv.checkpoint.rope import BOTH
 from llmconv.top.graph import Graph, Value
@@ -94,19 +96,6 @@ def _elementary_rope(g: Graph, x: Value, sin: Value, cos: Value, name: str) -> V
     return g.Add(g.Mul(x, cos, name=f"{name}.cos"), g.Mul(turned, sin, name=f"{name}.sin"), name=name)
 
 
-def cut(g: Graph, x: Value, first: int, last: int, name: str) -> Value:
-    """Elements [first, last) of the last axis."""
-    return slab(g, x, len(x.shape) - 1, first, last, name)
-
-
-def slab(g: Graph, x: Value, axis: int, first: int, last: int, name: str) -> Value:
-    """Elements [first, last) of an axis; a negative first counts from its end."""
-    rank, ends = len(x.shape), list(x.shape)
-    ends[axis] = last
-    offset = tuple(first if i == axis else 0 for i in range(rank))
-    return g.Slice(x, *(g.none,) * 3, offset=offset, steps=(1,) * rank, ends=tuple(ends), name=name)
-
-
 @dataclass(frozen=True)
 class Attention(Mixer):
     """Causal self-attention. Its states are the keys, after rope, and the values of every token, [KV, D] each.
@@ -177,31 +166,39 @@ def _heads(
 ) -> tuple[Value, Value, Value, Value | None]:
     """Queries [B, L, heads, D], keys and values [B, L, KV, D] of x [B, L, H], before rope, and the queries' gate [B, L,
     heads * D], if they have one."""
-    projected, gate = {}, None
-    apart = _apart(spec, step, gated)
-    for role in "qkv":
-        projected[role] = linear(g, spec, role, layer, x)
-        if spec.qk_norm == "all" and role != "v":
-            projected[role] = rms_norm(g, spec, f"{role}_norm", layer, projected[role])
-    for role in "qkv":
-        heads, width = spec.heads if role == "q" else spec.kv_heads, spec.head_dim
-        width *= 2 if gated and role == "q" else 1
-        # -1 lets a dynamic launch set the length
-        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, width)}
-        name = "v_cache" if role == "v" and not apart else f"{spec.path(role, layer)}.reshape"
-        projected[role] = g.Reshape(projected[role], to=(step.batch, step.length, heads, width), **free, name=name)
+    gate, apart = None, _apart(spec, step, gated)
+    projected = _projected(g, spec, layer, step, x, gated, apart)
     q, k, v = (projected[role] for role in "qkv")
     v = g.MulConst(v, const_val=1.0, name="v_cache") if apart else v
     if gated:
         gate = cut(g, q, spec.head_dim, 2 * spec.head_dim, "gate")
         q = cut(g, q, 0, spec.head_dim, "queries")
         flat = spec.heads * spec.head_dim
-        free = {} if step.decode else {"shape": (1, -1, flat)}
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, flat)}
         gate = g.Reshape(gate, to=(step.batch, step.length, flat), **free, name="gate.flat")
     if spec.qk_norm == "head":
         q = rms_norm(g, spec, "q_norm", layer, q)
         k = rms_norm(g, spec, "k_norm", layer, k)
     return q, k, v, gate
+
+
+def _projected(g: Graph, spec: Spec, layer: int, step: Step, x: Value, gated: bool, apart: bool) -> dict[str, Value]:
+    """What the linears q, k and v make of x [B, L, H], as [B, L, heads, D], with `gated` [B, L, heads, 2 * D] of q."""
+    named = {role: f"{spec.path(role, layer)}.reshape" for role in "qkv"} | ({} if apart else {"v": "v_cache"})
+    joined = next((roles for roles in spec.drawing.joined if "v" in roles), ())
+    made = side_by_side(g, spec, joined, layer, x, spec.head_dim, named) if joined else {}
+    flat = {}
+    for role in (role for role in "qkv" if role not in made):
+        flat[role] = linear(g, spec, role, layer, x)
+        if spec.qk_norm == "all" and role != "v":
+            flat[role] = rms_norm(g, spec, f"{role}_norm", layer, flat[role])
+    for role, value in flat.items():
+        heads, width = spec.heads if role == "q" else spec.kv_heads, spec.head_dim
+        width *= 2 if gated and role == "q" else 1
+        # -1 lets a dynamic launch set the length
+        free: dict[str, Any] = {} if step.decode else {"shape": (1, -1, heads, width)}
+        made[role] = g.Reshape(value, to=(step.batch, step.length, heads, width), **free, name=named[role])
+    return made
 
 
 def _apart(spec: Spec, step: Step, gated: bool) -> bool:

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmconv.blocks.attention import slab
 from llmconv.blocks.mixer import Step
+from llmconv.blocks.slices import slab
 from llmconv.top.graph import Graph, Value
 
 

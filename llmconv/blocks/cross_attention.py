@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from llmconv.blocks.attention import cut
 from llmconv.blocks.linear import linear, rms_norm
 from llmconv.blocks.mixer import Given, Mixer, Port, Ports, State, Step
+from llmconv.blocks.slices import cut
 from llmconv.blocks.spec import Spec
 from llmconv.top.graph import Graph, Value
 

@@ -6,6 +6,8 @@ from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from llmconv.blocks.drawing import GATE_UP
+from llmconv.blocks.joined import side_by_side
 from llmconv.blocks.layers import Rule, alike
 from llmconv.blocks.linear import Piece, activated, linear, rms_norm, scale
 from llmconv.blocks.mixer import Given, Step
@@ -129,11 +131,18 @@ def mlp(g: Graph, spec: Spec, layer: int, x: Value) -> Value:
 def _mlp(g: Graph, spec: Spec, layer: int, x: Value, piece: Piece) -> Value:
     """A piece of the MLP: its columns of gate and up, and what down makes of them."""
     gate, up = (spec.path(role, layer) + piece.suffix for role in ("gate", "up"))
-    made = {}
-    for role in ("up", "gate") if spec.drawing.up_first else ("gate", "up"):
-        value = linear(g, spec, role, layer, x, piece=piece)
+    width, made = spec.intermediate // piece.count, {}
+    order = ("up", "gate") if spec.drawing.up_first else ("gate", "up")
+    joined = GATE_UP in spec.drawing.joined
+    if joined:
+        named = {"gate": f"{gate}.cut", "up": f"{up}.cut"}
+        made = side_by_side(g, spec, order, layer, x, width, named, piece)
+    for role in order:
+        value = made[role] if joined else linear(g, spec, role, layer, x, piece=piece)
         made[role] = activated(g, spec, gate, value) if role == "gate" else value
     hidden = g.Mul(made["gate"], made["up"], name=f"{up}.mul")
+    if joined:
+        hidden = g.Reshape(hidden, to=(*x.shape[:-1], width), name=f"{up}.reshape")
     return linear(g, spec, "down", layer, hidden, piece=piece)
 
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmconv.blocks import delta_rule
-from llmconv.blocks.attention import slab
 from llmconv.blocks.convolution import Convolution
 from llmconv.blocks.linear import linear
 from llmconv.blocks.mixer import NORMS, Compiling, Given, Mixer, Ports, State, Step
+from llmconv.blocks.slices import slab
 from llmconv.blocks.spec import Spec
 from llmconv.errors import InputError
 from llmconv.top.graph import Graph, Value

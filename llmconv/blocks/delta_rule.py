@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from llmconv.blocks.attention import slab
+from llmconv.blocks.slices import slab
 from llmconv.top.graph import Graph, Value
 
 CHUNK = 64  # tokens that the chip takes at once; with others it gives NaN (1.30.2)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+QKV, KV, GATE_UP = ("q", "k", "v"), ("k", "v"), ("gate", "up")
 LEFT, RIGHT, TABLE = "left", "right", "table"
 
 
@@ -15,11 +16,13 @@ class Drawing:
     pieces: column ranges of an MLP's inner size. Each is computed by itself, and the results are added up.
     head: how the head's weight in half precision is multiplied. LEFT: [V, K] on the left of the hidden state; RIGHT:
     [K, V] on its right; TABLE: [V, K] on its right, transposed there, so that it is the token table's bytes.
+    joined: groups of linears with the same input whose weights stand side by side in one: q, k, v; k, v; gate, up.
     """
 
     up_first: bool = False
     pieces: int = 1
     head: str = LEFT
+    joined: tuple[tuple[str, ...], ...] = ()
 
 
 VENDOR = Drawing()

@@ -138,7 +138,8 @@ class Spec:
 
     @property
     def shares_table(self) -> bool:
-        """Whether the head multiplies by the very coefficients of the token table."""
+        """Whether the vendor's head multiplies by the very coefficients of the token table, which decides on its place
+        among the nets."""
         return self.tied and self.head_bits == 16
 
     @property

@@ -7,8 +7,8 @@ coefficients, and no positions, which bf16 holds exactly only up to 256.
 
 from __future__ import annotations
 
-from llmconv.blocks.attention import cut
 from llmconv.blocks.mixer import Given, Step
+from llmconv.blocks.slices import cut
 from llmconv.top.graph import Graph, Value
 
 HIDDEN = -10000.0  # as in the masks of runtimes

@@ -11,10 +11,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import lcm
 
-from llmconv.blocks.drawing import LEFT, RIGHT, TABLE, VENDOR, Drawing
+from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR, Drawing
 from llmconv.blocks.spec import Spec
 from llmconv.chips import CHIPS
 from llmconv.request.job import Job
+from llmconv.words import size
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,25 @@ class Cut:
     intermediate: int
     pieces: int
     saved: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Join:
+    """Linears with the same input as one, from the smallest to the largest hidden size that was measured, up to the
+    longest prefill for which this takes fewer cycles, where the MLP is cut into at least so many pieces. saved: the
+    least share of a block's cycles in decode and in prefill that this saves, beside the other forms, of all sizes and
+    lengths that were measured."""
+
+    roles: tuple[str, ...]
+    sizes: tuple[int, int]
+    saved: tuple[float, float]
+    longest: int
+    pieces: int = 1
+
+    def fits(self, spec: Spec, job: Job, pieces: int) -> bool:
+        low, high = self.sizes
+        length = max(job.max_input_length, job.max_prefill_kv_length)
+        return low <= spec.hidden <= high and length <= self.longest and pieces >= self.pieces
 
 
 # by chip and bits of the weights, the larger sizes behind the smaller ones
@@ -42,6 +62,40 @@ CUTS: dict[tuple[str, int], tuple[Cut, ...]] = {
         Cut(18944, 4, (0.042, 0.394)),
     ),
 }
+# by chip and bits of the weights; no two for the same roles and size
+JOINS: dict[tuple[str, int], tuple[Join, ...]] = {
+    ("bm1684x", 4): (
+        Join(QKV, (896, 896), (0.025, 0.015), 4096),
+        Join(QKV, (897, 2048), (0.015, 0.013), 512),
+        Join(KV, (3584, 3584), (0.0017, 0.0018), 4096),
+        Join(KV, (3585, 5120), (0.0013, 0.0019), 2048),
+        Join(GATE_UP, (896, 2048), (0.0082, 0.0049), 2048),
+        Join(GATE_UP, (3584, 5120), (0.0013, 0.0027), 512),
+    ),
+    ("bm1684x", 8): (
+        Join(QKV, (896, 896), (0.014, 0.0106), 4096),
+        Join(QKV, (897, 2048), (0.0041, 0.018), 512),
+        Join(KV, (3584, 3584), (0.0003, 0.0022), 2048),
+        Join(KV, (3585, 5120), (0.0003, 0.0028), 512),
+        Join(GATE_UP, (896, 2048), (0.0032, 0.0050), 2048),
+        Join(GATE_UP, (3584, 5120), (0.0003, 0.0027), 512),
+    ),
+    ("bm1688", 4): (
+        Join(KV, (2048, 2048), (0.0083, 0.0021), 4096),
+        Join(GATE_UP, (3584, 3584), (0.0039, 0.0008), 512, pieces=4),
+    ),
+    ("bm1688", 8): (
+        Join(KV, (2048, 2048), (0.0028, 0.0039), 512),
+        Join(GATE_UP, (3584, 3584), (0.0005, 0.001), 512, pieces=4),
+    ),
+    ("bm1688", 16): (Join(KV, (2048, 2048), (0.063, 0.0085), 512),),
+    ("cv186x", 4): (
+        Join(KV, (896, 896), (0.0031, 0.0003), 512),
+        Join(KV, (3584, 3584), (0.0009, 0.0004), 512),
+        Join(GATE_UP, (896, 2048), (0.0046, 0.0001), 512),
+    ),
+    ("cv186x", 8): (Join(KV, (896, 896), (0.0018, 0.0003), 512), Join(GATE_UP, (896, 896), (0.0017, 0.0007), 512)),
+}
 # cycles of a head with the transposed table, as shares of those with the table on the left, by chip and hidden size;
 # they follow no rule that is known, so that other sizes keep it on the left
 TRANSPOSED: dict[str, dict[int, float]] = {
@@ -55,7 +109,8 @@ def drawn(spec: Spec, job: Job) -> Drawing:
     if job.graph == "vendor" or _plain(spec, job):
         return VENDOR
     cut = _cut(spec, job)
-    return Drawing(up_first=True, pieces=cut.pieces if cut else 1, head=_head(spec, job))
+    joined = tuple(join.roles for join in _joins(spec, job))
+    return Drawing(up_first=True, pieces=cut.pieces if cut else 1, head=_head(spec, job), joined=joined)
 
 
 def _plain(spec: Spec, job: Job) -> str:
@@ -80,12 +135,36 @@ def _cut(spec: Spec, job: Job) -> Cut | None:
     return None if spec.intermediate % (step * fits[-1].pieces) else fits[-1]
 
 
+def _joins(spec: Spec, job: Job) -> list[Join]:
+    """The linears that are joined; [] where what the compiler makes of them is not known."""
+    if job.keep_half or job.dynamic or any(mixer.single for mixer in spec.mixers):
+        return []
+    cut = _cut(spec, job)
+    known = JOINS.get((job.chip, job.weight_bits), ())
+    fits = [join for join in known if join.fits(spec, job, cut.pieces if cut else 1)]
+    return [join for join in fits if _may_join(spec, job, join.roles)]
+
+
+def _may_join(spec: Spec, job: Job, roles: tuple[str, ...]) -> bool:
+    """Whether layers have these linears, all with a bias or none, no norm on all outputs of one, and outputs for all
+    lanes of all cores."""
+    if roles != GATE_UP and (spec.qk_norm == "all" or not set(roles) <= set(spec.mixing)):
+        return False
+    columns = sum(spec.linear(role)[1] for role in roles)
+    return len(spec.bias & set(roles)) in (0, len(roles)) and not columns % (CHIPS[job.chip].lanes * job.num_core)
+
+
 def _head(spec: Spec, job: Job) -> str:
     if job.chip not in RIGHT_HEADS:
         return LEFT
-    if not spec.tied or job.embedding_disk:
+    if not spec.tied or job.embedding_disk or job.graph == "fastest":
         return RIGHT
     return TABLE if TRANSPOSED[job.chip].get(spec.hidden, 1) < 1 else LEFT
+
+
+def _twice(spec: Spec, job: Job) -> bool:
+    """Whether the nets have the weights of embedding and head, which the checkpoint has once, in two layouts."""
+    return spec.tied and not job.embedding_disk
 
 
 def told(spec: Spec, job: Job) -> tuple[str, ...]:
@@ -102,11 +181,17 @@ def _otherwise(spec: Spec, job: Job) -> Iterator[str]:
     if drawing.up_first:
         yield "MLP: up projection before the gate"
     if cut:
-        saved = " and ".join(f"{share:.1%} of its {what}" for share, what in zip(cut.saved, ("decode", "prefill")))
-        width = spec.intermediate // cut.pieces
+        width, saved = spec.intermediate // cut.pieces, _shares(cut.saved)
         yield f"MLP: {cut.pieces} pieces of {width} columns (with {cut.intermediate} in all, a block saves {saved})"
+    for join in _joins(spec, job):
+        yield f"{', '.join(join.roles)}: one weight, side by side (a block saves {_shares(join.saved)})"
     if drawing.head == RIGHT and spec.head_bits == 16:
-        yield "head: its weight transposed, on the right (about a quarter of its cycles saved)"
+        twice = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if _twice(spec, job) else ""
+        yield f"head: its weight transposed, on the right{twice} (about a quarter of its cycles saved)"
     elif drawing.head == TABLE and spec.head_bits == 16:
         saved = 1 - TRANSPOSED[job.chip][spec.hidden]
         yield f"head: the token table on the right ({saved:.0%} of its cycles saved)"
+
+
+def _shares(saved: tuple[float, float]) -> str:
+    return " and ".join(f"{share:.1%} of its {what}" for share, what in zip(saved, ("decode", "prefill")))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from math import prod
 
+from llmconv.checkpoint import recipe
 from llmconv.plan.devices import groups
 from llmconv.plan.forms import PART, coded, codes_apart, lean, linears
 from llmconv.plan.net import Net
@@ -139,8 +140,12 @@ def lasting_bytes(nets: Sequence[Net]) -> int:
 
 
 def _holders(nets: Sequence[Net]) -> Collection[Net]:
-    """One of all nets that share their coefficients: of those that are made of the same tensors."""
-    return {(tuple(net.tensors), net.flags.mode): net for net in nets}.values()
+    """One of all nets that share their coefficients: of those that make the same of the same tensors."""
+    return {(frozenset(_made(net)), net.flags.mode): net for net in nets}.values()
+
+
+def _made(net: Net) -> Iterator[tuple]:
+    return (weight.recipe for weight in net.weights if any(recipe.names(weight.recipe)))
 
 
 def device_memory(plan: Plan) -> dict[str, dict[str, int]]:

@@ -18,7 +18,7 @@ from llmconv.errors import InputError, shown
 QUANTIZE = ("auto", "bf16", "f16", "w8bf16", "w4bf16", "w8f16", "w4f16")
 PLACES = ("path", "file")  # kinds of options
 HEAD = ("auto", "bf16", "f16", "w8", "w4")
-GRAPH = ("fast", "vendor")
+GRAPH = ("fast", "fastest", "vendor")
 PROGRESS = ("auto", "tty", "plain", "json", "quiet")
 
 
@@ -89,7 +89,7 @@ OPTIONS = (
         "graph",
         "choice",
         "fast",
-        "graphs with the fewest cycles on the chip, or those of the vendor's converter",
+        "graphs with few cycles on the chip (fastest: also where a tied table is stored twice), or the vendor's",
         "target",
         choices=GRAPH,
     ),

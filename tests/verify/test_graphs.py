@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -11,11 +12,13 @@ from plans import planned
 from test_stamping import content
 from verify_helpers import relative, verified
 
-from llmconv.blocks.drawing import LEFT, RIGHT, TABLE, VENDOR, Drawing
+from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR, Drawing
 from llmconv.chips import CHIPS
 from llmconv.numeric import from_bf16
 from llmconv.plan import drawing
-from llmconv.plan.drawing import Cut
+from llmconv.plan.drawing import Cut, Join
+from llmconv.plan.estimate import coefficient_bytes
+from llmconv.report.summary import coefficient_bytes as coefficients_of
 from llmconv.runtime import launches
 from llmconv.top.interpret import interpret
 from llmconv.verify.generate import Runtime
@@ -25,14 +28,22 @@ from llmconv.verify.weights import Precision
 SEQ, TOKENS = 64, 8
 HEADER = {"hidden_size": 128, "num_attention_heads": 2, "num_key_value_heads": 1, "num_hidden_layers": 2}
 LARGE = HEADER | {"intermediate_size": 18944}
+SMALL = HEADER | {"hidden_size": 896, "intermediate_size": 4864}
+
+
+def every_key() -> list[tuple[str, int]]:
+    return [(chip, bits) for chip in CHIPS for bits in (4, 8, 16)]
 
 
 @pytest.fixture
 def cut(monkeypatch):
-    """cut(n): every MLP in n pieces, and the table of a tied head on the right, whatever their sizes."""
+    """cut(n, *groups): every MLP in n pieces, the groups of linears joined, and the table of a tied head on the right,
+    whatever their sizes."""
 
-    def every(count: int) -> None:
-        cuts = {(chip, bits): (Cut(1, count, (0, 0)),) for chip in CHIPS for bits in (4, 8, 16)}
+    def every(count: int, *groups: tuple[str, ...]) -> None:
+        joins = {key: tuple(Join(roles, (1, 1 << 20), (0, 0), 4096) for roles in groups) for key in every_key()}
+        monkeypatch.setattr(drawing, "JOINS", joins)
+        cuts = {key: (Cut(1, count, (0, 0)),) for key in every_key()}
         monkeypatch.setattr(drawing, "CUTS", cuts)
         monkeypatch.setattr(drawing, "TRANSPOSED", {"bm1684x": {256: 0.9}})
 
@@ -63,6 +74,21 @@ def cut(monkeypatch):
         ("qwen2", LARGE, {"quantize": "w4bf16", "graph": "vendor"}, VENDOR),
         ("qwen2", LARGE, {"quantize": "w4bf16", "dynamic": 1}, Drawing(True, 1, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "lora_max_rank": 4}, VENDOR),
+        ("qwen2_tied", SMALL, {"graph": "fastest"}, Drawing(True, 1, RIGHT)),
+        ("qwen2_tied", SMALL, {"graph": "fastest", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16"}, Drawing(True, 1, TABLE, (QKV, GATE_UP))),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "seq": 4096}, Drawing(True, 1, TABLE, (QKV,))),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "seq": 4096, "max_input_length": 512}, Drawing(True, 1, TABLE, (QKV, GATE_UP))),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "keep_half": "0"}, Drawing(True, 1, TABLE)),
+        ("qwen2_tied", SMALL, {"quantize": "w4bf16", "dynamic": 1}, Drawing(True, 1, TABLE)),
+        ("qwen2", SMALL | {"hidden_size": 640}, {"quantize": "w4bf16"}, Drawing(True, 1, RIGHT)),
+        # a weight whose columns do not fill all lanes
+        ("qwen2_tied", SMALL | {"num_attention_heads": 4, "head_dim": 16}, {"quantize": "w4bf16"}, Drawing(True, 1, TABLE, (GATE_UP,))),
+        ("qwen2", LARGE | {"hidden_size": 3584}, {"quantize": "w8bf16"}, Drawing(True, 2, RIGHT, (KV, GATE_UP))),
+        ("qwen2", LARGE | {"hidden_size": 3584}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT, (GATE_UP,))),
+        # side by side gate and up lose on this chip where the MLP is whole
+        ("qwen2", SMALL | {"hidden_size": 3584}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
     ],
 )  # fmt: skip
 def test_rule(name, sizes, options, right, tmp_path):
@@ -75,6 +101,16 @@ def test_rule(name, sizes, options, right, tmp_path):
     assert any("pieces" in told for told in made.graphs) == (right.pieces > 1)
 
 
+@pytest.mark.parametrize("change", [{"qk_norm": "all"}, {"bias": frozenset("q")}, {"bias": frozenset("qk")}])
+def test_linears_that_differ_stay_apart(change, tmp_path):
+    from checkpoints import headers, published
+
+    config, tensors = published("qwen2_tied", **SMALL)
+    made = planned(headers(tmp_path / "model", config, tensors), quantize="w4bf16")
+    assert made.spec.drawing.joined == (QKV, GATE_UP)
+    assert drawing.drawn(replace(made.spec, **change), made.job).joined == (GATE_UP,)
+
+
 def test_packed_checkpoints_have_the_vendors(checkpoint, tmp_path):
     import quantised_checkpoints
     from quantised_checkpoints import How
@@ -85,13 +121,21 @@ def test_packed_checkpoints_have_the_vendors(checkpoint, tmp_path):
     assert planned(model, quantize="bf16").spec.drawing.up_first
 
 
-@pytest.mark.parametrize("name", ["qwen2", "qwen2_tied"])
-@pytest.mark.parametrize("count", [1, 4])
-def test_values_are_the_models(name, count, checkpoint, cut):
-    """In float32 the MLP in pieces and the heads give what transformers' class gives."""
-    cut(count)
+@pytest.mark.parametrize(
+    "name, count, groups",
+    [
+        ("qwen2", 1, ()),
+        ("qwen2_tied", 1, (QKV,)),  # with biases
+        ("qwen2", 4, (KV, GATE_UP)),
+        ("qwen3", 1, (QKV, GATE_UP)),  # with norms of heads
+        ("llama", 2, (KV,)),
+    ],
+)
+def test_values_are_the_models(name, count, groups, checkpoint, cut):
+    """In float32 the MLP in pieces, linears side by side and the heads give what transformers' class gives."""
+    cut(count, *groups)
     made = planned(checkpoint(name), seq=32, max_input_length=16)
-    assert made.spec.drawing == Drawing(True, count, TABLE if name == "qwen2_tied" else RIGHT)
+    assert made.spec.drawing == Drawing(True, count, TABLE if name == "qwen2_tied" else RIGHT, groups)
     reference, rng = Reference(made, Precision()), np.random.default_rng(3)
     by_name = {net.name: net for net in made.nets}
     block, head = by_name["block_0"], by_name["lm_head"]
@@ -112,8 +156,25 @@ def _weights(net, made) -> dict[str, np.ndarray]:
     return {w.name: recipe.evaluate(w.recipe, made.checkpoint) for w in net.graph.weights.values()}
 
 
+@pytest.mark.parametrize("bits, group", [(4, 64), (8, 0)])
+def test_codes_of_linears_side_by_side_are_those_of_each(bits, group, checkpoint, cut):
+    from llmconv.checkpoint import recipe
+    from llmconv.coefficients.quantize import Scheme, quantize
+
+    cut(1, QKV, GATE_UP)
+    made = planned(checkpoint("qwen2"))
+    scheme = Scheme(bits, group, False, "bf16")
+    whole = {w.name: w for net in made.nets if net.name == "block_0" for w in net.weights}
+    for first, roles in (("self_attn.q_proj_k_v", QKV), ("mlp.up_proj_gate", ("up", "gate"))):
+        joined = recipe.evaluate(whole[f"model.layers.0.{first}.weight"].recipe, made.checkpoint).T
+        each = [made.checkpoint.float32(f"{made.spec.path(role, 0)}.weight") for role in roles]
+        parts = zip(*(quantize(one[:, 0::2].copy(), one[:, 1::2].copy(), scheme) for one in each))
+        for found, right in zip(quantize(joined[:, 0::2].copy(), joined[:, 1::2].copy(), scheme), parts):
+            assert np.array_equal(found, np.concatenate(right))
+
+
 def test_public_tensors_and_order_are_the_vendors(checkpoint, cut):
-    cut(2)
+    cut(2, KV, GATE_UP)
     made, vendors = (planned(checkpoint("qwen2"), graph=graph) for graph in ("fast", "vendor"))
     assert [(n.name, n.inputs, n.outputs, n.flags) for n in made.nets] == [
         (n.name, n.inputs, n.outputs, n.flags) for n in vendors.nets
@@ -122,10 +183,34 @@ def test_public_tensors_and_order_are_the_vendors(checkpoint, cut):
     assert Runtime.of(made)
 
 
-CHIP: dict[str, tuple[str, int, dict[str, Any]]] = {
-    "bm1684x": ("qwen2_tied", 2, {"quantize": "w4bf16"}),
-    "bm1688": ("qwen2", 4, {"quantize": "w8bf16"}),
-    "cv186x": ("llama", 2, {"quantize": "f16"}),
+def test_the_fastest_have_a_tied_table_twice(checkpoint):
+    """Once for the embedding, once for the head; with the embedding on disk, and untied, nothing is there twice."""
+    model = checkpoint("qwen2_tied")
+    made, fast, disk = (planned(model, **more) for more in ({"graph": "fastest"}, {}, {"embedding_disk": 1}))
+    assert coefficient_bytes(made.nets) - coefficient_bytes(fast.nets) == 2 * made.spec.vocab * made.spec.hidden
+    assert [net.name for net in made.nets] == [net.name for net in fast.nets]
+    assert [any("beside the token table" in told for told in one.graphs) for one in (made, fast, disk)] == [1, 0, 0]
+    untied = [planned(checkpoint("qwen2"), graph=graph) for graph in ("fastest", "fast")]
+    assert coefficient_bytes(untied[0].nets) == coefficient_bytes(untied[1].nets)
+
+
+@pytest.mark.compiler
+@pytest.mark.simulator
+def test_the_fastest_on_the_chip(checkpoint, convert):
+    """The file holds the table in both layouts, and the head gives the model's token."""
+    model = checkpoint("qwen2_tied")
+    both = [convert(model, seq=SEQ, quantize="bf16", graph=graph) for graph in ("fastest", "fast")]
+    held = [coefficients_of(json.loads((out / "manifest.json").read_text())) for out in both]
+    spec = planned(model).spec
+    assert held[0] - held[1] == 2 * spec.vocab * spec.hidden
+    ok, found, printed = verified(both[0], nets=("lm_head", "embedding_cache"))
+    assert ok and len(found["nets"]) == 2, printed
+
+
+CHIP: dict[str, tuple[str, int, tuple[tuple[str, ...], ...], dict[str, Any]]] = {
+    "bm1684x": ("qwen2_tied", 2, (QKV, GATE_UP), {"quantize": "w4bf16"}),
+    "bm1688": ("qwen2", 4, (KV, GATE_UP), {"quantize": "w8bf16"}),
+    "cv186x": ("qwen3", 2, (KV, GATE_UP), {"quantize": "w4f16"}),
 }
 
 
@@ -133,13 +218,14 @@ CHIP: dict[str, tuple[str, int, dict[str, Any]]] = {
 @pytest.mark.simulator
 @pytest.mark.parametrize("chip", CHIP)
 def test_on_the_chip(chip, checkpoint, convert, cut):
-    name, count, options = CHIP[chip]
-    cut(count)
+    name, count, groups, options = CHIP[chip]
+    cut(count, *groups)
     out = convert(checkpoint(name), seq=SEQ, chip=chip, **options)
     ok, found, printed = verified(out, tokens=TOKENS)
     assert ok, printed
     told = json.loads((out / "manifest.json").read_text())["graphs"]
     assert any(f"{count} pieces" in one for one in told)
+    assert sum("side by side" in one for one in told) == len(groups)
     assert all(net["ok"] for net in found["nets"]) and len(found["generation"]["tokens"]) == TOKENS
 
 
@@ -149,8 +235,8 @@ def test_on_the_chip(chip, checkpoint, convert, cut):
 @pytest.mark.parametrize("chip", CHIP)
 def test_errors_and_tokens_beside_the_vendors(chip, checkpoint, convert, cut):
     """The same tokens, and no error that is a tenth larger."""
-    name, count, options = CHIP[chip]
-    cut(count)
+    name, count, groups, options = CHIP[chip]
+    cut(count, *groups)
     both = [
         verified(convert(checkpoint(name), seq=SEQ, chip=chip, graph=graph, **options), tokens=TOKENS)[1]
         for graph in ("fast", "vendor")
@@ -161,18 +247,19 @@ def test_errors_and_tokens_beside_the_vendors(chip, checkpoint, convert, cut):
     assert worst[0] <= 1.1 * worst[1]
 
 
-STAMPED = {
-    "table, stand-ins": ("qwen2_tied", {"quantize": "w4bf16", "vocab_size": 8320}),
-    "right head, without values": ("qwen2", {"quantize": "bf16"}),
-    "two cores": ("qwen2", {"quantize": "w8bf16", "chip": "bm1688"}),
+STAMPED: dict[str, tuple[str, tuple[tuple[str, ...], ...], dict[str, Any]]] = {
+    "table, stand-ins": ("qwen2_tied", (QKV, GATE_UP), {"quantize": "w4bf16", "vocab_size": 8320}),
+    "right head, without values": ("qwen2", (), {"quantize": "bf16"}),
+    "two cores": ("qwen2", (GATE_UP,), {"quantize": "w8bf16", "chip": "bm1688"}),
 }
 
 
 @pytest.mark.compiler
 @pytest.mark.parametrize("case", STAMPED)
 def test_stamped_nets_equal_those_that_are_compiled_as_they_are(case, checkpoint, convert, cut, monkeypatch):
-    cut(2)
-    name, options = STAMPED[case]
+    name, groups, options = STAMPED[case]
+    cut(2, *groups)
+    options = dict(options)
     sizes = {"vocab_size": options.pop("vocab_size")} if "vocab_size" in options else {}
     model = checkpoint(name, num_hidden_layers=3, **sizes)
     compiled = convert(model, seq=64, no_stamp=1, **options)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmconv.blocks.attention import cut
+from llmconv.blocks.slices import cut
 from llmconv.blocks.vision.layers import attend, matmul
 from llmconv.blocks.vision.merger import merged, perceived
 from llmconv.blocks.vision.parts import linear, mlp, norm
