@@ -197,8 +197,7 @@ def test_workers_that_share_no_files_give_the_same(machines, tmp_path):
 
 
 def test_a_local_cluster_listens_to_this_machine_alone(tmp_path):
-    """Every socket of the build and its workers is on 127.0.0.1. Its tasks have the environment that they have without
-    it: Dask makes malloc of its own workers slow."""
+    """Every socket of the build and its workers is on 127.0.0.1."""
     psutil = pytest.importorskip("psutil")
     pytest.importorskip("distributed")
     shop, seen = Shop(tmp_path / "shop"), set()
@@ -210,9 +209,25 @@ def test_a_local_cluster_listens_to_this_machine_alone(tmp_path):
                 found = process.net_connections("inet")
                 seen.update(one.laddr.ip for one in found if one.status == psutil.CONN_LISTEN)
 
-    malloc = shop.task("malloc", "variable", args={"variable": "MALLOC_TRIM_THRESHOLD_"})
-    tasks = [shop.task("a", args={"sleep": 0.2}), malloc]
-    assert shop.run(tasks, cluster=ClusterOptions(local=2), listeners=[look]) == 0
-    assert (shop.out / "malloc").read_text() == os.environ.get("MALLOC_TRIM_THRESHOLD_", "")
+    assert shop.run([shop.task("a", args={"sleep": 0.2})], cluster=ClusterOptions(local=2), listeners=[look]) == 0
     assert seen == {"127.0.0.1"}
     assert not Path(shop.out, ".llmconv", "cluster").exists()
+
+
+@pytest.mark.parametrize("where", ["local", "scheduler"])
+def test_tasks_have_not_the_limits_that_dask_sets_for_its_workers(where, tmp_path):
+    """It makes their malloc give all memory back at once: compiles take twice as long. Nor has this process."""
+    distributed = pytest.importorskip("distributed")
+    shop, before = Shop(tmp_path / "shop"), dict(os.environ)
+    task = shop.task("malloc", "variable", args={"variable": "MALLOC_TRIM_THRESHOLD_"})
+    if where == "local":
+        assert shop.run([task], cluster=ClusterOptions(local=1)) == 0
+        assert dict(os.environ) == before
+    else:
+        words = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "n_workers": 1, "silence_logs": 50}
+        with distributed.LocalCluster(**words) as cluster:
+            assert os.environ.get("MALLOC_TRIM_THRESHOLD_") == "65536", "Dask limits its workers"
+            assert shop.run([task], cluster=ClusterOptions(cluster.scheduler_address)) == 0
+        for name in os.environ.keys() - before.keys():
+            del os.environ[name]
+    assert (shop.out / "malloc").read_text() == before.get("MALLOC_TRIM_THRESHOLD_", "")

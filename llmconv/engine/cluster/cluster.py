@@ -228,20 +228,22 @@ class Cluster:
 
 def _started(count: int, folder: Path) -> LocalCluster:
     """Workers on this machine, which nobody else can reach."""
+    import dask.config
     from distributed import LocalCluster
 
     outputs.discard(str(folder / LOCAL))  # of a run that was killed
     cores = machine.cores()
-    return LocalCluster(
-        n_workers=count,
-        threads_per_worker=max(1, cores // count),
-        host="127.0.0.1",
-        security=True,  # certificates of its own, which other users of this machine have not
-        # without an address, Dask's web pages are for everybody
-        dashboard_address="127.0.0.1:0",
-        worker_dashboard_address="127.0.0.1:0",
-        scheduler_kwargs={"dashboard": False},
-        memory_limit=0,
-        local_directory=str(folder / LOCAL),
-        silence_logs=50,
-    )
+    with dask.config.set({host.LIMITS: {}}):  # they would hold for this process too
+        return LocalCluster(
+            n_workers=count,
+            threads_per_worker=max(1, cores // count),
+            host="127.0.0.1",
+            security=True,  # certificates of its own, which other users of this machine have not
+            # without an address, Dask's web pages are for everybody
+            dashboard_address="127.0.0.1:0",
+            worker_dashboard_address="127.0.0.1:0",
+            scheduler_kwargs={"dashboard": False},
+            memory_limit=0,
+            local_directory=str(folder / LOCAL),
+            silence_logs=50,
+        )

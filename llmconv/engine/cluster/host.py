@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 PLUGIN = "llmconv"
 HOST = secrets.token_hex(8)  # names this process
 IDLE = 30.0  # seconds that a worker process waits for its next task
+LIMITS = "distributed.nanny.pre-spawn-environ"  # what Dask's configuration has them under
 FREE = 16 << 20  # bytes of disk: a task that fails where there is less has failed for that
 BETWEEN = 0.5  # seconds between two reports of a task on how far it is
 _ATTEMPT = re.compile(r"[0-9a-f]{8}")
@@ -210,7 +211,7 @@ def _unlimit() -> None:
     once, and one thread for numeric libraries. Compilers take twice as long with that."""
     import dask.config
 
-    for name, value in dask.config.get("distributed.nanny.pre-spawn-environ", {}).items():
+    for name, value in dask.config.get(LIMITS, {}).items():
         if os.environ.get(name) == str(value):
             del os.environ[name]
 
