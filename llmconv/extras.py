@@ -52,7 +52,9 @@ HUB = Extra(
 )
 GGUF = Extra("gguf", {"gguf": "gguf"}, "GGUF files")
 DASK = Extra(
-    "dask", {"distributed": "distributed", "cryptography": "cryptography"}, "several machines (--scheduler, --cluster)"
+    "dask",
+    {"dask": "dask", "distributed": "distributed", "cryptography": "cryptography"},
+    "several machines (--scheduler, --cluster)",
 )
 EXTRAS = (VERIFY, HUB, GGUF, DASK)
 
