@@ -92,7 +92,7 @@ class _Watcher:
     shows: there is a record to show. ran: the record is new. notes: remarks are shown, of a cluster above all.
     """
 
-    def __init__(self, layout: Layout, console: Console, said: list[str], notes: bool):
+    def __init__(self, layout: Layout, console: Console, said: list[str], notes: bool = False):
         self.layout, self.console, self.said, self.notes = layout, console, said, notes
         self.shows = self.ran = False
         self.steps = Steps(console)

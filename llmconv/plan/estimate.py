@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 from math import prod
 
 from llmconv.checkpoint import recipe
@@ -140,12 +140,15 @@ def lasting_bytes(nets: Sequence[Net]) -> int:
 
 
 def _holders(nets: Sequence[Net]) -> Collection[Net]:
-    """One of all nets that share their coefficients: of those that make the same of the same tensors."""
-    return {(frozenset(_made(net)), net.flags.mode): net for net in nets}.values()
+    """One of all nets that share their coefficients: of blocks those that are made of the same tensors, of embedding
+    and head those that make the same of them."""
+    return {(_made(net), net.flags.mode): net for net in nets}.values()
 
 
-def _made(net: Net) -> Iterator[tuple]:
-    return (weight.recipe for weight in net.weights if any(recipe.names(weight.recipe)))
+def _made(net: Net) -> Collection[object]:
+    if net.layer is not None:
+        return tuple(net.tensors)
+    return frozenset(weight.recipe for weight in net.weights if any(recipe.names(weight.recipe)))
 
 
 def device_memory(plan: Plan) -> dict[str, dict[str, int]]:
