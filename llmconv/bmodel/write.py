@@ -283,6 +283,8 @@ class _Hashed:
 
     def _copied(self, source: int, offset: int, size: int) -> int:
         """How many bytes of another file the kernel has appended; 0 where it cannot."""
+        if not hasattr(os, "copy_file_range"):  # a Python that was built with an old glibc
+            return 0
         try:
             return os.copy_file_range(source, self._file.fileno(), size, offset)
         except OSError:  # not between these file systems; a full one says so again to `write`

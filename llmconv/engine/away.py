@@ -36,7 +36,6 @@ class Away:
         from llmconv.engine.cluster.cluster import Cluster
 
         assert options.cluster
-        outputs.discard(str(parts_folder(options.state_dir)))  # of a run that was killed
         states = [options.state_dir.absolute(), *(home.state_dir.absolute() for home in options.homes)]
         logs = tuple(str(state.parent / "logs") for state in states)
         terms = Terms(

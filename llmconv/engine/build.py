@@ -6,7 +6,7 @@ import os
 import queue
 import sys
 import time
-from collections import defaultdict, deque
+from collections import deque
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
@@ -30,6 +30,7 @@ from llmconv.engine.plain import run_plain
 from llmconv.engine.pool import Asked, Death, Pool, Told
 from llmconv.engine.threads import Threads
 from llmconv.engine.trace import Trace
+from llmconv.engine.twins import Twins
 from llmconv.errors import ConvertError
 
 HEARTBEAT = 1.0  # seconds
@@ -53,8 +54,7 @@ class Build:
         self.away: Away | None = None
         self.parts: Parts | None = None  # of tasks that run here, done by the cluster
         self.retried: set[str] = set()
-        self.making: dict[str, str] = {}  # key -> the task that makes what is to be in the cache
-        self.same: dict[str, list[str]] = defaultdict(list)  # key -> tasks that wait to take it from there
+        self.twins = Twins()
         self.noted = {""}  # remarks of tasks that were told
         self.settled: set[str] = set()  # done, failed or blocked
         self.total = sum(node.works for node in graph.nodes.values())
@@ -263,17 +263,13 @@ class Build:
         """Whether another task makes the same now: then this one takes it from the cache after."""
         if self.options.cache is None or decision.fetch or node.action is None or not node.action.cacheable:
             return False
-        if self.making.setdefault(decision.key, node.name) == node.name:
-            return False
-        self.same[decision.key].append(node.name)
-        return True
+        return self.twins.waits(decision.key, node.name)
 
     def _made(self, name: str) -> None:
         """The task has ended, well or not: those that wait for the same are examined again."""
         decision = self.decisions.get(name)
-        if decision is not None and self.making.get(decision.key) == name:
-            del self.making[decision.key]
-            self.ready.extend(self.same.pop(decision.key, ()))
+        if decision is not None:
+            self.ready.extend(self.twins.ended(decision.key, name))
 
     def _queue(self, node: Node, alone: bool = False) -> None:
         cpu = node.action.need.cpu if node.action else 1

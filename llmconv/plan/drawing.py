@@ -2,7 +2,7 @@
 
 The tables hold what `benchmarks/chip.py` measured with tpu_mlir 1.30.2 (cycles of decode and prefill, as shares of
 those of the vendor's graphs, S = 512); docs/options.md#graphs shows them. A form is taken only at sizes where neither
-decode nor prefill has more cycles with it.
+a token nor a prefill has more cycles with it and the forms beside it.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def _may_join(spec: Spec, job: Job, roles: tuple[str, ...]) -> bool:
 
 
 def _head(spec: Spec, job: Job) -> str:
-    if job.chip not in RIGHT_HEADS:
+    if job.chip not in RIGHT_HEADS or spec.head_bits < 16:  # codes have a layout of their own
         return LEFT
     if not spec.tied or job.embedding_disk or job.graph == "fastest":
         return RIGHT
@@ -185,10 +185,10 @@ def _otherwise(spec: Spec, job: Job) -> Iterator[str]:
         yield f"MLP: {cut.pieces} pieces of {width} columns (with {cut.intermediate} in all, a block saves {saved})"
     for join in _joins(spec, job):
         yield f"{', '.join(join.roles)}: one weight, side by side (a block saves {_shares(join.saved)})"
-    if drawing.head == RIGHT and spec.head_bits == 16:
+    if drawing.head == RIGHT:
         twice = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if _twice(spec, job) else ""
         yield f"head: its weight transposed, on the right{twice} (about a quarter of its cycles saved)"
-    elif drawing.head == TABLE and spec.head_bits == 16:
+    elif drawing.head == TABLE:
         saved = 1 - TRANSPOSED[job.chip][spec.hidden]
         yield f"head: the token table on the right ({saved:.0%} of its cycles saved)"
 

@@ -7,7 +7,7 @@ from math import prod
 
 from llmconv.checkpoint import recipe
 from llmconv.plan.devices import groups
-from llmconv.plan.forms import PART, coded, codes_apart, lean, linears
+from llmconv.plan.forms import PART, by_ends, coded, codes_apart, lean, linears
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.top.graph import Weight
@@ -111,7 +111,7 @@ def check_scratch() -> int:
 def check_seconds(net: Net, weight: Weight) -> float:
     """CPU-seconds of checking a linear: measured 1.5 for each part of 16M weights; of a head two parts are checked."""
     count = prod(weight.shape)
-    return 0.3 + 9e-8 * (count if net.layer is not None or net.tower else min(count, 2 * PART))
+    return 0.3 + 9e-8 * (min(count, 2 * PART) if by_ends(net) else count)
 
 
 def stamp_memory(net: Net) -> int:

@@ -122,6 +122,11 @@ def _text(net: Net, graph: Graph) -> Text:
     return Text(other.mlir, other.weights, other.roles)
 
 
+def by_ends(net: Net) -> bool:
+    """Whether the first and the last part of a linear stand for the others: of heads."""
+    return net.layer is None and net.tower is None
+
+
 def parts(net: Net, weight: Weight) -> list[Text]:
     """A linear alone, in parts of at most PART weights.
 
@@ -139,7 +144,7 @@ def parts(net: Net, weight: Weight) -> list[Text]:
         made, (k, n) = linear_alone, weight.shape
     columns = max(1, PART // k // step) * step
     starts = list(range(0, n, columns))
-    starts = starts if net.layer is not None or net.tower else sorted({starts[0], starts[-1]})
+    starts = sorted({starts[0], starts[-1]}) if by_ends(net) else starts
     return [_text(net, made(net.graph, weight.name, first, min(first + columns, n))) for first in starts]
 
 

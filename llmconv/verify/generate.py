@@ -25,7 +25,7 @@ from llmconv.runtime.state import LayerState
 from llmconv.verify import compare, routing
 from llmconv.verify import prompt as showing
 from llmconv.verify.heads import pick
-from llmconv.verify.ledger import Picked
+from llmconv.verify.ledger import CHIP, Compared, Picked
 from llmconv.verify.reference import Reference
 from llmconv.verify.session import Session
 
@@ -182,7 +182,7 @@ class Speaker(Talker):
         right, half = (model.end() for model in both)
         if known.any():
             chip, own = (compare.measure(found[:, known], right[:, known]) for found in (rows, half))
-            self.session.ledger.record(CHAIN, "output_states", compare.CHAIN, chip, own)
+            self.session.ledger.record(Compared(CHAIN, "output_states", CHIP, compare.CHAIN, chip, own))
         super().follow(ids, rows, number)
         self._state = rows[:, -1], right[:, -1], half[:, -1]
 
@@ -205,7 +205,7 @@ class Speaker(Talker):
                 found, right, blurred = (kept.values[state.name] for kept in (one, own, half))
                 name = f"{state.name} state behind {self.past} tokens"
                 chip, torch_half = compare.measure(found, right), compare.measure(blurred, right)
-                self.session.ledger.record(CHAIN, name, compare.CHAIN, chip, torch_half)
+                self.session.ledger.record(Compared(CHAIN, name, CHIP, compare.CHAIN, chip, torch_half))
 
     def forget(self, kept: int) -> None:
         super().forget(kept)

@@ -10,7 +10,7 @@ from llmconv.runtime.heads import choice
 from llmconv.runtime.launches import Launch
 from llmconv.verify import compare
 from llmconv.verify.compare import measure
-from llmconv.verify.ledger import ORIGINAL, Ledger, Picked
+from llmconv.verify.ledger import CHIP, ORIGINAL, Compared, Ledger, Picked
 from llmconv.verify.reference import Reference
 from llmconv.verify.sampling import Settings
 
@@ -49,12 +49,13 @@ class Judge:
         logits = self.reference.logits(hidden)
         if io.dtype != "i32":
             chip, own = (measure(values[None], logits[None]) for values in (found[io.name], self.half.logits(hidden)))
-            self.ledger.record(name, io.name, compare.LINEAR, chip, own)
+            self.ledger.record(Compared(name, io.name, CHIP, compare.LINEAR, chip, own))
         noise = compare.ULP[launch.net.inputs[0].dtype] * float(abs(logits).max())
         picked = pick(name, launch.label, choice(found), logits[0], noise)
         if self.original:
             own = self.original.logits(hidden)
-            self.ledger.record(name, LOGITS, compare.ORIGINAL, measure(logits[None], own[None]), against=ORIGINAL)
+            lost = measure(logits[None], own[None])
+            self.ledger.record(Compared(name, LOGITS, ORIGINAL, compare.ORIGINAL, lost))
             picked = replace(picked, original=int(own[0].argmax()))
         self.ledger.picked.append(picked)
 
@@ -78,9 +79,9 @@ class Judge:
         known = (there >= 0) & (there < len(values))
         logits = np.where(known, values[np.where(known, there, 0)], np.nan)
         same = measure(logits[None, None], values[tokens][None, None])
-        self.ledger.record(name, "token_idx", compare.SAME, same)
+        self.ledger.record(Compared(name, "token_idx", CHIP, compare.SAME, same))
         right = measure(found["Softmax1"].reshape(1, 1, -1), odds[None, None])
-        self.ledger.record(name, "Softmax1", compare.ODDS, right)
+        self.ledger.record(Compared(name, "Softmax1", CHIP, compare.ODDS, right))
 
 
 JUDGES: dict[str, Callable[[Judge, str, Launch, Mapping[str, np.ndarray]], None]] = {

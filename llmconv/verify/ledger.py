@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Container
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llmconv.verify.compare import Difference, Tolerance
 
@@ -14,7 +14,7 @@ TOGETHER = "together"  # the chip's, for what a runtime launches in parts and th
 
 @dataclass(frozen=True)
 class Compared:
-    """An output of a net, over all launches so far, against what it should be.
+    """An output of a net, in a launch or over all so far, against what it should be.
 
     against: whose weights the reference has, CHIP or ORIGINAL, or TOGETHER; torch_half: what torch in half precision
     makes of the same inputs, where that matters."""
@@ -88,22 +88,13 @@ class Ledger:
         self.launches[net] = self.launches.get(net, 0) + 1
         return self.launches[net] == 1
 
-    def record(
-        self,
-        net: str,
-        output: str,
-        tolerance: Tolerance,
-        difference: Difference,
-        torch_half: Difference | None = None,
-        *,
-        against: str = CHIP,
-    ) -> None:
-        """Add a launch's difference to that of (net, output, against)."""
-        what = net, output, against
+    def record(self, one: Compared) -> None:
+        """Add what a launch gave to what others of the same net, output and `against` have given."""
+        what = one.net, one.output, one.against
         if old := self._compared.get(what):
-            difference = old.difference + difference
-            torch_half = old.torch_half and torch_half and old.torch_half + torch_half
-        self._compared[what] = Compared(*what, tolerance, difference, torch_half)
+            both = old.torch_half and one.torch_half and old.torch_half + one.torch_half
+            one = replace(one, difference=old.difference + one.difference, torch_half=both)
+        self._compared[what] = one
 
 
 class Log(Ledger):
@@ -120,19 +111,8 @@ class Log(Ledger):
         self._entries.append(lambda other: other.ran(net, seconds))
         return super().ran(net, seconds) and net not in self._before
 
-    def record(
-        self,
-        net: str,
-        output: str,
-        tolerance: Tolerance,
-        difference: Difference,
-        torch_half: Difference | None = None,
-        *,
-        against: str = CHIP,
-    ) -> None:
-        self._entries.append(
-            lambda other: other.record(net, output, tolerance, difference, torch_half, against=against)
-        )
+    def record(self, one: Compared) -> None:
+        self._entries.append(lambda other: other.record(one))
 
     def into(self, other: Ledger) -> None:
         """Hand all over."""

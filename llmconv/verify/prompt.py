@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from itertools import count, islice
 from typing import TYPE_CHECKING, Any
 
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.runtime import towers
-from llmconv.runtime.launches import Launch
 from llmconv.runtime.seen import Shown
 from llmconv.verify.compare import TOLD, measure
-from llmconv.verify.ledger import TOGETHER
+from llmconv.verify.ledger import TOGETHER, Compared
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from llmconv.verify.session import Session
+    from llmconv.verify.session import Session, Todo
 
 
-def alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> None:
-    """Launch a tower's net by itself, see `launched`."""
-    for one in launched(session.plan, net, rng, most):
-        if isinstance(one, Launch):
-            session.launch(one)
-        else:
-            one(session)
-
-
-def launched(plan: Plan, net: Net, rng: np.random.Generator, most: int) -> Iterator[Launch | Callable[[Session], None]]:
+def launched(plan: Plan, net: Net, rng: np.random.Generator, most: int) -> Todo:
     """Up to `most` launches of a tower's net by itself, with items of several kinds; and what finds out what it costs
     that a runtime launches it in parts, by the model's own maths, if that costs anything."""
     assert net.tower
@@ -43,7 +33,7 @@ def launched(plan: Plan, net: Net, rng: np.random.Generator, most: int) -> Itera
 def _in_parts(session: Session, net: Net, pair: Sequence[Any]) -> None:
     assert net.tower
     parts, whole = (session.reference.sight.features(Shown(net.tower, items))[0][None] for items in pair)
-    session.ledger.record(net.name, "in parts", TOLD, measure(parts, whole), against=TOGETHER)
+    session.ledger.record(Compared(net.name, "in parts", TOGETHER, TOLD, measure(parts, whole)))
 
 
 def prompt(plan: Plan, rng: np.random.Generator, length: int) -> tuple[np.ndarray, tuple[Shown, ...]]:

@@ -20,7 +20,7 @@ from llmconv.verify.adapters import Adapter
 from llmconv.verify.answers import EXPECTED
 from llmconv.verify.compare import Tolerance, measure
 from llmconv.verify.heads import JUDGES
-from llmconv.verify.ledger import ORIGINAL, Compared, Ledger, Picked
+from llmconv.verify.ledger import CHIP, ORIGINAL, Compared, Ledger, Picked
 from llmconv.verify.lengths import places
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -92,7 +92,7 @@ class Session:
             return
         for tensor in (io.name for io in net.history if io.name in written):  # all but the row that it has to write
             kept = measure(found[tensor][:, :-1], launch.inputs[tensor][:, :-1])
-            self.ledger.record(name, f"{tensor}, other rows", compare.SAME, kept)
+            self.ledger.record(Compared(name, f"{tensor}, other rows", CHIP, compare.SAME, kept))
         self._judge(launch, launches.results(launch, found), first)
 
     def beside(self, ledger: Ledger) -> Session:
@@ -110,7 +110,7 @@ class Session:
     def judge(self, name: str, output: str, found: np.ndarray, right: np.ndarray, tolerance: Tolerance) -> None:
         """Compare what is no net's output, under a name of its own."""
         self.ledger.ran(name)
-        self.ledger.record(name, output, tolerance, measure(found, right))
+        self.ledger.record(Compared(name, output, CHIP, tolerance, measure(found, right)))
 
     def _judge(self, launch: Launch, found: dict[str, np.ndarray], first: bool) -> None:
         """Compare the rows that count with the reference. Blocks are also compared with torch in half precision, and at
@@ -129,11 +129,11 @@ class Session:
             if right[:, rows].size:
                 own = measure(half[output][:, rows], right[:, rows]) if block else None
                 difference = measure(found[output][:, rows], right[:, rows])
-                self.ledger.record(name, output, self._tolerance(net), difference, own)
+                self.ledger.record(Compared(name, output, CHIP, self._tolerance(net), difference, own))
             rows = slice(None) if output in whole else same
             if original and original[output][:, rows].size:
                 lost = measure(found[output][:, rows], original[output][:, rows])
-                self.ledger.record(name, output, compare.ORIGINAL, lost, against=ORIGINAL)
+                self.ledger.record(Compared(name, output, ORIGINAL, compare.ORIGINAL, lost))
 
     def _taken(self, launch: Launch, found: np.ndarray, right: np.ndarray) -> routing.Taken:
         """The experts that the chip has sent a launch's tokens to."""
@@ -194,10 +194,16 @@ def checkable(net: Net) -> bool:
     return net.kind in JUDGES or net.kind in EXPECTED or net.tower is not None
 
 
-def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:
-    """Launch one net by itself, see `launched`."""
-    for launch in launched(session, net, rng, thorough, lengths):
-        session.launch(launch)
+Todo = Iterator[Launch | Callable[[Session], None]]
+
+
+def work(session: Session, todo: Todo) -> None:
+    """Launch what is to be launched, and do what is to be done between."""
+    for one in todo:
+        if isinstance(one, Launch):
+            session.launch(one)
+        else:
+            one(session)
 
 
 def launched(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import mkdtemp
@@ -22,7 +22,7 @@ from llmconv.runtime.launches import Launch
 from llmconv.simulator import errand
 from llmconv.verify.ledger import Log
 from llmconv.verify.selection import seconds
-from llmconv.verify.session import Session
+from llmconv.verify.session import Session, Todo
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,8 +35,6 @@ BASE = 400 << 20  # bytes of a launch's processes, beside the net and its tensor
 
 SHORT = 20.0  # seconds: launches of a net that take less together go together
 LIGHT = 64 << 20  # bytes of their inputs, likewise
-
-Todo = Iterator[Launch | Callable[[Session], None]]
 
 
 @dataclass

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from llmconv.verify.pace import Pace
     from llmconv.verify.result import Report
     from llmconv.verify.script import Script
-    from llmconv.verify.session import Session
-    from llmconv.verify.spread import Todo
+    from llmconv.verify.session import Session, Todo
 
 
 def verify(
@@ -146,7 +145,7 @@ def _spreading(
 ) -> Iterator[Callable[[], None]]:
     """What is to be done besides a conversation: gives what does it, or waits for it where workers of a cluster have
     begun. before: the nets that the conversation launches, which comes first."""
-    from llmconv.runtime.launches import Launch
+    from llmconv.verify.session import work
     from llmconv.verify.spread import Spread
 
     hands = lent() if session.plan.job.num_device == 1 else None
@@ -155,14 +154,7 @@ def _spreading(
             yield spread.finish
         return
 
-    def finish() -> None:
-        for one in todo(session):
-            if isinstance(one, Launch):
-                session.launch(one)
-            else:
-                one(session)
-
-    yield finish
+    yield lambda: work(session, todo(session))
 
 
 def _pace(

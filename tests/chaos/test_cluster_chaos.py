@@ -5,73 +5,22 @@ CHAOS_CLUSTER_ROUNDS=50 pytest tests/chaos/test_cluster_chaos.py for more than a
 
 from __future__ import annotations
 
-import contextlib
 import os
 import random
-import signal
 import time
 
 import pytest
 from chaos_build import TARGETS
-from dask_machines import Machines
 from processes import SOON, wait_for
-from test_chaos import Site
+from sites import WORKERS
 
 pytest.importorskip("distributed")
 
 ROUNDS = int(os.environ.get("CHAOS_CLUSTER_ROUNDS", "5"))
 SEED = int(os.environ.get("CHAOS_SEED", "0"))
-WORKERS = ("one", "two")
 VICTIMS = ("scheduler", "main", "one", "two", "worker process", "compiler")  # round n kills victim n first
 
 pytestmark = pytest.mark.chaos
-
-
-class ClusterSite(Site):
-    """A site whose builds run on a cluster, which carries its mark too."""
-
-    def __init__(self, root, network=None):
-        super().__init__(root)
-        name, value = self.mark.split("=")
-        self.machines = Machines(root, {name: value, "PYTHONPATH": os.path.dirname(__file__)}, network)
-        self.more = [self.machines.address]
-        self.before = network.inside() if network else []
-
-    def up(self) -> None:
-        """The cluster is whole (again)."""
-        self.machines.scheduler()
-        for worker in WORKERS:
-            self.machines.worker(worker)
-
-    def compilers(self) -> list[int]:
-        return [pid for pid, line in self.processes().items() if "compiler.sh" in line]
-
-    def hit(self, victim: str, build) -> str:
-        """Kills it; returns who was killed: the build itself where there is none."""
-        if victim in self.machines.processes:
-            self.machines.kill(victim)
-            return victim
-        word = {"worker process": "llmconv-worker", "compiler": "compiler.sh"}.get(victim)
-        pids = sorted(pid for pid, line in self.processes().items() if word and word in line)
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pids[0] if pids else build.pid, signal.SIGKILL)
-        return victim if pids else "main"
-
-
-@pytest.fixture
-def site(tmp_path):
-    made = ClusterSite(tmp_path)
-    yield made
-    made.machines.stop()
-
-
-@pytest.fixture(scope="module")
-def wanted(tmp_path_factory) -> dict[str, str]:
-    """What a build on this machine alone gives."""
-    local = Site(tmp_path_factory.mktemp("reference"))
-    build = local.start()
-    assert build.wait() == 0
-    return local.contents()
 
 
 @pytest.mark.parametrize("victims", [("main",), ("scheduler",), WORKERS], ids=lambda names: names[0])

@@ -15,8 +15,7 @@ import pytest
 from chaos_build import TARGETS
 from networks import Network
 from processes import wait_for
-from test_chaos import Site
-from test_cluster_chaos import ClusterSite
+from sites import ClusterSite, Site
 
 pytest.importorskip("distributed")
 pytestmark = pytest.mark.chaos
@@ -25,22 +24,6 @@ NAMES = ("one", "two", "three", "four")
 TTL = 3  # seconds after which the scheduler misses a worker
 HIDE = 'mount -t tmpfs none "$0" && exec "$@"'  # a program that does not see a directory
 SMALL = 'mount -t tmpfs -o size=1m none "$0" && exec "$@"'
-
-
-@pytest.fixture(scope="module")
-def wanted(tmp_path_factory) -> dict[str, str]:
-    """What a build on this machine alone gives."""
-    local = Site(tmp_path_factory.mktemp("reference"))
-    build = local.start()
-    assert build.wait() == 0
-    return local.contents()
-
-
-@pytest.fixture
-def site(tmp_path):
-    made = ClusterSite(tmp_path)
-    yield made
-    made.machines.stop()
 
 
 @pytest.fixture

@@ -2,18 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from engine_shop import Shop, environment
+from dask_machines import Machines
+from engine_shop import HERE, Shop, environment
 
 
 @pytest.fixture
 def shop(tmp_path: Path, nothing_open) -> Shop:
     """A new workshop, in which nothing stays open."""
     return Shop(tmp_path)
+
+
+@pytest.fixture
+def machines(tmp_path: Path) -> Iterator[Machines]:
+    """A scheduler of Dask, and the workers that a test starts."""
+    pytest.importorskip("distributed")
+    made = Machines(tmp_path, {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"})
+    made.scheduler()
+    yield made
+    made.stop()
 
 
 DODO = """

@@ -8,8 +8,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from dask_machines import Machines
-from engine_shop import HERE, Shop
+from engine_shop import Shop
 from processes import wait_for
 
 from llmconv.engine import Need
@@ -132,15 +131,6 @@ def test_nobody_at_the_address_is_told_in_a_sentence(tmp_path, monkeypatch):
     monkeypatch.setattr(cluster, "ANSWER", 1.0)
     with pytest.raises(InputError, match="there is no Dask scheduler at tcp://127.0.0.1:1:"):
         shop.run([shop.task("a")], cluster=ClusterOptions("tcp://127.0.0.1:1"))
-
-
-@pytest.fixture
-def machines(tmp_path):
-    pytest.importorskip("distributed")
-    made = Machines(tmp_path, {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"})
-    made.scheduler()
-    yield made
-    made.stop()
 
 
 def graph(shop: Shop) -> list[dict]:

@@ -2,27 +2,16 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 
 import pytest
-from dask_machines import Machines
-from engine_shop import HERE, Shop
+from engine_shop import Shop
 from processes import wait_for
 
 from llmconv.engine.options import ClusterOptions
 from llmconv.errors import ConvertError
 
 WHOLE = "common0 common1 common2 common3"
-
-
-@pytest.fixture
-def machines(tmp_path):
-    pytest.importorskip("distributed")
-    made = Machines(tmp_path, {"PYTHONPATH": f"{HERE}:{os.environ.get('PYTHONPATH', '')}"})
-    made.scheduler()
-    yield made
-    made.stop()
 
 
 def divided(shop: Shop, **args) -> dict:

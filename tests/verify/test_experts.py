@@ -13,7 +13,7 @@ import pytest
 import test_hybrid
 from negatives import CHIP, Tensors, judge, right, with_tensors
 from test_images_hybrid import Interpreted
-from verify_helpers import conversation, plan_of, verified
+from verify_helpers import alone, conversation, plan_of, verified
 from vision_checkpoints import make
 
 from llmconv.blocks.decoder import block
@@ -205,7 +205,7 @@ def test_outputs_of_decode_are_judged(chosen, tmp_path, monkeypatch):
 
     def judged(seed: int) -> bool:
         made = session.Session(plan, chip)
-        session.alone(made, net, np.random.default_rng(seed), thorough=False)
+        alone(made, net, np.random.default_rng(seed), thorough=False)
         assert right(made), seed
         return "output_states" in {one.output for one in made.compared}
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from speaking import generate
-from verify_helpers import plan_of
+from verify_helpers import alone, plan_of
 
 from llmconv.checkpoint import recipe
 from llmconv.runtime import launches
@@ -15,7 +15,7 @@ from llmconv.top.interpret import interpret
 from llmconv.verify.answers import EXPECTED
 from llmconv.verify.generate import CHAIN, Runtime
 from llmconv.verify.heads import JUDGES
-from llmconv.verify.session import Session, alone
+from llmconv.verify.session import Session
 
 SEQ, TOKENS = 24, 6
 

@@ -65,6 +65,8 @@ def cut(monkeypatch):
         ("qwen2", LARGE | {"intermediate_size": 12288}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 2, LEFT)),
         ("qwen2", LARGE | {"intermediate_size": 8192}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
         ("qwen2", LARGE, {"quantize": "bf16"}, Drawing(True, 2, RIGHT)),
+        # nothing makes up for what pieces cost a token
+        ("qwen2", LARGE, {"quantize": "bf16", "quantize_head": "w4"}, Drawing(True, 1, LEFT)),
         ("qwen2", LARGE, {"quantize": "w8bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT)),
         ("qwen2_tied", LARGE, {"quantize": "bf16"}, Drawing(True, 1, LEFT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "keep_half": "0"}, Drawing(True, 1, RIGHT)),

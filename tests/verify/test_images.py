@@ -10,7 +10,7 @@ import pytest
 from speaking import converse, generate_batch
 from test_generate import right
 from test_nets_of_options import Interpreted
-from verify_helpers import conversation, hold_answers, plan_of
+from verify_helpers import alone, conversation, hold_answers, look_alone, plan_of
 from vision_checkpoints import CONFIGS, pixel_values, whole
 
 from llmconv.blocks.vision import grid
@@ -22,7 +22,7 @@ from llmconv.runtime import launches
 from llmconv.runtime.seen import Shown
 from llmconv.verify import prompt as towers
 from llmconv.verify.generate import CHAIN, Runtime, Turn
-from llmconv.verify.session import Session, alone
+from llmconv.verify.session import Session
 
 SEQ, TOKENS = 48, 5
 PIXELS = {"qwen2_vl": "56,84", "qwen2_5_vl": "56,140", "qwen3_vl": "64,96", "glm4v": "56,84", "paddleocr_vl": "56,84"}
@@ -187,7 +187,7 @@ def test_a_tower_and_a_sum_by_themselves(vision_checkpoint):
     plan = planned(vision_checkpoint, "qwen3_vl")
     chip = Interpreted(plan)
     session, by_name = Session(plan, chip), {net.name: net for net in plan.nets}
-    towers.alone(session, by_name["vit"], np.random.default_rng(0), 5)
+    look_alone(session, by_name["vit"], np.random.default_rng(0), 5)
     alone(session, by_name["add"], np.random.default_rng(0), thorough=True)
     assert right(session) and session.ledger.launches == {"vit": 5, "add": 1}
     assert len([c for c in session.compared if c.net == "vit"]) == 4
@@ -231,7 +231,7 @@ def test_wrong_positions_beside_the_bmodel_are_seen(spoil, table):
     net, rng = next(n for n in plan.nets if n.name == "vit"), np.random.default_rng(0)
     for wrong in (False, True):
         session = Session(plan, Interpreted(plan))
-        towers.alone(session, net, rng, 1)
+        look_alone(session, net, rng, 1)
         assert right(session) is not wrong
         np.save(file, spoil(np.load(file)))
 
@@ -248,4 +248,4 @@ def test_positions_that_cannot_be_read(table):
     ):
         content()
         with pytest.raises(ConvertError, match=f"pos_embed_weight.npy.*{word}"):
-            towers.alone(session, net, np.random.default_rng(0), 1)
+            look_alone(session, net, np.random.default_rng(0), 1)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 from speaking import converse
-from verify_helpers import plan_of
+from verify_helpers import alone, plan_of
 
 from llmconv.blocks.attention import ATTENTION
 from llmconv.blocks.decoder import Decoder
@@ -29,7 +29,7 @@ from llmconv.toolchain.flags import CompileFlags, passes
 from llmconv.top.interpret import interpret
 from llmconv.verify.generate import Turn
 from llmconv.verify.reference import Reference
-from llmconv.verify.session import Session, alone
+from llmconv.verify.session import Session
 
 HIDDEN, SEQ = 128, 32
 SMALL = {

@@ -10,7 +10,7 @@ import pytest
 import test_generate
 from speaking import converse, generate_batch
 from test_generate import right
-from verify_helpers import plan_of, transformers_model
+from verify_helpers import alone, plan_of, transformers_model
 
 from llmconv.blocks import heads as graphs
 from llmconv.errors import ConvertError
@@ -20,7 +20,7 @@ from llmconv.verify.adapters import Adapter
 from llmconv.verify.embedding_file import check
 from llmconv.verify.generate import Runtime, turns
 from llmconv.verify.sampling import TRIED, Settings
-from llmconv.verify.session import Session, alone
+from llmconv.verify.session import Session
 
 SEQ, TOKENS = 32, 6
 SMALL = {

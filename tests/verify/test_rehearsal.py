@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 import test_generate
 from test_nets_of_options import Interpreted
-from verify_helpers import SEEING_OPTIONS, plan_of
+from verify_helpers import SEEING_OPTIONS, alone, plan_of
 
 from llmconv.runtime.runtime import Runtime
 from llmconv.verify.generate import Speaker
 from llmconv.verify.rehearsal import rehearse
 from llmconv.verify.script import Script
 from llmconv.verify.selection import Choice, choose
-from llmconv.verify.session import Session, alone
+from llmconv.verify.session import Session
 
 TOKENS = 6
 

@@ -13,7 +13,7 @@ from slice_checkpoints import CONFIGS, Published, noise
 from speaking import converse, generate_batch
 from test_generate import right
 from test_nets_of_options import Interpreted
-from verify_helpers import conversation, hold_answers, plan_of
+from verify_helpers import conversation, hold_answers, look_alone, plan_of
 
 from llmconv.blocks.vision.images import Images
 from llmconv.blocks.vision.sliced import graph as graphs
@@ -154,7 +154,7 @@ HOSTS = {
 def seen(plan) -> Session:
     """The vit net by itself, with four slices, of which the last is small."""
     session, net = Session(plan, Interpreted(plan)), next(net for net in plan.nets if net.name == "vit")
-    towers.alone(session, net, np.random.default_rng(0), 4)
+    look_alone(session, net, np.random.default_rng(0), 4)
     return session
 
 

@@ -11,7 +11,7 @@ import pytest
 from audio_checkpoints import TOKEN
 from test_generate import right
 from test_nets_of_options import Interpreted
-from verify_helpers import conversation, plan_of
+from verify_helpers import conversation, look_alone, plan_of
 
 from llmconv.blocks.audio import graph as graphs
 from llmconv.blocks.audio.tower import noise
@@ -19,7 +19,6 @@ from llmconv.blocks.vision.layers import layer_norm, linear
 from llmconv.checkpoint import recipe
 from llmconv.runtime import launches
 from llmconv.top.interpret import interpret
-from llmconv.verify import prompt as towers
 from llmconv.verify.generate import CHAIN
 from llmconv.verify.ledger import TOGETHER
 from llmconv.verify.session import Session
@@ -61,12 +60,12 @@ def test_launches_apart_and_together(audio_checkpoint):
     chip = Interpreted(plan)
     session, _, found = conversation(plan, chip, TOKENS)
     assert right(session, found) and chip.runs[:4] == ["audio"] * 3 + ["embedding"], "a launch for each second"
-    towers.alone(session, plan.nets[0], np.random.default_rng(0), 1)
+    look_alone(session, plan.nets[0], np.random.default_rng(0), 1)
     (apart,) = (c for c in session.compared if c.against == TOGETHER)
     assert apart.ok and apart.net == "audio" and 0.03 < apart.difference.relative_l2 < 1
     exact = plan_of(audio_checkpoint("qwen3_asr"), seq=104, exact_audio=1)
     session = Session(exact, Interpreted(exact))
-    towers.alone(session, exact.nets[0], np.random.default_rng(0), 1)
+    look_alone(session, exact.nets[0], np.random.default_rng(0), 1)
     assert all(c.ok and c.against != TOGETHER for c in session.compared)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from test_generate import right
 from test_nets_of_options import SMALL, Interpreted
-from verify_helpers import conversation, plan_of
+from verify_helpers import conversation, look_alone, plan_of
 
 from llmconv import families
 from llmconv.blocks.tower import Tower
@@ -242,7 +242,7 @@ def test_towers_by_themselves(planned):
     plan = planned()
     session, nets = Session(plan, Interpreted(plan)), {net.name: net for net in plan.nets}
     for net in ("audio", "eye"):
-        towers.alone(session, nets[net], np.random.default_rng(0), 5)
+        look_alone(session, nets[net], np.random.default_rng(0), 5)
     assert right(session) and session.ledger.launches == {"audio": 2, "eye": 2}
 
 

@@ -12,11 +12,12 @@ from plans import planned
 from speaking import converse
 
 import llmconv.convert as convert
+from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.request import Request
-from llmconv.verify import verification
+from llmconv.verify import prompt, verification
 from llmconv.verify.generate import Generation, Runtime, Turn, turns
-from llmconv.verify.session import Session
+from llmconv.verify.session import Session, launched, work
 from llmconv.verify.settings import Settings
 
 
@@ -57,6 +58,16 @@ def verified(out: Path, **settings) -> tuple[bool, dict, str]:
     printed = io.StringIO()
     ok = verification.verify(out, Settings(**settings), Console(file=printed, force_terminal=False))
     return ok, json.loads((out / "verify.json").read_text()), printed.getvalue()
+
+
+def alone(session: Session, net: Net, rng: np.random.Generator, thorough: bool, lengths: Sequence[int] = ()) -> None:
+    """Launch one net by itself."""
+    work(session, launched(session, net, rng, thorough, lengths))
+
+
+def look_alone(session: Session, net: Net, rng: np.random.Generator, most: int) -> None:
+    """Launch a tower's net by itself."""
+    work(session, prompt.launched(session.plan, net, rng, most))
 
 
 def relative(found: np.ndarray, right: np.ndarray) -> float:
