@@ -26,10 +26,10 @@ def all_tasks(plan: Plan) -> Iterator[dict]:
     # here, because a list without a model needs none of them
     from llmconv.request.output import Layout
 
-    from . import check, checkpoint, compile, export, manifest, merge, sums, toolchain, verify
+    from . import check, checkpoint, compile, export, manifest, merge, program, sums, toolchain, verify
 
     layout = Layout(plan.job.out_dir)
-    for stage in (toolchain, checkpoint, export, check, compile, merge, manifest, sums, verify):
+    for stage in (toolchain, checkpoint, export, check, program, compile, merge, manifest, sums, verify):
         yield from stage.tasks(plan, layout)
 
 

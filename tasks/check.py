@@ -1,6 +1,6 @@
 """check:WEIGHT: compare our coefficients for a linear with the compiler's, where nets are packed or hollow.
 
-One layer is checked for all layers of the same sizes.
+One layer is checked for all layers of the same sizes, with made-up values unless the checkpoint has quantised it.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from llmconv.checkpoint import recipe
+from llmconv.checkpoint.made_up import can_make, listed, table
 from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
@@ -31,23 +32,26 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
 def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
     texts, flags = parts(net, weight), alone(net.flags).to_dict()
     names = sorted({name for text in texts for made in text.weights for name in recipe.names(made.recipe)})
+    any_values = can_make(plan.checkpoint, names)
+    tensors = listed(table(plan.checkpoint, names)) if any_values else {}
     made = [text.to_json() for text in texts]
     return task(
         weight.name,
         "llmconv.compile.check_linear:check_linear",
         {
             "parts": made,
-            "model": str(plan.checkpoint.path),
+            "model": "" if any_values else str(plan.checkpoint.path),
+            "tensors": tensors,
             "flags": flags,
             "place": Workplace(layout.scratch(weight.name), layout.log(weight.name), plan.job.debug).to_json(),
         },
         basename="check",
         targets=[layout.check(weight.name)],
         file_dep=[layout.toolchain],
-        **reading(plan, layout, names),
-        key={"flags": flags, "parts": made},
+        **reading(plan, layout, [] if any_values else names),
+        key={"flags": flags, "parts": made, "tensors": tensors},
         code=CODE,
-        need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(net, weight)),
+        need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
         like="check",
         doc=f"check {weight.name}",
     )

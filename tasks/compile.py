@@ -1,4 +1,4 @@
-"""compile:NET: compile each net, or stamp it from a compiled net of another layer."""
+"""compile:NET: stamp each net from the program of its structure, or compile it."""
 
 from __future__ import annotations
 
@@ -15,35 +15,30 @@ from llmconv.plan.estimate import (
     stamp_memory,
     stamp_seconds,
 )
-from llmconv.plan.forms import checked
+from llmconv.plan.forms import OURS
 from llmconv.plan.net import Net
 from llmconv.plan.origins import Origin
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .shapes import CODE, head, reading
+from .shapes import CODE, OWNER, checks_of, head, made_by, pattern, reading, saves_addresses
 
-# The facts of another net that a net depends on: no other fact may rebuild it
-FACTS = {
-    "template": ("check", "cycles", "coefficient_bytes", "coefficients"),
-    "owner": ("form", "coefficient_bytes", "coefficient_sha256", "coefficients"),
-}
-CHECKED = ("apart", "packed", "hollow")  # forms whose coefficients are ours
+# The facts of its program that a stamped net depends on: no other fact may rebuild it
+PROGRAM = ("check", "cycles", "coefficient_bytes", "coefficients")
+TOLD = ("how", "why", "form")  # and those of a net that its program was compiled for
 
 
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    yield head("compile", "compile or stamp every net")
-    by_name = {net.name: net for net in plan.nets}
+    yield head("compile", "stamp or compile every net")
     for net in plan.nets:
-        yield _task(plan, layout, by_name, net)
+        yield _task(plan, layout, net)
 
 
-def _task(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> dict:
-    origin = plan.origins[net.name]
-    work = _work(plan, layout, by_name, net)
+def _task(plan: Plan, layout: Layout, net: Net) -> dict:
+    origin, work = plan.origins[net.name], _work(plan, layout, net)
     others = {role: files for role, files in (("template", work.template), ("owner", work.owner)) if files}
+    facts = {"template": (*PROGRAM, *TOLD) if origin.program else PROGRAM, "owner": OWNER}
     read, stamped = reading(plan, layout, net.tensors), work.template is not None
-    checked_code = stamped or origin.members or origin.form in CHECKED
     key = {"flags": net.flags.to_dict(), "check": work.check, "roles": sorted(others)}
     return task(
         net.name,
@@ -52,24 +47,23 @@ def _task(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> dict
         basename="compile",
         targets=[*layout.net(net.name), *_saved(layout, net)],
         file_dep=[work.mlir, work.weights, layout.toolchain, *_made_before(work), *work.checks],
-        picks=[*read["picks"], *((files.facts, FACTS[role]) for role, files in others.items())],
-        task_dep=[f"compile:{origin.after}"] if origin.after else [],
+        picks=[*read["picks"], *((files.facts, facts[role]) for role, files in others.items())],
+        task_dep=[made_by(plan, origin.after)] if origin.after and not origin.program else [],
         reads=read["reads"],
         carry=read["carry"],
-        code=CODE if checked_code else (),
+        code=CODE if stamped or origin.members or origin.form in OURS else (),
         key=key | ({"places": work.places} if work.places else {}),
-        need=_need(net, origin),
+        need=_need(net, origin, stamped),
         phase="stamp" if stamped else "compile",
         like=f"{'stamp' if stamped else 'compile'} {origin.structure}",
-        doc=f"stamp {net.name} from {origin.template}" if stamped else f"compile {net.name}",
+        doc=f"stamp {net.name} from the program of {work.template.net}" if work.template else f"compile {net.name}",
     )
 
 
-def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetTask:
+def _work(plan: Plan, layout: Layout, net: Net) -> NetTask:
     """The task's arguments."""
     origin = plan.origins[net.name]
-    template = by_name[origin.template] if origin.template else None
-    checks = checked(by_name[origin.linears]) if origin.linears else []
+    stamped = origin.program or origin.template is not None
     return NetTask(
         name=net.name,
         module=net.module,
@@ -79,18 +73,17 @@ def _work(plan: Plan, layout: Layout, by_name: dict[str, Net], net: Net) -> NetT
         flags=net.flags,
         place=Workplace(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
         addresses=layout.addresses(net.stage_of) if net.stage_of else None,
-        checks=tuple(layout.check(weight.name) for weight in checks),
-        template=NetFiles(*layout.net(template.name), *_saved(layout, net, template.name)) if template else None,
+        checks=checks_of(plan, layout, net),
+        template=pattern(plan, layout, net.name) if stamped else None,
         owner=NetFiles(*layout.net(origin.owner)) if origin.owner else None,
-        places=dict(zip(template.numbered, net.numbered)) if template else {},
-        check=origin.members > 0,
+        places=dict(zip(plan.named[origin.template].numbered, net.numbered)) if origin.template else {},
+        check=origin.members > 0 and not origin.program,
     )
 
 
-def _saved(layout: Layout, net: Net, name: str = "") -> list[Path]:
-    """Where a net (or, by its name, its template) saves its addresses, if further decode stages use them."""
-    first = net.flags.address_assign and not net.stage_of
-    return [layout.addresses(name or net.name)] if first else []
+def _saved(layout: Layout, net: Net) -> list[Path]:
+    """Where a net saves its addresses, if further decode stages use them."""
+    return [layout.addresses(net.name)] if saves_addresses(net) else []
 
 
 def _made_before(work: NetTask) -> list[Path]:
@@ -99,9 +92,9 @@ def _made_before(work: NetTask) -> list[Path]:
     return [path for path in (work.addresses, *template) if path]
 
 
-def _need(net: Net, origin: Origin) -> Need:
+def _need(net: Net, origin: Origin, stamped: bool) -> Need:
     disk = net_bytes(net, owner=bool(origin.owner))
-    if origin.template:
+    if stamped:
         return Need(memory=stamp_memory(net), disk=disk, seconds=stamp_seconds(net))
     memory, scratch = compile_memory(net, origin.form), scratch_bytes(net, origin.form)
     return Need(memory=memory, disk=disk, scratch=scratch, seconds=compile_seconds(net, origin.form))

@@ -10,9 +10,13 @@ from typing import TYPE_CHECKING, Any
 from llmconv.engine import Carry, task
 
 if TYPE_CHECKING:
+    from llmconv.compile.records import NetFiles
+    from llmconv.plan.net import Net
     from llmconv.plan.plan import Plan
     from llmconv.request.output import Layout
 
+# The facts of the owner of its coefficients that a net depends on: no other fact may rebuild it
+OWNER = ("form", "coefficient_bytes", "coefficient_sha256", "coefficients")
 CODE = ("coefficients",)  # a check of our coefficients, and what is made of them, hold only for this package's version
 
 
@@ -39,3 +43,32 @@ def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
         "reads": sorted(shards),
         "carry": Carry(model, "llmconv.checkpoint.part:write_part", {"model": model, "names": list(names)}),
     }
+
+
+def made_by(plan: Plan, net: str) -> str:
+    """The task that runs the compiler for a net."""
+    return f"{'program' if plan.origins[net].program else 'compile'}:{net}"
+
+
+def pattern(plan: Plan, layout: Layout, net: str) -> NetFiles:
+    """The program that a net is stamped from: of made-up weights, or another finished net."""
+    from llmconv.compile.records import NetFiles
+
+    name = plan.origins[net].template or net
+    made_up, saved = plan.origins[name].program, saves_addresses(plan.named[name])
+    bare, coefficients, facts, run = layout.program(name) if made_up else layout.net(name)
+    addresses = layout.program_addresses(name) if made_up else layout.addresses(name)
+    return NetFiles(bare, coefficients, facts, run, addresses if saved else None)
+
+
+def saves_addresses(net: Net) -> bool:
+    """Whether further decode stages use the addresses that the compiler gives this net's inputs and outputs."""
+    return bool(net.flags.address_assign) and not net.stage_of
+
+
+def checks_of(plan: Plan, layout: Layout, net: Net) -> tuple[Path, ...]:
+    """The results of the checks of a net's linears."""
+    from llmconv.plan.forms import checked
+
+    linears = plan.origins[net.name].linears
+    return tuple(layout.check(weight.name) for weight in checked(plan.named[linears])) if linears else ()

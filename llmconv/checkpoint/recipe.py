@@ -79,6 +79,13 @@ def renamed(recipe: tuple, before: str, after: str) -> tuple:
     )
 
 
+def unnamed(recipe: tuple) -> tuple:
+    """The recipe without the names of tensors: how a weight is made of them."""
+    if recipe[0] in ("tensor", "raw"):
+        return recipe[:1]
+    return tuple(unnamed(part) if is_recipe(part) else part for part in recipe)
+
+
 def is_recipe(part: Any) -> bool:
     """Whether an element of a recipe is one itself."""
     return isinstance(part, (tuple, list)) and bool(part) and isinstance(part[0], str) and part[0] in EVALUATE

@@ -9,6 +9,7 @@ from typing import Any
 
 from llmconv.bmodel.split import split
 from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.made_up import Table, made_up
 from llmconv.compile.compiler import Compiler, refused
 from llmconv.compile.our_coefficients import equal
 from llmconv.compile.records import Workplace
@@ -20,18 +21,20 @@ from llmconv.toolchain.flags import CompileFlags
 def check_linear(
     parts: Sequence[Mapping[str, Any]],
     model: str,
+    tensors: Table,
     flags: Mapping[str, Any],
     place: Mapping[str, Any],
     out: Mapping[str, str],
 ) -> dict[str, Any]:
     """Compare our coefficients for a linear with the compiler's. Writes {why} to the target; "" when they are the same.
 
-    parts: Texts (llmconv.plan.forms.parts); model: the model directory; flags: of the net that the linear is part of;
-    place: a Workplace; all as JSON. out: the target by its name.
+    parts: Texts (llmconv.plan.forms.parts); model: the model directory; tensors: those that are made up instead; flags:
+    of the net that the linear is part of; place: a Workplace; all as JSON. out: the target by its name.
     """
     (target,) = out
     texts = [Text.from_json(part) for part in parts]
-    compiler = Compiler(CompileFlags(**flags), Checkpoint.open(Path(model)), Workplace.from_json(place))
+    checkpoint = made_up(tensors) if tensors else Checkpoint.open(Path(model))
+    compiler = Compiler(CompileFlags(**flags), checkpoint, Workplace.from_json(place))
     try:
         why = _first_difference(texts, compiler)
     except ToolError as failed:

@@ -27,7 +27,6 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.bmodel.split import Split, keep, split
-from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.blob import coefficients, stored_codes
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.roles import Packed
@@ -64,12 +63,25 @@ def build_net(net: Mapping[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
     own = outcome.coefficients == f"{task.name}.coeff"
     return {
         "digests": {list(out)[1]: outcome.coefficient_sha256} if own else {},
-        "how": outcome.how,
+        "how": "compiled" if took.peak_rss else "stamped",  # what was done here
         "why": outcome.why,
         "cycles": outcome.cycles,
         "bytes": outcome.coefficient_bytes,
         "peak_rss": took.peak_rss,
     }
+
+
+def build_program(net: Mapping[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
+    """Compile a net's program from made-up weights, and hold our coefficients of those against the compiler's. The
+    coefficients are not kept. net: a NetTask with `tensors`, as JSON. out: targets in the order of NetFiles, without
+    coefficients.
+    """
+    task = NetTask.from_json(net)
+    bare, facts, run, *addresses = map(Path, out.values())
+    targets = NetFiles(bare, task.place.scratch / f"{task.name}.coeff", facts, run, *addresses)
+    outcome, took = compile_net(task, targets)
+    targets.write(outcome, took)
+    return {"how": "compiled", "why": outcome.why, "cycles": outcome.cycles, "peak_rss": took.peak_rss}
 
 
 def make(task: NetTask, targets: NetFiles) -> tuple[Outcome, Took]:
@@ -88,7 +100,7 @@ def compile_net(task: NetTask, targets: NetFiles, wrong: str = "") -> tuple[Outc
     wrong: why the net is not stamped after all. Our coefficients then count as wrong. Raises ToolError for a net that
     is coded when they do: the compiler takes no others.
     """
-    compiler = Compiler(task.flags, Checkpoint.open(task.model), task.place, task.beside)
+    compiler = Compiler(task.flags, task.checkpoint, task.place, task.beside)
     try:
         wrong = wrong or difference(task.checks)
         if wrong and task.flags.coded:
@@ -187,13 +199,15 @@ class Build:
     def _with_our_coefficients(self, kind: str) -> Outcome:
         """The outcome of a net whose program was made from a form without its coefficients."""
         blob = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
-        theirs = self._owner()
+        own, theirs = f"{self.task.name}.coeff", self._owner()
         if theirs and theirs.form == kind and theirs.coefficient_bytes == blob.size:  # the same weights, the same form
             self.targets.coefficients.write_bytes(b"")
             holder, sha256 = theirs.coefficients, theirs.coefficient_sha256
+        elif self.task.tensors:  # nobody wants these
+            holder, sha256 = own, ""
         else:
             with self.targets.coefficients.open("wb") as file:
-                holder, sha256 = f"{self.task.name}.coeff", blob.write(file)
+                holder, sha256 = own, blob.write(file)
         return self._compiled(CHEAPER[kind], Split(blob.size, sha256), holder, kind, "equal")
 
     def _split(self, raw: Path, kind: str, why: str) -> Outcome:

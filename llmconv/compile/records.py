@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.made_up import Table, listed, made_up
 from llmconv.plan.decoder import IO_CONFIG
 from llmconv.toolchain.flags import CompileFlags
 
@@ -110,11 +112,11 @@ class NetFiles:
 class NetTask:
     """One net to make.
 
-    module: its name in the .bmodel. model: the model directory. mlir, weights: the exported files. addresses: the file
-    of addresses that a further decode stage must use. checks: what check_linear wrote about its linears. template,
-    owner: finished nets (llmconv.plan.origins). places: names of the template that hold its layer's number -> this
-    net's. check: compare our coefficients with the compiler's, because other nets will be stamped from this
-    one.
+    module: its name in the .bmodel. model: the model directory. tensors: of a program, those that are made up (without
+    a model then). mlir, weights: the exported files. addresses: the file of addresses that a further decode stage must
+    use. checks: what check_linear wrote about its linears. template, owner: finished nets (llmconv.plan.origins), or
+    programs. places: names of the template that hold its layer's number -> this net's. check: compare our coefficients
+    with the compiler's, because nets will be stamped from this one.
     """
 
     name: str
@@ -130,6 +132,12 @@ class NetTask:
     owner: NetFiles | None = None
     places: Mapping[str, str] = field(default_factory=dict)
     check: bool = False
+    tensors: Table = field(default_factory=dict)
+
+    @property
+    def checkpoint(self) -> Checkpoint:
+        """What its weights are made of."""
+        return made_up(self.tensors) if self.tensors else Checkpoint.open(self.model)
 
     @property
     def beside(self) -> dict[str, Path]:
@@ -149,6 +157,7 @@ class NetTask:
             **others,
             "places": dict(self.places),
             "check": self.check,
+            "tensors": listed(self.tensors),
         }
 
     @classmethod

@@ -6,7 +6,6 @@ import shutil
 import time
 
 from llmconv.bmodel.write import Part, combine
-from llmconv.checkpoint.files import Checkpoint
 from llmconv.compile.our_coefficients import our_coefficients
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
 from llmconv.plan.exported import Exported
@@ -25,8 +24,10 @@ def stamp(net: NetTask, template: NetFiles, targets: NetFiles) -> tuple[Outcome,
     combine([Part(template.bare, name=net.module, places=net.places)], targets.bare, 0)
     if targets.addresses and template.addresses:
         shutil.copyfile(template.addresses, targets.addresses)
-    why = f"the program of {template.net}"
-    outcome = Outcome("stamped", why, known.cycles, known.coefficient_bytes, sha256, holder)
+    how, why, form = "stamped", f"the program of {template.net}", ""
+    if template.net == net.name:  # compiled for itself, from made-up weights
+        how, why, form = known.how, known.why, known.form
+    outcome = Outcome(how, why, known.cycles, known.coefficient_bytes, sha256, holder, form)
     return outcome, Took(round(time.monotonic() - start, 3), round(time.process_time() - cpu, 3), 0)
 
 
@@ -37,7 +38,6 @@ def _coefficients(net: NetTask, template: NetFiles, known: Outcome, targets: Net
         # the template's coefficients equal its owner's, so this net's equal those of its own owner
         targets.coefficients.write_bytes(b"")
         return shared.coefficients, shared.coefficient_sha256
-    checkpoint = Checkpoint.open(net.model)
-    blob = our_coefficients(Exported.read(net.weights), checkpoint, net.flags, template.bare, net.places)
+    blob = our_coefficients(Exported.read(net.weights), net.checkpoint, net.flags, template.bare, net.places)
     with targets.coefficients.open("wb") as file:
         return f"{net.name}.coeff", blob.write(file)

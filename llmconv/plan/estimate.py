@@ -7,13 +7,14 @@ from math import prod
 
 from llmconv.checkpoint import recipe
 from llmconv.plan.devices import groups
-from llmconv.plan.forms import PART, by_ends, coded, codes_apart, lean, linears
+from llmconv.plan.forms import PART, coded, codes_apart, lean, linears
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.top.graph import Weight
 from llmconv.top.table import SAMPLE
 
 MB = 1 << 20
+PROGRAM = MB  # a net without its coefficients, at most
 KERNEL = 6 * MB  # the kernel module that every .bmodel carries once
 
 
@@ -81,7 +82,7 @@ def scratch_bytes(net: Net, form: str = "") -> int:
 
 def net_bytes(net: Net, owner: bool) -> int:
     """Bytes of disk of a finished net: its program, and its coefficients unless another net owns them."""
-    return MB + (0 if owner else net.coefficients)
+    return PROGRAM + (0 if owner else net.coefficients)
 
 
 def compile_seconds(net: Net, form: str = "") -> float:
@@ -108,10 +109,9 @@ def check_scratch() -> int:
     return KERNEL + 4 * PART + 4 * PART
 
 
-def check_seconds(net: Net, weight: Weight) -> float:
-    """CPU-seconds of checking a linear: measured 1.5 for each part of 16M weights; of a head two parts are checked."""
-    count = prod(weight.shape)
-    return 0.3 + 9e-8 * (min(count, 2 * PART) if by_ends(net) else count)
+def check_seconds(weight: Weight) -> float:
+    """CPU-seconds of checking a linear: measured 1.5 for each part of 16M weights, of which two are checked at most."""
+    return 0.3 + 9e-8 * min(prod(weight.shape), 2 * PART)
 
 
 def stamp_memory(net: Net) -> int:

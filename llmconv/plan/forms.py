@@ -16,10 +16,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from math import prod
 
+from llmconv.checkpoint import recipe
 from llmconv.coefficients.layout import CODED as COLUMNS
 from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import Linear, Packed, Plain, Role
-from llmconv.coefficients.structure import LAYER
 from llmconv.plan.exported import Exported, Form, LeftOut, TableTexts, Text
 from llmconv.plan.net import Net
 from llmconv.toolchain.flags import CompileFlags
@@ -27,6 +27,7 @@ from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
+OURS = ("apart", "packed", "hollow")  # whose coefficients are ours, not the compiler's
 LARGE = 1 << 26  # weights of the smallest block for which packing is worth its checks
 CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
 PART = 1 << 24  # weights that one check has the compiler quantise
@@ -122,16 +123,10 @@ def _text(net: Net, graph: Graph) -> Text:
     return Text(other.mlir, other.weights, other.roles)
 
 
-def by_ends(net: Net) -> bool:
-    """Whether the first and the last part of a linear stand for the others: of heads."""
-    return net.layer is None and net.tower is None
-
-
 def parts(net: Net, weight: Weight) -> list[Text]:
-    """A linear alone, in parts of at most PART weights.
+    """A linear alone: its first and its last columns, of at most PART weights each, which stand for those between.
 
-    A table gives one part, a sample of its rows; the other rows have the same layout. The first and the last part of a
-    head stand for it, as one layer stands for all.
+    A table gives one part, a sample of its rows; the other rows have the same layout.
     """
     role = next(role for role in net.roles if role.weight == weight.name)
     if isinstance(role, Plain):
@@ -144,8 +139,8 @@ def parts(net: Net, weight: Weight) -> list[Text]:
         made, (k, n) = linear_alone, weight.shape
     columns = max(1, PART // k // step) * step
     starts = list(range(0, n, columns))
-    starts = sorted({starts[0], starts[-1]}) if by_ends(net) else starts
-    return [_text(net, made(net.graph, weight.name, first, min(first + columns, n))) for first in starts]
+    ends = sorted({starts[0], starts[-1]})
+    return [_text(net, made(net.graph, weight.name, first, min(first + columns, n))) for first in ends]
 
 
 def linears(net: Net) -> list[Weight]:
@@ -178,11 +173,13 @@ def checks(nets: Iterable[Net]) -> dict[str, tuple[Net, Weight]]:
 
 
 def checked(net: Net) -> list[Weight]:
-    """The linears to check, out of those that a packed or hollow net is compiled without.
-
-    In a tower the first layer's linears stand for all.
+    """The linears to check, out of those that a packed or hollow net is compiled without: the first of each size, of
+    those that are made and used alike.
     """
+    used = {role.weight: role for role in net.roles if isinstance(role, (Linear, Packed, Plain))}
     firsts: dict[tuple, Weight] = {}
     for weight in coded(net) or linears(net):
-        firsts.setdefault((LAYER.sub(r"\1#", f'"{weight.name}"'), weight.shape), weight)
+        role = used[weight.name]
+        how = (role.bits, role.group) if isinstance(role, Packed) else ()
+        firsts.setdefault((type(role), how, weight.shape, recipe.unnamed(weight.recipe)), weight)
     return list(firsts.values())

@@ -9,8 +9,10 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
+from llmconv.checkpoint.files import Checkpoint
+from llmconv.checkpoint.made_up import can_make
 from llmconv.coefficients.roles import Packed
-from llmconv.plan.forms import coded, form_of, linears
+from llmconv.plan.forms import OURS, coded, form_of, linears
 from llmconv.plan.net import Net
 
 LARGE = 64 << 20  # bytes of a table in half precision
@@ -28,6 +30,8 @@ class Origin:
     after: a net that is compiled before this one, because both have a large table: together they would need much memory
     and disk.
     members: how many nets are stamped from this one.
+    program: whether the compiler gets made-up weights (llmconv.checkpoint.made_up), so that the program is there before
+    the checkpoint is read, and serves every checkpoint of this structure; this net is stamped from it like the others.
     structure: the same for nets whose programs are the same.
     """
 
@@ -37,13 +41,14 @@ class Origin:
     form: str = ""
     after: str | None = None
     members: int = 0
+    program: bool = False
     structure: str = ""
 
 
-def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
+def origins(nets: Sequence[Net], checkpoint: Checkpoint, stamp: bool = True) -> dict[str, Origin]:
     """The origin of every net, by name. The first net of a structure is its template.
 
-    stamp: False compiles every net.
+    checkpoint: whose tensors they are made of. stamp: False compiles every net.
     """
     templates: dict[str, str] = {}
     owners: dict[str, str] = {}
@@ -64,6 +69,7 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
     forms = {net.name: form_of(net.pattern or net) for net in nets if stamp and found[net.name].template is None}
+    apart = {net.name for net in nets if stamp and _apart(net, found[net.name], forms, members[net.name], checkpoint)}
     queue, alike = _queue(nets, forms), _alike(nets, forms)
     return {
         name: replace(
@@ -72,10 +78,18 @@ def origins(nets: Sequence[Net], stamp: bool = True) -> dict[str, Origin]:
             form=forms.get(name, ""),
             after=after,
             members=members[name],
+            program=name in apart,
             structure=keys[name],
         )
         for (name, origin), after in zip(found.items(), queue)
     }
+
+
+def _apart(net: Net, origin: Origin, forms: Mapping[str, str], members: int, checkpoint: Checkpoint) -> bool:
+    """Whether a net's program is compiled from made-up weights: where llmconv computes the coefficients anyway."""
+    if origin.template or net.flags.num_device > 1 or not net.tensors:
+        return False
+    return (members > 0 or forms[net.name] in OURS) and can_make(checkpoint, net.tensors)
 
 
 def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:

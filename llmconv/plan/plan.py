@@ -52,9 +52,14 @@ class Plan:
     copied: tuple[str, ...] = ()
 
     @cached_property
+    def named(self) -> dict[str, Net]:
+        """The nets by their names."""
+        return {net.name: net for net in self.nets}
+
+    @cached_property
     def origins(self) -> dict[str, Origin]:
         """Where each net comes from, by its name."""
-        return origins(self.nets, stamp=not self.job.no_stamp)
+        return origins(self.nets, self.checkpoint, stamp=not self.job.no_stamp)
 
     @cached_property
     def weights(self) -> int:

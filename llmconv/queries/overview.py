@@ -175,11 +175,12 @@ def _before(made: Plan) -> Needs:
     """Before the download, by the plan alone."""
     found = made.origins
     cpu = sum(
-        stamp_seconds(net) if found[net.name].template else compile_seconds(net, found[net.name].form)
-        for net in made.nets
+        (0 if origin.template else compile_seconds(net, origin.form))
+        + (stamp_seconds(net) if origin.template or origin.program else 0)
+        for net, origin in ((net, found[net.name]) for net in made.nets)
     )
     firsts = (net for net in made.nets if found[net.name].linears == net.name)
-    return Needs(cpu_seconds=cpu + sum(check_seconds(net, weight) for net, weight in checks(firsts).values()))
+    return Needs(cpu_seconds=cpu + sum(check_seconds(weight) for _, weight in checks(firsts).values()))
 
 
 def _needs(made: Plan, outlook: engine.Outlook) -> Needs:

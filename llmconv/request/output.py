@@ -83,6 +83,10 @@ class Layout:
         """
         return list(_net(self.out, net))
 
+    def program(self, net: str) -> list[Path]:
+        """The same of a program that is compiled from made-up weights; its coefficients are not kept."""
+        return list(_net(self.out, net, "programs"))
+
     def facts(self, net: str) -> Path:
         """A finished net's facts; under the name "merged" those of the .bmodel."""
         return _net(self.out, net)[2]
@@ -90,6 +94,10 @@ class Layout:
     def addresses(self, net: str) -> Path:
         """Input and output addresses of a decode net, which its further stages use too."""
         return _below(self.out, f".llmconv/nets/{net}.io.json")
+
+    def program_addresses(self, net: str) -> Path:
+        """The same of such a program."""
+        return _below(self.out, f".llmconv/programs/{net}.io.json")
 
     def scratch(self, net: str) -> Path:
         return _below(self.out, f".llmconv/scratch/{net}")
@@ -109,6 +117,6 @@ def _below(out: Path, name: str) -> Path:
 
 
 @cache
-def _net(out: Path, net: str) -> tuple[Path, ...]:
-    folder = _below(out, ".llmconv/nets")
+def _net(out: Path, net: str, place: str = "nets") -> tuple[Path, ...]:
+    folder = _below(out, f".llmconv/{place}")
     return tuple(folder / f"{net}.{ending}" for ending in ("bmodel", "coeff", "json", "run.json"))
