@@ -11,7 +11,7 @@ from typing import Any
 
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.made_up import can_make
-from llmconv.coefficients.roles import Packed
+from llmconv.coefficients.roles import Packed, Unknown
 from llmconv.plan.forms import OURS, coded, form_of, linears
 from llmconv.plan.net import Net
 
@@ -86,8 +86,11 @@ def origins(nets: Sequence[Net], checkpoint: Checkpoint, stamp: bool = True) -> 
 
 
 def _apart(net: Net, origin: Origin, forms: Mapping[str, str], members: int, checkpoint: Checkpoint) -> bool:
-    """Whether a net's program is compiled from made-up weights: where llmconv computes the coefficients anyway."""
+    """Whether a net's program is compiled from made-up weights: where llmconv computes the coefficients anyway, and can
+    compute all of them."""
     if origin.template or net.flags.num_device > 1 or not net.tensors:
+        return False
+    if any(isinstance(role, Unknown) for role in net.roles):
         return False
     return (members > 0 or forms[net.name] in OURS) and can_make(checkpoint, net.tensors)
 
