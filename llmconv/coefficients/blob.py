@@ -99,17 +99,25 @@ class Blob:
         for piece in self.pieces:
             if piece.offset != at:
                 raise NotCovered("coefficients with gaps between them")
-            count = 0
-            for array in self._content(piece):
-                part = _bytes(array) if array.size else memoryview(b"")
-                count += len(part)
-                yield part
-                del array, part  # before the next one is made
-            if count != piece.nbytes:
-                raise NotCovered(f"{piece.name} of {count} bytes where the layout has {piece.nbytes}")
-            yield memoryview(bytes(piece.stored - piece.nbytes))
+            yield from self._stored(piece)
             at += piece.stored
         self._codes = None
+
+    def at(self, offset: int) -> bytes:
+        """The bytes of the piece at this offset, with padding; b"" where no piece begins."""
+        piece = next((piece for piece in self.pieces if piece.offset == offset), None)
+        return b"".join(self._stored(piece)) if piece else b""
+
+    def _stored(self, piece: Piece) -> Iterator[memoryview]:
+        count = 0
+        for array in self._content(piece):
+            part = _bytes(array) if array.size else memoryview(b"")
+            count += len(part)
+            yield part
+            del array, part  # before the next one is made
+        if count != piece.nbytes:
+            raise NotCovered(f"{piece.name} of {count} bytes where the layout has {piece.nbytes}")
+        yield memoryview(bytes(piece.stored - piece.nbytes))
 
     def _source(self, name: str, transposed: bool = False) -> Source:
         return Source(self._weights[name].recipe, self._checkpoint, transposed)

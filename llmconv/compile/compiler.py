@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import chain
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from llmconv.compile import lowered_mlir
 from llmconv.compile.records import Took, Workplace
 from llmconv.compile.without_weights import Absent, Lean
 from llmconv.errors import ToolError
+from llmconv.plan.exported import Text
 from llmconv.plan.forms import lean
 from llmconv.toolchain import jit, tpuc_opt
 from llmconv.toolchain.fetch import obtain
@@ -61,6 +62,24 @@ class Compiler:
         absent: weights that the MLIR names and the weight file lacks, by their names after lowering. signed: mark codes
         as signed, as the compiler marks those that it quantises itself (lowered_mlir.signed).
         """
+        return self._run(name, mlir, weights, absent, signed)[0]
+
+    def program(self, name: str, text: Text, absent: Mapping[str, Absent]) -> tuple[Path, Iterator[tuple[int, bytes]]]:
+        """Compile a net of which some weights are absent, and leave their values out of the .bmodel too. Returns it,
+        and offset and bytes of the coefficients of the others."""
+        made, spared = self._run(name, text.mlir, text.weights, absent, values=False)
+        assert spared, "nets that lack weights go through codegen without them"
+        return made, spared.present()
+
+    def _run(
+        self,
+        name: str,
+        mlir: str,
+        weights: Iterable[Weight | npz.Values],
+        absent: Mapping[str, Absent] | None,
+        signed: bool = False,
+        values: bool = True,
+    ) -> tuple[Path, Lean | None]:
         run, source = self.scratch / name / "run", self.scratch / name / "source"
         shutil.rmtree(self.scratch / name, ignore_errors=True)
         run.mkdir(parents=True)
@@ -73,11 +92,11 @@ class Compiler:
         with tpuc_opt.opened(self._tools, *files, append=begun, known=[self._known]) as bench:
             self.results.append(self._steps(bench, spared, signed, out))
         if spared:
-            spared.put_back(out)
+            spared.put_back(out, values)
         if not self._place.keep:
             shutil.rmtree(source)
         normalise(out)
-        return out
+        return out, spared
 
     def _write(
         self, mlir: str, weights: Iterable[Weight | npz.Values], absent: Mapping[str, Absent] | None, spared: Lean

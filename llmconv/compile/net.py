@@ -63,7 +63,7 @@ def build_net(net: Mapping[str, Any], out: Mapping[str, str]) -> dict[str, Any]:
     own = outcome.coefficients == f"{task.name}.coeff"
     return {
         "digests": {list(out)[1]: outcome.coefficient_sha256} if own else {},
-        "how": "compiled" if took.peak_rss else "stamped",  # what was done here
+        "how": outcome.how,
         "why": outcome.why,
         "cycles": outcome.cycles,
         "bytes": outcome.coefficient_bytes,
@@ -171,6 +171,9 @@ class Build:
         if form.kind == "packed":
             stand_ins.program(self.task.name, form.text, self.compiler, self.targets.bare)
             return self._with_our_coefficients(form.kind)
+        if form.kind == "hollow" and self.task.tensors:
+            self._hollow_program(form)
+            return self._with_our_coefficients(form.kind)
         raw = self.compiler.run(self.task.name, form.text.mlir, form.text.weights, self._absent(form))
         kind = form.kind if form.kind in CHEAPER else ""
         why = CHEAPER.get(kind, why) or self._plain_reason()
@@ -195,6 +198,14 @@ class Build:
                 kind = "x".join(map(str, (*weight.shape, flags.mode.lower())))
                 absent[weight.name] = Absent(kind, ours.parts)
         return absent
+
+    def _hollow_program(self, form: Form) -> None:
+        """Write the program of a hollow net. Raises Refused when our coefficients around its linears are not right."""
+        made, present = self.compiler.program(self.task.name, form.text, self._absent(form))
+        split(made, self.targets.bare, self.targets.coefficients)
+        ours = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
+        if any(ours.at(offset) != stored for offset, stored in present):
+            raise Refused("our coefficients around its linears differ from the compiler's")
 
     def _with_our_coefficients(self, kind: str) -> Outcome:
         """The outcome of a net whose program was made from a form without its coefficients."""

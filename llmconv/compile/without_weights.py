@@ -33,6 +33,7 @@ from llmconv.errors import ToolError
 from llmconv.top.graph import Weight
 
 _CHUNK = 8 << 20
+NOTHING = Produced(0, tuple)
 
 Values = Callable[[], Iterable[bytes | memoryview]]
 
@@ -116,8 +117,9 @@ class Lean:
             np.savez(weights, none=np.zeros(1, np.float32))  # the compiler wants a weight file
             mlir.write_text(lowered_mlir.hollow(text), encoding="utf-8")
 
-    def put_back(self, made: Path) -> None:
-        """Put the weights into the .bmodel `made`. Raises ToolError when codegen wrote coefficients of its own."""
+    def put_back(self, made: Path, values: bool = True) -> None:
+        """Put the weights into the .bmodel `made`. values: False gives it their places alone, as `split` leaves them.
+        Raises ToolError when codegen wrote coefficients of its own."""
         if not self._left_out:
             return
         model = BModel.read(made)
@@ -136,13 +138,24 @@ class Lean:
                 stage["coeff_mem"] = {
                     "address": coefficients.address,
                     "check_code": b"",  # write() fills it in
-                    "binary_coeff": Produced(coefficients.size, partial(self._values, coefficients.places)),
+                    "binary_coeff": Produced(coefficients.size, partial(self._values, coefficients.places))
+                    if values
+                    else NOTHING,
                     "location": [place.location for place in coefficients.places],
                 }
         whole = made.with_suffix(".whole")
         write(whole, model.tree)
         os.replace(whole, made)
-        self._weights.unlink()
+        if values:
+            self._weights.unlink()
+
+    def present(self) -> Iterator[tuple[int, bytes]]:
+        """Offset and bytes, with padding, of each of the net's coefficients that lowering had; after `put_back` without
+        values. The bytes are held: absent are the large ones."""
+        (coefficients,) = self._left_out.values()
+        for place in coefficients.places:
+            if place.weight not in self._absent:
+                yield place.offset, b"".join(self._values([place]))
 
     def _values(self, places: Sequence[Place]) -> Iterator[bytes | memoryview]:
         with zipfile.ZipFile(self._weights) as weights:

@@ -30,7 +30,7 @@ from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 OURS = ("apart", "packed", "hollow")  # whose coefficients are ours, not the compiler's
 LARGE = 1 << 26  # weights of the smallest block for which packing is worth its checks
 CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
-PART = 1 << 24  # weights that one check has the compiler quantise
+PART = 1 << 22  # weights that one check has the compiler quantise
 LEAN = 1 << 27  # bytes of the smallest weight file that codegen does without
 
 

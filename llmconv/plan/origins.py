@@ -92,7 +92,9 @@ def _apart(net: Net, origin: Origin, forms: Mapping[str, str], members: int, che
         return False
     if any(isinstance(role, Unknown) for role in net.roles):
         return False
-    return (members > 0 or forms[net.name] in OURS) and can_make(checkpoint, net.tensors)
+    # a net of no layer that stands alone would be compiled twice, should anything of it differ after all
+    serves = members > 0 or net.layer is not None or forms[net.name] in OURS
+    return serves and can_make(checkpoint, net.tensors)
 
 
 def _alike(nets: Sequence[Net], forms: Mapping[str, str]) -> dict[str, str]:
