@@ -53,6 +53,25 @@ def test_decode_stages_use_the_addresses_of_the_first(checkpoint, convert):
     assert others == [first, first]
 
 
+@pytest.mark.compiler
+@pytest.mark.parametrize("large", [1 << 26, 1], ids=["whole", "packed"])
+def test_programs_serve_other_checkpoints_of_their_structure(large, checkpoint, convert, monkeypatch, tmp_path):
+    """The second one brings nothing before the compiler, and its nets are right."""
+    monkeypatch.setenv("LLMCONV_CACHE", str(shared := tmp_path / "cache"))
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", large)
+    one, other = (checkpoint("qwen2", num_hidden_layers=3, seed=seed) for seed in (61, 62))
+    given = {"seq": 64, "quantize": "w4bf16", "chip": "cv186x"}
+    convert(one, **given)
+    assert any(shared.iterdir())
+    out = convert(other, **given)
+    ran = [json.loads(line) for line in (out / ".llmconv" / "events.jsonl").read_text().splitlines()]
+    hows = {e["name"]: e["how"] for e in ran if e["event"] == "TaskFinished"}
+    compiled = {name for name, how in hows.items() if name.startswith(("program:", "check:")) and how == "built"}
+    programs = {name for name in hows if name.startswith("program:")}
+    assert not compiled and {"program:block_0", "program:block_cache_2"} <= programs
+    assert content(out) == content(convert(other, no_stamp=1, **given))
+
+
 TABLES = {
     "bm1684x": {"chip": "bm1684x", "quantize": "w4bf16"},
     "f16": {"chip": "bm1684x", "quantize": "f16"},

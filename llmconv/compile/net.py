@@ -1,8 +1,10 @@
-"""Make one net: by stamping the program that was compiled for another layer of the same structure, or by the compiler.
+"""Make one net: by stamping the program of its structure, or by the compiler. Make the program of a structure.
 
     build_net
       make                       stamp it, or else compile it
-        stamp.stamp                the template's program, our coefficients
+        stamp.stamp                the program, our coefficients
+        compile_net
+    build_program                with made-up weights (llmconv.checkpoint.made_up)
         compile_net
           check_linear.difference    what the checks of its linears found
           first_outcome              the first form of the net that the compiler takes
@@ -14,7 +16,7 @@
                 toolchain.tpuc_opt         lower, arrange, codegen
 
 A net is kept as NAME.bmodel (commands, without coefficients), NAME.coeff (coefficients; empty when another net has the
-same), NAME.json (the Outcome) and NAME.run.json (what making it took).
+same), NAME.json (the Outcome) and NAME.run.json (what making it took). A program has no coefficients.
 """
 
 from __future__ import annotations

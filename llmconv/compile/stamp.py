@@ -1,4 +1,4 @@
-"""Stamp a net: the program that was compiled for another layer of the same structure, with our own coefficients."""
+"""Stamp a net: the program that was compiled for its structure, with our own coefficients."""
 
 from __future__ import annotations
 

@@ -40,7 +40,12 @@ def page(facts: Facts) -> str:
         sections.nets(facts),
         sections.files(facts),
     ]
-    phases = {f"compile:{net['name']}": "stamp" for net in facts.nets if net.get("how") == "stamped"}
+    ran = {span.name for run in runs for span in run.spans}
+    phases = {
+        f"compile:{net['name']}": "stamp"
+        for net in facts.nets
+        if net.get("how") == "stamped" or f"program:{net['name']}" in ran
+    }
     drawn = {
         "main": main,
         "runs": [timeline.to_json(run, facts.deps, phases) for run in runs],

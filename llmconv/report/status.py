@@ -115,8 +115,9 @@ def _net(net: Mapping[str, Any], run: Run, span: Span | None, checked: Mapping[s
     name, task = net["name"], f"compile:{net['name']}"
     state, why = net.get("how", "open"), net.get("why", "")
     reason = span.reason if span else ""
-    if task in run.failures:
-        failure = run.failures[task]["failure"]
+    failed = next((one for one in (f"program:{name}", task) if one in run.failures), None)
+    if failed:
+        failure = run.failures[failed]["failure"]
         state, why, reason = "failed", failure["what"], failure.get("why", "")
     elif task in run.blocked:
         state, why, reason = "blocked", f"needs {run.blocked[task]}, which failed", ""

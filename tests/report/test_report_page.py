@@ -173,7 +173,7 @@ def test_a_failed_build(failed_build, capsys):
     out = failed_build("--continue")
     page = Page.of(out)
     assert (
-        "Failed: compile:" in page.text
+        "Failed: program:" in page.text
         and not page.ids & {"sizes", "latency", "verification"}
         and page.ids >= {"gantt", "memory", "nets", "memory-of-the-device"}
     )
@@ -197,7 +197,7 @@ def test_a_failure_after_a_good_build_says_what_is_still_there(checkpoint, conve
     break_compiler()
     assert main(["convert", "-m", str(checkpoint("qwen2")), "-s", "96", "-o", str(out)]) == 1
     page = Page.of(out)
-    assert "Failed: compile:" in page.text and "The .bmodel in this directory is of an earlier build." in page.text
+    assert "Failed: program:" in page.text and "The .bmodel in this directory is of an earlier build." in page.text
     assert ".bmodel (earlier build)" in page.text and before["sha256"] in page.text and "seq_length 96" in page.text
     assert len(page.data["runs"]) == 2 and page.data["main"] == 1
     assert not [row for row in nets(page) if row.split()[1] in ("compiled", "stamped", "cached")], (
