@@ -202,12 +202,12 @@ def test_a_crashing_compiler_names_net_log_and_repeat_and_keeps_the_rest(
     argv = ["convert", "-m", str(model), "-s", "64", "-o", str(tmp_path / "out"), "--no_cache", "--continue"]
     assert main(argv) == 1
     out = "".join(capfd.readouterr())
-    assert "compile:block_1" in out and "SIGABRT" in out and "something is odd" in out
+    assert "program:block_1" in out and "SIGABRT" in out and "something is odd" in out
     assert str(tmp_path / "out" / "logs" / "block_1.log") in out
     assert (
         "its last words:\n    | net.mlir:1: error: something is odd" in out
         and "finished tasks are kept; go on with: " in out
     )
-    assert "--task compile:block_1" in out
+    assert "--task program:block_1" in out
     assert (tmp_path / "out" / ".llmconv" / "nets" / "block_0.bmodel").exists()
     assert not list((tmp_path / "out").glob("*.bmodel"))

@@ -56,7 +56,7 @@ def test_names_counts_and_an_end_of_its_own(heard):
         "RunStarted", "TaskUnchanged", "TaskStarted", "Heartbeat", "TaskFinished", "TaskFinished", "RunFinished"
     ]  # fmt: skip
     first, last = found[0], found[-1]
-    assert isinstance(first, events.RunStarted) and (first.total, first.jobs) == (20, 2) and first.out.endswith("/out")
+    assert isinstance(first, events.RunStarted) and (first.total, first.jobs) == (24, 2) and first.out.endswith("/out")
     assert found[3].running == (("merge", 1.0, 5),) and (found[3].finished, found[3].waiting) == (1, 18)
     assert isinstance(last, events.RunFinished)
     assert (last.built, last.cached, last.unchanged, last.failed, last.left) == (1, 1, 1, 0, 17)
