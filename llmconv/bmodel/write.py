@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import os
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from io import FileIO
@@ -24,6 +25,7 @@ from llmconv.errors import ConvertError
 from llmconv.words import counted
 
 CHUNK = 4 << 20
+AHEAD = 8 * CHUNK  # bytes that wait to be hashed, at most
 SHA256_BYTES = 32
 
 
@@ -252,34 +254,41 @@ def _copy(blob: Piece | Produced, digest: bytes, where: str, to: _Hashed) -> Non
             size += memoryview(chunk).nbytes
     if size != blob.size:
         raise ConvertError(f"{where} is damaged", f"{blob.size} bytes are expected and there are {size}")
+    to.settle()
     if found.digest() != digest:
         raise ConvertError(f"{where} is damaged", f"its sha256 should be {digest.hex()} and is {found.hexdigest()}")
     to.write(bytes(-size % ALIGN))
 
 
 class _Hashed:
-    """A file that is written from front to back, and its sha256. A second thread hashes (hashlib releases the
-    interpreter).
+    """A file that is written from front to back, and its sha256. Two threads hash (hashlib releases the interpreter):
+    the whole, and the blob that is written; they are AHEAD bytes behind at most.
     """
 
     def __init__(self, file: FileIO):
         self._file, self._whole = file, hashlib.sha256()
-        self._thread = ThreadPoolExecutor(1)
+        self._threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
+        self._hashing: deque[tuple[Future[None], int]] = deque()  # with the bytes that it holds
 
     def write(
         self, chunk: bytes | memoryview, digest: hashlib._Hash | None = None, source: tuple[int, int] | None = None
     ) -> None:
-        """Write a chunk (anything with a buffer), which is added to `digest` as well. source: a file that holds it, and
-        where: the kernel copies it then, or lets both files share its blocks."""
-        hashed = self._thread.submit(self._whole.update, chunk)
-        if digest is not None:
-            digest.update(chunk)
+        """Write a chunk (anything with a buffer), which is added to `digest` as well (not before `settle` for sure).
+        source: a file that holds it, and where: the kernel copies it then, or lets both files share its blocks."""
+        for thread, sha256 in zip(self._threads, (self._whole, digest)):
+            if sha256 is not None:
+                self._hashing.append((thread.submit(sha256.update, chunk), memoryview(chunk).nbytes))
+        self.settle(AHEAD)
         left = memoryview(chunk).cast("B")
         if source:
             left = left[self._copied(*source, left.nbytes) :]
         while left:
             left = left[self._file.write(left) :]
-        hashed.result()
+
+    def settle(self, left: int = 0) -> None:
+        """Wait until at most `left` bytes are still to be hashed."""
+        while self._hashing and sum(size for _, size in self._hashing) > left:
+            self._hashing.popleft()[0].result()
 
     def _copied(self, source: int, offset: int, size: int) -> int:
         """How many bytes of another file the kernel has appended; 0 where it cannot."""
@@ -292,10 +301,12 @@ class _Hashed:
 
     @property
     def sha256(self) -> str:
+        self.settle()
         return self._whole.hexdigest()
 
     def __enter__(self) -> _Hashed:
         return self
 
     def __exit__(self, *raised: object) -> None:
-        self._thread.shutdown()
+        for thread in self._threads:
+            thread.shutdown()
