@@ -25,7 +25,7 @@ from llmconv.errors import ConvertError
 from llmconv.words import counted
 
 CHUNK = 4 << 20
-AHEAD = 8 * CHUNK  # bytes that wait to be hashed, at most
+AHEAD = 2 * CHUNK  # bytes that wait to be hashed, at most
 SHA256_BYTES = 32
 
 
