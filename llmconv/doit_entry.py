@@ -62,7 +62,7 @@ class Doit:
                 yield from tasks.frame()
                 return
             import llmconv.convert as convert  # here, because a list without a model needs no conversion
-            from llmconv.plan.plan import plan
+            from llmconv.plan.tuned import planned
 
             asked = convert.ask(variables)
             if asked.build.dry_run:
@@ -70,7 +70,7 @@ class Doit:
 
                 print(dry_run(asked))
                 raise SystemExit(0)
-            self._settled = asked, plan(asked.job)
+            self._settled = asked, planned(asked)
             yield from tasks.all_tasks(self._settled[1])
         except ConvertError as error:
             print(f"ERROR: {error}", file=sys.stderr)
@@ -93,7 +93,7 @@ class Doit:
 
     def _run_options(self) -> engine.RunOptions:
         import llmconv.convert as convert
-        from llmconv.plan.plan import plan
+        from llmconv.plan.tuned import planned
         from llmconv.report.summary import program
 
         variables = _variables()
@@ -102,7 +102,7 @@ class Doit:
             return self._several.run_options(lambda task: f"{doit} {shlex.quote(task)} {file}")
         if self._settled is None:  # a command without a model: `ask` says that it is missing
             asked = convert.ask(variables)
-            self._settled = asked, plan(asked.job)
+            self._settled = asked, planned(asked)
         asked, made = self._settled
         doit, words = program("doit"), shlex.join(f"{k}={v}" for k, v in variables.items())
         command = convert.Command(f"{doit} {shlex.join(sys.argv[1:])}", f"{doit} {{task}} {words}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,6 +38,17 @@ def verification(layout: Layout, files: Sequence[Path], settings: Settings) -> d
     from .verify import verification
 
     return verification(layout, files, settings)
+
+
+def tuning(plans: Mapping[str, tuple[Plan, Sequence[str]]], layout: Layout, state: Path) -> Iterator[dict]:
+    """The tasks that compile candidates, as CANDIDATE.compile:NET. plans: by candidate its plan and the nets to
+    compile. layout: of the build; state: the folder of the run that compiles them, and of their files."""
+    from . import tune
+
+    for number, (name, (plan, nets)) in enumerate(plans.items()):
+        if not number:
+            yield from tune.common(plan, layout)
+        yield from tune.tasks(plan, tune.Apart(state / name, layout, state), nets)
 
 
 def frame() -> Iterator[dict]:

@@ -10,7 +10,8 @@ from typing import Any
 
 from llmconv import engine, tasks
 from llmconv.engine.explain import Item
-from llmconv.plan.plan import Plan, plan
+from llmconv.plan.plan import Plan
+from llmconv.plan.tuned import planned
 from llmconv.queries.overview import Overview, overview
 from llmconv.request.request import Request, load
 from llmconv.words import size
@@ -85,7 +86,7 @@ def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
 
 def forecast(asked: Request) -> Overview:
     """What `llmconv plan` shows. Raises InputError for every fault that would stop the conversion."""
-    made = plan(asked.job)
+    made = planned(asked)
     return overview(made, outlook(asked, made), asked.job)
 
 
@@ -95,7 +96,7 @@ def why(out: Path, name: str | None) -> Why:
     name: a task (compile:block_0, merge) or a net (block_0, for its compile task).
     """
     asked = load(out)
-    made, options = plan(asked.job), asked.run_options()
+    made, options = planned(asked), asked.run_options()
     if name is None:
         items = [i for i in engine.plan(tasks.graph(made), ["convert"], options) if i.action != "unchanged"]
         return Why(str(out), None, tuple(map(Task.of, items)))

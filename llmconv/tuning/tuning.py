@@ -1,0 +1,159 @@
+"""Measure the candidates of a plan, round by round, and keep the choice.
+
+    tune(asked, made, options)
+      Search.rounds                  until no candidate is wanted any more (llmconv.plan.candidates)
+        Search._plans                  a plan for each; those that are the same to the compiler are compiled once
+        engine.run                     their compiles, in OUT/.llmconv/tune, with all that a build has: budgets, the
+                                       cache, a cluster, Ctrl-C; what is known already is not compiled again
+        Search._learn                  cycles, from what the compiles have left
+      Tuning.keep                    OUT/.llmconv/tuned.json, and the cache
+
+Compiles have the keys that the build's own have, which so finds the nets of the chosen candidate in the cache.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from llmconv import engine, tasks
+from llmconv.compile.records import NetFiles
+from llmconv.engine import outputs
+from llmconv.engine.console import console
+from llmconv.engine.events import Listener
+from llmconv.engine.homes import Home
+from llmconv.engine.locks import Locks
+from llmconv.errors import ToolError
+from llmconv.plan.candidates import Candidate, Measured
+from llmconv.plan.measures import Measure, measures, signature
+from llmconv.plan.plan import Plan
+from llmconv.plan.tuned import Tuning, with_drawing
+from llmconv.request.output import Layout
+from llmconv.request.request import Request
+from llmconv.toolchain.find import find
+from llmconv.tuning.listening import Lenient
+from llmconv.words import counted
+
+FOLDER = "tune"  # below the state of the build
+NO_ESTIMATE = "it estimates no cycles"
+
+
+def tune(asked: Request, made: Plan, options: engine.RunOptions, listeners: Sequence[Listener] = ()) -> int:
+    """Compile what is to be compiled, and keep the choice: the request planned again has it. Returns the exit code.
+
+    options: of the build, whose console is used. listeners: hear of the runs too. Errors: as engine.run, and ToolError
+    where the compiler takes no graph at all.
+    """
+    assert made.tuning is not None
+    search = Search(asked, made, made.tuning, options, listeners)
+    if status := search.run():
+        return status
+    there = find(keep=False)
+    kept = made.tuning.with_measured(search.measured, there.digest if there else "", made)
+    kept.keep(asked.layout.tuned, not asked.build.no_cache)
+    outputs.discard(str(search.folder))
+    return 0
+
+
+@dataclass
+class Search:
+    """The rounds of one plan."""
+
+    asked: Request
+    made: Plan
+    tuning: Tuning
+    options: engine.RunOptions
+    listeners: Sequence[Listener] = ()
+    measured: Measured = field(default_factory=Measured)
+    _alike: dict[str, str] = field(default_factory=dict)  # signature -> the candidate that is compiled
+
+    @property
+    def folder(self) -> Path:
+        return self.asked.layout.state / FOLDER
+
+    def run(self) -> int:
+        """All rounds; returns the exit code."""
+        while wanted := self.tuning.forms.wanted(self.measured):
+            if status := self._round(wanted):
+                return status
+        return 0
+
+    def _round(self, wanted: Sequence[Candidate]) -> int:
+        names, plans, nets = {}, {}, {}
+        for one in wanted:
+            made = with_drawing(self.asked.job, one.drawing.text, self.made)
+            nets[one.name] = found = measures(made, one, self.tuning.forms)
+            names[one.name] = self._alike.setdefault(signature(found), one.name)
+            if names[one.name] == one.name:
+                plans[one.name] = made, [measure.net.name for measure in found]
+        status, refused = self._compile(plans)
+        if status:
+            return status
+        cycles, failed = dict(self.measured.cycles), {**self.measured.failed, **refused}
+        for one, same in names.items():
+            if same not in failed and (known := cycles.get(same) or self._cycles(same, nets[one])):
+                cycles[one] = known
+            else:
+                failed[one] = failed.get(same, NO_ESTIMATE)
+        self.measured = Measured(cycles, failed)
+        return self._check(wanted)
+
+    def _check(self, wanted: Sequence[Candidate]) -> int:
+        """ToolError where the compiler takes none of a kind, so that a conversion has no graphs at all."""
+        forms = self.tuning.forms
+        for part in (forms.heads, forms.blocks):
+            if part and set(part) <= set(wanted) and not self.measured.of(part):
+                why = self.measured.failed[part[0].name]
+                raise ToolError(f"the compiler takes none of {', '.join(one.name for one in part)}", why)
+        return 0
+
+    def _compile(self, plans: dict[str, tuple[Plan, list[str]]]) -> tuple[int, dict[str, str]]:
+        """The exit code, and the candidates that the compiler does not take, with why."""
+        if not plans:
+            return 0, {}
+        lenient, locks = (
+            Lenient([*console(self.options), *self.listeners], list(plans)),
+            Locks([self.asked.layout.state]),
+        )
+        told = f"--tune compiles {counted(len(plans), 'candidate')}: {', '.join(plans)}"
+
+        def prepare() -> None:
+            locks.take()
+            if self.options.prepare:
+                self.options.prepare()
+
+        options = replace(
+            self.options,
+            state_dir=self.folder,
+            homes=[Home(self.asked.layout.state, _own, lambda name: name)],
+            others=(self.asked.layout.state,),
+            continue_=True,
+            progress="none",
+            notes=[told],
+            repeat=None,
+            prepare=prepare,
+            listeners=[lenient],
+        )
+        graph = {"task_tune": lambda: tasks.tuning(plans, self.asked.layout, self.folder)}
+        goals = [f"{name}.compile:{net}" for name, (_, nets) in plans.items() for net in nets]
+        try:
+            status = engine.run(graph, goals, options)
+        finally:
+            locks.free()
+        return (status if status == 130 else lenient.status), lenient.refused
+
+    def _cycles(self, name: str, found: Sequence[Measure]) -> dict[str, int] | None:
+        """By kind of net, of all layers; None where the compiler tells none."""
+        layout, total = Layout(self.folder / name), {}
+        for one in found:
+            cycles = NetFiles(*layout.net(one.net.name)).read().cycles
+            if not cycles:
+                return None
+            total[one.kind] = total.get(one.kind, 0) + one.layers * cycles
+        return total
+
+
+def _own(name: str) -> str | None:
+    """Of the tasks those that are the build's own, and known there."""
+    return name if name == "toolchain" or name.startswith("checkpoint") else None
