@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .shapes import named as named
 from .shapes import single
 
 if TYPE_CHECKING:

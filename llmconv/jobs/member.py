@@ -52,9 +52,9 @@ class Member:
             yield self._apart(task)
 
     def _apart(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        from llmconv.tasks.shapes import named as renamed
+        from llmconv import tasks
 
-        named = renamed(task, self.task)
+        named = tasks.named(task, self.task)
         if named["basename"] == self.name:
             named["doc"] = f"convert {self.asked.job.model_path.name} to {os.path.relpath(self.asked.job.out_dir)}"
         return named

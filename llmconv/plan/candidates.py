@@ -12,7 +12,7 @@ from statistics import fmean
 
 from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR, Drawing
 from llmconv.blocks.spec import Spec
-from llmconv.plan.drawing import may_cut, may_join, plain, twice
+from llmconv.plan.drawing import may_cut, may_join, plain, stored_twice
 from llmconv.request.job import Job
 
 PIECES = (2, 4, 8)
@@ -47,8 +47,8 @@ class Measured:
 
 @dataclass(frozen=True)
 class Forms:
-    """What a model's graphs may be, simple ones first: the first of heads and of blocks is the vendor's. joins: what may
-    be joined beside any pieces. Empty where there is nothing to choose."""
+    """What a model's graphs may be, simple ones first: the first of heads and of blocks is the vendor's. joins: what
+    may be joined beside any pieces. Empty where there is nothing to choose."""
 
     heads: tuple[Candidate, ...] = ()
     blocks: tuple[Candidate, ...] = ()
@@ -143,7 +143,7 @@ def _sides(spec: Spec, job: Job) -> Iterator[str]:
     yield LEFT
     if spec.head_bits == 16:
         yield TABLE
-        if not twice(spec, job) or job.graph == "fastest":
+        if not stored_twice(spec, job) or job.graph == "fastest":
             yield RIGHT
 
 

@@ -168,7 +168,7 @@ def _head(spec: Spec, job: Job) -> str:
     return TABLE if TRANSPOSED[job.chip].get(spec.hidden, 1) < 1 else LEFT
 
 
-def twice(spec: Spec, job: Job) -> bool:
+def stored_twice(spec: Spec, job: Job) -> bool:
     """Whether the nets have the weights of embedding and head, which the checkpoint has once, in two layouts."""
     return spec.tied and not job.embedding_disk
 
@@ -192,7 +192,7 @@ def _otherwise(spec: Spec, job: Job) -> Iterator[str]:
     for join in _joins(spec, job):
         yield f"{', '.join(join.roles)}: one weight, side by side (a block saves {_shares(join.saved)})"
     if drawing.head == RIGHT:
-        twice = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if twice(spec, job) else ""
+        twice = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if stored_twice(spec, job) else ""
         yield f"head: its weight transposed, on the right{twice} (about a quarter of its cycles saved)"
     elif drawing.head == TABLE:
         saved = 1 - TRANSPOSED[job.chip][spec.hidden]

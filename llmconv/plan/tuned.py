@@ -115,11 +115,9 @@ def _looked_up(asked: Request, tuning: Tuning) -> Tuning:
     """With the record that is known. The one in the output directory counts also while there is no compiler."""
     for file in _files(asked, tuning):
         record, own = Record.read(file), file == asked.layout.tuned
-        if (
-            record is None
-            or record.subject != tuning.subject
-            or not tuning.forms.allow(record.drawing, record.measured)
-        ):
+        if record is None or record.subject != tuning.subject:
+            continue
+        if not tuning.forms.allow(record.drawing, record.measured):
             continue
         if record.compiler == tuning.compiler or (own and not tuning.compiler):
             return replace(tuning, record=record, kept=own)

@@ -8,7 +8,7 @@ from dataclasses import replace
 from llmconv.blocks.drawing import LEFT, RIGHT, TABLE, VENDOR, Drawing
 from llmconv.blocks.spec import Spec
 from llmconv.plan.candidates import HEAD, Candidate, Forms, parted
-from llmconv.plan.drawing import told, twice
+from llmconv.plan.drawing import stored_twice, told
 from llmconv.plan.record import Record
 from llmconv.request.job import Job
 from llmconv.words import counted, roughly, size
@@ -40,7 +40,7 @@ def _found(spec: Spec, job: Job, forms: Forms, record: Record) -> Iterator[str]:
         yield from _blocks(spec, forms, record)
     else:
         yield "blocks: by the tables, because the compiler estimates no cycles of dynamic nets"
-    table = twice(spec, job) and drawing.head == RIGHT
+    table = stored_twice(spec, job) and drawing.head == RIGHT
     stored = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if table else ""
     yield f"head: {SIDES[drawing.head]}{stored}{_head(forms, record)}"
     if measured.failed:

@@ -112,10 +112,8 @@ class Search:
         """The exit code, and the candidates that the compiler does not take, with why."""
         if not plans:
             return 0, {}
-        lenient, locks = (
-            Lenient([*console(self.options), *self.listeners], list(plans)),
-            Locks([self.asked.layout.state]),
-        )
+        lenient = Lenient([*console(self.options), *self.listeners], list(plans))
+        locks = Locks([self.asked.layout.state])
         told = f"--tune compiles {counted(len(plans), 'candidate')}: {', '.join(plans)}"
 
         def prepare() -> None:
