@@ -1,7 +1,7 @@
 """--tune: which graphs there are to choose from, in which order they are measured, and which of them is taken. Pure.
 
-The head is chosen by itself. Of the blocks first the pieces of the MLP are, then what is joined beside the best of
-them: the compiler gets about ten graphs instead of thirty.
+The head is chosen by itself. Of the blocks first the pieces of the MLP are measured, then what is joined beside the
+best of them: the compiler gets about ten graphs instead of thirty.
 """
 
 from __future__ import annotations
@@ -67,13 +67,19 @@ class Forms:
     def __bool__(self) -> bool:
         return bool(self.heads)
 
-    def beside(self, best: Candidate) -> list[Candidate]:
-        """What is joined beside the pieces of a candidate."""
-        found = (replace(best.drawing, up_first=True, joined=groups) for groups in self.joins)
+    def _beside(self, measured: Measured) -> list[Candidate]:
+        """What is joined beside the best pieces: those that are taken if nothing is joined, and those that save most in
+        all, whatever it costs a token, which what is joined may make up for."""
+        best = self.best(self.blocks, measured)
+        if best is None:
+            return []
+        most = max(measured.of(self.blocks), key=lambda one: sum(parted(self.saved(one, measured))))
+        pieces = dict.fromkeys((best.drawing.pieces, most.drawing.pieces))
+        found = (Drawing(True, count, joined=groups) for count in pieces for groups in self.joins)
         return [Candidate(_name(one), one) for one in found]
 
     def most(self) -> int:
-        """How many candidates are measured at most."""
+        """How many candidates are measured, as a rule at most."""
         return len(self.heads) + len(self.blocks) + len(self.joins)
 
     def wanted(self, measured: Measured) -> list[Candidate]:
@@ -81,13 +87,11 @@ class Forms:
         first = [one for one in (*self.heads, *self.blocks) if one not in measured]
         if first:
             return first
-        best = self.best(self.blocks, measured)
-        return [one for one in self.beside(best) if one not in measured] if best else []
+        return [one for one in self._beside(measured) if one not in measured]
 
     def all(self, measured: Measured) -> list[Candidate]:
         """The blocks' candidates of both rounds."""
-        best = self.best(self.blocks, measured)
-        return [*self.blocks, *(self.beside(best) if best else ())]
+        return [*self.blocks, *self._beside(measured)]
 
     def head(self, measured: Measured) -> Candidate | None:
         """The head with the fewest cycles; None where the compiler takes none."""

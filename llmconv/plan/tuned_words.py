@@ -52,7 +52,7 @@ def _whole(forms: Forms, record: Record) -> str:
     if blocks is None:
         return ""
     token, prefill = parted(forms.saved(blocks, record.measured))
-    return f": {token:.1%} of a token's cycles saved, {prefill:.1%} of a prefill's"
+    return f": {token:.1%} of a token's cycles saved and {prefill:.1%} of a prefill's, of those of the vendor's graphs"
 
 
 def _head(forms: Forms, record: Record) -> str:
@@ -90,7 +90,7 @@ def _saved(forms: Forms, record: Record, before: Drawing, after: Drawing) -> str
         return ""
     theirs, ours = record.measured.cycles[first.name], record.measured.cycles[second.name]
     token, prefill = parted({kind: 1 - ours[kind] / number for kind, number in theirs.items()})
-    return f" (saves {token:.1%} of the blocks' decode and {prefill:.1%} of their prefill)"
+    return f" (cycles of the blocks: decode {-token:+.1%}, prefill {-prefill:+.1%})"
 
 
 def _candidate(forms: Forms, record: Record, drawing: Drawing) -> Candidate | None:

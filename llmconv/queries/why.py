@@ -67,11 +67,12 @@ class Task:
 @dataclass(frozen=True)
 class Why:
     """tasks: the one that was asked about, or all that a build would not leave as they are. asked: its name, or
-    None."""
+    None. graphs: of a net that was asked about, in words."""
 
     out: str
     asked: str | None
     tasks: tuple[Task, ...]
+    graphs: tuple[str, ...] = ()
 
 
 def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
@@ -102,13 +103,15 @@ def why(out: Path, name: str | None) -> Why:
         return Why(str(out), None, tuple(map(Task.of, items)))
     if any(net.name == name for net in made.nets):
         name = f"compile:{name}"
-    return Why(str(out), name, (Task.of(engine.why(tasks.graph(made), name, options)),))
+    graphs = made.graphs if name.startswith("compile:") else ()
+    return Why(str(out), name, (Task.of(engine.why(tasks.graph(made), name, options)),), graphs)
 
 
 def text(found: Why) -> str:
     """What `llmconv why` prints."""
     if found.asked is not None:
-        return "\n".join(line for task in found.tasks for line in _described(task))
+        graphs = [f"  graphs: {told}" for told in found.graphs]
+        return "\n".join([*(line for task in found.tasks for line in _described(task)), *graphs])
     if not found.tasks:
         return f"{found.out} is up to date: nothing would run."
     return "\n".join(f"{task.task}: {task.reason}" for task in found.tasks)
