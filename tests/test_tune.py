@@ -17,6 +17,7 @@ from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR,
 from llmconv.cli.main import main
 from llmconv.errors import InputError
 from llmconv.plan.candidates import Candidate, Forms, Measured
+from llmconv.plan.measures import measures
 from llmconv.plan.plan import plan
 from llmconv.plan.record import Record
 from llmconv.plan.tuned import FOLDER, Tuning, planned
@@ -88,6 +89,30 @@ def test_dynamic_nets_keep_the_tables(tmp_path):
     cycles = {"head-left": {"lm_head": 30}, "head-table": {"lm_head": 10}, "head-right": {"lm_head": 20}}
     record = made.tuning.with_measured(Measured(cycles), "", made).record
     assert record and record.drawing == replace(made.spec.drawing, head=TABLE) and record.drawing.up_first
+
+
+def measured(made: Request) -> dict[tuple[str, str], int]:
+    """(kind, net) -> layers that it stands for, of the first candidate of the blocks."""
+    forms, bare = forms_of(made), plan(replace(made.job, drawing=VENDOR.text))
+    assert [(one.kind, one.net.name) for one in measures(bare, forms.heads[0], forms)] == [("lm_head", "lm_head")]
+    return {(one.kind, one.net.name): one.layers for one in measures(bare, forms.blocks[0], forms)}
+
+
+def test_what_stands_for_a_token_and_a_prefill(tmp_path):
+    assert measured(asked(tmp_path, "qwen2", GROUPED)) == {("block_cache", "block_cache_0"): 3, ("block", "block_0"): 3}
+    assert measured(asked(tmp_path, "qwen2", GROUPED, share_prompt=1, chunk_length=32)) == {
+        ("block_cache", "block_cache_0"): 3,
+        ("block_cache_1", "block_cache_0_1"): 3,
+        ("block", "block_0"): 3,
+        ("block_prompt", "block_prompt_0"): 3,
+    }
+
+
+def test_layers_of_another_kind_are_measured_by_themselves(tmp_path):
+    sliding = {"use_sliding_window": True, "sliding_window": 32, "max_window_layers": 1}
+    found = measured(asked(tmp_path, "qwen2", GROUPED | sliding))
+    assert {name: number for (kind, name), number in found.items() if kind == "block"} == {"block_0": 1, "block_1": 2}
+    assert {name for kind, name in found if kind == "block_cache"} == {"block_cache_0", "block_cache_1"}
 
 
 # ----------------------------------------------------------------------------------------------------- which is taken
