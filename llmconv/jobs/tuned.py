@@ -10,6 +10,7 @@ from llmconv import engine
 from llmconv.convert import run_options, settled
 from llmconv.errors import ToolError
 from llmconv.jobs.member import Member
+from llmconv.plan.tuned import planned
 
 INTERRUPTED = 130
 
@@ -30,6 +31,7 @@ def renew(
             continue
         if names is not None and not any(member.task(f"compile:{net.name}") in names for net in before.nets):
             continue
+        member.plan = planned(member.asked)  # which knows what was chosen for those before it
         code = _settle(member, options)
         if code == INTERRUPTED:
             return engine.Renewed(code, stop=True)

@@ -20,6 +20,7 @@ from verify_helpers import verified
 import llmconv
 from llmconv import tasks
 from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR, Drawing
+from llmconv.cli.main import main
 from llmconv.compile.net import compile_net
 from llmconv.compile.records import NetFiles, NetTask, Workplace
 from llmconv.plan.exported import Exported
@@ -122,6 +123,7 @@ def test_the_fewest_cycles(checkpoint, llmconv_env, tmp_path, monkeypatch):
     assert ok and all(net["ok"] for net in found["nets"]), printed
 
 
+@pytest.mark.slow
 def test_a_candidate_that_the_compiler_does_not_take_is_left_out(
     checkpoint, llmconv_env, tmp_path, monkeypatch, capsys
 ):
@@ -178,3 +180,32 @@ def test_a_kill_is_resumed(checkpoint, llmconv_env, tmp_path):
     again = re.findall(r"\] (\S+)  compiled, ", second.stdout)
     assert len(done) >= 3 and len(again) > 5 and not set(done) & set(again)
     assert drawing_of(out).up_first
+
+
+def test_a_job_file_measures_each_structure_once(checkpoint, llmconv_env, tmp_path, monkeypatch, capsys):
+    """Before the run of all; a job without --tune has the tables' graphs."""
+    real, measured = tuning.tune, []
+
+    def tune(asked: Any, *given: Any) -> int:
+        measured.append(asked.job.out_dir.name)
+        return real(asked, *given)
+
+    monkeypatch.setattr(tuning, "tune", tune)
+    models = [checkpoint("qwen2", num_hidden_layers=1, intermediate_size=192, seed=seed) for seed in (0, 3)]
+    jobs = "\n".join(
+        f'[[job]]\nname = "{name}"\nmodel = "{model}"\ntune = {on}\n'
+        for name, model, on in zip("abc", (*models, models[0]), ("true", "true", "false"))
+    )
+    file = tmp_path / "jobs.toml"
+    file.write_text('[defaults]\nseq_length = 32\nchip = "cv186x"\nquantize = "w8bf16"\n' + jobs)
+    assert main(["build", str(file), "--progress", "plain"]) == 0, capsys.readouterr()
+    outs = [tmp_path / "built" / name for name in "abc"]
+    assert measured == ["a"]
+    assert drawing_of(outs[0]) == drawing_of(outs[1])
+    told = [json.loads((out / "manifest.json").read_text()) for out in outs]
+    assert [one["graphs"][0].startswith("chosen by --tune") for one in told] == [True, True, False]
+    assert told[0]["graphs"] == told[1]["graphs"] and not told[2]["job"]["drawing"]
+    assert "chosen by --tune" in (outs[0] / "report.html").read_text(encoding="utf-8")
+    capsys.readouterr()
+    assert main(["build", str(file), "--progress", "plain"]) == 0 and measured == ["a"]
+    assert main(["why", str(outs[1])]) == 0 and "up to date" in capsys.readouterr().out
