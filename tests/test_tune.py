@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from checkpoints import headers, published
+import test_golden_nets
+from checkpoints import headers as write_headers
+from checkpoints import published
+from test_golden_nets import CONVOLVING, EXPERTS, FAMILIES, HYBRID, PIXELS
 
 import llmconv
 from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR, Drawing
@@ -20,17 +23,24 @@ from llmconv.plan.candidates import Candidate, Forms, Measured
 from llmconv.plan.measures import measures
 from llmconv.plan.plan import plan
 from llmconv.plan.record import Record
-from llmconv.plan.tuned import FOLDER, Tuning, planned
+from llmconv.plan.tuned import FOLDER, Tuning, planned, with_drawing
 from llmconv.request.request import Request
 
 ROOT = Path(__file__).parents[1]
 SIZES = {"hidden_size": 256, "num_attention_heads": 4, "num_key_value_heads": 2, "num_hidden_layers": 3}
+FEW = ("qwen2_tied", "qwen2_moe", "chatglm", "qwen3_vl", HYBRID, CONVOLVING, EXPERTS)  # which differ most
+headers = test_golden_nets.headers  # a fixture
 GROUPED = SIZES | {"intermediate_size": 1024}
 
 
 def asked(place: Path, name: str, sizes: dict[str, Any], **options: Any) -> Request:
     config, tensors = published(name, **sizes)
-    given = {"model": headers(place / name, config, tensors), "seq": 64, "out": place / "out", "tune": 1} | options
+    given = {
+        "model": write_headers(place / name, config, tensors),
+        "seq": 64,
+        "out": place / "out",
+        "tune": 1,
+    } | options
     return Request.create({name: str(value) for name, value in given.items()})
 
 
@@ -113,6 +123,32 @@ def test_layers_of_another_kind_are_measured_by_themselves(tmp_path):
     found = measured(asked(tmp_path, "qwen2", GROUPED | sliding))
     assert {name: number for (kind, name), number in found.items() if kind == "block"} == {"block_0": 1, "block_1": 2}
     assert {name for kind, name in found if kind == "block_cache"} == {"block_cache_0", "block_cache_1"}
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in FEW else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES]
+)
+def test_every_candidate_of_every_family_has_the_vendors_public_tensors(name, headers, tmp_path):
+    """Of each the nets that are measured can be drawn, and stand for as many layers."""
+    pixels = {"max_pixels": PIXELS[name]} if name in PIXELS else {}
+    given = {"model": headers(name), "seq": 64, "out": tmp_path / "out", "quantize": "w4bf16"} | pixels
+    job = Request.create({key: str(value) for key, value in given.items()}).job
+    bare = plan(replace(job, drawing=VENDOR.text))
+    forms = Forms.of(bare.spec, bare.job)
+    first = {part: measures(bare, part[0], forms) for part in (forms.heads, forms.blocks) if part}
+    known = Measured({one.name: {"lm_head": 1, "block": 1} for one in (*forms.heads, *forms.blocks)})
+    for one in (*forms.heads, *forms.blocks, *forms.wanted(known)):
+        made = with_drawing(job, one.drawing.text, bare)
+        theirs, ours = first[forms.heads if one in forms.heads else forms.blocks], measures(made, one, forms)
+        assert made.spec.drawing == one.drawing and len(ours) == len(theirs) > 0
+        for mine, plain in zip(ours, theirs):
+            assert (mine.kind, mine.layers, mine.net.name) == (plain.kind, plain.layers, plain.net.name)
+            assert (mine.net.inputs, mine.net.outputs, mine.net.flags) == (
+                plain.net.inputs,
+                plain.net.outputs,
+                plain.net.flags,
+            )
+            assert mine.net.mlir and mine.net.structure
 
 
 # ----------------------------------------------------------------------------------------------------- which is taken

@@ -30,7 +30,7 @@ from llmconv.plan.measures import Measure, measures, signature
 from llmconv.plan.plan import Plan
 from llmconv.plan.tuned import Tuning, with_drawing
 from llmconv.request.output import Layout
-from llmconv.request.request import Request
+from llmconv.request.request import Request, save
 from llmconv.toolchain.find import find
 from llmconv.tuning.listening import Lenient
 from llmconv.words import counted
@@ -66,7 +66,7 @@ class Search:
     options: engine.RunOptions
     listeners: Sequence[Listener] = ()
     measured: Measured = field(default_factory=Measured)
-    _alike: dict[str, str] = field(default_factory=dict)  # signature -> the candidate that is compiled
+    _alike: dict[str, str] = field(default_factory=dict)  # signature -> the candidate that is compiled for all of it
 
     @property
     def folder(self) -> Path:
@@ -118,6 +118,7 @@ class Search:
 
         def prepare() -> None:
             locks.take()
+            save(self.asked)  # the directory is a conversion's from here on
             if self.options.prepare:
                 self.options.prepare()
 
