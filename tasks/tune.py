@@ -10,13 +10,14 @@ from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from . import check, checkpoint, compile, export, toolchain
-from .shapes import named
+from . import check, checkpoint, compile, export, program, toolchain
+from .shapes import made_by, named, pattern
 
 
 @dataclass(frozen=True)
 class Apart(Layout):
-    """The files of a candidate in a folder of their own. base: has the digests. state: of the run."""
+    """The files of a candidate in a folder of their own. base: has the digests. run: the folder of the run, whose
+    scratch folder is emptied when it is killed."""
 
     base: Layout
     run: Path
@@ -39,11 +40,17 @@ def common(plan: Plan, layout: Layout) -> Iterator[dict]:
 
 
 def tasks(plan: Plan, layout: Apart, names: Iterable[str]) -> Iterator[dict]:
-    """Those that compile the named nets and what they are made from, as CANDIDATE.export:NET and so on."""
+    """Those that compile the named nets, or what these are stamped from, as CANDIDATE.export:NET and so on."""
     nets = _with_sources(plan, names)
-    for stage in (export, check, compile):
+    for stage in (export, check, program, compile):
         for task in stage.tasks(plan, layout, nets):
             yield named(task, lambda name: f"{layout.out.name}.{name}")
+
+
+def compiled(plan: Plan, layout: Apart, net: str) -> tuple[str, Path]:
+    """The task that has the compiler make a net of a candidate, and the file of the Outcome that it writes."""
+    made = plan.origins[net].template or net
+    return f"{layout.out.name}.{made_by(plan, made)}", pattern(plan, layout, net).facts
 
 
 def _with_sources(plan: Plan, names: Iterable[str]) -> list[Net]:

@@ -10,7 +10,7 @@ from llmconv.engine.events import Event, Listener
 from llmconv.engine.failure import Failure
 from llmconv.errors import ToolError
 
-STAGES = ("check", "compile")  # of a candidate, in which the compiler has its say
+STAGES = ("check", "program", "compile")  # of a candidate, in which the compiler has its say
 
 
 class Lenient:

@@ -2,23 +2,24 @@
 
     tune(asked, made, options)
       Search.rounds                  until no candidate is wanted any more (llmconv.plan.candidates)
-        Search._plans                  a plan for each; those that are the same to the compiler are compiled once
+        Trial                          a plan for each; those that are the same to the compiler are compiled once
         engine.run                     their compiles, in OUT/.llmconv/tune, with all that a build has: budgets, the
                                        cache, a cluster, Ctrl-C; what is known already is not compiled again
-        Search._learn                  cycles, from what the compiles have left
+        Trial.cycles                   from what the compiles have left
       Tuning.keep                    OUT/.llmconv/tuned.json, and the cache
 
-Compiles have the keys that the build's own have, which so finds the nets of the chosen candidate in the cache.
+Compiles have the keys that the build's own have, which so finds the programs of the chosen candidate in the cache.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llmconv import engine, tasks
-from llmconv.compile.records import NetFiles
+from llmconv.compile.records import Outcome
 from llmconv.engine import outputs
 from llmconv.engine.console import console
 from llmconv.engine.events import Listener
@@ -56,6 +57,33 @@ def tune(asked: Request, made: Plan, options: engine.RunOptions, listeners: Sequ
     return 0
 
 
+@dataclass(frozen=True)
+class Trial:
+    """A candidate that is compiled. tasks: what has the compiler make each of its nets; facts: where that says how many
+    cycles it takes."""
+
+    name: str
+    plan: Plan
+    nets: Sequence[Measure]
+    tasks: Sequence[str]
+    facts: Sequence[Path]
+
+    @classmethod
+    def of(cls, name: str, made: Plan, nets: Sequence[Measure], layout: Layout, state: Path) -> Trial:
+        made_by = [tasks.compiled(name, made, one.net.name, layout, state) for one in nets]
+        return cls(name, made, nets, [task for task, _ in made_by], [facts for _, facts in made_by])
+
+    def cycles(self) -> dict[str, int] | None:
+        """By kind of net, of all layers; None where the compiler tells none."""
+        total: dict[str, int] = {}
+        for one, facts in zip(self.nets, self.facts):
+            cycles = Outcome.from_json(json.loads(facts.read_text(encoding="utf-8"))).cycles
+            if not cycles:
+                return None
+            total[one.kind] = total.get(one.kind, 0) + one.layers * cycles
+        return total
+
+
 @dataclass
 class Search:
     """The rounds of one plan."""
@@ -80,41 +108,44 @@ class Search:
         return 0
 
     def _round(self, wanted: Sequence[Candidate]) -> int:
-        names, plans, nets = {}, {}, {}
+        same: dict[str, str] = {}
+        trials: dict[str, Trial] = {}
         for one in wanted:
             made = with_drawing(self.asked.job, one.drawing.text, self.made)
-            nets[one.name] = found = measures(made, one, self.tuning.forms)
-            names[one.name] = self._alike.setdefault(signature(found), one.name)
-            if names[one.name] == one.name:
-                plans[one.name] = made, [measure.net.name for measure in found]
-        status, refused = self._compile(plans)
+            nets = measures(made, one, self.tuning.forms)
+            same[one.name] = self._alike.setdefault(signature(nets), one.name)
+            if same[one.name] == one.name:
+                trials[one.name] = Trial.of(one.name, made, nets, self.asked.layout, self.folder)
+        status, failed = self._compile(list(trials.values())) if trials else (0, {})
         if status:
             return status
-        cycles, failed = dict(self.measured.cycles), {**self.measured.failed, **refused}
-        for one, same in names.items():
-            if same not in failed and (known := cycles.get(same) or self._cycles(same, nets[one])):
-                cycles[one] = known
-            else:
-                failed[one] = failed.get(same, NO_ESTIMATE)
-        self.measured = Measured(cycles, failed)
-        return self._check(wanted)
+        cycles = {name: trial.cycles() for name, trial in trials.items() if name not in failed}
+        known = {**self.measured.cycles, **{name: found for name, found in cycles.items() if found}}
+        failed = {
+            **self.measured.failed,
+            **failed,
+            **{name: NO_ESTIMATE for name, found in cycles.items() if not found},
+        }
+        known |= {one: known[other] for one, other in same.items() if other in known}
+        failed |= {one: failed[other] for one, other in same.items() if other in failed}
+        self.measured = Measured(known, failed)
+        self._check(wanted)
+        return 0
 
-    def _check(self, wanted: Sequence[Candidate]) -> int:
+    def _check(self, wanted: Sequence[Candidate]) -> None:
         """ToolError where the compiler takes none of a kind, so that a conversion has no graphs at all."""
         forms = self.tuning.forms
         for part in (forms.heads, forms.blocks):
             if part and set(part) <= set(wanted) and not self.measured.of(part):
                 why = self.measured.failed[part[0].name]
                 raise ToolError(f"the compiler takes none of {', '.join(one.name for one in part)}", why)
-        return 0
 
-    def _compile(self, plans: dict[str, tuple[Plan, list[str]]]) -> tuple[int, dict[str, str]]:
+    def _compile(self, trials: Sequence[Trial]) -> tuple[int, dict[str, str]]:
         """The exit code, and the candidates that the compiler does not take, with why."""
-        if not plans:
-            return 0, {}
-        lenient = Lenient([*console(self.options), *self.listeners], list(plans))
+        names = [trial.name for trial in trials]
+        lenient = Lenient([*console(self.options), *self.listeners], names)
         locks = Locks([self.asked.layout.state])
-        told = f"--tune compiles {counted(len(plans), 'candidate')}: {', '.join(plans)}"
+        told = f"--tune compiles {counted(len(names), 'candidate')}: {', '.join(names)}"
 
         def prepare() -> None:
             locks.take()
@@ -134,23 +165,14 @@ class Search:
             prepare=prepare,
             listeners=[lenient],
         )
+        plans = {trial.name: (trial.plan, [one.net.name for one in trial.nets]) for trial in trials}
         graph = {"task_tune": lambda: tasks.tuning(plans, self.asked.layout, self.folder)}
-        goals = [f"{name}.compile:{net}" for name, (_, nets) in plans.items() for net in nets]
+        goals = [task for trial in trials for task in trial.tasks]
         try:
             status = engine.run(graph, goals, options)
         finally:
             locks.free()
         return (status if status == 130 else lenient.status), lenient.refused
-
-    def _cycles(self, name: str, found: Sequence[Measure]) -> dict[str, int] | None:
-        """By kind of net, of all layers; None where the compiler tells none."""
-        layout, total = Layout(self.folder / name), {}
-        for one in found:
-            cycles = NetFiles(*layout.net(one.net.name)).read().cycles
-            if not cycles:
-                return None
-            total[one.kind] = total.get(one.kind, 0) + one.layers * cycles
-        return total
 
 
 def _own(name: str) -> str | None:

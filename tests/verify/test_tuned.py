@@ -107,7 +107,7 @@ def test_the_fewest_cycles(checkpoint, llmconv_env, tmp_path, monkeypatch):
 
     # the nets that were compiled for the choice come from the cache
     how = {one["name"]: one["how"] for one in events_of(out) if one["event"] == "TaskFinished"}
-    assert {how[f"compile:{net}"] for net in ("block_0", "block_cache_0", "lm_head")} == {"cached"}
+    assert {how[task] for task in ("program:block_0", "program:block_cache_0", "compile:lm_head")} == {"cached"}
     assert not (out / ".llmconv" / "tune").exists()
 
     # another checkpoint of this structure compiles no candidate
