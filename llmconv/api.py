@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 from llmconv import engine
-from llmconv.convert import ask, run_options
+from llmconv.convert import ask, run_options, settled
 from llmconv.engine import events
 from llmconv.errors import ConvertError, InputError, NotRight
 from llmconv.extras import VERIFY, need
-from llmconv.plan.plan import plan as plan_of
+from llmconv.plan.tuned import planned
 from llmconv.request.output import Layout
 from llmconv.request.request import Request
 
@@ -40,6 +40,7 @@ class Options(TypedDict, total=False):
     distribute_strategy: str
     num_core: int
     graph: str
+    tune: bool
     batch: int
     max_input_length: int
     max_prefill_kv_length: int
@@ -160,11 +161,14 @@ def convert(
     from llmconv import tasks
 
     asked = _shown(ask(_given(model, seq, out, options)), show)
-    made = plan_of(asked.job)
-    watcher = _Watcher(progress)
-    given = run_options(asked, made)
-    status = engine.run(tasks.graph(made), [asked.goal], replace(given, listeners=[*given.listeners, watcher]))
+    watcher = _Watcher(_before(progress))
+    made, status = settled(asked, planned(asked), lambda made: run_options(asked, made), [watcher])
     watcher.check()
+    if not status:
+        watcher = _Watcher(progress)
+        given = run_options(asked, made)
+        status = engine.run(tasks.graph(made), [asked.goal], replace(given, listeners=[*given.listeners, watcher]))
+        watcher.check()
     result = _result(asked, watcher)
     if status == 130:
         raise KeyboardInterrupt
@@ -260,6 +264,13 @@ def _given(model: str | Path, seq: int, out: str | Path | None, options: Mapping
             raise InputError(f"{name} twice", "it is a parameter of its own here", "Leave the option out.")
         given[name] = value
     return given
+
+
+def _before(progress: Callable[[Progress], None] | None) -> Callable[[Progress], None] | None:
+    """Tells what comes before the build, when nothing of it is done."""
+    if progress is None:
+        return None
+    return lambda step: progress(replace(step, share=0.0)) if step.task else None
 
 
 def _shown(asked: Request, show: str) -> Request:

@@ -1,7 +1,8 @@
 """One conversion, from its options to its end. Both front doors call it: llmconv.cli.main and llmconv.doit_entry.
 
 ask(given)              options to a Request
-run(asked, tasks)       Request -> plan -> tasks -> engine, with these listeners:
+settled(asked)          Request -> plan, for which --tune has chosen the graphs
+run(asked, tasks)       plan -> tasks -> engine, with these listeners:
                         the request is kept in the output directory, the report is written, the summary is told
 """
 
@@ -17,6 +18,7 @@ from llmconv.front import callable_module
 from llmconv.hub import Name
 from llmconv.plan.plan import Plan, plan
 from llmconv.plan.settle import check_config
+from llmconv.plan.tuned import planned
 from llmconv.request import request
 from llmconv.request.request import Request
 
@@ -47,8 +49,22 @@ def run(asked: Request, selected: Sequence[str] = (), command: Command = Command
     """
     from llmconv import tasks
 
-    made = plan(asked.job)
-    return engine.run(tasks.graph(made), selected or ["convert"], run_options(asked, made, command))
+    made, status = settled(asked, planned(asked), lambda made: run_options(asked, made, command))
+    return status or engine.run(tasks.graph(made), selected or ["convert"], run_options(asked, made, command))
+
+
+def settled(
+    asked: Request, made: Plan, options: Callable[[Plan], engine.RunOptions], listeners: Sequence[Any] = ()
+) -> tuple[Plan, int]:
+    """The plan of a request with the graphs that --tune takes, whose candidates are compiled first if that was never
+    done. made: the plan as it is known so far. options: of the build with a plan. listeners: hear of the compiles too.
+    Returns the exit code of that, with which a build does not begin unless it is 0."""
+    if made.tuning is None or not made.tuning.outstanding:
+        return made, 0
+    from llmconv.tuning.tuning import tune
+
+    status = tune(asked, made, options(made), listeners)
+    return (made if status else planned(asked)), status
 
 
 def run_options(asked: Request, made: Plan, command: Command = Command()) -> engine.RunOptions:
@@ -78,6 +94,8 @@ def keeping(asked: Request, made: Plan) -> list[Callable[[Any], None]]:
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):
             request.save(asked)
+            if made.tuning and made.tuning.record and not made.tuning.kept:  # it is the cache's so far
+                made.tuning.keep(asked.layout.tuned, shared=False)
 
     return [begin, report.Writer(asked.layout, (asked, made))]
 

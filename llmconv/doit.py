@@ -10,14 +10,14 @@ from __future__ import annotations
 import re
 import shlex
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from llmconv import engine
 from llmconv.convert import ask, keeping
 from llmconv.errors import ConvertError, InputError
-from llmconv.jobs.member import Member
+from llmconv.jobs.member import Member, tasks_of
 from llmconv.jobs.own import Own
 from llmconv.jobs.together import together
 
@@ -69,7 +69,7 @@ class Conversion(Member):
                     "Say out=DIR.",
                 )
         if not _ALL:
-            engine.install(_options)
+            engine.install(_options, _renew)
         _ALL[name] = self
 
     @property
@@ -105,6 +105,13 @@ def _options() -> engine.RunOptions:
         return together(members, state, lambda task: f"doit {shlex.quote(task)}", again, listeners)
     except ConvertError as error:
         _refuse(error)
+
+
+def _renew(options: engine.RunOptions, names: Container[str]) -> engine.Renewed:
+    from llmconv.jobs.tuned import renew
+
+    members = list(_ALL.values())
+    return renew(members, options, names, lambda: tasks_of(members))
 
 
 def _listeners(member: Member) -> list[Callable[[Any], None]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import shlex
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -32,7 +32,7 @@ class Doit:
         gc.set_threshold(GARBAGE_THRESHOLD)
         self._several: Jobs | None = None
         self._settled: tuple[Request, Plan] | None = None
-        engine.install(self._run_options)
+        engine.install(self._run_options, self._renew)
 
     def tasks(self) -> Iterator[dict]:
         """Yield the tasks that the command line's variables ask for; `doit help` tells the variables of its goals."""
@@ -62,7 +62,7 @@ class Doit:
                 yield from tasks.frame()
                 return
             import llmconv.convert as convert  # here, because a list without a model needs no conversion
-            from llmconv.plan.plan import plan
+            from llmconv.plan.tuned import planned
 
             asked = convert.ask(variables)
             if asked.build.dry_run:
@@ -70,7 +70,7 @@ class Doit:
 
                 print(dry_run(asked))
                 raise SystemExit(0)
-            self._settled = asked, plan(asked.job)
+            self._settled = asked, planned(asked)
             yield from tasks.all_tasks(self._settled[1])
         except ConvertError as error:
             print(f"ERROR: {error}", file=sys.stderr)
@@ -87,13 +87,37 @@ class Doit:
             print(made.dry_run())
             raise SystemExit(0)
         self._several = made
+        yield from self._all()
+
+    def _all(self) -> Iterator[dict]:
+        """Those of the job file that was read."""
+        assert self._several is not None
+        made = self._several
         yield from made.tasks()
         doc = f"convert all that {made.file} names"
         yield engine.task(None, None, basename="convert", task_dep=made.goals(), entry=True, doc=doc)
 
+    def _renew(self, options: engine.RunOptions, names: Container[str]) -> engine.Renewed:
+        """--tune compiles candidates before a build that compiles, and the graph is made anew."""
+        import llmconv.convert as convert
+        from llmconv import tasks
+
+        if self._several is not None:
+            from llmconv.jobs.tuned import renew
+
+            return renew(self._several.members, options, names, self._all)
+        if self._settled is None:
+            return engine.Renewed()
+        asked, before = self._settled
+        if not any(f"compile:{net.name}" in names for net in before.nets):
+            return engine.Renewed()
+        made, status = convert.settled(asked, before, lambda made: options)
+        self._settled = asked, made
+        return engine.Renewed(status, bool(status), None if made is before else tasks.all_tasks(made))
+
     def _run_options(self) -> engine.RunOptions:
         import llmconv.convert as convert
-        from llmconv.plan.plan import plan
+        from llmconv.plan.tuned import planned
         from llmconv.report.summary import program
 
         variables = _variables()
@@ -102,7 +126,7 @@ class Doit:
             return self._several.run_options(lambda task: f"{doit} {shlex.quote(task)} {file}")
         if self._settled is None:  # a command without a model: `ask` says that it is missing
             asked = convert.ask(variables)
-            self._settled = asked, plan(asked.job)
+            self._settled = asked, planned(asked)
         asked, made = self._settled
         doit, words = program("doit"), shlex.join(f"{k}={v}" for k, v in variables.items())
         command = convert.Command(f"{doit} {shlex.join(sys.argv[1:])}", f"{doit} {{task}} {words}")

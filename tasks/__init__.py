@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .shapes import named as named
 from .shapes import single
 
 if TYPE_CHECKING:
@@ -38,6 +39,26 @@ def verification(layout: Layout, files: Sequence[Path], settings: Settings) -> d
     from .verify import verification
 
     return verification(layout, files, settings)
+
+
+def tuning(plans: Mapping[str, tuple[Plan, Sequence[str]]], layout: Layout, state: Path) -> Iterator[dict]:
+    """The tasks that compile candidates, as CANDIDATE.compile:NET. plans: by candidate its plan and the nets whose
+    cycles are to be known. layout: of the build; state: the folder of the run that compiles them, and of their
+    files."""
+    from . import tune
+
+    for number, (name, (plan, nets)) in enumerate(plans.items()):
+        if not number:
+            yield from tune.common(plan, layout)
+        yield from tune.tasks(plan, tune.Apart(state / name, layout, state), nets)
+
+
+def compiled(name: str, plan: Plan, net: str, layout: Layout, state: Path) -> tuple[str, Path]:
+    """The task of `tuning` that has the compiler make a net of a candidate, or what it is stamped from, and the file of
+    the Outcome that it writes."""
+    from . import tune
+
+    return tune.compiled(plan, tune.Apart(state / name, layout, state), net)
 
 
 def frame() -> Iterator[dict]:

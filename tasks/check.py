@@ -5,7 +5,7 @@ One layer is checked for all layers of the same sizes, with made-up values unles
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llmconv.checkpoint import recipe
 from llmconv.checkpoint.made_up import can_make, listed, table
@@ -21,8 +21,10 @@ from llmconv.top.graph import Weight
 from .shapes import CODE, head, reading
 
 
-def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    firsts = [net for net in plan.nets if plan.origins[net.name].linears == net.name]
+def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
+    """nets: all that are made, if not all of the plan."""
+    alike = {plan.origins[net.name].linears for net in (plan.nets if nets is None else nets)}
+    firsts = [net for net in plan.nets if net.name in alike]
     if firsts:
         yield head("check", "hold our coefficients for linears against the compiler's")
     for net, weight in checks(firsts).values():

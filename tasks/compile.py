@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmconv.compile.records import NetFiles, NetTask, Workplace
@@ -28,9 +28,10 @@ PROGRAM = ("check", "cycles", "coefficient_bytes", "coefficients")
 TOLD = ("how", "why", "form")  # and those of a net that its program was compiled for
 
 
-def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
+def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
+    """nets: all that are made, if not all of the plan."""
     yield head("compile", "stamp or compile every net")
-    for net in plan.nets:
+    for net in plan.nets if nets is None else nets:
         yield _task(plan, layout, net)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from llmconv.engine import Need, task
 from llmconv.plan.forms import exported
@@ -15,9 +15,10 @@ from llmconv.request.output import Layout
 from .shapes import head
 
 
-def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
+def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
+    """nets: all that are made, if not all of the plan."""
     yield head("export", "MLIR of every net")
-    for net in plan.nets:
+    for net in plan.nets if nets is None else nets:
         weights = net.text(plain if plan.job.no_stamp else with_form)
         files = {str(layout.mlir(net.name)): net.mlir, str(layout.weights(net.name)): weights}
         digests = [hashlib.sha256(text.encode()).hexdigest() for text in files.values()]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from llmconv.checkpoint.made_up import listed, table
@@ -16,11 +16,12 @@ from llmconv.request.output import Layout
 from .shapes import CODE, OWNER, checks_of, head, made_by, pattern
 
 
-def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
-    nets = [net for net in plan.nets if plan.origins[net.name].program]
-    if nets:
+def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
+    """nets: of which alone programs are compiled, if not of the whole plan."""
+    apart = [net for net in (plan.nets if nets is None else nets) if plan.origins[net.name].program]
+    if apart:
         yield head("program", "compile the program of each structure")
-    for net in nets:
+    for net in apart:
         yield _task(plan, layout, net)
 
 

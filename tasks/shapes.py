@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,14 @@ def single(name: str, call: str | None, args: dict[str, Any] | None = None, **mo
 def head(name: str, doc: str) -> dict[str, Any]:
     """The head of the sub-tasks NAME:*. Running it runs them all."""
     return {"basename": name, "name": None, "doc": doc}
+
+
+def named(task: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]:
+    """A task dict whose tasks have other names."""
+    found = {**task, "basename": name(task["basename"])}
+    if "task_dep" in task:
+        found["task_dep"] = [name(one) for one in task["task_dep"]]
+    return found
 
 
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:

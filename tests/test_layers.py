@@ -36,7 +36,10 @@ FLOORS = (
         {"convert", "quality"},
         "the one run: it brings request, graph, engine and listeners together; what quantisation costs on a text",
     ),
-    ({"queries", "report"}, "what is told before and after a build, from the plan and the state of its tasks"),
+    (
+        {"queries", "report", "tuning"},
+        "what is told before and after a build, from the plan and the state of its tasks; graphs that are measured first",
+    ),
     ({"tasks"}, "the graph: a plan's nets as tasks, and what each task does"),
     ({"verify"}, "proves what was built, by the plan and by the model's own maths"),
     ({"compile", "runtime"}, "makes one net of a plan; runs what was made"),

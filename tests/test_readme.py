@@ -33,6 +33,7 @@ EFFECTS = {
     "distribute_strategy": "which of the two; tp needs Llama's form of layer with down projections of more than 4,194,304 weights",
     "num_core": "the program of every net",
     "graph": "fast: order and pieces of the MLP in `block_i` and `block_cache_i`, linears with the same input as one, side and layout of the weight in `lm_head`; fastest: in a tied model also coefficients of its own in `lm_head`; vendor: the programs and coefficients of tpu_mlir's own converter, byte for byte",
+    "tune": "the same as `graph` fast or fastest, by what the compiler counts for this model instead of by a table",
     "batch": "`block_cache_i` takes B sequences (mask [B,1,1,S]), and writes k and v into the last row of its history inputs",
     "max_input_length": "length L of `embedding` and `block_i`",
     "max_prefill_kv_length": "history inputs P of `block_i`, length of `block_prompt_i`",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
 QKV, KV, GATE_UP = ("q", "k", "v"), ("k", "v"), ("gate", "up")
 LEFT, RIGHT, TABLE = "left", "right", "table"
@@ -23,6 +25,25 @@ class Drawing:
     pieces: int = 1
     head: str = LEFT
     joined: tuple[tuple[str, ...], ...] = ()
+
+    @property
+    def text(self) -> str:
+        """As JSON, for a job. `of` undoes it."""
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def of(cls, text: str) -> Drawing:
+        """ValueError, TypeError or AttributeError for what is no drawing's text."""
+        made = cls(**{name: _tuples(value) for name, value in json.loads(text).items()})
+        if any(type(getattr(made, field.name)) is not type(field.default) for field in fields(cls)):
+            raise ValueError(f"{text} is no drawing")
+        if not all(isinstance(role, str) for roles in made.joined for role in roles):
+            raise ValueError(f"{text} joins what are no linears")
+        return made
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
 
 
 VENDOR = Drawing()

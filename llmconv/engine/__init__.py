@@ -15,13 +15,14 @@ if TYPE_CHECKING:  # what __getattr__ finds
     from llmconv.engine import explain
     from llmconv.engine.cache import gc
     from llmconv.engine.explain import Outlook, outlook, plan, why
-    from llmconv.engine.into_doit import install
+    from llmconv.engine.into_doit import Renewed, install
     from llmconv.engine.runner import run
     from llmconv.engine.state import read_state
 
 _LAZY = {
     "run": "runner",
     "install": "into_doit",
+    "Renewed": "into_doit",
     "plan": "explain",
     "outlook": "explain",
     "why": "explain",
@@ -36,6 +37,7 @@ __all__ = [
     "Carry",
     "Need",
     "Outlook",
+    "Renewed",
     "RunOptions",
     "explain",
     "gc",

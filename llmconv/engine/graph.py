@@ -113,6 +113,18 @@ def from_doit(tasks: Mapping[str, Task], selected: Iterable[str]) -> Graph:
     return Graph(nodes, producers)
 
 
+def renewed(tasks: Mapping[str, Task], made: Iterable[dict], selected: Iterable[str]) -> Graph:
+    """The graph with these tasks in the place of all of the engine's; those of plain doit stay. InputError for a
+    selected one that is not there any more."""
+    fresh = {task.name: task for task in _from_creators({"task_renewed": lambda: made})}
+    kept = {name: task for name, task in tasks.items() if not (task.meta or {}).get("action")}
+    names = list(selected)
+    for name in names:
+        if name not in kept and name not in fresh:
+            raise InputError(f"there is no task {name} any more", "the nets have other graphs now", "See `doit list`.")
+    return from_doit(kept | fresh, names)
+
+
 def _node(task: Task, deps: list[str]) -> Node:
     if task.loader:
         raise InvalidTask(f"{task.name}: delayed creation of tasks does not work with llmconv's engine")

@@ -6,10 +6,10 @@ The engine's parts are imported when a command needs them: `doit list` needs non
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import doit.cmd_base
 import doit.cmd_run
@@ -34,15 +34,29 @@ REPLACED = (
 )
 
 
-def install(options_source: Callable[[], RunOptions]) -> Callable[[], None]:
+class Renewed(NamedTuple):
+    """What came of a build before the build. status: its exit code; stop: the build does not begin. tasks: in the place
+    of all of the engine's, None where they stay."""
+
+    status: int = 0
+    stop: bool = False
+    tasks: Iterable[dict] | None = None
+
+
+# asked before a build, with its options and the names of its tasks: it may build something of its own first
+Renew = Callable[[RunOptions, Container[str]], Renewed]
+
+
+def install(options_source: Callable[[], RunOptions], first: Renew | None = None) -> Callable[[], None]:
     """Makes plain `doit` use this engine's runner, state and lock; to be called by dodo.py when it is loaded.
 
     options_source is asked when a command needs it, so doit's variables have been read by then. doit's -n, --continue
-    and -a win over it. Returns a function that undoes this (for tests).
+    and -a win over it. first: asked before a build. Returns a function that undoes this (for tests).
     """
 
     class EngineRunner(_Runner):
         source = staticmethod(options_source)
+        renew = staticmethod(first) if first else None
 
     class EngineDependency(Dependency):
         source = staticmethod(options_source)
@@ -62,6 +76,7 @@ class _Runner(Runner):
     """Stands for doit's three runners (their constructors differ in num_process only)."""
 
     source: Callable[[], RunOptions]
+    renew: Renew | None = None
 
     def __init__(self, dep_manager, reporter, continue_=False, always_execute=False, stream=None, num_process=0):
         super().__init__(dep_manager, reporter, continue_, always_execute, stream)
@@ -94,21 +109,32 @@ class _Runner(Runner):
     def run_all(self, task_dispatcher) -> int:
         """Called by doit's `run` command; returns the exit code."""
         from llmconv.engine.build import Build
-        from llmconv.engine.graph import from_doit
+        from llmconv.engine.graph import from_doit, renewed
         from llmconv.engine.reporters import DoitReporter
         from llmconv.engine.runner import listeners_of
 
         self.reporter = self._named(task_dispatcher) or self.reporter
         try:
             options = self._options(task_dispatcher)
-            graph = from_doit(task_dispatcher.tasks, task_dispatcher.selected_tasks)
+            graph, first = from_doit(task_dispatcher.tasks, task_dispatcher.selected_tasks), Renewed()
+            if self.renew:
+                first = self.renew(self._shown(options), graph.nodes)
+                if first.stop:
+                    return first.status
+                if first.tasks is not None:
+                    options = self._options(task_dispatcher)
+                    graph = renewed(task_dispatcher.tasks, first.tasks, task_dispatcher.selected_tasks)
             if type(self.reporter) is ConsoleReporter:
                 listeners = listeners_of(options)
             else:  # -r json and the like: doit's format, by doit's class, which has what others print in it
                 listeners = [*options.listeners, DoitReporter(self.reporter, graph)]
-            return Build(graph, options, listeners).run()
+            return max(first.status, Build(graph, options, listeners).run())
         except ConvertError as error:
             return self._refuse(error)
+
+    def _shown(self, options: RunOptions) -> RunOptions:
+        """The options of what is built first: a reporter tells of the build itself alone."""
+        return options if type(self.reporter) is ConsoleReporter else replace(options, progress="none")
 
     def _refuse(self, error: ConvertError) -> int:
         """Tells why a run cannot start; a reporter tells it in its own form."""

@@ -8,7 +8,8 @@ from functools import cached_property
 from typing import Any
 
 from llmconv.engine.homes import Home
-from llmconv.plan.plan import Plan, plan
+from llmconv.plan.plan import Plan
+from llmconv.plan.tuned import planned
 from llmconv.request.request import Request
 
 
@@ -20,7 +21,7 @@ class Member:
 
     @cached_property
     def plan(self) -> Plan:
-        return plan(self.asked.job)
+        return planned(self.asked)
 
     @property
     def home(self) -> Home:
@@ -51,9 +52,9 @@ class Member:
             yield self._apart(task)
 
     def _apart(self, task: Mapping[str, Any]) -> dict[str, Any]:
-        named = {**task, "basename": self.task(task["basename"])}
-        if "task_dep" in task:
-            named["task_dep"] = [self.task(name) for name in task["task_dep"]]
+        from llmconv import tasks
+
+        named = tasks.named(task, self.task)
         if named["basename"] == self.name:
             named["doc"] = f"convert {self.asked.job.model_path.name} to {os.path.relpath(self.asked.job.out_dir)}"
         return named

@@ -17,6 +17,7 @@ from llmconv.jobs.own import Own
 from llmconv.jobs.page import ENDING
 from llmconv.jobs.results import Results, columns
 from llmconv.jobs.together import together
+from llmconv.jobs.tuned import renew
 from llmconv.report.summary import program
 from llmconv.request.options import arguments
 from llmconv.words import size
@@ -61,8 +62,10 @@ class Jobs:
     def run(self) -> int:
         """Returns the exit code; a failure in one conversion leaves the others going. ConvertError if it cannot
         start."""
-        options = self.run_options(self._repeat)
-        return engine.run({"task_jobs": self.tasks}, self.goals(), options)
+        first = renew(self.members, self.run_options(self._repeat), None, self.tasks)
+        if first.stop:
+            return first.status
+        return max(first.status, engine.run({"task_jobs": self.tasks}, self.goals(), self.run_options(self._repeat)))
 
     def _repeat(self, task: str) -> str:
         """The command that repeats one task: what is known of it is in its output directory."""

@@ -106,14 +106,14 @@ RIGHT_HEADS = ("bm1684x",)
 
 def drawn(spec: Spec, job: Job) -> Drawing:
     """The drawing of a job's graphs."""
-    if job.graph == "vendor" or _plain(spec, job):
+    if job.graph == "vendor" or plain(spec, job):
         return VENDOR
     cut = _cut(spec, job)
     joined = tuple(join.roles for join in _joins(spec, job))
     return Drawing(up_first=True, pieces=cut.pieces if cut else 1, head=_head(spec, job), joined=joined)
 
 
-def _plain(spec: Spec, job: Job) -> str:
+def plain(spec: Spec, job: Job) -> str:
     """Why the vendor's graphs are taken all the same; "" where they need not be."""
     reasons = {
         "layers are split over devices": job.splits,
@@ -126,28 +126,34 @@ def _plain(spec: Spec, job: Job) -> str:
 def _cut(spec: Spec, job: Job) -> Cut | None:
     """How the MLPs are cut; None where they stay whole. The compiler estimates no cycles of dynamic nets."""
     fits = [cut for cut in CUTS.get((job.chip, job.weight_bits), ()) if cut.intermediate <= spec.intermediate]
-    if not fits or job.keep_half or job.dynamic or spec.bias & {"gate", "up", "down"}:
+    if not fits or not may_cut(spec, job, fits[-1].pieces):
         return None
     if fits[-1].saved[0] < 0 and _head(spec, job) != RIGHT:  # which saves more of a token than the pieces take
         return None
-    # every piece has whole groups, and columns for all lanes of all cores
+    return fits[-1]
+
+
+def may_cut(spec: Spec, job: Job, pieces: int) -> bool:
+    """Whether MLPs can be cut so: every piece has whole groups, and columns for all lanes of all cores."""
+    if job.keep_half or job.dynamic or spec.bias & {"gate", "up", "down"}:
+        return False
     step = lcm(CHIPS[job.chip].lanes * job.num_core, job.q_group_size or 1)
-    return None if spec.intermediate % (step * fits[-1].pieces) else fits[-1]
+    return not spec.intermediate % (step * pieces)
 
 
 def _joins(spec: Spec, job: Job) -> list[Join]:
-    """The linears that are joined; [] where what the compiler makes of them is not known."""
-    if job.keep_half or job.dynamic or any(mixer.single for mixer in spec.mixers):
-        return []
+    """The linears that are joined."""
     cut = _cut(spec, job)
     known = JOINS.get((job.chip, job.weight_bits), ())
     fits = [join for join in known if join.fits(spec, job, cut.pieces if cut else 1)]
-    return [join for join in fits if _may_join(spec, job, join.roles)]
+    return [join for join in fits if may_join(spec, job, join.roles)]
 
 
-def _may_join(spec: Spec, job: Job, roles: tuple[str, ...]) -> bool:
+def may_join(spec: Spec, job: Job, roles: tuple[str, ...]) -> bool:
     """Whether layers have these linears, all with a bias or none, no norm on all outputs of one, and outputs for all
-    lanes of all cores."""
+    lanes of all cores. Not where what the compiler makes of them is not known."""
+    if job.keep_half or job.dynamic or any(mixer.single for mixer in spec.mixers):
+        return False
     if roles != GATE_UP and (spec.qk_norm == "all" or not set(roles) <= set(spec.mixing)):
         return False
     columns = sum(spec.linear(role)[1] for role in roles)
@@ -162,7 +168,7 @@ def _head(spec: Spec, job: Job) -> str:
     return TABLE if TRANSPOSED[job.chip].get(spec.hidden, 1) < 1 else LEFT
 
 
-def _twice(spec: Spec, job: Job) -> bool:
+def stored_twice(spec: Spec, job: Job) -> bool:
     """Whether the nets have the weights of embedding and head, which the checkpoint has once, in two layouts."""
     return spec.tied and not job.embedding_disk
 
@@ -171,7 +177,7 @@ def told(spec: Spec, job: Job) -> tuple[str, ...]:
     """The graphs in words: the vendor's and why, or what is drawn otherwise."""
     if job.graph == "vendor":
         return ("the vendor's",)
-    if why := _plain(spec, job):
+    if why := plain(spec, job):
         return (f"the vendor's: {why}",)
     return tuple(_otherwise(spec, job))
 
@@ -186,7 +192,7 @@ def _otherwise(spec: Spec, job: Job) -> Iterator[str]:
     for join in _joins(spec, job):
         yield f"{', '.join(join.roles)}: one weight, side by side (a block saves {_shares(join.saved)})"
     if drawing.head == RIGHT:
-        twice = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if _twice(spec, job) else ""
+        twice = f", {size(2 * spec.vocab * spec.hidden)} beside the token table" if stored_twice(spec, job) else ""
         yield f"head: its weight transposed, on the right{twice} (about a quarter of its cycles saved)"
     elif drawing.head == TABLE:
         saved = 1 - TRANSPOSED[job.chip][spec.hidden]

@@ -8,7 +8,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
+from llmconv.blocks.drawing import Drawing
 from llmconv.blocks.spec import Spec
 from llmconv.blocks.tower import Beside, Fitted
 from llmconv.checkpoint import recipe, signs
@@ -16,7 +18,7 @@ from llmconv.checkpoint.config import Config
 from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.patterns import any_of
-from llmconv.errors import shown
+from llmconv.errors import InputError, shown
 from llmconv.families.family import Family
 from llmconv.hub import Name
 from llmconv.plan import towers
@@ -32,6 +34,9 @@ from llmconv.plan.settle import check_config, demo_notes, half_notes, layer_note
 from llmconv.request.job import Job
 from llmconv.words import counted
 
+if TYPE_CHECKING:
+    from llmconv.plan.tuned import Tuning
+
 LONGEST_NOTE = 2000  # characters
 
 
@@ -39,7 +44,7 @@ LONGEST_NOTE = 2000  # characters
 class Plan:
     """A settled job and its nets, in the order of the .bmodel. notes: what a user should know about how options were
     settled. towers: those for images or sound, with their sizes. copied: paths in the model directory of the files that
-    go to the device as they are."""
+    go to the device as they are. tuning: of --tune, where there is something to choose (llmconv.plan.tuned)."""
 
     job: Job
     config: Config
@@ -50,6 +55,7 @@ class Plan:
     notes: tuple[str, ...]
     towers: tuple[Fitted, ...] = ()
     copied: tuple[str, ...] = ()
+    tuning: Tuning | None = None
 
     @cached_property
     def named(self) -> dict[str, Net]:
@@ -77,7 +83,7 @@ class Plan:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Where its graphs differ from the vendor's, and why, in words."""
-        return told(self.spec, self.job)
+        return self.tuning.told(self) if self.tuning else told(self.spec, self.job)
 
     @property
     def disk_tensors(self) -> list[str]:
@@ -125,7 +131,7 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     check_sizes(checkpoint, spec)
     spec, own = with_own_head(checkpoint, spec)
     spec = with_head(spec, job)
-    spec = replace(spec, drawing=drawn(spec, job))
+    spec = replace(spec, drawing=_chosen(job) or drawn(spec, job))
     notes += [*checkpoint.notes, *own, *([] if quantisation else half_notes(asked, job, checkpoint))]
     notes += layer_notes(spec)
     notes += spec.notes(job.seq_length)
@@ -152,6 +158,18 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     if read is None:
         check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)
     return made
+
+
+def _chosen(job: Job) -> Drawing | None:
+    """The graphs that --tune has chosen, if the job has them."""
+    if not job.drawing:
+        return None
+    try:
+        return Drawing.of(job.drawing)
+    except (ValueError, TypeError, AttributeError):
+        raise InputError(
+            f"the drawing {shown(job.drawing)} of a job", "it is none of this version's", "Run the conversion again."
+        ) from None
 
 
 def _checkpoint(job: Job, directory: Directory) -> Checkpoint:

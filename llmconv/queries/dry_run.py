@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from llmconv.plan.net import Net
-from llmconv.plan.plan import Plan, plan
+from llmconv.plan.plan import Plan
+from llmconv.plan.tuned import planned
 from llmconv.queries.overview import overview
 from llmconv.queries.overview_text import text
 from llmconv.queries.why import outlook
@@ -47,7 +48,7 @@ def dry_run(asked: Request) -> str:
 
     Raises InputError for every fault that would stop the conversion.
     """
-    made = plan(asked.job)
+    made = planned(asked)
     nets = [*net_lines(made.nets), ""] if asked.job.debug else []
     return "\n".join([*_keys(made), "", *nets, text(overview(made, outlook(asked, made), asked.job))])
 

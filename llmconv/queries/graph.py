@@ -12,7 +12,7 @@ from llmconv.engine import history
 from llmconv.engine.explain import Explainer
 from llmconv.engine.graph import load
 from llmconv.errors import InputError
-from llmconv.plan.plan import plan
+from llmconv.plan.tuned import planned
 from llmconv.queries.drawing import STATES, Box, dot, svg
 from llmconv.request.request import Request
 from llmconv.verify import record
@@ -46,7 +46,7 @@ def boxes(asked: Request) -> list[Box]:
     """Every task of a request's graph, dependencies first: its state, why, and what it took. Raises InputError for a
     wrong job.
     """
-    graph = load(tasks.graph(plan(asked.job)), tasks.GOALS)
+    graph = load(tasks.graph(planned(asked)), tasks.GOALS)
     explainer = Explainer(graph, asked.run_options())
     last = (history.read(asked.layout.state) or [history.Run(0)])[-1]
     told = record.record(asked.layout)

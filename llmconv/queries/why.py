@@ -10,7 +10,8 @@ from typing import Any
 
 from llmconv import engine, tasks
 from llmconv.engine.explain import Item
-from llmconv.plan.plan import Plan, plan
+from llmconv.plan.plan import Plan
+from llmconv.plan.tuned import planned
 from llmconv.queries.overview import Overview, overview
 from llmconv.request.request import Request, load
 from llmconv.words import size
@@ -66,11 +67,12 @@ class Task:
 @dataclass(frozen=True)
 class Why:
     """tasks: the one that was asked about, or all that a build would not leave as they are. asked: its name, or
-    None."""
+    None. graphs: of a net that was asked about, in words."""
 
     out: str
     asked: str | None
     tasks: tuple[Task, ...]
+    graphs: tuple[str, ...] = ()
 
 
 def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
@@ -85,7 +87,7 @@ def outlook(asked: Request, made: Plan) -> engine.Outlook | None:
 
 def forecast(asked: Request) -> Overview:
     """What `llmconv plan` shows. Raises InputError for every fault that would stop the conversion."""
-    made = plan(asked.job)
+    made = planned(asked)
     return overview(made, outlook(asked, made), asked.job)
 
 
@@ -95,19 +97,21 @@ def why(out: Path, name: str | None) -> Why:
     name: a task (compile:block_0, merge) or a net (block_0, for its compile task).
     """
     asked = load(out)
-    made, options = plan(asked.job), asked.run_options()
+    made, options = planned(asked), asked.run_options()
     if name is None:
         items = [i for i in engine.plan(tasks.graph(made), ["convert"], options) if i.action != "unchanged"]
         return Why(str(out), None, tuple(map(Task.of, items)))
     if any(net.name == name for net in made.nets):
         name = f"compile:{name}"
-    return Why(str(out), name, (Task.of(engine.why(tasks.graph(made), name, options)),))
+    graphs = made.graphs if name.startswith("compile:") else ()
+    return Why(str(out), name, (Task.of(engine.why(tasks.graph(made), name, options)),), graphs)
 
 
 def text(found: Why) -> str:
     """What `llmconv why` prints."""
     if found.asked is not None:
-        return "\n".join(line for task in found.tasks for line in _described(task))
+        graphs = [f"  graphs: {told}" for told in found.graphs]
+        return "\n".join([*(line for task in found.tasks for line in _described(task)), *graphs])
     if not found.tasks:
         return f"{found.out} is up to date: nothing would run."
     return "\n".join(f"{task.task}: {task.reason}" for task in found.tasks)

@@ -13,7 +13,8 @@ from llmconv.bmodel.describe import describe
 from llmconv.engine import history
 from llmconv.engine.graph import load
 from llmconv.errors import ConvertError
-from llmconv.plan.plan import Plan, plan
+from llmconv.plan.plan import Plan
+from llmconv.plan.tuned import planned
 from llmconv.request import request
 from llmconv.request.output import Layout
 from llmconv.request.request import Request
@@ -127,7 +128,7 @@ def _asked(out: Path) -> tuple[Request | None, Plan | None]:
     asked = None
     try:
         asked = request.load(out)
-        return asked, plan(asked.job)
+        return asked, planned(asked)
     except (ConvertError, OSError):
         return asked, None
 

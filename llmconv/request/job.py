@@ -24,7 +24,8 @@ UNSPLIT = ("keep_half", "lora_max_rank", "dynamic", "use_history_kv", "chunk_len
 class Job:
     """The options of one conversion. `quantize`, `max_input_length`, `num_core` and `q_group_size` are as typed until
     llmconv.plan.settle.resolve settles them for a checkpoint. `origin`: the model of the hub that model_path holds, as
-    org/name@commit, or "". Options of the build itself (jobs, memory, ...) are not part of a Job.
+    org/name@commit, or "". `drawing`: the graphs that `tune` has chosen, as the text of a
+    llmconv.blocks.drawing.Drawing, or "". Options of the build itself (jobs, memory, ...) are not part of a Job.
     """
 
     model_path: Path
@@ -40,6 +41,7 @@ class Job:
     distribute_strategy: str = "tp"
     num_core: int = 0
     graph: str = "fast"
+    tune: bool = False
     batch: int = 1
     max_input_length: int = 0
     max_prefill_kv_length: int = 0
@@ -57,6 +59,7 @@ class Job:
     debug: bool = False
     no_stamp: bool = False
     origin: str = ""
+    drawing: str = ""
     mmproj: Path | None = None
 
     @classmethod
@@ -88,6 +91,7 @@ class Job:
         else:
             given = Path(os.path.abspath(os.path.expanduser(values["model_path"])))
             values["model_path"], values["origin"] = snapshot(given), ""
+        values["drawing"] = ""
         if values["mmproj"] is not None:
             values["mmproj"] = Path(os.path.abspath(os.path.expanduser(values["mmproj"])))
         if values["out_dir"] is None:
@@ -113,6 +117,12 @@ class Job:
                 f"max_input_length {self.max_input_length} with seq_length {self.seq_length}",
                 "a prompt cannot be longer than the sequence",
                 f"Use a value from 1 to {self.seq_length}, or 0 for {self.seq_length}.",
+            )
+        if self.tune and self.graph == "vendor":
+            raise InputError(
+                "tune together with graph vendor",
+                "the vendor's graphs leave nothing to choose",
+                "Leave one of them out.",
             )
         self._check_history()
         self._check_devices()

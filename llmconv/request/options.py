@@ -93,6 +93,13 @@ OPTIONS = (
         "target",
         choices=GRAPH,
     ),
+    Option(
+        "tune",
+        "flag",
+        False,
+        "compile the graphs that could be taken, and take those with the fewest cycles; remembered in the cache",
+        "target",
+    ),
     Option("batch", "int", 1, "sequences decoded at once", "sequence", ("-b",)),
     Option("max_input_length", "int", 0, "longest prompt of one prefill; 0: seq_length", "sequence"),
     Option("max_prefill_kv_length", "int", 0, "history that a prefill can take; 0: seq_length", "sequence"),

@@ -23,6 +23,11 @@ class Layout:
         return _below(self.out, ".llmconv/job.json")
 
     @property
+    def tuned(self) -> Path:
+        """The graphs that --tune has chosen, and what it measured."""
+        return _below(self.out, ".llmconv/tuned.json")
+
+    @property
     def config(self) -> Path:
         return self.out / "config"
 
