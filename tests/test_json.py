@@ -130,7 +130,7 @@ def test_a_closed_stdout_ends_quietly_everywhere(built, checkpoint, llmconv_env,
 def test_head_takes_one_line(built, checkpoint, llmconv_env, tmp_path):
     convert = ["convert", "-m", checkpoint("qwen2"), "-s", "64", "-o", tmp_path / "out"]
     for argv, first in (
-        (["inspect", built, "--json"], "{"), (["completion", "zsh"], "#compdef llmconv"), (convert, "[ 1/20] "),
+        (["inspect", built, "--json"], "{"), (["completion", "zsh"], "#compdef llmconv"), (convert, "[ 1/24] "),
     ):  # fmt: skip
         head = subprocess.Popen(["head", "-1"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         assert head.stdin is not None
