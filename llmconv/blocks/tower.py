@@ -103,6 +103,11 @@ class Tower(ABC, Generic[S, I]):
         """The largest item of one launch, for a runtime: numbers by what they count, how large it is first (width and
         height in pixels, or one such as seconds), `tokens` among them."""
 
+    def batched(self, spec: S) -> S:
+        """The sizes with hidden states of three axes [1, n, width] in the graph, where they have two otherwise
+        (default: the sizes as they are). Inputs and outputs are the same."""
+        return spec
+
     @abstractmethod
     def graph(self, spec: S, dynamic: bool) -> Graph:
         """The net. Float inputs are f32; its first output are the hidden states [N, H], [1, N, H] or [parts, N, H], and

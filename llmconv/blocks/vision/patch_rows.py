@@ -12,7 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from llmconv.blocks.slices import cut
-from llmconv.blocks.vision.layers import attend, matmul
+from llmconv.blocks.vision.layers import attend, batched, matmul
 from llmconv.blocks.vision.merger import merged, perceived
 from llmconv.blocks.vision.parts import linear, mlp, norm
 from llmconv.blocks.vision.spec import TowerSpec
@@ -77,7 +77,7 @@ def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None
     family does that; and the learned positions, which are mixed here or by the runtime.
     """
     if spec.batched:
-        x = _batched(g, x)
+        x = batched(g, x)
     x = norm(g, spec, "patch_norm", None, linear(g, spec, "patch", None, x, spec.width))
     path = spec.path("position") if taps or mixed else ""
     if taps:
@@ -85,13 +85,8 @@ def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None
         rows = g.Mul(g.Gather(table, taps[0], name=path), taps[1], name=f"{path}.mul")
         mixed = g.Reduce(rows, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
     if mixed and spec.batched:
-        mixed = _batched(g, mixed)
+        mixed = batched(g, mixed)
     return g.Add(x, mixed, name=f"{path}.add") if mixed else x
-
-
-def _batched(g: Graph, x: Value) -> Value:
-    """Rows [n, k] as [1, n, k]."""
-    return g.Reshape(x, to=(1, *x.shape), shape=(1, -1, x.shape[-1]), name=f"{x.name}.batched")
 
 
 def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
