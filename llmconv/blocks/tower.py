@@ -103,9 +103,9 @@ class Tower(ABC, Generic[S, I]):
         """The largest item of one launch, for a runtime: numbers by what they count, how large it is first (width and
         height in pixels, or one such as seconds), `tokens` among them."""
 
-    def batched(self, spec: S) -> S:
-        """The sizes with hidden states of three axes [1, n, width] in the graph, where they have two otherwise
-        (default: the sizes as they are). Inputs and outputs are the same."""
+    def cheaper(self, spec: S) -> S:
+        """The sizes with a graph of fewer cycles, whose inputs and outputs are the same, as `graph` draws it by them
+        (default: there is none)."""
         return spec
 
     @abstractmethod

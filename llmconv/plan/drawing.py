@@ -121,7 +121,7 @@ def drawn_tower(job: Job, fitted: Fitted) -> Fitted:
     the products around them. It estimates no cycles of dynamic nets."""
     tower, spec = fitted
     dynamic = job.dynamic and tower.dynamic
-    return fitted if job.graph == "vendor" or dynamic else Fitted(tower, tower.batched(spec))
+    return fitted if job.graph == "vendor" or dynamic else Fitted(tower, tower.cheaper(spec))
 
 
 def _plain(spec: Spec, job: Job) -> str:

@@ -85,7 +85,7 @@ class NaflexTower(Tower[NaflexSpec, Images]):
         width, height = spec.pixels
         return {"width": width, "height": height, "patches": spec.patches, "tokens": spec.tokens}
 
-    def batched(self, spec: NaflexSpec) -> NaflexSpec:
+    def cheaper(self, spec: NaflexSpec) -> NaflexSpec:
         return replace(spec, batched=True)
 
     def graph(self, spec: NaflexSpec, dynamic: bool) -> Graph:

@@ -72,7 +72,7 @@ class SliceTower(Tower[SliceSpec, Images]):
         width, height = spec.pixels
         return {"width": width, "height": height, "patches": spec.patches, "tokens": spec.tokens}
 
-    def batched(self, spec: SliceSpec) -> SliceSpec:
+    def cheaper(self, spec: SliceSpec) -> SliceSpec:
         return replace(spec, batched=True)
 
     def graph(self, spec: SliceSpec, dynamic: bool) -> Graph:
