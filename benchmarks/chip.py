@@ -52,9 +52,9 @@ def write_checkpoint(place: Path, config: dict) -> Path:
     """A model directory whose shard has a header, and zeros that take no disk."""
     place.mkdir(parents=True, exist_ok=True)
     (place / "config.json").write_text(json.dumps(config))
-    qwen2 = config["model_type"] == "qwen2"
+    biases = ("q", "k", "v") if config["model_type"] == "qwen2" else ()
     header, at = {}, 0
-    for tensor, shape, _ in dense_tensors(config, ("q", "k", "v") if qwen2 else (), qk_norm=not qwen2):
+    for tensor, shape, _ in dense_tensors(config, biases, qk_norm=config["model_type"] == "qwen3"):
         header[tensor] = {"dtype": "BF16", "shape": shape, "data_offsets": (at, at := at + 2 * prod(shape))}
     text = json.dumps(header).encode()
     with open(place / "model.safetensors", "wb") as shard:
