@@ -103,7 +103,7 @@ TRANSPOSED: dict[str, dict[int, float]] = {
     "bm1684x": {576: 0.960, 896: 0.902, 1024: 0.932, 1536: 1.016, 2048: 0.933, 2560: 0.982, 3584: 1.044},
 }
 # the least share of the cycles of a tower's block that hidden states of three axes save, by chip
-BATCHED = {"bm1684x": 0.20, "bm1688": 0.10, "cv186x": 0.10}
+BATCHED = {"bm1684x": 0.23, "bm1688": 0.11, "cv186x": 0.06}
 RIGHT_HEADS = ("bm1684x",)
 
 
