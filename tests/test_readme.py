@@ -32,7 +32,7 @@ EFFECTS = {
     "num_device": "pp (3 or more): `..._dev<k>.bmodel` files with runs of layers, and `..._combine.json`; tp (bm1684x): a part per device of every `block`, the final norm in `lm_head`",
     "distribute_strategy": "which of the two; tp needs Llama's form of layer with down projections of more than 4,194,304 weights",
     "num_core": "the program of every net",
-    "graph": "fast: order and pieces of the MLP in `block_i` and `block_cache_i`, linears with the same input as one, side and layout of the weight in `lm_head`; fastest: in a tied model also coefficients of its own in `lm_head`; vendor: the programs and coefficients of tpu_mlir's own converter, byte for byte",
+    "graph": "fast: order and pieces of the MLP in `block_i` and `block_cache_i`, linears with the same input as one, side and layout of the weight in `lm_head`, axes of hidden states in `vit`; fastest: in a tied model also coefficients of its own in `lm_head`; vendor: the programs and coefficients of tpu_mlir's own converter, byte for byte",
     "tune": "the same as `graph` fast or fastest, by what the compiler counts for this model instead of by a table",
     "batch": "`block_cache_i` takes B sequences (mask [B,1,1,S]), and writes k and v into the last row of its history inputs",
     "max_input_length": "length L of `embedding` and `block_i`",

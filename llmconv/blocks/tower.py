@@ -103,6 +103,11 @@ class Tower(ABC, Generic[S, I]):
         """The largest item of one launch, for a runtime: numbers by what they count, how large it is first (width and
         height in pixels, or one such as seconds), `tokens` among them."""
 
+    def cheaper(self, spec: S) -> S:
+        """The sizes with a graph of fewer cycles, whose inputs and outputs are the same, as `graph` draws it by them
+        (default: there is none)."""
+        return spec
+
     @abstractmethod
     def graph(self, spec: S, dynamic: bool) -> Graph:
         """The net. Float inputs are f32; its first output are the hidden states [N, H], [1, N, H] or [parts, N, H], and

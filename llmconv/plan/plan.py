@@ -24,7 +24,7 @@ from llmconv.hub import Name
 from llmconv.plan import towers
 from llmconv.plan.checks import check_devices, check_groups, check_name, check_tensors
 from llmconv.plan.decoder import decoder_nets
-from llmconv.plan.drawing import drawn, told
+from llmconv.plan.drawing import drawn, drawn_tower, told, told_of_towers
 from llmconv.plan.head import with_head
 from llmconv.plan.held import check_sizes, with_own_head
 from llmconv.plan.kept import with_kept
@@ -44,7 +44,8 @@ LONGEST_NOTE = 2000  # characters
 class Plan:
     """A settled job and its nets, in the order of the .bmodel. notes: what a user should know about how options were
     settled. towers: those for images or sound, with their sizes. copied: paths in the model directory of the files that
-    go to the device as they are. tuning: of --tune, where there is something to choose (llmconv.plan.tuned)."""
+    go to the device as they are. redrawn: nets of towers whose graphs are not the vendor's. tuning: of --tune, where
+    there is something to choose (llmconv.plan.tuned)."""
 
     job: Job
     config: Config
@@ -55,6 +56,7 @@ class Plan:
     notes: tuple[str, ...]
     towers: tuple[Fitted, ...] = ()
     copied: tuple[str, ...] = ()
+    redrawn: tuple[str, ...] = ()
     tuning: Tuning | None = None
 
     @cached_property
@@ -83,7 +85,8 @@ class Plan:
     @property
     def graphs(self) -> tuple[str, ...]:
         """Where its graphs differ from the vendor's, and why, in words."""
-        return self.tuning.told(self) if self.tuning else told(self.spec, self.job)
+        found = self.tuning.told(self) if self.tuning else told(self.spec, self.job)
+        return (*found, *told_of_towers(self.job, self.redrawn))
 
     @property
     def disk_tensors(self) -> list[str]:
@@ -142,7 +145,9 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
     for mixer in spec.mixers:
         mixer.check(job.num_core)
     nets = tuple(decoder_nets(job, spec))
-    fitted = towers.towers_of(job, family, config, checkpoint, spec)
+    theirs = towers.towers_of(job, family, config, checkpoint, spec)
+    fitted = tuple(drawn_tower(job, one) for one in theirs)
+    redrawn = tuple(after.tower.net for before, after in zip(theirs, fitted) if before.spec != after.spec)
     notes += towers.notes(job, fitted)
     nets = (*towers.tower_nets(job, spec, fitted), *nets)
     job = towers.settled(job, fitted)
@@ -153,7 +158,7 @@ def plan(job: Job, read: Checkpoint | None = None) -> Plan:
             f"{kept}: {counted(len(apart), 'tensor')} such as {apart[0]} {'is' if len(apart) == 1 else 'are'} left out"
         )
     told = tuple(shown(note, LONGEST_NOTE) for note in notes)  # names in it are the checkpoint's
-    made = Plan(job, config, checkpoint, family, spec, nets, told, fitted, tuple(directory.copied()))
+    made = Plan(job, config, checkpoint, family, spec, nets, told, fitted, tuple(directory.copied()), redrawn)
     check_name(made.folder)
     if read is None:
         check_tensors(checkpoint, family, spec, nets, made.disk_tensors, made.beside)

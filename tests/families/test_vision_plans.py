@@ -200,3 +200,24 @@ def test_weights_of_the_tower_stay_in_half_precision(name, vision_checkpoint):
 def test_layers_with_three_positions_are_not_split(vision_checkpoint):
     with pytest.raises(InputError, match="tp: the compiler splits Llama's form .* by one position for every token"):
         planned(vision_checkpoint("qwen2_vl", text={"num_key_value_heads": 2}), max_pixels="112,112", num_device=2)
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, "lfm2_vl"])
+def test_a_tower_is_drawn_for_fewer_cycles(name, vision_checkpoint):
+    """Inputs, outputs, flags and tensors are those of the vendor's graph, which gives the class's values too. A
+    dynamic tower, of which the compiler estimates no cycles, is the vendor's."""
+    options = {"max_pixels": PIXELS[name]} if name in PIXELS else {}
+    model = vision_checkpoint(name)
+    ours, theirs = (planned(model, graph=graph, **options) for graph in ("fast", "vendor"))
+    net, other = (next(net for net in made.nets if net.name == "vit") for made in (ours, theirs))
+    assert net.mlir != other.mlir
+    for part in ("inputs", "outputs", "flags", "tensors"):
+        assert getattr(net, part) == getattr(other, part)
+    assert (ours.redrawn, theirs.redrawn) == (("vit",), ())
+    assert "vit: " in ours.graphs[-1] and theirs.graphs == ("the vendor's",)
+    dynamic = [planned(model, graph=graph, dynamic=1, **options) for graph in ("fast", "vendor")]
+    assert [net.mlir for net in dynamic[0].nets if net.tower] == [net.mlir for net in dynamic[1].nets if net.tower]
+    assert not dynamic[0].redrawn
+    if name in PIXELS:
+        found, right = Both(theirs).see([(1, 4, 6)])
+        assert all(far(found[output], right[output]) < EXACT for output in right)

@@ -31,6 +31,18 @@ def patches(g: Graph, path: str, x: Value, out: int, bias: bool = True) -> Value
     return matmul(g, path, x, out, source, bias)
 
 
+def batched(g: Graph, x: Value) -> Value:
+    """Rows [n, k] as [1, n, k]; a dynamic launch sets n."""
+    return g.Reshape(x, to=(1, *x.shape), shape=(1, -1, x.shape[-1]), name=f"{x.name}.batched")
+
+
+def flat(g: Graph, x: Value) -> Value:
+    """[1, n, k] as rows [n, k]; rows as they are."""
+    if len(x.shape) == 2:
+        return x
+    return g.Reshape(x, to=x.shape[1:], shape=(-1, x.shape[-1]), name=f"{x.name}.flat")
+
+
 def norm(g: Graph, kind: str, path: str, x: Value, eps: float) -> Value:
     """LayerNorm ("layer") over the last axis by `path`.weight and `path`.bias, or RMSNorm by the weight ("rms") or by 1
     + the weight ("rms+1"), which stays float32: half precision would lose its low bits."""

@@ -27,9 +27,10 @@ def mlp(g: Graph, spec: TowerSpec, x: Value, inner: int, out: int, index: int | 
     """fc2(act(fc1(x))), or where the tower's are gated fc2(act(gate(x)) * fc1(x)). inner: its width; of: what the names
     of its roles begin with."""
     role, fc1 = f"{of}gate" if spec.gated else f"{of}fc1", f"{of}fc1"
+    up = linear(g, spec, fc1, index, x, inner) if spec.gated and spec.up_first else None
     y = activate(g, spec.activation, linear(g, spec, role, index, x, inner), spec.path(role, index))
     if spec.gated:
-        y = g.Mul(y, linear(g, spec, fc1, index, x, inner), name=f"{spec.path(fc1, index)}.mul")
+        y = g.Mul(y, up or linear(g, spec, fc1, index, x, inner), name=f"{spec.path(fc1, index)}.mul")
     return linear(g, spec, f"{of}fc2", index, y, out)
 
 

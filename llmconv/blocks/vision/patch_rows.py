@@ -11,8 +11,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from llmconv.blocks.slices import cut
-from llmconv.blocks.vision.layers import attend, matmul
+from llmconv.blocks.slices import cut, slab
+from llmconv.blocks.vision.layers import attend, batched, matmul
 from llmconv.blocks.vision.merger import merged, perceived
 from llmconv.blocks.vision.parts import linear, mlp, norm
 from llmconv.blocks.vision.spec import TowerSpec
@@ -77,7 +77,7 @@ def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None
     family does that; and the learned positions, which are mixed here or by the runtime.
     """
     if spec.batched:
-        x = _batched(g, x)
+        x = batched(g, x)
     x = norm(g, spec, "patch_norm", None, linear(g, spec, "patch", None, x, spec.width))
     path = spec.path("position") if taps or mixed else ""
     if taps:
@@ -85,13 +85,8 @@ def _embed(g: Graph, spec: TowerSpec, x: Value, taps: tuple[Value, Value] | None
         rows = g.Mul(g.Gather(table, taps[0], name=path), taps[1], name=f"{path}.mul")
         mixed = g.Reduce(rows, axes=(1,), keepdims=False, mode="ReduceSum", name=f"{path}.sum")
     if mixed and spec.batched:
-        mixed = _batched(g, mixed)
+        mixed = batched(g, mixed)
     return g.Add(x, mixed, name=f"{path}.add") if mixed else x
-
-
-def _batched(g: Graph, x: Value) -> Value:
-    """Rows [n, k] as [1, n, k]."""
-    return g.Reshape(x, to=(1, *x.shape), shape=(1, -1, x.shape[-1]), name=f"{x.name}.batched")
 
 
 def _turns(g: Graph, spec: TowerSpec, places: Value) -> dict[str, Value]:
@@ -127,32 +122,44 @@ def _block(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Val
 
 
 def _attention(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> Value:
-    """Queries and keys are one product and turned together, as neighbours in a tensor that holds q, k and v are."""
-    n, heads, dim, width = spec.patches, spec.heads, spec.head_dim, spec.width
-    fused = spec.fused(layer)
-
-    def project(roles: str) -> Value:
-        path, count = fused.removesuffix("qkv") + roles, len(roles) * heads
-        y = matmul(g, path, x, count * dim, lambda part: spec.source(roles, layer, part), "qkv" not in spec.bare)
-        return g.Reshape(y, to=(1, n, count, dim), shape=(1, -1, count, dim), name=f"{path}.reshape")
-
-    turned = g.Rope(project("qk"), sight.sin, sight.cos, force_f32=True, name=f"{fused}.rotary")
-    q, k = (
-        g.Slice(
-            turned,
-            g.none,
-            g.none,
-            g.none,
-            offset=(0, 0, first, 0),
-            steps=(1,) * 4,
-            ends=(1, n, first + heads, dim),
-            name=f"{fused}.{role}",
-        )
-        for role, first in (("queries", 0), ("keys", heads))
-    )
+    n, width = spec.patches, spec.width
+    q, k = _turned_apart(g, spec, layer, x, sight) if spec.apart else _turned(g, spec, layer, x, sight)
     name = f"{spec.path('block', layer)}fattention"
     mask = sight.window if sight.window is not None and layer not in spec.full else sight.full
-    y = attend(g, name, q, k, project("v"), mask)
+    y = attend(g, name, q, k, _projected(g, spec, layer, x, "v"), mask)
     if not spec.batched:
         y = g.Reshape(y, to=(n, width), shape=(-1, width), name=f"{name}.reshape")
     return linear(g, spec, "proj", layer, y, width)
+
+
+def _projected(g: Graph, spec: TowerSpec, layer: int, x: Value, roles: str) -> Value:
+    """Some of queries, keys and values that follow one another: [1, n, heads, dim] of them all."""
+    path, count = spec.fused(layer).removesuffix("qkv") + roles, len(roles) * spec.heads
+    y = matmul(g, path, x, count * spec.head_dim, lambda part: spec.source(roles, layer, part), "qkv" not in spec.bare)
+    shape = (count, spec.head_dim)
+    return g.Reshape(y, to=(1, spec.patches, *shape), shape=(1, -1, *shape), name=f"{path}.reshape")
+
+
+def _turned(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> tuple[Value, Value]:
+    """Queries and keys are one product and turned together, as neighbours in a tensor that holds q, k and v are."""
+    fused, (both, heads) = spec.fused(layer), (_projected(g, spec, layer, x, "qk"), spec.heads)
+    turned = g.Rope(both, sight.sin, sight.cos, force_f32=True, name=f"{fused}.rotary")
+    q, k = (
+        slab(g, turned, 2, first, first + heads, f"{fused}.{role}") for role, first in (("queries", 0), ("keys", heads))
+    )
+    return q, k
+
+
+def _turned_apart(g: Graph, spec: TowerSpec, layer: int, x: Value, sight: Sight) -> tuple[Value, Value]:
+    """Queries and keys are turned where they are made, and not cut out of what holds both."""
+    q, k = (
+        g.Rope(
+            _projected(g, spec, layer, x, role),
+            sight.sin,
+            sight.cos,
+            force_f32=True,
+            name=f"{spec.fused(layer)}.rotary_{role}",
+        )
+        for role in "qk"
+    )
+    return q, k

@@ -28,8 +28,9 @@ class Sizes(Protocol):
 
 
 def block(g: Graph, spec: Sizes, path: str, x: Value, mask: Value, free: bool = False) -> Value:
-    """x + attention(norm(x)), then that + fc2(act(fc1(norm(that)))). x [n, width]; path: what its tensors' names begin
-    with; free: a dynamic launch sets n."""
+    """x + attention(norm(x)), then that + fc2(act(fc1(norm(that)))).
+
+    x [n, width] or [1, n, width]; path: what its tensors' names begin with; free: a dynamic launch sets n."""
     out, fc1, fc2 = f"{path}self_attn.out_proj", f"{path}mlp.fc1", f"{path}mlp.fc2"
     y = layer_norm(g, f"{path}layer_norm1", x, spec.eps)
     q, k, v = (linear(g, f"{path}self_attn.{role}_proj", y, spec.width) for role in "qkv")
@@ -43,7 +44,8 @@ def block(g: Graph, spec: Sizes, path: str, x: Value, mask: Value, free: bool = 
 def attended(
     g: Graph, name: str, given: tuple[Value, Value, Value], mask: Value, heads: int, free: bool = False
 ) -> Value:
-    """softmax(q k^T / sqrt(dim) + mask) v of rows q [m, size], k and v [n, size]: [m, size]."""
+    """softmax(q k^T / sqrt(dim) + mask) v of rows q [m, size], k and v [n, size]: [m, size]. All of them may have an
+    axis of 1 in front."""
     size = given[0].shape[-1]
     dim = size // heads
 
@@ -52,5 +54,6 @@ def attended(
         any_rows: dict[str, Any] = {"shape": (*before, -1, *behind)} if free else {}
         return g.Reshape(x, to=(*before, rows, *behind), **any_rows, name=f"{name}.{role}")
 
-    q, k, v = (shaped(x, role, x.shape[0], (1,), (heads, dim)) for role, x in zip("qkv", given))
-    return shaped(attend(g, name, q, k, v, mask), "reshape", q.shape[1], (), (size,))
+    q, k, v = (shaped(x, role, x.shape[-2], (1,), (heads, dim)) for role, x in zip("qkv", given))
+    out = attend(g, name, q, k, v, mask)
+    return shaped(out, "reshape", q.shape[1], (), (size,)) if len(given[0].shape) == 2 else out

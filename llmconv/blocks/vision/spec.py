@@ -29,7 +29,8 @@ class TowerSpec(Extent):
     merge x merge of them).
     temporal: frames in a patch; channels: of a pixel. norm: "layer" or "rms", with `eps`; gated: the MLP has a gate.
     bare: roles of linears without a bias. theta: of rope. merge_eps: of the norm before the merger, 0: `eps` too.
-    batched: hidden states have a third axis, which is 1.
+    batched: hidden states have a third axis, which is 1. apart: queries and keys are projected and turned each by
+    itself. up_first: a gated MLP has fc1 before its gate.
     window: side in pixels of the windows that attention keeps to in all blocks but `full` ones; 0: none.
     positions: rows of the learned position table in the net, 0 if there is none there; corners: it is stretched over an
     image corners on corners, else edges on edges; image: side in pixels of the
@@ -68,6 +69,8 @@ class TowerSpec(Extent):
     theta: float = 10000.0
     corners: bool = True
     batched: bool = False
+    apart: bool = False
+    up_first: bool = False
     image: int = 0
     merged: int = 0
     bounds: tuple[int, ...] = ()

@@ -112,6 +112,9 @@ class PatchTower(Tower[TowerSpec, Images]):
         width, height = spec.pixels
         return {"width": width, "height": height, "patches": spec.patches, "tokens": spec.tokens}
 
+    def cheaper(self, spec: TowerSpec) -> TowerSpec:
+        return replace(spec, batched=True, apart=True, up_first=True)
+
     def graph(self, spec: TowerSpec, dynamic: bool) -> Graph:
         return patch_rows.graph(self.net, spec, _masked(spec, dynamic))
 

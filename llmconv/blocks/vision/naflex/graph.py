@@ -7,7 +7,7 @@ a patch gets is a sum of the table's rows, and the runtime says how much of each
 
 from __future__ import annotations
 
-from llmconv.blocks.vision.layers import activate, layer_norm, linear
+from llmconv.blocks.vision.layers import activate, batched, layer_norm, linear
 from llmconv.blocks.vision.naflex.spec import NaflexSpec
 from llmconv.blocks.vision.siglip import block
 from llmconv.top.graph import Graph, Value
@@ -26,6 +26,7 @@ def graph(name: str, spec: NaflexSpec, dynamic: bool) -> Graph:
     x, shares = g.input("input_states", (n, spec.row)), g.input("pos_weight", (n, spec.side**2))
     mask = g.none if dynamic else g.input("attention_mask", (1, 1, n, n))
     x = _embed(g, spec, x, shares)
+    x = batched(g, x) if spec.batched else x
     for layer in range(spec.depth):
         x = block(g, spec, f"{spec.prefix}encoder.layers.{layer}.", x, mask, dynamic)
     x = layer_norm(g, f"{spec.prefix}post_layernorm", x, spec.eps)

@@ -53,6 +53,7 @@ class NaflexSpec(Extent):
     and has biases.
     token: id of the placeholder; pixels: width and height of the largest image, which count by their product alone.
     ignored: the checkpoint has a LayerNorm for the projector, and config.json says that there is none.
+    batched: hidden states have a third axis, which is 1.
     """
 
     prefix: str
@@ -76,6 +77,7 @@ class NaflexSpec(Extent):
     pixels: tuple[int, int]
     rules: Rules = Rules()
     ignored: bool = False
+    batched: bool = False
 
     @property
     def norm(self) -> str:

@@ -85,6 +85,9 @@ class NaflexTower(Tower[NaflexSpec, Images]):
         width, height = spec.pixels
         return {"width": width, "height": height, "patches": spec.patches, "tokens": spec.tokens}
 
+    def cheaper(self, spec: NaflexSpec) -> NaflexSpec:
+        return replace(spec, batched=True)
+
     def graph(self, spec: NaflexSpec, dynamic: bool) -> Graph:
         return graph(self.net, spec, dynamic)
 

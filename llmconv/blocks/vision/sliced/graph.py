@@ -6,7 +6,7 @@ resampler (Resampler). Names of operations are those of the tensors.
 
 from __future__ import annotations
 
-from llmconv.blocks.vision.layers import layer_norm, linear, matmul, patches
+from llmconv.blocks.vision.layers import batched, flat, layer_norm, linear, matmul, patches
 from llmconv.blocks.vision.siglip import attended, block
 from llmconv.blocks.vision.sliced.spec import SliceSpec
 from llmconv.checkpoint import places as positions
@@ -31,10 +31,11 @@ def graph(name: str, spec: SliceSpec) -> Graph:
     keys = g.input("pos_embed_ids", (n,), "si32")
     seen = g.input("resampler_attn_mask", (1, 1, spec.queries, n))
     x = _embed(g, spec, x, places)
+    x = batched(g, x) if spec.batched else x
     for layer in range(spec.depth):
         x = block(g, spec, f"{VISION}encoder.layers.{layer}.", x, mask)
     x = layer_norm(g, f"{VISION}post_layernorm", x, spec.eps)
-    return g.output(_resample(g, spec, x, keys, seen))
+    return g.output(_resample(g, spec, flat(g, x), keys, seen))
 
 
 def _embed(g: Graph, spec: SliceSpec, x: Value, places: Value) -> Value:

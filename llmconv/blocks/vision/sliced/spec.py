@@ -43,7 +43,8 @@ class SliceSpec:
     resampler projects patches to the size `out`, which it does where that is not `width`.
     most, scale: how many slices an image is cut into at most, and their side in pixels, about.
     token: id of the token that stands for one of the hidden states; pixels: width and height of the largest slice.
-    dropped: a checkpoint may hold one layer more, which is not run.
+    dropped: a checkpoint may hold one layer more, which is not run. batched: hidden states of the transformer have a
+    third axis, which is 1.
     """
 
     depth: int
@@ -63,6 +64,7 @@ class SliceSpec:
     token: int
     pixels: tuple[int, int]
     dropped: bool = False
+    batched: bool = False
 
     @property
     def looks(self) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,9 @@ class SliceTower(Tower[SliceSpec, Images]):
         """width, height: pixels of the largest slice; patches: rows of input_states; tokens: rows of the output."""
         width, height = spec.pixels
         return {"width": width, "height": height, "patches": spec.patches, "tokens": spec.tokens}
+
+    def cheaper(self, spec: SliceSpec) -> SliceSpec:
+        return replace(spec, batched=True)
 
     def graph(self, spec: SliceSpec, dynamic: bool) -> Graph:
         return graph(self.net, spec)
