@@ -376,3 +376,15 @@ def test_doit_lists_by_the_tables(tmp_path, checkpoint, cache):
     )
     assert done.returncode == 0 and "compile:block_0" in done.stdout, done.stderr
     assert not (tmp_path / "out").exists() and not cache.exists()
+
+
+@pytest.mark.parametrize("chip", ["bm1684x", "bm1688", "cv186x"])
+@pytest.mark.parametrize("head", [LEFT, TABLE, RIGHT])
+def test_graphs_of_a_job_are_told_without_what_was_measured(chip, head, tmp_path):
+    """As where a manifest's job is planned again."""
+    job = asked(tmp_path, "qwen2_tied", GROUPED, quantize="w4bf16", chip=chip, tune=0).job
+    told = plan(replace(job, drawing=Drawing(True, 2, head, (KV,)).text)).graphs
+    assert told[:3] == (
+        "chosen by --tune", "MLP: up projection before the gate, 2 pieces", "k, v: one weight, side by side"
+    )  # fmt: skip
+    assert len(told) == (3 if head == LEFT else 4) and all("on the right" in line for line in told[3:])

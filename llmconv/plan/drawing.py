@@ -16,7 +16,7 @@ from llmconv.blocks.spec import Spec
 from llmconv.blocks.tower import Fitted
 from llmconv.chips import CHIPS
 from llmconv.request.job import Job
-from llmconv.words import size
+from llmconv.words import counted, size
 
 
 @dataclass(frozen=True)
@@ -194,9 +194,21 @@ def told(spec: Spec, job: Job) -> tuple[str, ...]:
     """The graphs in words: the vendor's and why, or what is drawn otherwise."""
     if job.graph == "vendor":
         return ("the vendor's",)
+    if job.drawing:  # of a build whose measurements are not at hand
+        return tuple(_chosen(spec.drawing))
     if why := plain(spec, job):
         return (f"the vendor's: {why}",)
     return tuple(_otherwise(spec, job))
+
+
+def _chosen(drawing: Drawing) -> Iterator[str]:
+    yield "chosen by --tune"
+    if drawing.up_first:
+        yield f"MLP: up projection before the gate, {counted(drawing.pieces, 'piece')}"
+    for roles in drawing.joined:
+        yield f"{', '.join(roles)}: one weight, side by side"
+    if drawing.head != LEFT:
+        yield f"head: {'the token table' if drawing.head == TABLE else 'its weight transposed,'} on the right"
 
 
 def _otherwise(spec: Spec, job: Job) -> Iterator[str]:

@@ -23,11 +23,13 @@ from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR,
 from llmconv.cli.main import main
 from llmconv.compile.net import compile_net
 from llmconv.compile.records import NetFiles, NetTask, Workplace
+from llmconv.convert import run
 from llmconv.plan.exported import Exported
 from llmconv.plan.forms import exported
 from llmconv.plan.plan import Plan, plan
 from llmconv.plan.record import Record
 from llmconv.request.job import Job
+from llmconv.request.request import Request
 from llmconv.runtime import manifest
 from llmconv.tuning import tuning
 
@@ -209,3 +211,14 @@ def test_a_job_file_measures_each_structure_once(checkpoint, llmconv_env, tmp_pa
     capsys.readouterr()
     assert main(["build", str(file), "--progress", "plain"]) == 0 and measured == ["a"]
     assert main(["why", str(outs[1])]) == 0 and "up to date" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("chip", ["bm1688", "cv186x"])
+@pytest.mark.parametrize("head", [TABLE, RIGHT])
+def test_heads_that_the_tables_never_take_are_right(chip, head, checkpoint, llmconv_env, tmp_path):
+    given = {"model": str(checkpoint("qwen2")), "out": str(tmp_path / "out"), "seq": "64", "quantize": "w4bf16"}
+    asked = Request.create(given | {"chip": chip})
+    drawn = replace(asked, job=replace(asked.job, drawing=Drawing(True, head=head).text))
+    assert run(drawn) == 0
+    assert main(["verify", str(tmp_path / "out"), "--tokens", "4"]) == 0
