@@ -131,7 +131,7 @@ def test_models_that_do_not_see_take_no_pixels(checkpoint):
         ("glm4v", {"image_size": 10}, "image_size 10 of vision_config"),
         ("glm4v", {"image_size": 126}, "position_embedding.weight .*has shape .*pos_embed_weight.npy"),
         ("glm4v", {"attention_bias": True}, "model.visual.blocks.0.attn.qkv.bias"),
-        ("glm4v", {"intermediate_size": 512}, "merger.gate_proj.weight .*has shape"),
+        ("glm4v", {"intermediate_size": 512}, "merger.(gate|up)_proj.weight .*has shape"),
         ("glm4v", {"out_hidden_size": 128}, "output size 128"),
         ("paddleocr_vl", {"num_attention_heads": 5}, "5 heads of vision_config"),
         ("paddleocr_vl", {"hidden_act": "mish"}, "hidden_act 'mish' of vision_config"),
