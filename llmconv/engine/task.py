@@ -236,7 +236,7 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
         foretold=tuple(fields.get("foretold", ())),
         carry=fields.get("carry"),
         spends=_paths(fields.get("spends", ())),
-        unfinished="".join(_paths([fields["unfinished"]] if "unfinished" in fields else [])),
+        unfinished="".join(_paths([one] if (one := fields.get("unfinished")) else [])),
     )
 
 

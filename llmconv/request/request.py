@@ -37,6 +37,7 @@ class BuildOptions:
     memory: int | None = None
     continue_: bool = False
     no_cache: bool = False
+    slim: bool = False
     progress: str = "auto"
     dry_run: bool = False
     scheduler: str = ""
@@ -84,6 +85,7 @@ class Request:
             continue_=build.continue_,
             cache=None if build.no_cache else cache_dir() / ACTIONS,
             below=() if build.no_cache else tuple(f"{one}/{ACTIONS}" for one in caches_below()),
+            slim=build.slim,
             progress=build.progress,
             debug=self.job.debug,
             environment=cacheless(self.layout.state) if build.no_cache else {},
