@@ -73,7 +73,7 @@ def _merge(
     that may be moved."""
     epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
     size = coefficient_bytes(nets)
-    took, moved = 0.1 + size / MERGED, max(0, size - 2 * step(size)) if spends else 0
+    moved = max(0, size - 2 * step(size)) if spends else 0
     return task(
         called["name"],
         "llmconv.tasks.actions:merge",
@@ -87,11 +87,10 @@ def _merge(
         # the kernel module is the compiler's
         file_dep=[layout.toolchain, *(path for paths in files.values() for path in paths[:3])],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(
-            memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED, spent=max(0, size - 2 * step(size))
-        ),
+        need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED, spent=moved),
         cacheable=False,
-        **spends,
+        spends=spends,
+        unfinished=layout.unfinished if spends else "",
         doc=f"combine {len(nets)} nets to {target.name}",
     )
 

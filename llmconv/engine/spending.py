@@ -92,7 +92,8 @@ class Spending:
 
     def spender(self, node: Node) -> str | None:
         """The task, among those of the graph, that has used up targets of this one."""
-        names = (self._graph.spenders[path][0] for path in node.work.targets if path in self._keys)
+        targets = node.action.targets if node.action else ()
+        names = (self._graph.spenders[path][0] for path in targets if path in self._keys)
         return next((name for name in names if name in self._graph.nodes), None)
 
     def _makers(self, paths: Sequence[str]) -> list[str]:

@@ -108,6 +108,11 @@ class Action:
         return dict.fromkeys((*self.file_dep, *(path for path, _ in self.picks), *self.watch, *self.reads))
 
     @property
+    def written(self) -> tuple[str, ...]:
+        """Every file that it may leave."""
+        return (*self.targets, self.unfinished) if self.unfinished else self.targets
+
+    @property
     def counted(self) -> dict[str, Any]:
         """What counts for the task's key beside files."""
         versions = {"versions": own_code.versions(self.libraries)} if self.libraries else {}
@@ -188,13 +193,12 @@ def task(
     -n, --continue, -a and -r after its name too (`doit convert model=... -n 2`).
     """
     action = _action(call, args, basename or name or "", fields)
-    unfinished = [action.unfinished] if action.unfinished else []
     result: dict[str, Any] = {
         "actions": [] if call is None else [action],
         "file_dep": list(action.inputs),  # doit derives the order of tasks from these
         "targets": list(action.targets),
         "task_dep": list(task_dep),
-        "clean": [(clean, (), {"targets": (*action.targets, *unfinished)})] if action.targets else [],
+        "clean": [(clean, (), {"targets": action.written})] if action.targets else [],
         "doc": doc or None,
         "meta": {"action": action},
     }
