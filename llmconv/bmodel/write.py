@@ -163,6 +163,7 @@ def write(out: Path, model: dict) -> str:
     try:
         with out.open("wb", buffering=0) as file, Hashing() as hashing:
             try:
+                file.truncate(laid.size)  # some file systems allot far more to a file that grows
                 hashing.add(laid.head)
                 _append(laid.head, file)
                 for stored in laid.blobs:
@@ -191,8 +192,8 @@ def _copy(stored: Stored, file: FileIO, hashing: Hashing) -> None:
 
 
 def _append(chunk: bytes | memoryview, file: FileIO, source: tuple[int, int] | None = None) -> None:
-    """Write a chunk (anything with a buffer). source: a file that holds it, and where: the kernel copies it then, or lets
-    both files share its blocks."""
+    """Write a chunk (anything with a buffer). source: a file that holds it, and where: the kernel copies it then, or
+    lets both files share its blocks."""
     left = memoryview(chunk).cast("B")
     if source:
         left = left[copied(*source, file.fileno(), None, left.nbytes) :]
