@@ -54,6 +54,7 @@ def publish(pairs: Iterable[tuple[str, str]]) -> None:
 def _replace(temporary: str, target: str) -> None:
     if not os.path.isdir(temporary) and not os.path.isdir(target):
         os.replace(temporary, target)
+        remove(temporary)  # two names of one file, as the cache gives them: renaming one to the other does nothing
         return
     # a directory cannot be renamed over another, so the old one is moved aside first
     old = f"{temporary}.old"
