@@ -100,8 +100,9 @@ class Spending:
         return list(dict.fromkeys(self._graph.producers[path][0] for path in paths))
 
     def marked(self, node: Node, key: str) -> list[Row]:
-        """Rows, to be saved before a task with this key may spend."""
+        """Rows, to be saved before a task with this key may spend; from here on its inputs count as spent."""
         found: dict[str, Row] = {}
+        self._keys |= dict.fromkeys(node.work.spends, key)
         for path in node.work.spends:
             name, position = self._graph.producers[path]
             row = found.get(name) or self._rows[name]
