@@ -128,6 +128,8 @@ def _request(values: Mapping[str, Any], given: Mapping[str, Any], notes: tuple[s
     workers.asked(values["scheduler"], values["cluster"])  # its errors are told before anything starts
     build = BuildOptions(**{f.name: values[f.name.rstrip("_")] for f in fields(BuildOptions)})
     places = {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir), "mmproj": job.mmproj}
+    if build.slim and job.splits:
+        notes = (*notes, "slim: layers that are split over devices are copied, not moved")
     return Request(job, build, typed(dict(given) | places), notes)
 
 
