@@ -125,7 +125,7 @@ class Explainer:
             maker, old = self.graph.nodes[name], self._items[name]
             entry = self._cached(maker.work, keys.key_of(old.document or ""))
             action = "maybe" if item.action == "maybe" else "cached" if entry else "run"
-            self._items[name] = replace(old, action=action, reason=self._spending.needed(maker))
+            self._items[name] = replace(old, action=action, reason=self._spending.needed(maker, action != "maybe"))
 
     def _explain(self, node: Node) -> Item:
         row = self.rows.get(node.name)

@@ -84,11 +84,11 @@ class Spending:
         """Whether the task can go on with spent inputs of more tasks than these."""
         return not set(self._makers([path for path in node.work.spends if path in self._keys])) <= set(makers)
 
-    def needed(self, node: Node) -> str:
-        """Why a task makes targets again that are spent."""
+    def needed(self, node: Node, sure: bool = True) -> str:
+        """Why a task makes targets again that are spent; sure: whether it does."""
         path = next(path for path in node.work.targets if path in self._keys)
-        result = os.path.basename(self._graph.spenders[path][1].targets[0])
-        return f"{os.path.basename(path)} is needed again: it went into {result}, which is made anew"
+        result, is_ = os.path.basename(self._graph.spenders[path][1].targets[0]), "is" if sure else "may be"
+        return f"{os.path.basename(path)} {is_} needed again: it went into {result}, which {is_} made anew"
 
     def spender(self, node: Node) -> str | None:
         """The task, among those of the graph, that has used up targets of this one."""
