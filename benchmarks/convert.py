@@ -1,4 +1,4 @@
-"""How fast a conversion is: `python benchmarks/convert.py [SHAPE ...] [--seq N] [--quantize Q] [--num_device N]`.
+"""How fast a conversion is: `python benchmarks/convert.py [SHAPE ...] [--seq N] [--quantize Q] [--num_device N] [--slim]`.
 
 Writes a random checkpoint with a published model's shape, converts it once so that the compiler's attention kernels are
 warm, then converts it into a new output directory without the action cache, and prints what that took. Disk and memory
@@ -164,6 +164,7 @@ def measure(name: str, args: argparse.Namespace, place: Path) -> None:
         "--num_device",
         str(args.num_device),
         "--no_cache",
+        *(["--slim"] if args.slim else []),
         "-o",
     ]
     warm, out = place / "warm", place / "out"
@@ -182,7 +183,7 @@ def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     stamping = sum(n["seconds"] for n in layers if n["how"] == "stamped")
     count = max(1, sum(n["how"] == "stamped" and n["kind"] == "block_cache" for n in layers))
     print(
-        f"{name} {args.quantize} seq {args.seq}, {args.num_device} device(s): {source / 1e6:.0f} MB -> {manifest['bytes'] / 1e6:.0f} MB, {len(made)} nets"
+        f"{name} {args.quantize} seq {args.seq}, {args.num_device} device(s){', slim' if args.slim else ''}: {source / 1e6:.0f} MB -> {manifest['bytes'] / 1e6:.0f} MB, {len(made)} nets"
     )
     print(
         f"  wall {cold['wall']:.1f} s, CPU {cold['cpu']:.1f} s, peak memory {cold['memory'] / 1e9:.2f} GB, peak disk {cold['disk'] / manifest['bytes']:.2f} x output"
@@ -207,6 +208,7 @@ def main() -> None:
     parser.add_argument("--seq", type=int, default=512)
     parser.add_argument("--quantize", default="w4bf16")
     parser.add_argument("--num_device", type=int, default=1)
+    parser.add_argument("--slim", action="store_true", help="move coefficients into the .bmodel")
     parser.add_argument("--place", type=Path, help="directory for checkpoints and outputs; default: a temporary one")
     args = parser.parse_args()
     if unknown := set(args.shapes) - set(SHAPES):

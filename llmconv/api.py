@@ -62,6 +62,7 @@ class Options(TypedDict, total=False):
     jobs: int
     memory: str | int
     no_cache: bool
+    slim: bool
     no_stamp: bool
     scheduler: str
     cluster: str

@@ -55,10 +55,11 @@ def fetch_toolchain(out: Out) -> dict[str, Any]:
     return {"root": str(found.root), "version": found.version}
 
 
-def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
+def merge(nets: list[dict[str, str]], epoch: int, spends: list[str], out: Out, spend: bool = False) -> dict[str, Any]:
     """Combine the nets ({bare, facts}: files of llmconv.compile.records.NetFiles), in order, to one .bmodel stamped
-    with `epoch` (seconds). Second target: its size and sha256.
+    with `epoch` (seconds). Second target: its size and sha256. spend: the files `spends` are moved, not copied.
     """
+    from llmconv.bmodel.move import Moving
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
     from llmconv.toolchain.fetch import obtain
@@ -72,7 +73,8 @@ def merge(nets: list[dict[str, str]], epoch: int, out: Out) -> dict[str, Any]:
         parts.append(Part(Path(net["bare"]), coefficients=piece))
     tools = obtain()
     kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]
-    sha256 = combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size))
+    moving = Moving(list(map(Path, spends)), Path(target)) if spend else None
+    sha256 = combine(parts, Path(out[target]), epoch, Piece(kernel, 0, kernel.stat().st_size), moving)
     values = {"bytes": Path(out[target]).stat().st_size, "sha256": sha256}
     Path(out[facts]).write_text(json.dumps(values), encoding="utf-8")
     return values | {"digests": {target: sha256}}

@@ -1,6 +1,7 @@
 """merge: combine the nets to one .bmodel. config: copy what a runtime reads beside it. convert: the whole.
 
-A pipeline of devices also gets a file for each: merge:dev0, merge:dev1 and so on.
+A pipeline of devices also gets a file for each: merge:dev0, merge:dev1 and so on. They come before the whole, which may
+use up the coefficients of the nets (--slim).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llmconv.bmodel.move import step
 from llmconv.engine import Need, task
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
@@ -27,9 +29,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     several = groups(plan)
     if several:
         yield head("merge", f"combine the nets to one .bmodel, and to one for each of {len(several)} devices")
-        yield _merge(
-            plan, layout, {"basename": "merge", "name": "all"}, layout.bmodel(plan.folder), "merged", plan.nets
-        )
+        yield {**_whole(plan, layout, "all"), "task_dep": [f"merge:{group.name}" for group in several]}
         for group in several:
             nets = [net for net in plan.nets if net.name in group.nets]
             yield _merge(
@@ -42,7 +42,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             )
         yield _combination(plan, layout)
     else:
-        yield _merge(plan, layout, {"basename": "merge", "name": None}, layout.bmodel(plan.folder), "merged", plan.nets)
+        yield _whole(plan, layout, None)
     yield _config(plan, layout)
     yield single(
         "convert",
@@ -53,21 +53,44 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     )
 
 
-def _merge(plan: Plan, layout: Layout, called: dict, target: Path, facts: str, nets: Sequence[Net]) -> dict:
-    """Combine some of the plan's nets to `target`. Any net may have its coefficients in another's file."""
+def _whole(plan: Plan, layout: Layout, name: str | None) -> dict:
+    """Combine all nets. Their coefficients are in the result then, and need not lie beside it."""
+    spends = [layout.net(net.name)[1] for net in plan.nets if plan.origins[net.name].owner is None]
+    called = {"basename": "merge", "name": name}
+    return _merge(plan, layout, called, layout.bmodel(plan.folder), "merged", plan.nets, spends)
+
+
+def _merge(
+    plan: Plan,
+    layout: Layout,
+    called: dict,
+    target: Path,
+    facts: str,
+    nets: Sequence[Net],
+    spends: Sequence[Path] = (),
+) -> dict:
+    """Combine some of the plan's nets to `target`. Any net may have its coefficients in another's file. spends: those
+    that may be moved."""
     epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
     size = coefficient_bytes(nets)
+    moved = max(0, size - 2 * step(size)) if spends else 0
     return task(
         called["name"],
         "llmconv.tasks.actions:merge",
-        {"nets": [{"bare": str(files[net.name][0]), "facts": str(files[net.name][2])} for net in nets], "epoch": epoch},
+        {
+            "nets": [{"bare": str(files[net.name][0]), "facts": str(files[net.name][2])} for net in nets],
+            "epoch": epoch,
+            "spends": [str(path) for path in spends],
+        },
         basename=called["basename"],
         targets=[target, layout.facts(facts)],
         # the kernel module is the compiler's
         file_dep=[layout.toolchain, *(path for paths in files.values() for path in paths[:3])],
         key={"epoch": epoch, "nets": [n.name for n in nets]},
-        need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED),
+        need=Need(memory=200 * MB, disk=size + KERNEL, seconds=0.1 + size / MERGED, spent=moved),
         cacheable=False,
+        spends=spends,
+        unfinished=layout.unfinished if spends else "",
         doc=f"combine {len(nets)} nets to {target.name}",
     )
 

@@ -66,6 +66,7 @@ def test_options_of_the_run_are_those_that_change_nothing_of_what_is_built():
         "jobs",
         "memory",
         "no_cache",
+        "slim",
         "progress",
         "continue",
         "again",

@@ -37,11 +37,13 @@ def test_both_front_doors_make_the_same_request(tmp_path, monkeypatch):
 
 def test_every_option_of_a_build_arrives(tmp_path):
     typed = {"jobs": "3", "memory": "1G", "continue": "", "no_cache": "1", "progress": "json", "dry_run": "1"}
+    typed["slim"] = "1"
     asked = Request.create({"model": "m", "seq": "8", "out": str(tmp_path), "debug": "1"} | typed)
-    assert asked.build == BuildOptions(3, 10**9, True, True, "json", True)
+    assert asked.build == BuildOptions(3, 10**9, True, True, True, "json", True)
     options = asked.run_options()
     assert (options.jobs, options.memory, options.continue_, options.cache) == (3, 10**9, True, None)
     assert (options.progress, options.debug, options.state_dir) == ("json", True, tmp_path / ".llmconv")
+    assert options.slim and not asked.job.to_dict().keys() & {"slim"}, "it changes nothing of what is built"
     assert not options.listeners and options.prepare is None and options.preflight is None
     plain = Request.create({"model": "m", "seq": "8"})
     assert plain.build == BuildOptions() and plain.run_options().cache is not None

@@ -30,7 +30,7 @@ class Clean(Ending, doit.cmd_clean.Clean):
                 if action is None:
                     task.clean(self.outstream, dryrun)
                     continue
-                for one in removed(action.targets, dryrun):
+                for one in removed(action.written, dryrun):
                     gone.append(one)
                     self.outstream.write(f"{task.name} - {line(one, dryrun)}\n")
         if cleanforget and not dryrun:

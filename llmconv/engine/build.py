@@ -7,12 +7,14 @@ import queue
 import sys
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from typing import Any
 
 from llmconv.ending import closed
 from llmconv.engine import events, machine, outputs, preflight, scheduler
+from llmconv.engine.again import Again
 from llmconv.engine.away import Away, parts_folder
 from llmconv.engine.cluster.messages import NEWS, Lost, Place
 from llmconv.engine.decide import Decider, Decision, pairs
@@ -55,6 +57,7 @@ class Build:
         self.parts: Parts | None = None  # of tasks that run here, done by the cluster
         self.retried: set[str] = set()
         self.twins = Twins()
+        self.again = Again(graph)
         self.noted = {""}  # remarks of tasks that were told
         self.settled: set[str] = set()  # done, failed or blocked
         self.total = sum(node.works for node in graph.nodes.values())
@@ -91,7 +94,7 @@ class Build:
         ):
             self.listeners += [log, trace]
             self.state = opened(self.options)
-            self.decider = Decider(self.state, self.options)
+            self.decider = Decider(self.state, self.options, self.graph)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
             self.monitor = Monitor(self.graph, self.forecast, self.total, str(state_dir.parent))
             self.pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
@@ -108,6 +111,8 @@ class Build:
         return self.status
 
     def _finish(self, seconds: float, interrupted: str) -> None:
+        for name in self.again.released():
+            self._unchanged(name)
         if self.counts["built"] or self.counts["cached"]:
             self.monitor.peaks.sample(0, disk_too=True)
         self._tell(
@@ -236,9 +241,12 @@ class Build:
 
     def _examine(self) -> None:
         """Settle or queue every task whose dependencies are done."""
+        self.ready.extend(self.again.parked())
         while self.ready and not self.stopping:
             name = self.ready.popleft()
             node = self.graph.nodes[name]
+            if self.missing[name]:  # what it depends on is made again: it comes after that
+                continue
             if not node.works:
                 self._done(name)
                 continue
@@ -247,21 +255,41 @@ class Build:
             except (ConvertError, OSError) as error:
                 self._failed(name, from_exception(error))
                 continue
-            if decision.reason:
+            if decision.again:
+                self._make_again(node, decision.again)
+            elif decision.reason:
                 self.decisions[name] = decision
                 if not self._waits(node, decision):
                     self._queue(node)
             else:
-                self.counts["unchanged"] += 1
-                self._tell(events.TaskUnchanged(name))
+                if not (decision.holder and self.again.holds(name, decision.holder)):
+                    self._unchanged(name)
                 self._done(name)
         self.decider.flush()
         for remark in self.decider.remarks():
             self._tell(events.Note(remark))
 
+    def _unchanged(self, name: str) -> None:
+        if self.again.first(name):
+            self.counts["unchanged"] += 1
+            self._tell(events.TaskUnchanged(name))
+
+    def _make_again(self, node: Node, makers: Sequence[str]) -> None:
+        """Tasks whose targets are spent make them again, and `node` is examined once more after them."""
+        if self.again.busy(node.name, makers, lambda name: name in self.decisions and name not in self.settled):
+            return
+        self.decider.want(node, makers)
+        waits = self.again.take(node.name, makers, self.settled)
+        self.settled -= waits.keys()
+        for name, count in waits.items():
+            self.decisions.pop(name, None)
+            self.missing[name] += count
+        self.ready.extend(name for name, count in waits.items() if not count)
+        self.checked = False  # they take disk again
+
     def _waits(self, node: Node, decision: Decision) -> bool:
         """Whether another task makes the same now: then this one takes it from the cache after."""
-        if self.options.cache is None or decision.fetch or node.action is None or not node.action.cacheable:
+        if decision.fetch or node.action is None or not self.decider.keeps(node):
             return False
         return self.twins.waits(decision.key, node.name)
 
@@ -288,7 +316,7 @@ class Build:
                 return
             if not self.checked:
                 self._preflight()
-            self.state.undo([name])  # while its outputs are being replaced it is not done
+            self.decider.starts(self.graph.nodes[name], self.decisions[name])
             self._begin(self.graph.nodes[name], place)
 
     def _launch_parts(self) -> None:
@@ -304,7 +332,7 @@ class Build:
         if self.options.preflight:
             self.options.preflight()
         here = [node for node in nodes if not (self.away and self.away.goes(node))]
-        preflight.check(nodes, here, self.decider.expected_memory, self.jobs, self.options.memory)
+        preflight.check(nodes, here, self.decider.expected_memory, self.jobs, self.options)
         self.checked = True
 
     def _begin(self, node: Node, place: Place | None) -> None:
@@ -397,7 +425,12 @@ class Build:
 
     def _unsuccessful(self, name: str, failure: Failure) -> None:
         self._ended(name)
-        if failure.killed and name not in self.retried and not self.stopping:
+        self.decider.spoiled(failure.spoiled)
+        if failure.spoiled and name not in self.retried and not self.stopping:
+            self.retried.add(name)
+            self._tell(events.TaskRetried(name, failure, alone=False))
+            self.ready.append(name)
+        elif failure.killed and name not in self.retried and not self.stopping:
             self.retried.add(name)
             self._tell(events.TaskRetried(name, failure))
             self._queue(self.graph.nodes[name], alone=True)
@@ -435,10 +468,13 @@ class Build:
     def _done(self, name: str) -> None:
         self.settled.add(name)
         self._made(name)
+        for held in self.again.released(name):
+            self._unchanged(held)
         for user in self.graph.nodes[name].users:
-            self.missing[user] -= 1
-            if not self.missing[user]:
-                self.ready.append(user)
+            if user not in self.settled:
+                self.missing[user] -= 1
+                if not self.missing[user]:
+                    self.ready.append(user)
 
 
 def _local(node: Node) -> bool:

@@ -14,10 +14,11 @@ URLS = ("http://", "https://")
 
 class Caches:
     """own: root of one's own cache. below: those that are asked for what it has not, directories that are only read, or
-    addresses. What one of these gives is kept in one's own; what is new is kept in one's own and at the addresses."""
+    addresses. What one of these gives is kept in one's own (unless not `keep`); what is new is kept in one's own and at
+    the addresses."""
 
-    def __init__(self, own: str, below: Sequence[str] = ()):
-        self.own = Cache(Path(own))
+    def __init__(self, own: str, below: Sequence[str] = (), keep: bool = True):
+        self.own, self.keep = Cache(Path(own)), keep
         self.below = [Remote(one) if one.startswith(URLS) else Cache(Path(one), own=False) for one in below]
 
     def find(self, key: str) -> Entry | None:
@@ -29,7 +30,7 @@ class Caches:
         raised."""
         for one in (self.own, *self.below):
             if entry := one.fetch(key, staged, stopped):
-                if one is not self.own:
+                if one is not self.own and self.keep:
                     self._keep(self.own, key, staged, entry.meta())
                 return entry
             for path in staged:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from llmconv.engine import keys, machine, scheduler
+from llmconv.engine.cache import Entry
 from llmconv.engine.caches import Caches
 from llmconv.engine.forecast import Forecast
 from llmconv.engine.graph import Graph, Node, load
 from llmconv.engine.homes import known
 from llmconv.engine.options import RunOptions
+from llmconv.engine.spending import Spending
 from llmconv.engine.state import Row
 from llmconv.engine.task import Action, Need
 from llmconv.engine.up_to_date import describe, judge
@@ -77,9 +79,15 @@ def outlook(tasks: Sequence[dict] | Mapping[str, Any], selected: Sequence[str], 
 def why(tasks: Sequence[dict] | Mapping[str, Any], name: str, options: RunOptions) -> Item:
     """The Item of one task: why it would be built again, or (unchanged) what it was built from."""
     graph = load(tasks, [name])
+    spenders = {graph.spenders[path][0] for path in _targets(graph.nodes[name]) if path in graph.spenders}
+    graph = load(tasks, [name, *spenders]) if spenders else graph  # they say whether it has to be made again
     if graph.nodes[name].action is None:
         raise InputError(f"{name} is a group of tasks", try_="Name one of its tasks.")
     return Explainer(graph, options).item(name)
+
+
+def _targets(node: Node) -> Sequence[str]:
+    return node.action.targets if node.action else ()
 
 
 class Explainer:
@@ -91,15 +99,33 @@ class Explainer:
         self._caches = Caches(str(options.cache), options.below) if options.cache else None
         self._inputs = keys.Inputs(lambda identity: None, lambda identity, digest: None)
         self._items: dict[str, Item] = {}
+        self._spending = Spending(graph, self.rows)
         self._unsure: set[str] = set()  # tasks whose targets' content is not known before they have run
         self._order = iter(graph.nodes)
 
     def item(self, name: str) -> Item:
         """What a run would do with this task. ConvertError for an input that cannot be read."""
+        self._walk(name)
+        spender = self._spending.spender(self.graph.nodes[name])
+        if spender is not None:  # the task may have to make again what that one has used up
+            self._walk(spender)
+        return self._items[name]
+
+    def _walk(self, name: str) -> None:
         while name not in self._items:
             node = self.graph.nodes[next(self._order)]
             self._items[node.name] = self._explain(node)
-        return self._items[name]
+            if self._items[node.name].action != "unchanged" and node.action is not None:
+                self._make_again(node, self._items[node.name])
+
+    def _make_again(self, node: Node, item: Item) -> None:
+        """The tasks whose targets are spent, and which `node` needs."""
+        key = keys.key_of(item.document) if item.document is not None else None
+        for name in self._spending.again(node, key):
+            maker, old = self.graph.nodes[name], self._items[name]
+            entry = self._cached(maker.work, keys.key_of(old.document or ""))
+            action = "maybe" if item.action == "maybe" else "cached" if entry else "run"
+            self._items[name] = replace(old, action=action, reason=self._spending.needed(maker, action != "maybe"))
 
     def _explain(self, node: Node) -> Item:
         row = self.rows.get(node.name)
@@ -115,12 +141,13 @@ class Explainer:
             return replace(self._item(node, expected, reason, None, row), changes=tuple(changes))
         text = keys.document(action, self._inputs)
         key = keys.key_of(text)
-        verdict = judge(action, row, key, text)
+        verdict = judge(action, row, key, text, self._spending)
         if row is not None and not verdict.reason and not self.options.force:
+            self._spending.held(node, row, verdict.spent)
             self._produced(action, [target["digest"] for target in row.targets])
             return self._item(node, "unchanged", "", text, row)
         reason = verdict.reason or "forced"
-        entry = self._caches.find(key) if self._caches and action.cacheable and not self.options.force else None
+        entry = self._cached(action, key)
         if entry is not None:
             self._produced(action, list(entry.digests), list(map(entry.output, range(len(entry.digests)))))
             return self._item(node, "cached", reason, text, row)
@@ -129,6 +156,9 @@ class Explainer:
         else:
             self._unsure.add(node.name)
         return self._item(node, "run", reason, text, row)
+
+    def _cached(self, action: Action, key: str) -> Entry | None:
+        return self._caches.find(key) if self._caches and action.cacheable and not self.options.force else None
 
     def _feeding(self, action: Action) -> set[str]:
         """The tasks with a target in the key of `action` (and not only an order between them)."""
@@ -153,6 +183,8 @@ class Explainer:
     def _item(self, node: Node, action: str, reason: str, text: str | None, row: Row | None) -> Item:
         changes = keys.differences(row.fields, json.loads(text)) if row and text and action != "unchanged" else []
         need = node.action.need if node.action else Need(0, 0)
+        if self.options.slim:
+            need = replace(need, disk=need.disk - need.spent)
         if row and node.action:
             memory = scheduler.expected_memory(need.memory, row.peak_rss, row.estimate)
             need = replace(need, memory=memory, seconds=row.seconds)

@@ -17,7 +17,8 @@ from llmconv.words import size
 @dataclass(frozen=True)
 class Failure:
     """Why a task failed. `log`: a file with the full output, or "", and `lines` its last words. `killed`: signal 9 or
-    no memory left, worth one more try with the machine to itself. traceback: for --debug only.
+    no memory left, worth one more try with the machine to itself. spoiled: inputs that the action has used up, and
+    whose content is lost. traceback: for --debug only.
     """
 
     kind: str
@@ -29,6 +30,7 @@ class Failure:
     exit_code: int = 1
     killed: bool = False
     lines: Sequence[str] = ()
+    spoiled: Sequence[str] = ()
 
     def __str__(self) -> str:
         return str(ConvertError(self.what, self.why, self.try_))
@@ -57,6 +59,7 @@ def from_exception(error: BaseException, place: str = "") -> Failure:
             error.exit_code,
             killed,
             getattr(error, "lines", ()),
+            getattr(error, "spoiled", ()),
         )
     if isinstance(error, OSError) and error.errno is not None:
         return _from_os(error, place, trace)

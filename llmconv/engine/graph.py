@@ -46,10 +46,12 @@ class Node:
 
 @dataclass
 class Graph:
-    """nodes: by name, dependencies first. producers: target path -> (task name, position among its targets)."""
+    """nodes: by name, dependencies first. producers: target path -> (task name, position among its targets). spenders:
+    path -> the task that may use it up, with its action; it need not be one of the nodes."""
 
     nodes: dict[str, Node]
     producers: dict[str, tuple[str, int]]
+    spenders: dict[str, tuple[str, Action]] = field(default_factory=dict)
 
     def after(self, names: Iterable[str]) -> set[str]:
         """Everything that depends on `names`, directly or not."""
@@ -60,6 +62,17 @@ class Graph:
                 if user not in found:
                     found.add(user)
                     todo.append(user)
+        return found
+
+    def before(self, name: str) -> set[str]:
+        """Everything that `name` depends on, directly or not."""
+        found: set[str] = set()
+        todo = [name]
+        while todo:
+            for dep in self.nodes[todo.pop()].deps:
+                if dep not in found:
+                    found.add(dep)
+                    todo.append(dep)
         return found
 
     def order(self) -> dict[str, set[str]]:
@@ -110,7 +123,27 @@ def from_doit(tasks: Mapping[str, Task], selected: Iterable[str]) -> Graph:
         if node.action
         for position, path in enumerate(node.action.targets)
     }
-    return Graph(nodes, producers)
+    spenders = {
+        path: (task.name, action)
+        for task in tasks.values()
+        if (action := (task.meta or {}).get("action"))
+        for path in action.spends
+    }
+    graph = Graph(nodes, producers, spenders)
+    _check_spenders(graph)
+    return graph
+
+
+def _check_spenders(graph: Graph) -> None:
+    """InvalidTask where a task would read what another one may have used up before."""
+    before = {name: graph.before(name) for name, _ in graph.spenders.values() if name in graph.nodes}
+    if not before:
+        return
+    for name, node in graph.nodes.items():
+        for path in node.action.inputs if node.action else ():
+            spender = graph.spenders.get(path, (name,))[0]
+            if spender != name and spender in before and name not in before[spender]:
+                raise InvalidTask(f"{name} reads {path}, and {spender}, which may use it up, does not come after it")
 
 
 def renewed(tasks: Mapping[str, Task], made: Iterable[dict], selected: Iterable[str]) -> Graph:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 from llmconv.engine import files
@@ -84,12 +84,12 @@ class Inputs:
                 raise ConvertError(f"input {path} cannot be read", str(error)) from None
         return {name: content.get(name, _MISSING) for name in names}
 
-    def witness(self, action: Action) -> list[tuple[str, Any, str]]:
-        """The reference of perform.check_inputs: (path, identity or stamp, which of them)."""
-        paths = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
+    def witness(self, action: Action, but: Collection[str] = ()) -> list[tuple[str, Any, str]]:
+        """The reference of perform.check_inputs: (path, identity or stamp, which of them). but: inputs without one."""
         return [
             (path, self._stamps[path], "stamp") if path in self._stamps else (path, self.identity(path), "identity")
-            for path in paths
+            for path in action.inputs
+            if path not in but
         ]
 
 

@@ -38,7 +38,8 @@ class RunOptions:
     (llmconv.engine.caches). progress: "tty" (finished tasks scroll by over a footer), "plain" (one line per
     event), "json" (one object per event), "quiet" (failures alone), "auto" (tty on a terminal, else plain), "none"
     (nothing: give `listeners`).
-    force: build even what is up to date, and take nothing from the cache. debug: print tracebacks of failed actions.
+    force: build even what is up to date, and take nothing from the cache. slim: tasks use up those inputs that they can
+    (llmconv.engine.spending), and the cache keeps none of these. debug: print tracebacks of failed actions.
     others: state directories of other builds that write to the same places: what only cleans keeps them out.
     repeat: makes the command that repeats one task, shown with its failure. again: the command of the whole run, shown
     when it ended early. environment: variables that workers have besides those of this process. notes:
@@ -54,6 +55,7 @@ class RunOptions:
     below: tuple[str, ...] = ()
     progress: str = "auto"
     force: bool = False
+    slim: bool = False
     debug: bool = False
     repeat: Callable[[str], str] | None = None
     again: str = ""

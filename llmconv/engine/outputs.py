@@ -25,10 +25,11 @@ def is_staged(path: str) -> bool:
     return bool(_STAGED.search(path))
 
 
-def prepare(pairs: Iterable[tuple[str, str]]) -> None:
-    """Make the targets' directories, and remove what an earlier attempt staged. pairs: (target, staged)."""
-    for target, temporary in pairs:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+def prepare(pairs: Iterable[tuple[str, str]], staged: Iterable[tuple[str, str]]) -> None:
+    """Make the directories of all pairs (target, staged), and remove what an earlier attempt staged of the latter."""
+    for path in (path for pair in pairs for path in pair):
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+    for _, temporary in staged:
         remove(temporary)
 
 
@@ -42,7 +43,8 @@ def seal(temporary: str, target: str, known: str | None = None) -> str:
 
 def publish(pairs: Iterable[tuple[str, str]]) -> None:
     """Renames staged outputs to their targets and makes the new names durable. pairs: (target, staged)."""
-    folders = dict.fromkeys(os.path.dirname(target) for target, _ in pairs)
+    pairs = list(pairs)
+    folders = dict.fromkeys(os.path.dirname(path) for pair in pairs for path in pair)
     for target, temporary in pairs:
         _replace(temporary, target)
     for folder in folders:
@@ -52,6 +54,7 @@ def publish(pairs: Iterable[tuple[str, str]]) -> None:
 def _replace(temporary: str, target: str) -> None:
     if not os.path.isdir(temporary) and not os.path.isdir(target):
         os.replace(temporary, target)
+        remove(temporary)  # two names of one file, as the cache gives them: renaming one to the other does nothing
         return
     # a directory cannot be renamed over another, so the old one is moved aside first
     old = f"{temporary}.old"

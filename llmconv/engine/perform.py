@@ -26,8 +26,10 @@ class Job:
     """What to do. pairs: (target, staged path). inputs: (path, identity or stamp, "identity" or "stamp") as they were
     when the key was computed. cache: root of the action cache, or ""; below: the others that are asked. fetch: take the
     outputs from one of them. local: runs in the main process, whose memory says nothing about the action. away: whoever
-    sent the job puts its outputs in place (`settle`), because it runs on another machine. hands: the folder for the
-    files of parts that the action gives to a cluster (llmconv.engine.hands), "" where there is none.
+    sent the job puts its outputs in place (`settle`), because it runs on another machine. keep: the cache takes the
+    outputs. spend: whether the action may use up inputs, None for one that never does; if so, what it stages for the
+    first pair outlives a failure (llmconv.engine.spending). hands: the folder for the files of parts that the action
+    gives to a cluster (llmconv.engine.hands), "" where there is none.
     """
 
     name: str
@@ -42,6 +44,13 @@ class Job:
     local: bool = False
     away: bool = False
     hands: str = ""
+    keep: bool = True
+    spend: bool | None = None
+
+    @property
+    def staged(self) -> list[tuple[str, str]]:
+        """The pairs of which nothing is left by an attempt that failed."""
+        return self.pairs[1:] if self.spend else self.pairs
 
     def to_json(self) -> str:
         """One line."""
@@ -67,14 +76,14 @@ def perform(
         with heard(tell):
             return _perform(job, stopped)
     except BaseException as error:  # whatever an action raises is that task's failure, not the engine's
-        for _, staged in job.pairs:
+        for _, staged in job.staged:
             outputs.discard(staged)
         place = job.pairs[0][1] if job.pairs else ""
         return {"name": job.name, "failure": from_exception(error, place).to_dict()}
 
 
 def _perform(job: Job, stopped: Callable[[], bool]) -> dict:
-    outputs.prepare(job.pairs)
+    outputs.prepare(job.pairs, job.staged)
     result = _fetch(job, stopped) if job.fetch else _act(job)
     if not (job.away or result.get("missed")):
         result = settle(job, result, stopped)
@@ -87,7 +96,7 @@ def settle(job: Job, result: dict, stopped: Callable[[], bool] = lambda: False) 
     """
     if not job.fetch:
         check_inputs(job.inputs)
-    if job.cache and not job.fetch:
+    if job.cache and job.keep and not job.fetch:
         meta = {name: result[name] for name in ("digests", "values", "seconds", "cpu", "peak_rss")}
         result["note"] = Caches(job.cache, job.below).store(job.key, [staged for _, staged in job.pairs], meta)
     if stopped():
@@ -105,7 +114,8 @@ def _act(job: Job) -> dict:
     if not job.local:
         reset_peak()
     before, start = _used(), time.monotonic()
-    values = function(**job.args, out=dict(job.pairs)) or {}
+    spend = {} if job.spend is None else {"spend": job.spend}
+    values = function(**job.args, **spend, out=dict(job.pairs)) or {}
     seconds, after = time.monotonic() - start, _used()
     json.dumps(values)  # a value that cannot be saved is the action's error, found where it can be named
     known = values.pop("digests", {})
@@ -123,7 +133,7 @@ def _act(job: Job) -> dict:
 
 
 def _fetch(job: Job, stopped: Callable[[], bool]) -> dict:
-    entry = Caches(job.cache, job.below).fetch(job.key, [staged for _, staged in job.pairs], stopped)
+    entry = Caches(job.cache, job.below, job.keep).fetch(job.key, [staged for _, staged in job.pairs], stopped)
     if entry is None:
         return {"missed": True}
     for _, staged in job.pairs:

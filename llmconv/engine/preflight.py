@@ -8,21 +8,22 @@ from collections.abc import Callable, Sequence
 
 from llmconv.engine import files, machine
 from llmconv.engine.graph import Node
+from llmconv.engine.options import RunOptions
+from llmconv.engine.spending import existing
 from llmconv.errors import ConvertError
 from llmconv.words import size
 
 
 def check(
-    nodes: Sequence[Node], here: Sequence[Node], memory: Callable[[Node], int], jobs: int, budget: int | None
+    nodes: Sequence[Node], here: Sequence[Node], memory: Callable[[Node], int], jobs: int, options: RunOptions
 ) -> None:
     """ConvertError with the figures if the tasks that may have to run need more disk or memory than there is.
 
-    here: those of them that run on this machine. memory: bytes that a task is expected to take; budget: bytes that the
-    user allowed, None for the default. Tasks that turn out to be up to date are counted too, less the space that their
-    present targets take.
+    here: those of them that run on this machine. memory: bytes that a task is expected to take. Tasks that turn out to
+    be up to date are counted too, less the space that their present targets take.
     """
-    _check_memory(here, memory, budget)
-    _check_disk(nodes, jobs)
+    _check_memory(here, memory, options.memory)
+    _check_disk(nodes, jobs, options.slim)
 
 
 def _check_memory(nodes: Sequence[Node], memory: Callable[[Node], int], budget: int | None) -> None:
@@ -36,32 +37,30 @@ def _check_memory(nodes: Sequence[Node], memory: Callable[[Node], int], budget: 
         )
 
 
-def _check_disk(nodes: Sequence[Node], jobs: int) -> None:
+def _check_disk(nodes: Sequence[Node], jobs: int, slim: bool) -> None:
     by_device: dict[int, list[Node]] = {}
     places: dict[int, str] = {}
     for node in nodes:
         if node.work.targets and (node.work.need.disk or node.work.need.scratch):
-            place = _existing(os.path.dirname(node.work.targets[0]))
+            place = existing(os.path.dirname(node.work.targets[0]))
             device = os.stat(place).st_dev
             by_device.setdefault(device, []).append(node)
             places[device] = place
     for device, members in by_device.items():
         scratch = sorted((node.work.need.scratch for node in members), reverse=True)[:jobs]
-        need, free = sum(map(_new_bytes, members)) + sum(scratch), shutil.disk_usage(places[device]).free
+        need, free = (
+            sum(_new_bytes(node, slim) for node in members) + sum(scratch),
+            shutil.disk_usage(places[device]).free,
+        )
         if need > free:
             raise ConvertError(
                 f"the build needs about {size(need)} of disk space",
                 f"{size(free)} are free in {places[device]}",
-                "Free some space or choose another output directory.",
+                f"Free some space{'' if slim else ', say --slim,'} or choose another output directory.",
             )
 
 
-def _existing(place: str) -> str:
-    while not os.path.isdir(place):
-        place = os.path.dirname(place)
-    return place
-
-
-def _new_bytes(node: Node) -> int:
+def _new_bytes(node: Node, slim: bool) -> int:
+    need = node.work.need
     present = sum(files.size(path) for path in node.work.targets if os.path.exists(path))
-    return max(0, node.work.need.disk - present)
+    return max(0, need.disk - (need.spent if slim else 0) - present)

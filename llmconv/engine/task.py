@@ -57,7 +57,7 @@ RUN_PARAMS = (
 @dataclass(frozen=True)
 class Need:
     """The expected cost of a task: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only while
-    it runs (scratch), seconds (0: unknown).
+    it runs (scratch), seconds (0: unknown), bytes of its inputs that it uses up where it may (spent).
     """
 
     cpu: int = 1
@@ -65,6 +65,7 @@ class Need:
     disk: int = 0
     scratch: int = 0
     seconds: float = 0.0
+    spent: int = 0
 
 
 @dataclass(frozen=True)
@@ -98,6 +99,18 @@ class Action:
     like: str = ""
     foretold: tuple[str, ...] = ()
     carry: Carry | None = None
+    spends: tuple[str, ...] = ()
+    unfinished: str = ""
+
+    @property
+    def inputs(self) -> dict[str, None]:
+        """Every file that it reads."""
+        return dict.fromkeys((*self.file_dep, *(path for path, _ in self.picks), *self.watch, *self.reads))
+
+    @property
+    def written(self) -> tuple[str, ...]:
+        """Every file that it may leave."""
+        return (*self.targets, self.unfinished) if self.unfinished else self.targets
 
     @property
     def counted(self) -> dict[str, Any]:
@@ -133,6 +146,11 @@ class Fields(TypedDict, total=False):
     foretold    the sha256 (hex) of every target, where that is known before it is written: what depends on it can then
                 be planned
     carry       see Carry
+    spends      those of file_dep that the action moves into its first target, where RunOptions.slim says so: they
+                need not be there any more when it is done (llmconv.engine.spending). It is called with spend=True
+                then, and else with spend=False
+    unfinished  where it writes its first target when it spends: what is there outlives a kill, and its next attempt
+                goes on with it
     """
 
     targets: Sequence[str | Path]
@@ -150,6 +168,8 @@ class Fields(TypedDict, total=False):
     like: str
     foretold: Sequence[str]
     carry: Carry
+    spends: Sequence[str | Path]
+    unfinished: str | Path
 
 
 def task(
@@ -173,13 +193,12 @@ def task(
     -n, --continue, -a and -r after its name too (`doit convert model=... -n 2`).
     """
     action = _action(call, args, basename or name or "", fields)
-    inputs = dict.fromkeys((*action.file_dep, *(path for path, _ in action.picks), *action.watch, *action.reads))
     result: dict[str, Any] = {
         "actions": [] if call is None else [action],
-        "file_dep": list(inputs),  # doit derives the order of tasks from these
+        "file_dep": list(action.inputs),  # doit derives the order of tasks from these
         "targets": list(action.targets),
         "task_dep": list(task_dep),
-        "clean": [(clean, (), {"targets": action.targets})] if action.targets else [],
+        "clean": [(clean, (), {"targets": action.written})] if action.targets else [],
         "doc": doc or None,
         "meta": {"action": action},
     }
@@ -198,6 +217,8 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
     if unknown:
         raise TypeError(f"task {called} has no field {', '.join(sorted(unknown))}")
     picks = fields.get("picks", ())
+    if fields.get("spends") and not fields.get("unfinished"):
+        raise TypeError(f"task {called} spends inputs and does not say where its unfinished target is")
     return Action(
         call=call or "",
         args=dict(args or {}),
@@ -218,6 +239,8 @@ def _action(call: str | None, args: Mapping[str, Any] | None, called: str, field
         like=fields.get("like", ""),
         foretold=tuple(fields.get("foretold", ())),
         carry=fields.get("carry"),
+        spends=_paths(fields.get("spends", ())),
+        unfinished="".join(_paths([one] if (one := fields.get("unfinished")) else [])),
     )
 
 

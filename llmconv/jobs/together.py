@@ -45,6 +45,7 @@ def together(
         continue_=any(one.continue_ for one in each),
         cache=None if without else each[0].cache,
         below=() if without else each[0].below,
+        slim=any(one.slim for one in each),
         progress=shown[0] if shown else "auto",
         debug=any(one.debug for one in each),
         repeat=repeat,

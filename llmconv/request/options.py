@@ -140,6 +140,13 @@ OPTIONS = (
         "take no results from the cache that all output directories share, and write nothing to it",
         "build",
     ),
+    Option(
+        "slim",
+        "flag",
+        False,
+        "move coefficients into the .bmodel instead of copying them, so that the disk holds them once (docs/resume.md)",
+        "build",
+    ),
     Option("no_stamp", "flag", False, "compile every net, instead of one per structure", "build"),
     Option(
         "progress",

@@ -104,6 +104,11 @@ class Layout:
         """The same of such a program."""
         return _below(self.out, f".llmconv/programs/{net}.io.json")
 
+    @property
+    def unfinished(self) -> Path:
+        """The .bmodel while coefficients are moved into it."""
+        return _below(self.out, ".llmconv/nets/merged.unfinished")
+
     def scratch(self, net: str) -> Path:
         return _below(self.out, f".llmconv/scratch/{net}")
 

@@ -37,6 +37,7 @@ class BuildOptions:
     memory: int | None = None
     continue_: bool = False
     no_cache: bool = False
+    slim: bool = False
     progress: str = "auto"
     dry_run: bool = False
     scheduler: str = ""
@@ -84,6 +85,7 @@ class Request:
             continue_=build.continue_,
             cache=None if build.no_cache else cache_dir() / ACTIONS,
             below=() if build.no_cache else tuple(f"{one}/{ACTIONS}" for one in caches_below()),
+            slim=build.slim,
             progress=build.progress,
             debug=self.job.debug,
             environment=cacheless(self.layout.state) if build.no_cache else {},
@@ -126,6 +128,8 @@ def _request(values: Mapping[str, Any], given: Mapping[str, Any], notes: tuple[s
     workers.asked(values["scheduler"], values["cluster"])  # its errors are told before anything starts
     build = BuildOptions(**{f.name: values[f.name.rstrip("_")] for f in fields(BuildOptions)})
     places = {"model_path": job.origin or str(job.model_path), "out_dir": str(job.out_dir), "mmproj": job.mmproj}
+    if build.slim and job.splits:
+        notes = (*notes, "slim: layers that are split over devices are copied, not moved")
     return Request(job, build, typed(dict(given) | places), notes)
 
 

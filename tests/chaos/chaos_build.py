@@ -40,7 +40,7 @@ def graph(out: Path, log: Path) -> list[dict]:
     ]
 
 
-def _start(name: str, log: str) -> None:
+def note(name: str, log: str) -> None:
     """Notes that an action is executed: one write, whole even if the next instant brings the end."""
     descriptor = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     os.write(descriptor, f"{name}\n".encode())
@@ -48,7 +48,7 @@ def _start(name: str, log: str) -> None:
 
 
 def write(name, log, out):
-    _start(name, log)
+    note(name, log)
     (path,) = out.values()
     Path(path).write_text(name)
 
@@ -56,7 +56,7 @@ def write(name, log, out):
 def compile(name, log, seconds, out):
     from llmconv.toolchain.process import run
 
-    _start(name, log)
+    note(name, log)
     (path,) = out.values()
     command = [str(HERE / "compiler.sh"), name, str(seconds), path]
     outcome = run(command, cwd=HERE, env=os.environ, log=Path(f"{log}.{name}"))
@@ -65,7 +65,7 @@ def compile(name, log, seconds, out):
 
 
 def merge(name, log, parts, out):
-    _start(name, log)
+    note(name, log)
     (path,) = out.values()
     with open(path, "wb") as file:
         for part in parts:
@@ -73,7 +73,7 @@ def merge(name, log, parts, out):
 
 
 def folder(name, log, out):
-    _start(name, log)
+    note(name, log)
     (path,) = out.values()
     Path(path).mkdir()
     for number in range(5):

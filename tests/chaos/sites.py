@@ -16,15 +16,15 @@ from dask_machines import Machines
 
 from llmconv.engine import files, read_state
 
-SCRIPT = Path(__file__).with_name("chaos_build.py")
+HERE = Path(__file__).parent
 WORKERS = ("one", "two")
 
 
 class Site:
     """One output directory and the processes that work for it, which carry a mark in their environment."""
 
-    def __init__(self, root: Path):
-        self.out, self.log = root / "out", root / "log"
+    def __init__(self, root: Path, script: str = "chaos_build.py"):
+        self.out, self.log, self.script = root / "out", root / "log", HERE / script
         self.more: list[str] = []  # arguments of the build
         self.before: list[str] = []  # a program that starts it
         self.mark = f"CHAOS_MARK={uuid.uuid4().hex}"
@@ -34,7 +34,7 @@ class Site:
         name, value = self.mark.split("=")
         self.log.unlink(missing_ok=True)
         return subprocess.Popen(
-            [*self.before, sys.executable, str(SCRIPT), str(self.out), str(self.log), *self.more],
+            [*self.before, sys.executable, str(self.script), str(self.out), str(self.log), *self.more],
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             env={**os.environ, name: value},

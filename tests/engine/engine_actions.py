@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 import signal
 import subprocess
@@ -10,10 +11,15 @@ import sys
 import time
 from pathlib import Path
 
+from llmconv.bmodel import move as moving
+from llmconv.bmodel.arrange import Arranged, Piece, Stored
+from llmconv.bmodel.move import Moving, move
 from llmconv.engine.hands import Part, lent
 from llmconv.engine.step import Step, tell
 from llmconv.errors import ConvertError, InputError, ToolError
 from llmconv.toolchain.process import run as run_program
+
+STEP, TRUNCATE = moving.step, os.truncate
 
 
 def _note(log: str, name: str) -> None:
@@ -193,3 +199,44 @@ def variable(name, log, variable, out):
     _note(log, name)
     (path,) = out.values()
     Path(path).write_text(os.environ.get(variable, ""))
+
+
+def pack(name, log, parts, out, spend, head="", die=0):
+    """Joins parts ({path: text}) behind `head`, each at a multiple of 4096: moves them where it may, and is killed
+    before it has cut `die` of them. A second target gets the digest."""
+    _note(log, name)
+    target, facts = out
+    blobs, start = [], 4096
+    for path, text in parts.items():
+        digest = hashlib.sha256(text.encode())
+        piece = Piece(Path(path), 0, len(text), digest.hexdigest())
+        blobs.append(Stored(path, piece, digest.digest(), start))
+        start += len(text) + -len(text) % 4096
+    first = " ".join([head, *(blob.blob.sha256 for blob in blobs)]).encode().ljust(4096, b"\0")
+    laid = Arranged(first, tuple(blobs), start, frozenset(blob.blob for blob in blobs))
+    if spend:
+        _cut_no_more_than(die)
+        sha256 = move(Path(out[target]), laid, Moving(list(map(Path, parts)), Path(target)))
+    else:
+        content = bytearray(laid.size)
+        content[: len(first)] = first
+        for blob in blobs:
+            content[blob.start : blob.start + blob.blob.size] = blob.blob.path.read_bytes()
+        Path(out[target]).write_bytes(content)
+        sha256 = hashlib.sha256(content).hexdigest()
+    Path(out[facts]).write_text(sha256)
+    return {"digests": {target: sha256}}
+
+
+def _cut_no_more_than(die):
+    """With `die`, every part is moved by itself, and the process is killed by the cut of that number."""
+    cuts = []
+
+    def counted(path, size):
+        cuts.append(path)
+        if len(cuts) == die:
+            os.kill(os.getpid(), signal.SIGKILL)
+        TRUNCATE(path, size)
+
+    moving.step = (lambda size: 4096) if die else STEP
+    os.truncate = counted if die else TRUNCATE

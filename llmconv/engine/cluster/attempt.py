@@ -70,7 +70,7 @@ class Attempt:
     def _run(self, channel: Channel) -> None:
         said: Result | Lost
         try:
-            outputs.prepare(self._job.pairs)
+            outputs.prepare(self._job.pairs, self._job.staged)
             done = self._shared(channel) if self.place.shared else self._apart(channel)
             said = self._settled(done)
         except Full as full:  # other workers may have room
