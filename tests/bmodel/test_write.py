@@ -215,7 +215,7 @@ def refusing(*_: int) -> int:
     raise OSError(errno.EXDEV, "not between these file systems")
 
 
-def hesitant(source: int, target: int, size: int, offset: int) -> int:
+def hesitant(source: int, target: int, size: int, offset: int, place: None) -> int:
     """Copies a part of what it is asked for."""
     return os.write(target, os.pread(source, size // 3, offset))
 
