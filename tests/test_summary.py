@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -168,7 +169,7 @@ def test_a_plan_can_be_read(checkpoint, llmconv_env, tmp_path, capsys):
     )
     assert "block 3 2 compiled, 1 stamped shared" in " ".join(told.split()) and "together 9 " in " ".join(told.split())
     assert (
-        rows["tasks"].startswith("tasks 28 to run")
+        sum(map(int, re.findall(r"\d+", rows["tasks"]))) == 28  # to run, and programs that the cache may have
         and "MB of 17.2 GB (estimate)" in rows["device memory"]
         and "WARNING" not in told
     )

@@ -76,7 +76,9 @@ def hollow(tmp_path_factory: pytest.TempPathFactory):
 @pytest.mark.parametrize("name", MODELS)
 def test_nothing_is_too_large(name, quantize, hollow, tmp_path):
     found = planned(hollow(name), seq=512, quantize=quantize)
-    compiled = {net_name for net_name, origin in origins(found.nets).items() if origin.template is None}
+    compiled = {
+        net_name for net_name, origin in origins(found.nets, found.checkpoint).items() if origin.template is None
+    }
     for net in found.nets:
         weights = {weight.name: weight for weight in net.weights}
         pieces(net.roles, weights, Mode.of(net.flags))  # raises where llmconv would leave the net to the compiler

@@ -54,7 +54,7 @@ def test_a_model_of_the_hub_is_converted_as_its_directory_is(user, hub, model, c
 
     asked = len(hub.asked)
     again = user.run("convert", "-m", REPO, "-s", "64", "-o", str(tmp_path / "out"))
-    assert "21 up to date in" in again.stdout and not [
+    assert "27 up to date in" in again.stdout and not [
         a for a in hub.asked[asked:] if a[0] == "GET" and a[1].endswith("safetensors")
     ]
     why = user.run("why", str(tmp_path / "out"), HF_HUB_OFFLINE="1")
