@@ -55,12 +55,12 @@ def compiled(plan: Plan, layout: Apart, net: str) -> tuple[str, Path]:
 
 def _with_sources(plan: Plan, names: Iterable[str]) -> list[Net]:
     """These nets and all that their compiles wait for, in the plan's order."""
-    by_name, found, todo = {net.name: net for net in plan.nets}, set(), list(names)
+    found, todo = set(), list(names)
     while todo:
         name = todo.pop()
         if name not in found:
             found.add(name)
             origin = plan.origins[name]
-            others = (origin.template, origin.owner, origin.after, by_name[name].stage_of)
+            others = (origin.template, origin.owner, origin.after, plan.named[name].stage_of)
             todo += [other for other in others if other]
     return [net for net in plan.nets if net.name in found]

@@ -15,8 +15,9 @@ from typing import Any
 from llmconv.ending import closed
 from llmconv.engine import events, machine, outputs, preflight, scheduler
 from llmconv.engine.again import Again
-from llmconv.engine.away import Away, parts_folder
+from llmconv.engine.away import parts_folder
 from llmconv.engine.cluster.messages import NEWS, Lost, Place
+from llmconv.engine.crew import Crew
 from llmconv.engine.decide import Decider, Decision, pairs
 from llmconv.engine.failure import Failure, from_death, from_exception
 from llmconv.engine.forecast import Forecast
@@ -26,11 +27,7 @@ from llmconv.engine.interrupt import Handlers, Interrupted
 from llmconv.engine.lock import Lock
 from llmconv.engine.monitor import Monitor
 from llmconv.engine.options import RunOptions
-from llmconv.engine.parts import Parts
-from llmconv.engine.perform import perform
-from llmconv.engine.plain import run_plain
 from llmconv.engine.pool import Asked, Death, Pool, Told
-from llmconv.engine.threads import Threads
 from llmconv.engine.trace import Trace
 from llmconv.engine.twins import Twins
 from llmconv.errors import ConvertError
@@ -46,15 +43,12 @@ class Build:
         self.listeners = list(listeners)
         self.run_id = os.urandom(4).hex()
         self.jobs = options.jobs or machine.cores()
-        self.scheduler = scheduler.Scheduler(self.jobs, options.memory or machine.memory())
+        self.memory = options.memory or machine.memory()
         self.results: queue.SimpleQueue[Any] = queue.SimpleQueue()
         self.missing = {name: len(node.deps) for name, node in graph.nodes.items()}
         self.ready = deque(name for name, count in self.missing.items() if not count)
         self.decisions: dict[str, Decision] = {}
         self.running: dict[str, float] = {}  # task -> when it started
-        self.threads = Threads(self.results)
-        self.away: Away | None = None
-        self.parts: Parts | None = None  # of tasks that run here, done by the cluster
         self.retried: set[str] = set()
         self.twins = Twins()
         self.again = Again(graph)
@@ -65,7 +59,6 @@ class Build:
         self.status, self.fault = 0, ""
         self.cpu, self.peak = 0.0, 0  # seconds of the workers' processes; bytes of the largest
         self.stopping = False  # start nothing more
-        self.cancelled = False  # what runs is not wanted either
         self.checked = False  # the preflight check comes before the first start
 
     # ------------------------------------------------------------------ the run
@@ -97,7 +90,8 @@ class Build:
             self.decider = Decider(self.state, self.options, self.graph)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
             self.monitor = Monitor(self.graph, self.forecast, self.total, str(state_dir.parent))
-            self.pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
+            pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
+            self.crew = Crew(self.options, self.jobs, self.memory, pool, self.results)
             try:
                 self._start(lock)
                 interrupted = self._loop()
@@ -142,10 +136,8 @@ class Build:
 
     def _start(self, lock: Lock) -> None:
         out = self.options.state_dir.parent
-        self._tell(events.RunStarted(self.total, self.jobs, self.scheduler.memory, str(out)))
-        if self.options.cluster:
-            self.away = Away.opened(self.options, self.graph, self.run_id, self.scheduler.memory, self.results.put)
-            self.parts = Parts(self.away, self._tell)
+        self._tell(events.RunStarted(self.total, self.jobs, self.memory, str(out)))
+        self.crew.join(self.graph, self.run_id, self._tell)
         for note in (*self.options.notes, self.state.note):
             if note:
                 self._tell(events.Note(note))
@@ -161,7 +153,7 @@ class Build:
         while True:
             self._examine()
             self._launch()
-            if not self.running and (self.stopping or not self._waits_for_workers()):
+            if not self.running and (self.stopping or not self.crew.waits()):
                 return ""
             if time.monotonic() >= beat:
                 self._beat()
@@ -177,46 +169,28 @@ class Build:
             for message in batch:
                 if isinstance(message, Told):
                     self._hear(message)
-                elif isinstance(message, Asked) and self.parts is not None:
-                    self._asked(message, self.parts)
-                elif isinstance(message, NEWS) and self.away and (text := self.away.hear(message)):
+                elif isinstance(message, Asked) and message.name in self.running:
+                    self.crew.asked(message)
+                elif isinstance(message, NEWS) and (text := self.crew.hear(message)):
                     self._tell(events.Note(text))
             self._collect([message for message in batch if not isinstance(message, (Interrupted, Told, Asked, *NEWS))])
             if signals:
                 self.status = 130
                 return signals[0].name
 
-    def _asked(self, asked: Asked, parts: Parts) -> None:
-        """A running action gives a part to the cluster."""
-        if asked.name in self.running:
-            parts.add(asked)
-
     def _hear(self, told: Told) -> None:
         if told.name in self.running:
             self.forecast.told(told.name, told.step.left)
             self._tell(events.TaskStep(told.name, told.step.text, told.step.share, told.step.left))
 
-    def _waits_for_workers(self) -> bool:
-        """Whether tasks wait for a worker of the cluster. ConvertError when none will come."""
-        return self.away is not None and self.away.waits()
-
-    def _capacity(self) -> tuple[int, int]:
-        """Tasks at a time, and bytes for them together."""
-        return self.away.capacity if self.away else (self.jobs, self.scheduler.memory)
-
     def _beat(self) -> None:
-        if self.parts:
-            self._waits_for_workers()  # a task here may wait for them too
-        busy, capacity = self.pool.busy(), self._capacity()
+        busy, capacity = self.crew.busy(), self.crew.capacity
         self._tell(self.monitor.beat(self.running, busy, self.settled, self.counts, capacity))
 
     def _cancel(self) -> None:
         """End everything that still runs, and remove what it staged."""
-        self.stopping = self.cancelled = True
-        self.pool.stop()
-        if self.away:
-            self.away.stop()
-        self.threads.join(2.0)  # seconds; local actions are short
+        self.stopping = True
+        self.crew.stop()
         for name in self.running:
             self._sweep(name)
         if self.running:
@@ -300,58 +274,31 @@ class Build:
             self.ready.extend(self.twins.ended(decision.key, name))
 
     def _queue(self, node: Node, alone: bool = False) -> None:
-        cpu = node.action.need.cpu if node.action else 1
         memory = self.decider.expected_memory(node)
-        goes = self.away and self.away.takes(node, self.decisions[node.name])
-        line = self.away.fleet if self.away and goes else self.scheduler
-        line.add(node.name, self.priorities[node.name], cpu, memory, alone)
+        self.crew.add(node, self.decisions[node.name], self.priorities[node.name], memory, alone)
 
     def _launch(self) -> None:
-        self._launch_parts()
-        while not self.stopping:
-            name, place = self.scheduler.take(), None
-            if name is None and self.away:
-                name, place = self.away.fleet.take(lambda one: not self.parts or one not in self.parts)
-            if name is None:
-                return
+        self.crew.start_parts()
+        while not self.stopping and (taken := self.crew.take()):
+            name, place = taken
             if not self.checked:
                 self._preflight()
             self.decider.starts(self.graph.nodes[name], self.decisions[name])
             self._begin(self.graph.nodes[name], place)
 
-    def _launch_parts(self) -> None:
-        """They are of tasks that run already, and so they start in a run that starts no more tasks too."""
-        while self.parts and self.away and not self.cancelled:
-            name, place = self.away.fleet.take(self.parts.__contains__)
-            if name is None or place is None:
-                return
-            self.parts.begin(name, place, self.jobs + 1)
-
     def _preflight(self) -> None:
         nodes = [node for node in self._unsettled() if node.action]
         if self.options.preflight:
             self.options.preflight()
-        here = [node for node in nodes if not (self.away and self.away.goes(node))]
+        here = [node for node in nodes if self.crew.stays(node)]
         preflight.check(nodes, here, self.decider.expected_memory, self.jobs, self.options)
         self.checked = True
 
     def _begin(self, node: Node, place: Place | None) -> None:
-        name, decision, slot = node.name, self.decisions[node.name], 0
+        name, decision = node.name, self.decisions[node.name]
         self.running[name] = time.monotonic()
         self.forecast.told(name, None)
-        if node.action is None:
-            self.threads.start(run_plain, node.task)
-        else:
-            job = self.decider.job(node, decision, self.run_id)
-            if self.away and place:
-                slot = self.away.start(job, node.work.carry, place, self.jobs + 1)
-            elif job.fetch or job.local:
-                self.threads.start(
-                    perform, job, lambda: self.cancelled, lambda step: self.results.put(Told(name, step))
-                )
-            else:
-                hands = str(parts_folder(self.options.state_dir)) if self.away else ""
-                slot = self.pool.start(replace(job, hands=hands))
+        slot = self.crew.start(node, self.decider.job(node, decision, self.run_id) if node.action else None, place)
         how = "cache" if decision.fetch else "run"
         memory, seconds = self.decider.expected_memory(node), self.forecast.seconds(node)
         phase = node.action.phase if node.action else name
@@ -366,18 +313,18 @@ class Build:
         for message in batch:
             if isinstance(message, Death):
                 worker = message.worker
-                self.pool.died(worker)
+                self.crew.died(worker)
                 if worker.job in self.running:
                     self._sweep(worker.job)
                     self._unsuccessful(worker.job, from_death(message.returncode, str(worker.log)))
                 continue
-            if self.parts and self.parts.ended(message):
+            if self.crew.ended_part(message):
                 continue
             if isinstance(message, Lost):
                 self._lost(message)
                 continue
             answer = message.answer
-            self.pool.finished(answer)
+            self.crew.finished(answer)
             if "failure" in answer:
                 self._sweep(answer["name"])  # a killed compiler's children may have written after the worker swept
                 self._unsuccessful(answer["name"], Failure(**answer["failure"]))
@@ -410,10 +357,7 @@ class Build:
         self._done(name)
 
     def _ended(self, name: str) -> float:
-        if self.parts:
-            self.parts.forget(name)
-        if not (self.away and self.away.ended(name)):
-            self.scheduler.release(name)
+        self.crew.release(name)
         return time.monotonic() - self.running.pop(name)
 
     def _missed(self, name: str) -> None:
@@ -443,7 +387,7 @@ class Build:
         failure = Failure("Lost", "its worker did not finish it", lost.why)
         if self.stopping:
             return
-        if self.away and self.away.may_go_again(lost.name):
+        if self.crew.may_go_again(lost.name):
             self._tell(events.TaskRetried(lost.name, failure, alone=False))
             self._queue(self.graph.nodes[lost.name])
         else:

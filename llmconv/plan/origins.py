@@ -69,7 +69,9 @@ def origins(nets: Sequence[Net], checkpoint: Checkpoint, stamp: bool = True) -> 
         found[net.name] = Origin(template, owner if alike else None)
     members = Counter(origin.template for origin in found.values())
     forms = {net.name: form_of(net.pattern or net) for net in nets if stamp and found[net.name].template is None}
-    apart = {net.name for net in nets if stamp and _apart(net, found[net.name], forms, members[net.name], checkpoint)}
+    programs = {
+        net.name for net in nets if stamp and _made_up(net, found[net.name], forms, members[net.name], checkpoint)
+    }
     queue, alike = _queue(nets, forms), _alike(nets, forms)
     return {
         name: replace(
@@ -78,14 +80,14 @@ def origins(nets: Sequence[Net], checkpoint: Checkpoint, stamp: bool = True) -> 
             form=forms.get(name, ""),
             after=after,
             members=members[name],
-            program=name in apart,
+            program=name in programs,
             structure=keys[name],
         )
         for (name, origin), after in zip(found.items(), queue)
     }
 
 
-def _apart(net: Net, origin: Origin, forms: Mapping[str, str], members: int, checkpoint: Checkpoint) -> bool:
+def _made_up(net: Net, origin: Origin, forms: Mapping[str, str], members: int, checkpoint: Checkpoint) -> bool:
     """Whether a net's program is compiled from made-up weights: where llmconv computes the coefficients anyway, and can
     compute all of them."""
     if origin.template or net.flags.num_device > 1 or not net.tensors:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from llmconv import engine
@@ -80,10 +80,11 @@ def folder(name, log, out):
         (Path(path) / f"file{number}").write_text(f"{name} {number}")
 
 
-def main() -> int:
+def main(graph: Callable[[Path, Path], list[dict]] = graph, **more) -> int:
+    """more: options of the run."""
     out, log = Path(sys.argv[1]), Path(sys.argv[2])
     cluster = ClusterOptions(*sys.argv[3:]) if sys.argv[3:] else None
-    options = engine.RunOptions(state_dir=out / ".llmconv", jobs=3, memory=1 << 40, cluster=cluster)
+    options = engine.RunOptions(state_dir=out / ".llmconv", jobs=3, memory=1 << 40, cluster=cluster, **more)
     try:
         return engine.run(graph(out, log), [], options)
     except ConvertError as error:

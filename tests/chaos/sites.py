@@ -13,6 +13,7 @@ from pathlib import Path
 
 from chaos_build import TARGETS
 from dask_machines import Machines
+from processes import SOON, wait_for
 
 from llmconv.engine import files, read_state
 
@@ -69,6 +70,21 @@ class Site:
         pids = sorted(pid for pid, line in living.items() if names[victim] in line)
         with contextlib.suppress(ProcessLookupError):
             os.kill(rng.choice(pids) if pids else build.pid, number)
+
+    def interrupted(
+        self, build: subprocess.Popen, victim: str, number: int, rng: random.Random, before: set[str]
+    ) -> None:
+        """Strikes, and waits for the end of all processes. What was done before the build stays done, and was not done
+        again."""
+        self.strike(build, victim, number, rng)
+        output = build.communicate(timeout=60)[0]
+        self.gone()
+        assert not before & set(self.started()), f"finished tasks were done again: {output}"
+        assert before <= self.done(), f"finished tasks were lost: {output}"
+
+    def gone(self) -> None:
+        """All processes end by themselves."""
+        wait_for(lambda: not self.processes(), SOON)
 
     def contents(self) -> dict[str, str]:
         """Digests of all targets."""

@@ -8,13 +8,12 @@ import sys
 import time
 from pathlib import Path
 
-from chaos_build import note
+from chaos_build import main, note
 
 from llmconv import engine
 from llmconv.bmodel import move as module
 from llmconv.bmodel.arrange import Arranged, Piece, Stored
 from llmconv.bmodel.move import Moving, move
-from llmconv.errors import ConvertError
 
 PARTS = [f"part{number}" for number in range(8)]
 STEP, SIZE = 16384, 50_000
@@ -72,15 +71,5 @@ def _slow(function):
     return run
 
 
-def main() -> int:
-    out, log = Path(sys.argv[1]), Path(sys.argv[2])
-    options = engine.RunOptions(state_dir=out / ".llmconv", jobs=3, memory=1 << 40, slim=True)
-    try:
-        return engine.run(graph(out, log), [], options)
-    except ConvertError as error:
-        print(error)
-        return error.exit_code
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(graph, slim=True))

@@ -13,7 +13,6 @@ import time
 
 import pytest
 from chaos_build import TARGETS
-from processes import SOON, wait_for
 from sites import Site
 
 ROUNDS = int(os.environ.get("CHAOS_ROUNDS", "60"))
@@ -43,11 +42,7 @@ def test_killed_build_goes_on(number, reference, tmp_path):
         before = site.done()
         build = site.start()
         time.sleep(rng.uniform(0.0, duration))
-        site.strike(build, rng.choice(VICTIMS), rng.choice(SIGNALS), rng)
-        output = build.communicate(timeout=60)[0]
-        gone(site)
-        assert not before & set(site.started()), f"finished tasks were done again: {output}"
-        assert before <= site.done(), f"finished tasks were lost: {output}"
+        site.interrupted(build, rng.choice(VICTIMS), rng.choice(SIGNALS), rng, before)
     before = site.done()
     build = site.start()
     output = build.communicate(timeout=60)[0]
@@ -56,9 +51,4 @@ def test_killed_build_goes_on(number, reference, tmp_path):
     assert sorted(site.started()) == sorted(set(TARGETS) - before), "every unfinished task was done once"
     assert site.contents() == wanted
     assert not list(site.out.rglob("*.part.*"))
-    gone(site)
-
-
-def gone(site: Site) -> None:
-    """All processes of the site end by themselves."""
-    wait_for(lambda: not site.processes(), SOON)
+    site.gone()

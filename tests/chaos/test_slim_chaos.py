@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from processes import SOON, wait_for
+from processes import wait_for
 from sites import Site
 from slim_build import PARTS, content
 from test_chaos import SEED, SIGNALS
@@ -35,11 +35,7 @@ def test_killed_while_parts_are_moved(number: int, tmp_path: Path):
         if kill:
             wait_for(lambda build=build: "packed" in site.started() or build.poll() is not None)
         time.sleep(rng.uniform(0.0, 0.7))
-        site.strike(build, rng.choice(("main", "worker")), rng.choice(SIGNALS), rng)
-        output = build.communicate(timeout=60)[0]
-        wait_for(lambda: not site.processes(), SOON)
-        assert not before & set(site.started()), f"finished tasks were done again: {output}"
-        assert before <= site.done(), f"finished tasks were lost: {output}"
+        site.interrupted(build, rng.choice(("main", "worker")), rng.choice(SIGNALS), rng, before)
     before = site.done()
     build = site.start()
     output = build.communicate(timeout=60)[0]
