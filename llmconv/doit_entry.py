@@ -109,7 +109,7 @@ class Doit:
         if self._settled is None:
             return engine.Renewed()
         asked, before = self._settled
-        if not any(f"compile:{net.name}" in names for net in before.nets):
+        if not tasks.compiles(before, names):
             return engine.Renewed()
         made, status = convert.settled(asked, before, lambda made: options)
         self._settled = asked, made

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +59,11 @@ def compiled(name: str, plan: Plan, net: str, layout: Layout, state: Path) -> tu
     from . import tune
 
     return tune.compiled(plan, tune.Apart(state / name, layout, state), net)
+
+
+def compiles(plan: Plan, names: Container[str], name: Callable[[str], str] = str) -> bool:
+    """Whether tasks of these names make nets of the plan. name: what a task is called there."""
+    return any(name(f"{stage}:{net.name}") in names for stage in ("program", "compile") for net in plan.nets)
 
 
 def frame() -> Iterator[dict]:

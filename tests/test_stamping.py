@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import struct
 
 import pytest
 from bmodels import content, patched
-from checkpoints import SPLIT
+from checkpoints import SPLIT, edit_tensors
 
 from llmconv.bmodel.read import BModel
 from llmconv.coefficients.errors import NotCovered
@@ -70,6 +71,24 @@ def test_programs_serve_other_checkpoints_of_their_structure(large, checkpoint, 
     programs = {name for name in hows if name.startswith("program:")}
     assert not compiled and {"program:block_0", "program:block_cache_2"} <= programs
     assert content(out) == content(convert(other, no_stamp=1, **given))
+
+
+@pytest.mark.compiler
+@pytest.mark.parametrize("quantize", ["w4bf16", "bf16"])
+def test_programs_are_those_of_weights_that_do_nothing(quantize, checkpoint, convert, tmp_path):
+    """Norms of ones and biases of zeros, which the compiler could leave out: it does not look at them."""
+
+    def plain(tensors):
+        found = [name for name in tensors if "norm" in name or name.endswith("bias")]
+        assert len(found) == 3 * 5 + 1
+        for name in found:
+            tensors[name].fill_("norm" in name)
+
+    model = edit_tensors(shutil.copytree(checkpoint("qwen2", num_hidden_layers=3, seed=63), tmp_path / "model"), plain)
+    given = {"seq": 64, "quantize": quantize, "chip": "cv186x"}
+    stamped, compiled = (convert(model, no_stamp=n, **given) for n in (0, 1))
+    assert content(stamped) == content(compiled)
+    assert "stamped" in {n["how"] for n in json.loads((stamped / "manifest.json").read_text())["nets"]}
 
 
 TABLES = {

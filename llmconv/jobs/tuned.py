@@ -7,6 +7,7 @@ from collections.abc import Callable, Container, Iterable, Sequence
 from dataclasses import replace
 
 from llmconv import engine
+from llmconv import tasks as stages
 from llmconv.convert import run_options, settled
 from llmconv.errors import ToolError
 from llmconv.jobs.member import Member
@@ -29,7 +30,7 @@ def renew(
         before = member.plan
         if before.tuning is None or not before.tuning.outstanding:
             continue
-        if names is not None and not any(member.task(f"compile:{net.name}") in names for net in before.nets):
+        if names is not None and not stages.compiles(before, names, member.task):
             continue
         member.plan = planned(member.asked)  # which knows what was chosen for those before it
         code = _settle(member, options)
