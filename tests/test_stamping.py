@@ -282,6 +282,26 @@ def test_a_linear_that_differs_from_our_coefficients_is_left_to_the_compiler(
 
 
 @pytest.mark.compiler
+def test_a_hollow_program_is_refused_for_what_differs_around_its_linears(checkpoint, convert, monkeypatch):
+    """Of one bit in what the compiler made of a norm. The nets then get programs with all their weights."""
+    model = checkpoint("qwen2", num_hidden_layers=3)
+    given = {"seq": 32, "quantize": "bf16", "chip": "cv186x", "no_cache": 1}
+    right = convert(model, no_stamp=1, **given)
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
+    monkeypatch.setenv("PYTHONPATH", patched(right.parent, """
+import llmconv.compile.without_weights as w
+whole = w.Lean.present
+w.Lean.present = lambda self: ((at, bytes([stored[0] ^ 1]) + stored[1:]) for at, stored in whole(self))
+"""))  # fmt: skip
+    mended = convert(model, **given)
+    assert content(mended) == content(right)
+    made = [n for n in json.loads((mended / "manifest.json").read_text())["nets"] if n["layer"] in (0, 2)]
+    assert {(n["form"], n["why"]) for n in made} == {
+        ("", "compiled as it is, because our coefficients around its linears differ from the compiler's")
+    }
+
+
+@pytest.mark.compiler
 def test_a_template_that_differs_from_our_coefficients_is_not_stamped(checkpoint, convert, monkeypatch, capfd):
     """With a wrong rounding in llmconv.coefficients the self-check fails, every net is compiled, and the result is
     right all the same."""
