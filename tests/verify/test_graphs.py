@@ -16,7 +16,7 @@ from llmconv.blocks.drawing import GATE_UP, KV, LEFT, QKV, RIGHT, TABLE, VENDOR,
 from llmconv.chips import CHIPS
 from llmconv.numeric import from_bf16
 from llmconv.plan import drawing
-from llmconv.plan.drawing import Cut, Join
+from llmconv.plan.drawing import Cut, First, Join
 from llmconv.plan.estimate import coefficient_bytes
 from llmconv.report.summary import coefficient_bytes as coefficients_of
 from llmconv.runtime import launches
@@ -37,14 +37,15 @@ def every_key() -> list[tuple[str, int]]:
 
 @pytest.fixture
 def cut(monkeypatch):
-    """cut(n, *groups): every MLP in n pieces, the groups of linears joined, and the table of a tied head on the right,
-    whatever their sizes."""
+    """cut(n, *groups): every MLP in n pieces, its up projection first, the groups of linears joined, and the table of a
+    tied head on the right, whatever their sizes."""
 
     def every(count: int, *groups: tuple[str, ...]) -> None:
         joins = {key: tuple(Join(roles, (1, 1 << 20), (0, 0), 4096) for roles in groups) for key in every_key()}
         monkeypatch.setattr(drawing, "JOINS", joins)
         cuts = {key: (Cut(1, count, (0, 0)),) for key in every_key()}
         monkeypatch.setattr(drawing, "CUTS", cuts)
+        monkeypatch.setattr(drawing, "FIRSTS", {chip: (First(1),) for chip in CHIPS})
         monkeypatch.setattr(drawing, "TRANSPOSED", {"bm1684x": {256: 0.9}})
 
     return every
@@ -53,12 +54,12 @@ def cut(monkeypatch):
 @pytest.mark.parametrize(
     "name, sizes, options, right",
     [
-        ("qwen2", HEADER, {}, Drawing(True, 1, RIGHT)),
-        ("qwen2_tied", HEADER | {"hidden_size": 896}, {}, Drawing(True, 1, TABLE)),
-        ("qwen2_tied", HEADER | {"hidden_size": 1536}, {}, Drawing(True, 1, LEFT)),
-        ("qwen2_tied", HEADER | {"hidden_size": 128}, {}, Drawing(True, 1, LEFT)),
-        ("qwen2_tied", HEADER, {"embedding_disk": 1}, Drawing(True, 1, RIGHT)),
-        ("qwen2", HEADER, {"chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2", HEADER, {}, Drawing(False, 1, RIGHT)),
+        ("qwen2_tied", HEADER | {"hidden_size": 896}, {}, Drawing(False, 1, TABLE)),
+        ("qwen2_tied", HEADER | {"hidden_size": 1536}, {}, Drawing(False, 1, LEFT)),
+        ("qwen2_tied", HEADER | {"hidden_size": 128}, {}, Drawing(False, 1, LEFT)),
+        ("qwen2_tied", HEADER, {"embedding_disk": 1}, Drawing(False, 1, RIGHT)),
+        ("qwen2", HEADER, {"chip": "bm1688"}, Drawing(False, 1, LEFT)),
         ("qwen2", LARGE, {"quantize": "w4bf16"}, Drawing(True, 2, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w8f16"}, Drawing(True, 2, RIGHT)),
         ("qwen2", LARGE, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT)),
@@ -91,6 +92,8 @@ def cut(monkeypatch):
         ("qwen2", LARGE | {"hidden_size": 3584}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT, (GATE_UP,))),
         # side by side gate and up lose on this chip where the MLP is whole
         ("qwen2", SMALL | {"hidden_size": 3584}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        # with quantised weights the up projection is first at any size
+        ("qwen2", HEADER, {"quantize": "w8bf16", "chip": "cv186x", "seq": 4096}, Drawing(True, 1, LEFT)),
     ],
 )  # fmt: skip
 def test_rule(name, sizes, options, right, tmp_path):
@@ -101,6 +104,29 @@ def test_rule(name, sizes, options, right, tmp_path):
     assert made.spec.drawing == right
     assert bool(made.graphs) and made.graphs[0].startswith("the vendor's") == (right == VENDOR)
     assert any("pieces" in told for told in made.graphs) == (right.pieces > 1)
+
+
+@pytest.mark.parametrize(
+    "chip, intermediate, length, right",
+    [
+        ("bm1684x", 3840, 64, False), ("bm1684x", 4096, 512, True), ("bm1684x", 5376, 640, False),
+        ("bm1684x", 5632, 4096, True), ("bm1688", 1920, 64, False), ("bm1688", 2048, 4096, True),
+        ("cv186x", 1920, 64, False), ("cv186x", 2048, 512, True), ("cv186x", 4608, 640, False),
+        ("cv186x", 4864, 4096, True),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("where", ["max_input_length", "history"])
+def test_up_projection_first_in_half_precision(chip, intermediate, length, right, where, tmp_path):
+    """The longest prefill tells, be it the prompt's or the history's."""
+    from checkpoints import headers, published
+
+    config, tensors = published("qwen2", **HEADER | {"intermediate_size": intermediate})
+    model = headers(tmp_path / "model", config, tensors)
+    history = {"use_block_with_kv": 1, "max_prefill_kv_length": length, "max_input_length": 64}
+    options = history if where == "history" else {"max_input_length": length}
+    made = planned(model, chip=chip, seq=8192, **options)
+    assert made.spec.drawing.up_first is right
+    assert any("up projection" in told for told in made.graphs) is right
 
 
 @pytest.mark.parametrize("change", [{"qk_norm": "all"}, {"bias": frozenset("q")}, {"bias": frozenset("qk")}])
@@ -120,7 +146,7 @@ def test_packed_checkpoints_have_the_vendors(checkpoint, tmp_path):
     model, _ = quantised_checkpoints.convert(checkpoint("llama"), tmp_path / "model", "gptq", How(4, 64))
     made = planned(model, quantize="auto")
     assert made.spec.drawing == VENDOR and "quantised" in made.graphs[0]
-    assert planned(model, quantize="bf16").spec.drawing.up_first
+    assert "quantised" not in planned(model, quantize="bf16").graphs[0]
 
 
 @pytest.mark.parametrize(
