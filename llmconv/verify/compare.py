@@ -11,6 +11,7 @@ known.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -151,6 +152,19 @@ SAME = Tolerance(0.0)  # equal numbers
 ODDS = Tolerance(1e-5, 0.9999)  # probabilities in float32 (7e-7 seen: the chip has its own exp)
 # a unit in the last place, at most, as part of the value: two rounded values may swap within it
 ULP = {"bf16": 2.0**-7, "f16": 2.0**-10}
+
+
+def settled(right: np.ndarray, swayed: Sequence[np.ndarray]) -> np.ndarray:
+    """bool [L]: the tokens whose final hidden states are the model's to decide, and not rounding's.
+
+    right: the model's [1, L, H]; swayed: the same with one rounding more, before the first layer. Of the other tokens
+    that one rounding takes away as much as all roundings of the chain together may.
+    """
+    import numpy as np
+
+    size = np.linalg.norm(right[0].astype(np.float64), axis=-1)
+    away = [np.linalg.norm(one[0].astype(np.float64) - right[0], axis=-1) for one in swayed]
+    return np.all([one <= CHAIN.relative_l2 * size for one in away], axis=0)
 
 
 def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndarray:

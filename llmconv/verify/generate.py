@@ -7,6 +7,9 @@ launch is also compared by itself (session.Session), fed with what the chip's pr
 Noise: half precision blurs the logits. How much is measured on the model itself: torch computes the same chain in the
 net's half precision, sigma is the RMS of its logits' error. Two logits with errors of 1.5 sigma (compare.FACTOR) each
 may swap places when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three standard deviations of their difference).
+
+A token that the model itself leaves open (own.Swayed, compare.settled) is judged launch by launch alone: neither what
+all blocks in a row make of it, nor the token that is picked behind it, counts.
 """
 
 from __future__ import annotations
@@ -19,20 +22,20 @@ from typing import TYPE_CHECKING
 
 from llmconv.plan.plan import Plan
 from llmconv.runtime.runtime import Runtime
-from llmconv.runtime.seen import Course, Shown
+from llmconv.runtime.seen import Shown
 from llmconv.runtime.sequence import Sequence, step
-from llmconv.runtime.state import LayerState
 from llmconv.verify import compare, routing
 from llmconv.verify import prompt as showing
 from llmconv.verify.heads import pick
 from llmconv.verify.ledger import CHIP, Compared, Picked
-from llmconv.verify.reference import Reference
+from llmconv.verify.own import Own, Swayed
 from llmconv.verify.session import Session
 
 if TYPE_CHECKING:
     import numpy as np
 
 CHAIN = "all blocks"  # the name under which chained errors are reported
+DRAWS = 2  # of what a rounding may do
 
 __all__ = ["CHAIN", "Generation", "Own", "Runtime", "Turn", "turns"]
 
@@ -57,74 +60,6 @@ class Turn:
     shown: Several[Shown] = ()
 
 
-class Own:
-    """The model run by itself, layer by layer, with states of its own behind `past` tokens.
-
-    routing: router logits [n, E] of the n tokens read last, for each layer with routed experts."""
-
-    def __init__(self, reference: Reference):
-        self.reference = reference
-        spec, self.past = reference.plan.spec, 0
-        self.states = [LayerState(kind.mixer.states(spec)) for kind in spec.kinds]
-        self.course = Course(spec.positions)
-        self.routing: list[np.ndarray] = []
-
-    def look(self, ids: np.ndarray, shown: Several[Shown]) -> None:
-        """Look at what a prompt [n] shows; it is read next."""
-        self.course.show(*self.reference.sight.look(ids, shown, self.course.next))
-
-    def forward(self, ids: np.ndarray) -> np.ndarray:
-        """Final hidden states [1, n, H] of the next tokens [n]."""
-        self.begin(ids)
-        for layer in range(len(self.states)):
-            self.run(layer)
-            self.keep(layer)
-        return self.end()
-
-    def begin(self, ids: np.ndarray) -> None:
-        """Begin to read the next tokens [n]; `run` and `keep` of every layer follow, and `end`."""
-        import numpy as np
-
-        self._count, self.routing = len(ids), []
-        self._places, self._seen = self.course.go(self._count)
-        hidden = self.reference.embed(np.asarray(ids)[None])
-        self._hidden = self._seen.enter(hidden) if self._seen else hidden
-
-    def run(self, layer: int, experts: np.ndarray | None = None) -> np.ndarray | None:
-        """Run a layer. Returns its router's logits [n, E], None where it has none. experts: those that the tokens are
-        sent to [n, chosen], if not those that the router chooses."""
-        places = self._places if len(self._places) == 1 else self._places[:, None]
-        kept, across = self.states[layer].at(self.past), self._seen.across if self._seen else None
-        self._made = self.reference.block(layer, self._hidden, places, kept, across, experts)
-        return self.reference.routing
-
-    def keep(self, layer: int) -> None:
-        """Go on with what the layer gave last."""
-        self._hidden, new = self._made
-        self.states[layer].take(new, self.past)
-        if self.reference.routing is not None:
-            self.routing.append(self.reference.routing)
-        more = self._seen.after(layer, self._count) if self._seen else None
-        self._hidden = self._hidden if more is None else self._hidden + more
-
-    def end(self) -> np.ndarray:
-        """Final hidden states [1, n, H]."""
-        self.past += self._count
-        return self._hidden
-
-    def mark(self) -> None:
-        """Note where the sequence is, to come back to."""
-        for kept in self.states:
-            kept.mark(self.past)
-
-    def forget(self, kept: int) -> None:
-        """Go back to the first `kept` tokens."""
-        self.past = kept
-        for one in self.states:
-            one.forget(kept)
-        self.course.forget(kept)
-
-
 class Talker(Sequence, ABC):
     """A sequence that picks its own tokens."""
 
@@ -138,25 +73,30 @@ class Talker(Sequence, ABC):
 
 
 class Speaker(Talker):
-    """One sequence on both sides: the chip's, and the model by itself, in float32 (`own`) and in half precision
-    (`blurred`)."""
+    """One sequence on both sides: the chip's, and the model by itself, in float32 (`own`), in half precision
+    (`blurred`), and in float32 with other roundings (`swayed`)."""
 
     def __init__(self, session: Session, runtime: Runtime, name: str = ""):
         super().__init__(session, runtime, runtime.states(session.plan.spec), name)
         self.session = session
         self.own, self.blurred = Own(session.reference), Own(session.half)
+        self.swayed = [Swayed(session.reference, session.plan.job.half, seed) for seed in range(DRAWS)]
         self.judged: list[Picked] = []
         session.taken = {}
-        self._state: tuple[np.ndarray, np.ndarray, np.ndarray] | None = None
+        self._state: tuple[np.ndarray, np.ndarray, np.ndarray, bool] | None = None
+
+    @property
+    def _models(self) -> list[Own]:
+        return [self.own, self.blurred, *self.swayed]
 
     def look(self, ids: np.ndarray, shown: Several[Shown]) -> None:
         super().look(ids, shown)
-        for model in (self.own, self.blurred):
+        for model in self._models:
             model.look(ids, shown)
 
     def mark(self) -> None:
         super().mark()
-        for model in (self.own, self.blurred):
+        for model in self._models:
             model.mark()
 
     def follow(self, ids: np.ndarray, rows: np.ndarray, number: int = 0) -> None:
@@ -167,34 +107,42 @@ class Speaker(Talker):
         import numpy as np
 
         known, taken, both = np.ones(len(ids), bool), self.session.taken or {}, (self.own, self.blurred)
-        for model in both:
+        for model in self._models:
             model.begin(ids)
         for layer in range(len(self.states)):
             logits, half = (model.run(layer) for model in both)
+            experts = None
             if layer in taken and logits is not None and half is not None:
                 chip = taken[layer].of(number * len(ids), len(ids))
                 experts = routing.followed(logits, half, chip)
                 known &= chip.known
                 for model in both:
                     model.run(layer, experts)
-            for model in both:
+            for model in self.swayed:
+                model.run(layer, experts)
+            for model in self._models:
                 model.keep(layer)
         right, half = (model.end() for model in both)
+        settled = compare.settled(right, [model.end() for model in self.swayed])
+        self.session.ledger.open += int((known & ~settled).sum())
+        known &= settled
         if known.any():
             chip, own = (compare.measure(found[:, known], right[:, known]) for found in (rows, half))
             self.session.ledger.record(Compared(CHAIN, "output_states", CHIP, compare.CHAIN, chip, own))
         super().follow(ids, rows, number)
-        self._state = rows[:, -1], right[:, -1], half[:, -1]
+        self._state = rows[:, -1], right[:, -1], half[:, -1], bool(settled[-1])
 
     def pick(self) -> int:
         """The chip's next token, judged by the model's logits."""
         assert self._state, "nothing was read"
-        rows, right, half = self._state
+        rows, right, half, settled = self._state
         label = f"{self.name}token {len(self.judged) + 1}"
         token = self.runtime.choose(self.session, rows, label)
         logits = self.session.reference.logits(right)[0]
         error = self.blurred.reference.logits(half)[0] - logits
         noise = compare.FACTOR * 3 * math.sqrt(2) * math.sqrt(float((error**2).mean()))
+        if not settled:  # any token of the vocabulary may come
+            noise = max(noise, float(logits.max() - logits.min()))
         self.judged.append(pick("generation", label, token, logits, noise))
         return token
 
@@ -209,8 +157,8 @@ class Speaker(Talker):
 
     def forget(self, kept: int) -> None:
         super().forget(kept)
-        self.own.forget(kept)
-        self.blurred.forget(kept)
+        for model in self._models:
+            model.forget(kept)
 
 
 def write(sequences: Several[Talker], tokens: int) -> list[int]:

@@ -68,7 +68,8 @@ class Picked:
 class Ledger:
     """What the launches of a session came to.
 
-    picked: the tokens that heads picked. seconds, launches: how long the simulator ran and how often, by net.
+    picked: the tokens that heads picked. seconds, launches: how long the simulator ran and how often, by net. open: the
+    number of tokens of which rounding decides what all blocks in a row make of them.
     """
 
     def __init__(self) -> None:
@@ -76,6 +77,7 @@ class Ledger:
         self.picked: list[Picked] = []
         self.seconds: dict[str, float] = {}
         self.launches: dict[str, int] = {}
+        self.open = 0
 
     @property
     def compared(self) -> list[Compared]:

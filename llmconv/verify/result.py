@@ -70,6 +70,7 @@ class Report:
             *(note for tower, spec in plan.towers for note in tower.deviations(spec)),
             *map(_parted, compared),
             _head(compared, picked),
+            _open(sum(s.ledger.open for s in sessions)),
         )
         return cls(
             title,
@@ -134,6 +135,17 @@ def _parted(c: Compared) -> str:
         f"{c.net} is launched for one part after the other, as the public demo does it; the model looks at them "
         f"together, and its hidden states are then a relative L2 of {_figure(c.difference.relative_l2, '.4f')} away "
         "(random input)"
+    )
+
+
+def _open(count: int) -> str:
+    """Which tokens of a generation do not count for all blocks in a row; "" where all do."""
+    if not count:
+        return ""
+    return (
+        f"{counted(count, 'token')} of the generation {'is' if count == 1 else 'are'} judged net by net alone: in the "
+        "model's own maths, one rounding before the first layer decides what all blocks make of "
+        f"{'it' if count == 1 else 'them'}"
     )
 
 

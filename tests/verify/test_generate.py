@@ -132,6 +132,64 @@ def test_what_is_beyond_the_prompt_does_not_count(checkpoint):
     assert right(session, generation)
 
 
+EDGE = 77  # a token
+
+
+def on_edge(model):
+    """A copy of a checkpoint whose first layer takes token EDGE away, all but what rounding leaves of it: what the other
+    layers make of it is rounding's. Of other tokens it changes little."""
+    import torch
+    from safetensors.torch import load_file, save_file
+
+    file = model / "model.safetensors"
+    tensors = load_file(file)
+    layer, state = "model.layers.0.", tensors["model.embed_tokens.weight"][EDGE].float()
+    normed = state / state.square().mean().sqrt() * tensors[f"{layer}post_attention_layernorm.weight"].float()
+    tensors[f"{layer}self_attn.o_proj.weight"].zero_()
+    for name in ("gate", "up"):
+        rows = torch.zeros_like(tensors[f"{layer}mlp.{name}_proj.weight"])
+        rows[0] = 10 * normed / normed.square().sum()  # ten for EDGE: silu leaves it as it is
+        tensors[f"{layer}mlp.{name}_proj.weight"] = rows
+    down = torch.zeros_like(tensors[f"{layer}mlp.down_proj.weight"])
+    down[:, 0] = -state / 100
+    save_file(tensors | {f"{layer}mlp.down_proj.weight": down}, file, metadata={"format": "pt"})
+    return model
+
+
+def spoil_last(net, outputs):
+    """The prompt's last token comes out the other way round."""
+    if net.name == "block_1":
+        outputs["output_states"][:, 18] *= -1
+    return outputs
+
+
+@pytest.mark.parametrize("edge", [False, True])
+def test_what_rounding_decides_does_not_count_for_all_blocks(edge, checkpoint, tmp_path):
+    """A chip may make something else of a token that the model leaves open, and pick another token behind it. Where
+    the model does not leave it open, that is a fault."""
+    from shutil import copytree
+
+    model = copytree(checkpoint("llama"), tmp_path / "model")
+    plan = plan_of(on_edge(model) if edge else model, seq=SEQ)
+    session, runtime = Session(plan, Interpreted(plan, spoil_last)), Runtime.of(plan)
+    prompt = np.random.default_rng(5).integers(100, plan.spec.vocab, 19)
+    prompt[-1] = EDGE
+    generation = generate(session, runtime, prompt, 1)
+    found = {j.net for j in (*session.compared, *session.picked, *generation.tokens) if not j.ok}
+    assert found == ({"block_1"} if edge else {"block_1", CHAIN, "generation"})
+    assert session.ledger.open == edge
+    (chain,) = (c for c in session.compared if c.net == CHAIN)
+    assert chain.difference.rows == (18 if edge else 19)
+    (note,) = _notes(session, generation) if edge else [""]
+    assert ("1 token of the generation is judged net by net alone" in note) == edge
+
+
+def _notes(session, generation):
+    from llmconv.verify.result import Report
+
+    return Report.of([session], "", generation, (), ()).notes
+
+
 @pytest.mark.parametrize("options", [{}, {"do_sample": 1}, {"use_block_with_kv": 1, "max_input_length": 8}])
 def test_nets_by_themselves(options, checkpoint):
     """Each net alone: prefill with and without history, decode, heads that give the token or its logits."""
