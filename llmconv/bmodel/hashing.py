@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import deque
+from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 from llmconv.bmodel.arrange import CHUNK
@@ -28,9 +29,14 @@ class Hashing:
                 self._hashing.append((thread.submit(sha256.update, chunk), memoryview(chunk).nbytes))
         self.settle(AHEAD)
 
+    def then(self, check: Callable[[], None]) -> None:
+        """Call `check` when all chunks so far are in their blobs' digests; what it raises comes out of this or a later
+        call."""
+        self._hashing.append((self._threads[1].submit(check), 0))
+
     def settle(self, left: int = 0) -> None:
         """Wait until at most `left` bytes are still to be hashed."""
-        while self._hashing and sum(size for _, size in self._hashing) > left:
+        while self._hashing and (not left or sum(size for _, size in self._hashing) > left):
             self._hashing.popleft()[0].result()
 
     @property

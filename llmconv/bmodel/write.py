@@ -18,6 +18,7 @@ from pathlib import Path
 from llmconv.bmodel.arrange import Piece, Produced, Stored, arrange
 from llmconv.bmodel.copying import copied
 from llmconv.bmodel.flatbuffer import find
+from llmconv.bmodel.flushing import Flushing
 from llmconv.bmodel.hashing import Hashing
 from llmconv.bmodel.move import Moving, move
 from llmconv.bmodel.read import BModel
@@ -161,13 +162,14 @@ def write(out: Path, model: dict) -> str:
     """
     laid = arrange(model)
     try:
-        with out.open("wb", buffering=0) as file, Hashing() as hashing:
+        with out.open("wb", buffering=0) as file, Flushing(file.fileno()) as flushing, Hashing() as hashing:
             try:
                 file.truncate(laid.size)  # some file systems allot far more to a file that grows
                 hashing.add(laid.head)
                 _append(laid.head, file)
                 for stored in laid.blobs:
-                    _copy(stored, file, hashing)
+                    _copy(stored, file, hashing, flushing)
+                hashing.settle()
             except BaseException:
                 out.unlink(missing_ok=True)
                 raise
@@ -176,7 +178,7 @@ def write(out: Path, model: dict) -> str:
         raise ConvertError(f"cannot write {out}", error.strerror or str(error)) from None
 
 
-def _copy(stored: Stored, file: FileIO, hashing: Hashing) -> None:
+def _copy(stored: Stored, file: FileIO, hashing: Hashing, flushing: Flushing) -> None:
     """Write a blob and its padding; ConvertError when it is not what it should be."""
     blob, found, size = stored.blob, hashlib.sha256(), 0
     piece = blob if isinstance(blob, Piece) else None
@@ -185,8 +187,8 @@ def _copy(stored: Stored, file: FileIO, hashing: Hashing) -> None:
             hashing.add(chunk, found)
             _append(chunk, file, (source.fileno(), piece.offset + size) if piece and source else None)
             size += memoryview(chunk).nbytes
-    hashing.settle()
-    stored.check(size, found.digest())
+            flushing.wrote(memoryview(chunk).nbytes)
+    hashing.then(lambda: stored.check(size, found.digest()))
     hashing.add(bytes(stored.padding))
     _append(bytes(stored.padding), file)
 
