@@ -12,6 +12,7 @@ from plans import planned, refused
 from verify_helpers import verified
 
 from llmconv.numeric import from_bf16, to_bf16
+from llmconv.plan import drawing
 from llmconv.plan.kept import modules, written
 from llmconv.verify.reference import Reference
 from llmconv.verify.weights import Precision
@@ -70,9 +71,10 @@ def test_where_it_makes_no_sense(model, checkpoint):
     assert "does not split" in refused(model, keep_half="0.q_proj", quantize="w4bf16", num_device=2)
 
 
-def test_structures(model):
-    """Layers with the same set share a program, others do not; a layer that is kept whole is that of a bf16 model, one
-    of which nothing is kept that of a model without the option."""
+def test_structures(model, monkeypatch):
+    """Layers with the same set share a program, others do not; a layer that is kept whole is that of a bf16 model with
+    the same graphs, one of which nothing is kept that of a model without the option."""
+    monkeypatch.setattr(drawing, "FIRSTS", {"bm1684x": (drawing.First(1),)})
     made = planned(model, **W4, keep_half="0-1.q_proj,2")
     by_name = {net.name: net for net in made.nets}
     plain, half = ({net.name: net for net in planned(model, **W4 | {"quantize": q}).nets} for q in ("w4bf16", "bf16"))
