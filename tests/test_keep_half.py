@@ -74,7 +74,7 @@ def test_where_it_makes_no_sense(model, checkpoint):
 def test_structures(model, monkeypatch):
     """Layers with the same set share a program, others do not; a layer that is kept whole is that of a bf16 model with
     the same graphs, one of which nothing is kept that of a model without the option."""
-    monkeypatch.setattr(drawing, "FIRSTS", {"bm1684x": (drawing.First(1),)})
+    monkeypatch.setattr(drawing, "FIRSTS", dict.fromkeys(drawing.FIRSTS, (drawing.First(1),)))
     made = planned(model, **W4, keep_half="0-1.q_proj,2")
     by_name = {net.name: net for net in made.nets}
     plain, half = ({net.name: net for net in planned(model, **W4 | {"quantize": q}).nets} for q in ("w4bf16", "bf16"))
