@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from io import FileIO
 from pathlib import Path
 
-from llmconv.bmodel.arrange import Piece, Produced, Stored, arrange
+from llmconv.bmodel.arrange import Arranged, Piece, Produced, Stored, arrange
 from llmconv.bmodel.copying import copied
 from llmconv.bmodel.flatbuffer import find
 from llmconv.bmodel.flushing import Flushing
@@ -162,20 +162,25 @@ def write(out: Path, model: dict) -> str:
     """
     laid = arrange(model)
     try:
-        with out.open("wb", buffering=0) as file, Flushing(file.fileno()) as flushing, Hashing() as hashing:
+        with out.open("wb", buffering=0) as file:
             try:
-                file.truncate(laid.size)  # some file systems allot far more to a file that grows
-                hashing.add(laid.head)
-                _append(laid.head, file)
-                for stored in laid.blobs:
-                    _copy(stored, file, hashing, flushing)
-                hashing.settle()
+                return _filled(file, laid)
             except BaseException:
                 out.unlink(missing_ok=True)
                 raise
-            return hashing.sha256
     except OSError as error:
         raise ConvertError(f"cannot write {out}", error.strerror or str(error)) from None
+
+
+def _filled(file: FileIO, laid: Arranged) -> str:
+    """Write all of it; returns its sha256 (hex)."""
+    with Flushing(file.fileno()) as flushing, Hashing() as hashing:
+        file.truncate(laid.size)  # some file systems allot far more to a file that grows
+        hashing.add(laid.head)
+        _append(laid.head, file)
+        for stored in laid.blobs:
+            _copy(stored, file, hashing, flushing)
+        return hashing.sha256
 
 
 def _copy(stored: Stored, file: FileIO, hashing: Hashing, flushing: Flushing) -> None:

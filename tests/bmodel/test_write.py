@@ -15,6 +15,7 @@ import pytest
 from bmodels import described
 from sample_nets import CHIPS, Compile, embedding, linear, token
 
+from llmconv.bmodel import flushing
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.errors import ConvertError
@@ -247,6 +248,22 @@ def test_disk_full(parts: dict[str, Path], tmp_path: Path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
         signal.signal(signal.SIGXFSZ, handler)
     assert not out.exists()
+
+
+def test_a_disk_that_fails_behind_the_writing(parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Whoever syncs is told of it, and nobody after that."""
+    synced: list[int] = []
+
+    def failing(descriptor: int) -> None:
+        synced.append(descriptor)
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(flushing, "STEP", 1)
+    monkeypatch.setattr(os, "fdatasync", failing)
+    out = tmp_path / "out"
+    with pytest.raises(ConvertError, match=f"cannot write {out}: Input/output error"):
+        combine([parts["a8"], parts["half"]], out, 0)
+    assert synced and not out.exists()
 
 
 def test_result_is_no_part(parts: dict[str, Path], tmp_path: Path):
