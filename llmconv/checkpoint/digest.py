@@ -18,7 +18,7 @@ from llmconv.checkpoint.files import read_header
 from llmconv.checkpoint.tensor import TensorInfo
 from llmconv.errors import ConvertError, InputError
 
-CHUNK = 8 << 20
+CHUNK = 2 << 20  # bytes; larger ones fall out of the caches before they are hashed
 
 
 class Damaged(ConvertError):
@@ -26,8 +26,8 @@ class Damaged(ConvertError):
 
 
 def tensor_digests(shard: Path, threads: int = 1, tensors: Sequence[TensorInfo] | None = None) -> dict[str, str]:
-    """{tensor: BLAKE3 (hex) over its type, shape and bytes} of one file, read once in 8 MiB pieces. tensors: those in
-    it; by default those of a safetensors file.
+    """{tensor: BLAKE3 (hex) over its type, shape and bytes} of one file, read once in pieces of CHUNK bytes. tensors:
+    those in it; by default those of a safetensors file.
 
     A tensor that is made of the file's bytes has the BLAKE3 over its type, shape and rule, and that of these bytes.
     """
