@@ -92,6 +92,8 @@ def cut(monkeypatch):
         ("qwen2", LARGE | {"hidden_size": 3584}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 4, LEFT, (GATE_UP,))),
         # side by side gate and up lose on this chip where the MLP is whole
         ("qwen2", SMALL | {"hidden_size": 3584}, {"quantize": "w4bf16", "chip": "bm1688"}, Drawing(True, 1, LEFT)),
+        ("qwen2", LARGE | {"intermediate_size": 13824}, {"quantize": "w8bf16", "chip": "cv186x"}, Drawing(True, 4, LEFT)),
+        ("qwen2", LARGE | {"intermediate_size": 13696}, {"quantize": "w8bf16", "chip": "cv186x"}, Drawing(True, 1, LEFT)),
         # with quantised weights the up projection is first at any size
         ("qwen2", HEADER, {"quantize": "w8bf16", "chip": "cv186x", "seq": 4096}, Drawing(True, 1, LEFT)),
     ],
