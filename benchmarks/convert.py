@@ -23,6 +23,8 @@ SHAPES = {
     "qwen2.5-72b-2layers": {"hidden_size": 8192, "intermediate_size": 29568, "num_hidden_layers": 2, "num_attention_heads": 64, "num_key_value_heads": 8, "vocab_size": 152064, "tie_word_embeddings": False},
 }  # fmt: skip
 SHAPES["qwen2-7b-8layers"] = SHAPES["qwen2-7b-4layers"] | {"num_hidden_layers": 8}  # what four more layers take
+SHAPES["qwen2-7b"] = SHAPES["qwen2-7b-4layers"] | {"num_hidden_layers": 28}  # 15 GB, and 12 GB beside it
+SHARD = 4 << 30  # bytes
 COMMON = {
     "model_type": "qwen2",
     "architectures": ["Qwen2ForCausalLM"],
@@ -48,11 +50,21 @@ def write_checkpoint(name: str, place: Path) -> Path:
     model.mkdir(parents=True, exist_ok=True)
     config = COMMON | SHAPES[name]
     random = torch.Generator().manual_seed(0)
-    tensors = {}
+    shards, tensors = {}, {}
+
+    def save() -> None:
+        file = f"model-{len(set(shards.values())) + 1:05d}.safetensors"
+        save_file(tensors, model / file, metadata={"format": "pt"})
+        shards.update(dict.fromkeys(tensors, file))
+        tensors.clear()
+
     for tensor, shape, kind in dense_tensors(config, ("q", "k", "v")):
         values = torch.randn(shape, generator=random)
         tensors[tensor] = (1 + 0.1 * values if kind == "norm" else 0.02 * values).to(torch.bfloat16)
-    save_file(tensors, model / "model.safetensors", metadata={"format": "pt"})
+        if sum(values.nbytes for values in tensors.values()) > SHARD:
+            save()
+    save()
+    (model / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": shards}))
     (model / "config.json").write_text(json.dumps(config))
     return model
 

@@ -164,7 +164,7 @@ def settled(right: np.ndarray, swayed: Sequence[np.ndarray]) -> np.ndarray:
 
     size = np.linalg.norm(right[0].astype(np.float64), axis=-1)
     away = [np.linalg.norm(one[0].astype(np.float64) - right[0], axis=-1) for one in swayed]
-    return np.all([one <= CHAIN.relative_l2 * size for one in away], axis=0)
+    return ~np.any([one > CHAIN.relative_l2 * size for one in away], axis=0)  # what is not finite is to be judged
 
 
 def clearly_routed(logits: np.ndarray, half: np.ndarray, chosen: int) -> np.ndarray:

@@ -9,7 +9,8 @@ net's half precision, sigma is the RMS of its logits' error. Two logits with err
 may swap places when they are less than 3 * sqrt(2) * 1.5 * sigma apart (three standard deviations of their difference).
 
 A token that the model itself leaves open (own.Swayed, compare.settled) is judged launch by launch alone: neither what
-all blocks in a row make of it, nor the token that is picked behind it, counts.
+all blocks in a row make of it, nor the token that is picked behind it, counts. Of a model that leaves many tokens open
+all are judged.
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 CHAIN = "all blocks"  # the name under which chained errors are reported
 DRAWS = 2  # of what a rounding may do
+FEW = 0.1  # of a sequence's tokens may be left open, at most: beyond that all are judged
 
 __all__ = ["CHAIN", "Generation", "Own", "Runtime", "Turn", "turns"]
 
@@ -82,6 +84,7 @@ class Speaker(Talker):
         self.own, self.blurred = Own(session.reference), Own(session.half)
         self.swayed = [Swayed(session.reference, session.plan.job.half, seed) for seed in range(DRAWS)]
         self.judged: list[Picked] = []
+        self._read = self._open = 0  # tokens
         session.taken = {}
         self._state: tuple[np.ndarray, np.ndarray, np.ndarray, bool] | None = None
 
@@ -123,14 +126,25 @@ class Speaker(Talker):
             for model in self._models:
                 model.keep(layer)
         right, half = (model.end() for model in both)
-        settled = compare.settled(right, [model.end() for model in self.swayed])
-        self.session.ledger.open += int((known & ~settled).sum())
+        settled = self._settled(right, [model.end() for model in self.swayed])
         known &= settled
         if known.any():
             chip, own = (compare.measure(found[:, known], right[:, known]) for found in (rows, half))
             self.session.ledger.record(Compared(CHAIN, "output_states", CHIP, compare.CHAIN, chip, own))
         super().follow(ids, rows, number)
         self._state = rows[:, -1], right[:, -1], half[:, -1], bool(settled[-1])
+
+    def _settled(self, right: np.ndarray, swayed: Several[np.ndarray]) -> np.ndarray:
+        """bool [n]: which of the tokens read last are judged in the row of all blocks."""
+        import numpy as np
+
+        settled = compare.settled(right, swayed)
+        self._read += len(settled)
+        if self._open + (~settled).sum() > FEW * self._read:
+            return np.ones_like(settled)
+        self._open += int((~settled).sum())
+        self.session.ledger.open += int((~settled).sum())
+        return settled
 
     def pick(self) -> int:
         """The chip's next token, judged by the model's logits."""

@@ -279,4 +279,6 @@ def test_no_folder(parts: dict[str, Path], tmp_path: Path):
 
 
 def test_leaves_no_file_open(parts: dict[str, Path], tmp_path: Path, nothing_open):
-    combine([parts["a8"], parts["ids"]], tmp_path / "out", 0)
+    sha256 = combine([parts["a8"], parts["ids"]], tmp_path / "out", 0)
+    assert hashlib.sha256((tmp_path / "out").read_bytes()).hexdigest() == sha256
+    assert not [link for link in map(os.path.realpath, Path("/proc/self/fd").iterdir()) if str(tmp_path) in link]

@@ -152,3 +152,12 @@ def test_tokens():
 
 def test_chain_is_looser_than_a_block():
     assert compare.CHAIN.limit(Difference(error=0.04**2, expected=1.0, rows=1)) == pytest.approx(0.06)
+
+
+def test_what_is_not_finite_is_not_left_open():
+    right = np.ones((1, 4, 8), np.float32)
+    swayed = [right.copy(), right.copy()]
+    swayed[0][0, 1] += 0.02
+    swayed[1][0, 2] += 0.04
+    swayed[1][0, 3, 0] = np.nan
+    assert compare.settled(right, swayed).tolist() == [True, True, False, True]
