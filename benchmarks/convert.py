@@ -188,7 +188,7 @@ def measure(name: str, args: argparse.Namespace, place: Path) -> None:
     again = run([*command, str(out)], out)
     manifest = json.loads((out / "manifest.json").read_text())
     made = [net["how"] for net in manifest["nets"]]
-    source = (model / "model.safetensors").stat().st_size
+    source = sum(shard.stat().st_size for shard in model.glob("*.safetensors"))
     write, read = disk_speed(place)
     speed = (source + manifest["bytes"]) / 1e6 / cold["wall"]
     layers = manifest["nets"]
