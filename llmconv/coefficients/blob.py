@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from llmconv.toolchain.flags import CompileFlags
     from llmconv.top.graph import Weight
 
-CHUNK = 1 << 17  # weights that are quantised or transposed at a time: their float32 temporaries fit the L2 cache
+CHUNK = 1 << 17  # weights that are transposed at a time: their float32 temporaries fit the L2 cache
+QUANTISED = 1 << 20  # weights that are quantised at a time
 COPY = 1 << 21  # elements of a plain tensor that are copied at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
 
@@ -241,25 +242,16 @@ def _codes(
         return
     scheme, _ = _scheme(role, weights, mode)
     source = Source(weights[role.weight].recipe, checkpoint, transposed=True)
-    for first, end in _steps(0, last, source.width):
-        yield quantize(*_halves(*source.read(first, end)), scheme)
+    for first, end in _steps(0, last, source.width, QUANTISED):
+        values, stored = source.read(first, end)
+        yield quantize(values if stored == "BF16" else np.asarray(values, np.float32), scheme)
 
 
-def _steps(first: int, last: int, width: int, least: int = 1) -> Iterator[tuple[int, int]]:
-    """first..last in chunks of rows of `width` elements."""
-    rows = max(least, CHUNK // max(1, width))
+def _steps(first: int, last: int, width: int, chunk: int = CHUNK, least: int = 1) -> Iterator[tuple[int, int]]:
+    """first..last in chunks of rows of `width` elements: `chunk` elements at most, but `least` rows."""
+    rows = max(least, chunk // max(1, width))
     for start in range(first, last, rows):
         yield start, min(start + rows, last)
-
-
-def _halves(values: np.ndarray, stored: str) -> tuple[np.ndarray, np.ndarray]:
-    """The even and the odd columns, float32."""
-    if stored == "BF16":
-        # a pair of bf16 as one integer: its upper half is the odd one's float32, the rest shifted the even one's
-        pairs = np.ascontiguousarray(values).view(np.uint32)
-        return (pairs << np.uint32(16)).view(np.float32), (pairs & np.uint32(0xFFFF0000)).view(np.float32)
-    values = np.asarray(values, np.float32)
-    return values[:, 0::2].copy(), values[:, 1::2].copy()
 
 
 def _plain(source: Source, declared: str, dtype: str) -> Iterator[np.ndarray]:

@@ -28,9 +28,11 @@ from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
 OURS = ("apart", "packed", "hollow")  # whose coefficients are ours, not the compiler's
-LARGE = 1 << 26  # weights of the smallest block for which packing is worth its checks
+# Weights of the smallest block for which packing is worth its checks. Four programs take as long without it at 4 million
+# weights; in half precision, where the compiler has less to do, still longer with it at 15 million.
+LARGE, IN_HALF = 1 << 23, 8  # and how many times as many in half precision
 CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
-PART = 1 << 22  # weights that one check has the compiler quantise
+PART = 1 << 20  # weights that one check has the compiler quantise
 LEAN = 1 << 27  # bytes of the smallest weight file that codegen does without
 
 
@@ -45,18 +47,18 @@ def form_of(net: Net) -> str:
         return "packed"
     if coded(net):
         return "hollow"
-    large = sum(prod(weight.shape) for weight in linears(net)) >= LARGE
+    weights = sum(prod(weight.shape) for weight in linears(net))
     if flags.mode in ("BF16", "F16"):
         # beside layers that the checkpoint has quantised the compiler takes float32 alone
         if any(weight.dtype == "ui8" for weight in net.weights):
             return ""
         # the compiler cuts parts for devices out of values; debug keeps all files
-        return "hollow" if large and flags.num_device == 1 and not flags.debug else "halved"
+        return "hollow" if weights >= IN_HALF * LARGE and flags.num_device == 1 and not flags.debug else "halved"
     mode = Mode.of(alone(flags))
     step = mode.lanes * mode.cores * flags.num_device
     grouped = mode.bits and mode.group
     fits = grouped and all(not k % mode.group and not n % step for k, n in (weight.shape for weight in linears(net)))
-    return "packed" if fits and large else ""
+    return "packed" if fits and weights >= LARGE else ""
 
 
 def alone(flags: CompileFlags) -> CompileFlags:

@@ -76,7 +76,7 @@ class Precision:
         from llmconv.coefficients.quantize import Scheme, dequantize, quantize
 
         scheme = Scheme(self.bits, self.group, self.symmetric, self.dtype)
-        return dequantize(*quantize(weight[:, 0::2].copy(), weight[:, 1::2].copy(), scheme), scheme)
+        return dequantize(*quantize(weight, scheme), scheme)
 
     def of_parameter(self, source: tuple, tensors: Checkpoint, layer: int | None = None) -> np.ndarray:
         """What a linear of block `layer` becomes, from the recipe of its weight; one of three axes holds those of all
