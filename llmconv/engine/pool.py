@@ -23,6 +23,9 @@ from llmconv.engine.step import Step
 
 HUGE = 1 << 30  # bytes: a worker that keeps more than this after a job is replaced, or idle workers eat the budget
 
+# NumPy's threads else wait busily for a tenth of a second after they are made (a power of two of cycles)
+LITTLE_SPIN = {"OPENBLAS_THREAD_TIMEOUT": "4"}
+
 _START = "import sys; sys.path[:] = {path!r}; from llmconv.engine.worker import main; main()"
 
 
@@ -79,7 +82,7 @@ class Worker:
                 pass_fds=[lock_fd],
                 start_new_session=True,
                 # hash order must not find its way into outputs
-                env={**os.environ, **environment, "PYTHONHASHSEED": "0"},
+                env={**LITTLE_SPIN, **os.environ, **environment, "PYTHONHASHSEED": "0"},
             )
         assert self.process.stdin and self.process.stdout  # pipes, as asked for
         self._jobs, self._answers = self.process.stdin, self.process.stdout

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,12 +45,12 @@ class Facts:
     def last(self) -> history.Run:
         return self.runs[-1] if self.runs else history.Run(0.0)
 
-    @property
+    @cached_property
     def built(self) -> history.Run:
         """The last run that was to build something: `llmconv verify` runs one task alone."""
         return next((run for run in reversed(self.runs) if not run.only("verify")), history.Run(0.0))
 
-    @property
+    @cached_property
     def job(self) -> Mapping[str, Any]:
         """The settled options: of what is being built, else of what was."""
         if self.plan:
@@ -61,7 +62,7 @@ class Facts:
         """Of the model: that on the hub if it comes from there (`origin` of a Job), else of its directory."""
         return str(self.job.get("origin") or Path(str(self.job.get("model_path", self.layout.out))).name)
 
-    @property
+    @cached_property
     def nets(self) -> list[dict[str, Any]]:
         """Every net in the order of the .bmodel: as the manifest has it, or name, kind, layer and the facts of those
         that are finished.
@@ -86,7 +87,7 @@ class Facts:
             told |= _json(path) or {}
         return told
 
-    @property
+    @cached_property
     def outdated(self) -> bool:
         """Whether the .bmodel that is there is not what the last build was to build: of other options, or the run did
         not get to it.
