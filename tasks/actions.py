@@ -25,10 +25,11 @@ def write_text(files: Mapping[str, str], out: Out) -> None:
         Path(out[target]).write_text(text, encoding="utf-8")
 
 
-def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) -> dict[str, Any]:
+def digest_shard(model: str, shard: str, only: list[str], threads: int, sha256: str, out: Out) -> dict[str, Any]:
     """Write a digest of every tensor of one of the checkpoint's files: {name: digest}.
 
-    sha256: of the whole file as the hub announces it, which is compared in the same read; or "".
+    only: those that are digested, if not all. sha256: of the whole file as the hub announces it, which is compared in
+    the same read; or "".
     """
     from llmconv.checkpoint.digest import tensor_digests
     from llmconv.checkpoint.files import tensors_of
@@ -39,7 +40,8 @@ def digest_shard(model: str, shard: str, threads: int, sha256: str, out: Out) ->
         table = digests(Path(model, shard), sha256)
     else:
         path, tensors = tensors_of(Path(model), shard)
-        table = tensor_digests(path, threads, tensors)
+        wanted = set(only)
+        table = tensor_digests(path, threads, [info for info in tensors if info.name in wanted or not only])
     Path(out[target]).write_text(json.dumps(table, sort_keys=True, indent=0), encoding="utf-8")
     return {"tensors": len(table)}
 

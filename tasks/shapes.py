@@ -41,14 +41,15 @@ def named(task: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
     """`picks`, `reads` and `carry` of a task that reads these tensors: entries of digest files, shards, and a part of
     the checkpoint."""
-    held: dict[Path, list[str]] = defaultdict(list)
+    of, runs = plan.checkpoint.runs
+    held: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        held[plan.checkpoint.tensors[name].file].append(name)
-    shards = [shard for shard in plan.checkpoint.shards if shard in held]
+        held[of[name].name].append(name)
+    ordered = [run for run in runs if run.name in held]
     model = str(plan.checkpoint.path)
     return {
-        "picks": [(layout.digests(shard.name), held[shard]) for shard in shards],
-        "reads": sorted(shards),
+        "picks": [(layout.digests(run.name), held[run.name]) for run in ordered],
+        "reads": sorted({run.shard for run in ordered}),
         "carry": Carry(model, "llmconv.checkpoint.part:write_part", {"model": model, "names": list(names)}),
     }
 

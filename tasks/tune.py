@@ -26,8 +26,8 @@ class Apart(Layout):
     def toolchain(self) -> Path:
         return self.base.toolchain
 
-    def digests(self, shard: str) -> Path:
-        return self.base.digests(shard)
+    def digests(self, run: str) -> Path:
+        return self.base.digests(run)
 
     def scratch(self, net: str) -> Path:
         return self.run / "scratch" / self.out.name / net

@@ -121,6 +121,21 @@ def test_a_change_rebuilds_what_depends_on_it(checkpoint, llmconv_env, tmp_path,
 
 
 @pytest.mark.compiler
+def test_a_shard_that_is_digested_in_runs_rebuilds_the_same_nets(checkpoint, llmconv_env, tmp_path, monkeypatch):
+    model = tmp_path / "model"
+    shutil.copytree(checkpoint("qwen2", num_hidden_layers=3), model)
+    build(model, tmp_path / "whole")
+    monkeypatch.setattr("llmconv.checkpoint.runs.RUN", 1 << 16)
+    ran = build(model, out := tmp_path / "out")
+    assert sum(name.startswith("checkpoint:") for name in ran) > 3
+    sums = [(folder / "SHA256SUMS").read_text() for folder in (tmp_path / "whole", out)]
+    assert sums[0] == sums[1]
+    assert build(model, out) == []
+    edit_tensor(model)
+    assert describe(build(model, out)).startswith("block of layer 1, block_cache of layer 1; merged again")
+
+
+@pytest.mark.compiler
 def test_an_update_of_llmconv_makes_again_what_it_computed_itself(checkpoint, llmconv_env, tmp_path, monkeypatch):
     """And what showed that it computes right; not what the compiler made alone: embedding and head."""
     model = checkpoint("qwen2", num_hidden_layers=4, shards=3)

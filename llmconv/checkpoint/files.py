@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from llmconv.checkpoint.directory import Directory, place
 from llmconv.checkpoint.plain import LARGE, Unreadable, parse, regular, told
+from llmconv.checkpoint.runs import Run, runs_of
 from llmconv.checkpoint.tensor import DTYPES, TensorInfo
 from llmconv.errors import InputError, shown
 
@@ -44,13 +45,13 @@ class Checkpoint:
 
         Raises InputError for a missing directory, shard or index entry, and for a malformed or truncated file.
         """
-        found = place(model) if isinstance(model, Path) else model
-        if found.stands_for_gguf:
+        given = place(model) if isinstance(model, Path) else model
+        if given.stands_for_gguf:
             from llmconv.checkpoint.gguf.folder import contents
 
-            made = contents(found.path)
-            return cls(found.path, made.files, dict(made.table), why=made.why, notes=made.notes)
-        path, weights = found.path, found.weights
+            made = contents(given.path)
+            return cls(given.path, made.files, dict(made.table), why=made.why, notes=made.notes)
+        path, weights = given.path, given.weights
         shards = tuple(path / name for name in weights.files)
         tensors: dict[str, TensorInfo] = {}
         for shard in shards:
@@ -69,11 +70,16 @@ class Checkpoint:
                     "its index says that it is there",
                     "Download that shard again.",
                 )
-        return cls(path, shards, tensors, why=weights.why, notes=tuple(found.notes))
+        return cls(path, shards, tensors, why=weights.why, notes=tuple(given.notes))
 
     @cached_property
     def nbytes(self) -> int:
         return sum(t.nbytes for t in self.tensors.values())
+
+    @cached_property
+    def runs(self) -> tuple[dict[str, Run], tuple[Run, ...]]:
+        """See llmconv.checkpoint.runs.runs_of."""
+        return runs_of(self)
 
     def info(self, name: str) -> TensorInfo:
         try:

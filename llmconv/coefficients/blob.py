@@ -1,13 +1,16 @@
 """Compute a net's coefficients, as the compiler stores them, from the checkpoint's bytes.
 
 In memory are one linear layer's packed codes, or 128 MB of a transposed weight, and a few chunks of rows. No tensor is
-ever copied to float whole.
+ever copied to float whole. A larger weight is transposed in the file that it is written to, so that its rows are read
+once; where there is no file, they are read for every 128 MB.
 """
 
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -30,6 +33,7 @@ CHUNK = 1 << 17  # weights that are transposed at a time: their float32 temporar
 QUANTISED = 1 << 20  # weights that are quantised at a time
 COPY = 1 << 21  # elements of a plain tensor that are copied at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
+WHOLE = ("weight", "dequantised")  # the pieces of a linear that are its weight in half precision
 
 Codes = tuple[np.ndarray, np.ndarray, np.ndarray]  # codes, scale bits, zero points
 
@@ -86,21 +90,31 @@ class Blob:
         return digest.hexdigest()
 
     def write(self, file: BinaryIO) -> str:
-        """Write the bytes at the file's position; returns their sha256."""
+        """Write the bytes at the position of a file that can be read too; returns their sha256. Raises what `parts`
+        does."""
         digest = hashlib.sha256()
-        for part in self.parts():
-            file.write(part)
-            digest.update(part)
+        for piece in self._in_order():
+            if self._is_transposed(piece) and piece.nbytes > BLOCK:
+                for part in self._through(file, piece):
+                    digest.update(part)
+            else:
+                for part in self._stored(piece):
+                    file.write(part)
+                    digest.update(part)
         self.sha256 = digest.hexdigest()  # saves the property a pass of its own
         return self.sha256
 
     def parts(self) -> Iterator[memoryview]:
         """The bytes in order. Raises NotCovered, also midway, for values that the rules do not cover (not finite)."""
+        for piece in self._in_order():
+            yield from self._stored(piece)
+
+    def _in_order(self) -> Iterator[Piece]:
         at = 0
         for piece in self.pieces:
             if piece.offset != at:
                 raise NotCovered("coefficients with gaps between them")
-            yield from self._stored(piece)
+            yield piece
             at += piece.stored
         self._codes = None
 
@@ -125,16 +139,14 @@ class Blob:
 
     def _content(self, piece: Piece) -> Iterator[np.ndarray]:
         role = self._roles[piece.use]
-        if piece.what == "weight" and isinstance(role, Linear):
-            yield from self._transposed(role.weight, piece)
+        if self._is_transposed(piece):
+            yield from self._transposed(piece)
         elif piece.what == "weight":
             yield from _plain(self._source(role.weight), self._weights[role.weight].dtype, piece.dtype)
         elif not isinstance(role, (Linear, Packed)):
             raise ValueError(f"{piece.name} is no part of a {role.kind} weight")
         elif piece.what in ("bias", "bias_rounded"):
             yield self._bias(role, piece)
-        elif piece.what == "dequantised":
-            yield from self._dequantised(role, piece)
         else:
             yield self._part(role, piece)
 
@@ -165,28 +177,58 @@ class Blob:
             self._codes = piece.use, codes(role, self._weights, self._checkpoint, self._mode, last)
         return self._codes[1]
 
-    def _transposed(self, name: str, piece: Piece) -> Iterator[np.ndarray]:
+    def _is_transposed(self, piece: Piece) -> bool:
+        """Whether its content is a linear's weight as [K, N], of the checkpoint's rows [N, K]."""
+        role = self._roles[piece.use]
+        return isinstance(role, (Linear, Packed) if piece.what == "dequantised" else Linear) and piece.what in WHOLE
+
+    def _transposed(self, piece: Piece) -> Iterator[np.ndarray]:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
-        source = self._source(name, transposed=True)
-        for top, out in _blocks(source.width, piece):
-            # with fewer than 64 rows, each write would be a tiny piece of a column
-            for first, last in _steps(piece.first, piece.last, source.width, least=64):
-                bits = half_bits(*_columns(source.read(first, last), top, len(out)), self._mode.half)
-                out[:, first - piece.first : last - piece.first] = bits.T
+        n = piece.last - piece.first
+        k = piece.nbytes // (2 * n)
+        for top in range(0, k, step := min(k, max(1, BLOCK // (2 * n)))):
+            out = np.empty((min(step, k - top), n), np.uint16)
+            for at, bits in self._rows(piece, top, len(out)):
+                out[:, at : at + len(bits)] = bits.T
             yield out
             del out  # one block at a time
 
-    def _dequantised(self, role: Linear | Packed, piece: Piece) -> Iterator[np.ndarray]:
-        mode = self._mode
-        scheme, k = _scheme(role, self._weights, mode)
-        for top, out in _blocks(k, piece):
-            at = 0
+    def _through(self, file: BinaryIO, piece: Piece) -> Iterator[memoryview]:
+        """Write a linear's weight as [K, N] at the file's position: columns as the checkpoint's [N, K] rows come. Gives
+        what was written, read back."""
+        n = piece.last - piece.first
+        k = piece.nbytes // (2 * n)
+        file.flush()
+        start, to = file.tell(), file.fileno()
+        os.truncate(to, end := start + piece.stored)
+        with suppress(OSError):  # where the file system cannot, or has no room, which writing says again
+            os.posix_fallocate(to, start, piece.stored)  # in one place on the disk
+        columns, first = np.empty((k, max(64, BLOCK // (2 * k))), np.uint16), 0
+        for at, bits in self._rows(piece, 0, k):
+            if at + len(bits) - first > columns.shape[1]:
+                _put_columns(columns[:, : at - first], to, start + 2 * first, 2 * n)
+                first = at
+            columns[:, at - first : at - first + len(bits)] = bits.T
+        _put_columns(columns[:, : n - first], to, start + 2 * first, 2 * n)
+        del columns
+        for at in range(start, end, COPY):
+            yield memoryview(os.pread(to, min(COPY, end - at), at))
+        file.seek(end)
+
+    def _rows(self, piece: Piece, top: int, count: int) -> Iterator[tuple[int, np.ndarray]]:
+        """The inputs from `top` on of the outputs of a linear that are in `piece`, by chunks of rows: number of the
+        first, and half precision bits [rows, count]."""
+        role, mode = self._roles[piece.use], self._mode
+        if piece.what == "dequantised" and isinstance(role, (Linear, Packed)):
+            scheme, at = _scheme(role, self._weights, mode)[0], 0
             for q, scale, zero in _codes(role, self._weights, self._checkpoint, mode, piece.last):
-                values = half_bits(dequantize(q, scale, zero, scheme)[:, top : top + len(out)], "F32", mode.half)
-                out[:, at : at + len(values)] = values.T
-                at += len(values)
-            yield out
-            del out
+                yield at, half_bits(dequantize(q, scale, zero, scheme)[:, top : top + count], "F32", mode.half)
+                at += len(q)
+            return
+        source = self._source(role.weight, transposed=True)
+        # with fewer than 64 rows, each write would be a tiny piece of a column
+        for first, last in _steps(piece.first, piece.last, source.width, CHUNK, least=64):
+            yield first - piece.first, half_bits(*_columns(source.read(first, last), top, count), mode.half)
 
 
 def codes(role: Linear | Packed, weights: Mapping[str, Weight], checkpoint: Checkpoint, mode: Mode, last: int) -> Codes:
@@ -236,7 +278,7 @@ def _codes(
     """What `codes` gives, by chunks of rows."""
     if isinstance(role, Packed):
         q, scale, zero = (Source(weights[name].recipe, checkpoint) for name in (role.weight, role.scales, role.zeros))
-        for first, end in _steps(0, last, q.width):
+        for first, end in _steps(0, last, q.width, CHUNK):
             bits = half_bits(*scale.read(first, end), mode.half)
             yield q.read(first, end)[0].astype(np.uint8), bits, zero.read(first, end)[0].astype(np.uint8)
         return
@@ -247,7 +289,7 @@ def _codes(
         yield quantize(values if stored == "BF16" else np.asarray(values, np.float32), scheme)
 
 
-def _steps(first: int, last: int, width: int, chunk: int = CHUNK, least: int = 1) -> Iterator[tuple[int, int]]:
+def _steps(first: int, last: int, width: int, chunk: int, least: int = 1) -> Iterator[tuple[int, int]]:
     """first..last in chunks of rows of `width` elements: `chunk` elements at most, but `least` rows."""
     rows = max(least, chunk // max(1, width))
     for start in range(first, last, rows):
@@ -268,12 +310,13 @@ def _plain(source: Source, declared: str, dtype: str) -> Iterator[np.ndarray]:
             yield values if stored == "BF16" else to_bf16(values)
 
 
-def _blocks(k: int, piece: Piece) -> Iterator[tuple[int, np.ndarray]]:
-    """(first row, empty array) of blocks of rows of a [k, n] half precision tensor."""
-    n = piece.last - piece.first
-    rows = min(k, max(1, BLOCK // (2 * n)))
-    for top in range(0, k, rows):
-        yield top, np.empty((min(rows, k - top), n), np.uint16)
+def _put_columns(block: np.ndarray, to: int, at: int, stride: int) -> None:
+    """Write the rows of a block to a file (its descriptor), `stride` bytes from one to the next."""
+    for row in block:
+        left = memoryview(row).cast("B")
+        while left:
+            left = left[os.pwrite(to, left, at + row.nbytes - len(left)) :]
+        at += stride
 
 
 def _columns(read: tuple[np.ndarray, str], first: int, count: int) -> tuple[np.ndarray, str]:

@@ -89,7 +89,7 @@ def _sample() -> list[tuple[np.ndarray, int]]:
     values = np.random.default_rng(0).standard_normal((8, 96), np.float32)
     values[1] = np.arange(96, dtype=np.float32) / 2 - 23
     values[2] *= np.float32(2.0**90)
-    values[3, ::3], values[4] = 0, -values[4] ** 2
+    values[3, ::3], values[4] = 0, -(values[4] ** 2)
     return [(one, n) for one in (values, (values.view(np.uint32) >> 16).astype(np.uint16)) for n in (32, 96)]
 
 

@@ -219,7 +219,7 @@ class Build:
         elif self.task.tensors:  # nobody wants these
             holder, sha256 = own, ""
         else:
-            with self.targets.coefficients.open("wb") as file:
+            with self.targets.coefficients.open("w+b") as file:
                 holder, sha256 = own, blob.write(file)
         return self._compiled(CHEAPER[kind], Split(blob.size, sha256), holder, kind, "equal")
 

@@ -39,5 +39,5 @@ def _coefficients(net: NetTask, template: NetFiles, known: Outcome, targets: Net
         targets.coefficients.write_bytes(b"")
         return shared.coefficients, shared.coefficient_sha256
     blob = our_coefficients(Exported.read(net.weights), net.checkpoint, net.flags, template.bare, net.places)
-    with targets.coefficients.open("wb") as file:
+    with targets.coefficients.open("w+b") as file:
         return f"{net.name}.coeff", blob.write(file)

@@ -274,8 +274,8 @@ class Build:
             self.ready.extend(self.twins.ended(decision.key, name))
 
     def _queue(self, node: Node, alone: bool = False) -> None:
-        memory = self.decider.expected_memory(node)
-        self.crew.add(node, self.decisions[node.name], self.priorities[node.name], memory, alone)
+        memory, last = self.decider.expected_memory(node), node.action is not None and node.action.need.last
+        self.crew.add(node, self.decisions[node.name], 0 if last else self.priorities[node.name], memory, alone)
 
     def _launch(self) -> None:
         self.crew.start_parts()

@@ -57,7 +57,8 @@ RUN_PARAMS = (
 @dataclass(frozen=True)
 class Need:
     """The expected cost of a task: cpu slots, bytes of memory, bytes of its targets on disk, bytes of disk only while
-    it runs (scratch), seconds (0: unknown), bytes of its inputs that it uses up where it may (spent).
+    it runs (scratch), seconds (0: unknown), bytes of its inputs that it uses up where it may (spent). last: it starts
+    when no other task can, as one that reads ahead what others are to read again soon.
     """
 
     cpu: int = 1
@@ -66,6 +67,7 @@ class Need:
     scratch: int = 0
     seconds: float = 0.0
     spent: int = 0
+    last: bool = False
 
 
 @dataclass(frozen=True)

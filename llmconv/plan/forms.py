@@ -28,8 +28,8 @@ from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
 OURS = ("apart", "packed", "hollow")  # whose coefficients are ours, not the compiler's
-# Weights of the smallest block for which packing is worth its checks. Four programs take as long without it at 4 million
-# weights; in half precision, where the compiler has less to do, still longer with it at 15 million.
+# Weights of the smallest block for which packing is worth its checks. Four programs take as long without it at 4
+# million weights; in half precision, where the compiler has less to do, still longer with it at 15 million.
 LARGE, IN_HALF = 1 << 23, 8  # and how many times as many in half precision
 CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
 PART = 1 << 20  # weights that one check has the compiler quantise

@@ -112,8 +112,9 @@ class Layout:
     def scratch(self, net: str) -> Path:
         return _below(self.out, f".llmconv/scratch/{net}")
 
-    def digests(self, shard: str) -> Path:
-        return _below(self.out, f".llmconv/checkpoint/{shard}.json")
+    def digests(self, run: str) -> Path:
+        """Of the tensors of a run (llmconv.checkpoint.runs)."""
+        return _below(self.out, f".llmconv/checkpoint/{run}.json")
 
     def check(self, weight: str) -> Path:
         """The result of a linear's check: whether our coefficients are right."""

@@ -6,7 +6,7 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from lower_samples import checkpoint_of, linears, ours, save
+from lower_samples import checkpoint_of, linears, ours, packed, save
 
 from llmconv.coefficients import blob as coefficients
 from llmconv.coefficients.errors import NotCovered
@@ -47,9 +47,44 @@ def test_the_size_of_chunks_does_not_matter(tmp_path, monkeypatch, mode):
     blob = ours(g, checkpoint_of(g, tmp_path, "BF16"), W4 | {"mode": mode})
     whole = b"".join(blob.parts())
     monkeypatch.setattr(coefficients, "CHUNK", 1024)
+    monkeypatch.setattr(coefficients, "QUANTISED", 1024)
     monkeypatch.setattr(coefficients, "COPY", 100)
     monkeypatch.setattr(coefficients, "BLOCK", 5000)
     assert b"".join(blob.parts()) == whole
+
+
+def dense(n, path):
+    g = linears((256, n))
+    return g, checkpoint_of(g, path, "BF16")
+
+
+LARGE = {
+    "bf16": ("BF16", dense, 200),
+    "fewer columns than lanes": ("W4BF16", dense, 40),
+    "columns that are left over": ("W4BF16", dense, 216),
+    "codes of the checkpoint": ("W4BF16", lambda n, path: packed(256, n, 4, 64, path)[:2], 200),
+}
+
+
+@pytest.mark.parametrize("case", LARGE)
+def test_a_large_weight_is_transposed_in_its_file_and_read_once(case, tmp_path, monkeypatch):
+    mode, made, n = LARGE[case]
+    g, checkpoint = made(n, tmp_path)
+    blob = ours(g, checkpoint, W4 | {"mode": mode})
+    whole = b"".join(blob.parts())
+    # blocks of 64 columns, which is the least
+    for constant, value in (("CHUNK", 1024), ("QUANTISED", 1024), ("COPY", 100), ("BLOCK", 2000)):
+        monkeypatch.setattr(coefficients, constant, value)
+    read, raw = [], type(checkpoint).raw
+    monkeypatch.setattr(type(checkpoint), "raw", lambda *of, **more: read.append(of[1:]) or raw(*of, **more))
+    with (tmp_path / "coefficients").open("w+b") as file:
+        file.write(b"before")
+        assert blob.write(file) == hashlib.sha256(whole).hexdigest()
+        file.write(b"after")
+        file.seek(0)
+        assert file.read() == b"before" + whole + b"after"
+    rows = [str(of) for of in read if "bias" not in of[0]]
+    assert len(rows) == len(set(rows)) > 1
 
 
 def test_memory_stays_far_below_a_float_copy(tmp_path):

@@ -232,3 +232,14 @@ def test_out_of_order_definition_and_pathlib(shop):
     tasks = list(reversed(chain(shop)))
     assert shop.run(tasks) == 0
     assert Path(shop.out / "d").read_text() == "ab"
+
+
+def test_what_starts_last_waits_for_all_that_can_start(shop):
+    """One at a time: a task that reads ahead comes after those that are ready, however long its way to the end is."""
+    tasks = [
+        shop.task("ahead", need=engine.Need(seconds=9.0, last=True)),
+        shop.task("user", "join", deps=("ahead",), need=engine.Need(seconds=9.0)),
+        *(shop.task(name, need=engine.Need(seconds=1.0)) for name in "abc"),
+    ]
+    assert shop.run(tasks, jobs=1) == 0
+    assert shop.log.read_text().split() == ["a", "b", "c", "ahead", "user"]

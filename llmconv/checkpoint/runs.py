@@ -1,0 +1,62 @@
+"""Runs: tensors of a checkpoint that lie one behind the other in a file, and are digested by one task."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from llmconv.checkpoint.files import Checkpoint
+    from llmconv.checkpoint.tensor import TensorInfo
+
+RUN = 512 << 20  # bytes of tensors: memory holds some of these until the nets have read them too
+
+
+@dataclass(frozen=True)
+class Run:
+    """number: from 0 in its file; tensors: names, none for a whole file; nbytes: of them; largest: bytes of the largest
+    one."""
+
+    shard: Path
+    number: int
+    tensors: tuple[str, ...]
+    nbytes: int
+    largest: int
+
+    @property
+    def name(self) -> str:
+        """The file's name; with a number for all runs of a file but the first."""
+        return f"{self.shard.name}.{self.number + 1}" if self.number else self.shard.name
+
+
+def runs_of(checkpoint: Checkpoint) -> tuple[dict[str, Run], tuple[Run, ...]]:
+    """The run of each tensor, and all runs. A file whose sha256 is announced is one, as it is compared in one read."""
+    held: dict[Path, list[TensorInfo]] = {shard: [] for shard in checkpoint.shards}
+    for info in checkpoint.tensors.values():
+        held[info.file].append(info)
+    of, runs = {}, []
+    for shard, tensors in held.items():
+        parts = [tensors] if checkpoint.sha256.get(shard.name) else list(_cut(sorted(tensors, key=_place)))
+        for number, part in enumerate(parts or [[]]):
+            names = tuple(info.name for info in part) if len(parts) > 1 else ()
+            sizes = [info.nbytes for info in part]
+            runs.append(run := Run(shard, number, names, sum(sizes), max(sizes, default=0)))
+            of |= {info.name: run for info in part}
+    return of, tuple(runs)
+
+
+def _cut(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
+    part: list[TensorInfo] = []
+    for info in tensors:
+        if part and sum(one.nbytes for one in part) + info.nbytes > RUN:
+            yield part
+            part = []
+        part.append(info)
+    if part:
+        yield part
+
+
+def _place(info: TensorInfo) -> tuple[int, int]:
+    return info.made.spans[0] if info.made else (info.offset, info.nbytes)
