@@ -285,8 +285,7 @@ def _codes(
     scheme, _ = _scheme(role, weights, mode)
     source = Source(weights[role.weight].recipe, checkpoint, transposed=True)
     for first, end in _steps(0, last, source.width, QUANTISED):
-        values, stored = source.read(first, end)
-        yield quantize(values if stored == "BF16" else np.asarray(values, np.float32), scheme)
+        yield quantize(source.read(first, end)[0], scheme)
 
 
 def _steps(first: int, last: int, width: int, chunk: int, least: int = 1) -> Iterator[tuple[int, int]]:

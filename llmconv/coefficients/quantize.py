@@ -43,13 +43,15 @@ class Scheme:
 
 
 def quantize(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Quantise rows of weights [R, K]: float32, or bf16 as uint16 bits.
+    """Quantise rows of weights [R, K]: bf16 as uint16 bits, or floats, which are taken as float32.
 
     Returns (packed uint8 [R, K * bits / 8], scale bits uint16 [R, G], zero points uint8 [R, G]). Packed at 4 bits: even
     inputs in the low nibbles; per channel: the int8 values' bits. Raises NotCovered for values that are not finite or
     next to denormal.
     """
     loops = fastest()
+    if values.dtype != np.uint16:
+        values = np.asarray(values, np.float32)
     per_channel = scheme.group == 0
     high, low = loops.extremes(values, 1 if per_channel else values.shape[1] // scheme.group)
     empty = None
