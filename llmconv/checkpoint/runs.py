@@ -49,10 +49,12 @@ def runs_of(checkpoint: Checkpoint) -> tuple[dict[str, Run], tuple[Run, ...]]:
 
 def _cut(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:
     part: list[TensorInfo] = []
+    size = 0
     for info in tensors:
-        if part and sum(one.nbytes for one in part) + info.nbytes > RUN:
+        size += info.nbytes
+        if part and size > RUN:
             yield part
-            part = []
+            part, size = [], info.nbytes
         part.append(info)
     if part:
         yield part
