@@ -7,8 +7,10 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 from llmconv.blocks.cross_attention import STATES
+from llmconv.blocks.tower import Tower
 from llmconv.checkpoint import rope, tokens
 from llmconv.checkpoint.tokens import SpecialTokens
+from llmconv.families import towers
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.toolchain.pinned import VERSION
@@ -206,6 +208,13 @@ def _looking(device: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             f"layers {layers} at {states} hidden states of the tower; keys and values {kept} {device['half']} in each, "
             "made with the prompt; without an image they are left out, or get zeros",
         )
+
+
+def towers_of(device: Mapping[str, Any]) -> dict[str, tuple[Tower[Any, Any], ...]]:
+    """What `llmconv.families.towers` gives, and no tower for anything where a manifest's `device` says that the model
+    has none: a run that finds nothing to do must not import every family. An earlier llmconv told nothing of it."""
+    looks = not device or any(device.get(item) for item in ITEMS)
+    return towers() if looks else dict.fromkeys(ITEMS, ())
 
 
 def largest(item: Mapping[str, float]) -> list[str]:

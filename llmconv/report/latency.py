@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from llmconv.chips import CHIPS
-from llmconv.families import towers
+from llmconv.plan.handover import towers_of
 
 # kinds of nets -> the part that they are
 HEADS = ("lm_head", "lm_head_lora", "greedy_head")
@@ -140,7 +140,7 @@ def _decodes(nets: Sequence[Net], job: Mapping[str, Any]) -> Iterator[Step]:
 
 def _looks(nets: Sequence[Net], device: Mapping[str, Any]) -> Iterator[Step]:
     """Of the largest item of each tower's launch."""
-    for item, kinds in towers().items():
+    for item, kinds in towers_of(device).items():
         for net in _named(nets, *dict.fromkeys(tower.net for tower in kinds)):
             tokens = int((device.get(item) or {}).get("tokens", 0))
             rate = tokens / net.seconds if net.seconds else None

@@ -13,8 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llmconv.engine import events
-from llmconv.families import towers
-from llmconv.plan.handover import largest
+from llmconv.plan.handover import ITEMS, largest, towers_of
 from llmconv.report.latency import firsts
 from llmconv.request.output import Layout
 from llmconv.verify.record import closeness, record, worst_output
@@ -73,7 +72,8 @@ class Summary:
         """What is known at the end of a run, JSON-able; bytes and seconds."""
         manifest = self._manifest()
         held, job = coefficient_bytes(manifest), manifest["job"]
-        read = [name for kinds in towers().values() for tower in kinds for name in tower.reads]
+        looks = towers_of(manifest.get("device") or {})
+        read = [name for kinds in looks.values() for tower in kinds for name in tower.reads]
         return {
             "bmodel": str(self.layout.out / manifest["bmodel"]),
             "bytes": manifest["bytes"],
@@ -158,7 +158,7 @@ def _estimated(manifest: Mapping[str, Any]) -> dict[str, Any]:
     (dynamic nets) and where there is no such net. prefill_tokens: of that prompt; decode_rate: tokens a second, of all
     sequences together."""
     found = firsts(manifest)
-    seconds = {name: found[name].seconds if name in found else None for name in (*towers(), "prefill", "decode")}
+    seconds = {name: found[name].seconds if name in found else None for name in (*ITEMS, "prefill", "decode")}
     prefill, decode = found.get("prefill"), found.get("decode")
     told = {"prefill_tokens": prefill and prefill.tokens, "decode_rate": decode and decode.tokens_per_second}
     return {"estimated_seconds": seconds, **told}
@@ -174,7 +174,7 @@ def estimates(f: dict[str, Any], device: Mapping[str, Any]) -> list[str]:
         parts.append(f"then {rate(f['decode_rate'])} ({1000 * time['decode']:.2f} ms {each})")
     looks = [
         f"{kinds[0].one} of {largest(device[item])[0]} in {1000 * seconds:.2f} ms"
-        for item, kinds in towers().items()
+        for item, kinds in towers_of(device).items()
         if (seconds := time[item])
     ]
     if not parts and not looks:
