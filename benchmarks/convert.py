@@ -126,7 +126,8 @@ def _disk(place: Path) -> int:
 
 
 def run(argv: list[str], out: Path, env: dict[str, str]) -> dict[str, float]:
-    """Run a command to its end, in the environment `env`; seconds of wall and CPU, peak bytes of memory and disk. Raises when it fails."""
+    """Run a command to its end, in the environment `env`; seconds of wall and CPU, peak bytes of memory and disk. Raises
+    when it fails."""
     before, start = os.times(), time.monotonic()
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=env)
     sampler = Sampler(process.pid, out)

@@ -21,7 +21,7 @@ DIGESTED = 500e6  # bytes per second that a thread reads and digests, about
 def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     yield head("checkpoint", "digests of the checkpoint's tensors")
     # the disk is what they wait for: half of the cores read shards, and programs are compiled on the others meanwhile
-    cores, (_, runs) = os.cpu_count() or 1, plan.checkpoint.runs
+    cores, runs = os.cpu_count() or 1, plan.checkpoint.runs
     at_once = max(1, cores // 2)
     threads = max(1, cores // min(at_once, len(runs)))
     # what takes longest is read first; the others wait for nets that can be stamped, which then find what they read in
@@ -30,6 +30,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
     for number, run in enumerate(ordered):
         before = ordered[number - at_once].name if number >= at_once else ""
         sha256 = plan.checkpoint.sha256.get(run.shard.name, "")
+        only = () if run.whole else run.tensors
         speed = DIGESTED * (1 if sha256 else threads)  # the sha256 of a whole file cannot be divided
         yield task(
             run.name,
@@ -37,15 +38,15 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
             {
                 "model": str(plan.checkpoint.path),
                 "shard": run.shard.name,
-                "only": run.tensors,
+                "only": only,
                 "threads": threads,
                 "sha256": sha256,
             },
             basename="checkpoint",
             targets=[layout.digests(run.name)],
             watch=[run.shard],
-            key={"tensors": run.tensors} if run.tensors else {},
+            key={"tensors": only} if only else {},
             task_dep=[f"checkpoint:{before}"] if before else [],
             need=Need(memory=(30 + 10 * threads) * MB, seconds=0.1 + run.nbytes / speed, last=bool(before)),
-            doc=f"digests of {f'{len(run.tensors)} of ' if run.tensors else ''}the tensors in {run.shard.name}",
+            doc=f"digests of {f'{len(only)} of ' if only else ''}the tensors in {run.shard.name}",
         )

@@ -30,7 +30,7 @@ def tasks(plan: Plan, layout: Layout) -> Iterator[dict]:
         }
         for net in plan.nets
     ]
-    digests = [layout.digests(run.name) for run in plan.checkpoint.runs[1]]
+    digests = [layout.digests(run.name) for run in plan.checkpoint.runs]
     devices = groups(plan)
     facts = {group.name: layout.facts(f"merged_{group.name}") for group in devices}
     job, bmodel, device = plan.job.to_dict(), layout.bmodel(plan.folder).name, Handover.of(plan).to_dict()

@@ -41,11 +41,10 @@ def named(task: Mapping[str, Any], name: Callable[[str], str]) -> dict[str, Any]
 def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
     """`picks`, `reads` and `carry` of a task that reads these tensors: entries of digest files, shards, and a part of
     the checkpoint."""
-    of, runs = plan.checkpoint.runs
     held: dict[str, list[str]] = defaultdict(list)
     for name in names:
-        held[of[name].name].append(name)
-    ordered = [run for run in runs if run.name in held]
+        held[plan.checkpoint.run_of[name].name].append(name)
+    ordered = [run for run in plan.checkpoint.runs if run.name in held]
     model = str(plan.checkpoint.path)
     return {
         "picks": [(layout.digests(run.name), held[run.name]) for run in ordered],

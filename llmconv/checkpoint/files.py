@@ -77,9 +77,14 @@ class Checkpoint:
         return sum(t.nbytes for t in self.tensors.values())
 
     @cached_property
-    def runs(self) -> tuple[dict[str, Run], tuple[Run, ...]]:
-        """See llmconv.checkpoint.runs.runs_of."""
-        return runs_of(self)
+    def runs(self) -> tuple[Run, ...]:
+        """Its tensors in runs that are digested one by one."""
+        return tuple(runs_of(self))
+
+    @cached_property
+    def run_of(self) -> dict[str, Run]:
+        """The run of each tensor."""
+        return {name: run for run in self.runs for name in run.tensors}
 
     def info(self, name: str) -> TensorInfo:
         try:

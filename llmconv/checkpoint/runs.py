@@ -16,14 +16,15 @@ RUN = 512 << 20  # bytes of tensors: memory holds some of these until the nets h
 
 @dataclass(frozen=True)
 class Run:
-    """number: from 0 in its file; tensors: names, none for a whole file; nbytes: of them; largest: bytes of the largest
-    one."""
+    """number: from 0 in its file; tensors: names; nbytes: of them; largest: bytes of the largest one; whole: they are
+    all that the file has."""
 
     shard: Path
     number: int
     tensors: tuple[str, ...]
     nbytes: int
     largest: int
+    whole: bool
 
     @property
     def name(self) -> str:
@@ -31,20 +32,16 @@ class Run:
         return f"{self.shard.name}.{self.number + 1}" if self.number else self.shard.name
 
 
-def runs_of(checkpoint: Checkpoint) -> tuple[dict[str, Run], tuple[Run, ...]]:
-    """The run of each tensor, and all runs. A file whose sha256 is announced is one, as it is compared in one read."""
+def runs_of(checkpoint: Checkpoint) -> Iterator[Run]:
+    """All runs, file by file. A file whose sha256 is announced is one, as it is compared in one read."""
     held: dict[Path, list[TensorInfo]] = {shard: [] for shard in checkpoint.shards}
     for info in checkpoint.tensors.values():
         held[info.file].append(info)
-    of, runs = {}, []
     for shard, tensors in held.items():
         parts = [tensors] if checkpoint.sha256.get(shard.name) else list(_cut(sorted(tensors, key=_place)))
         for number, part in enumerate(parts or [[]]):
-            names = tuple(info.name for info in part) if len(parts) > 1 else ()
-            sizes = [info.nbytes for info in part]
-            runs.append(run := Run(shard, number, names, sum(sizes), max(sizes, default=0)))
-            of |= {info.name: run for info in part}
-    return of, tuple(runs)
+            names, sizes = tuple(info.name for info in part), [info.nbytes for info in part]
+            yield Run(shard, number, names, sum(sizes), max(sizes, default=0), len(parts) < 2)
 
 
 def _cut(tensors: list[TensorInfo]) -> Iterator[list[TensorInfo]]:

@@ -186,7 +186,8 @@ class Blob:
         """A linear's weight as [K, N]: blocks of K rows, each filled from chunks of the checkpoint's [N, K] rows."""
         n = piece.last - piece.first
         k = piece.nbytes // (2 * n)
-        for top in range(0, k, step := min(k, max(1, BLOCK // (2 * n)))):
+        step = min(k, max(1, BLOCK // (2 * n)))
+        for top in range(0, k, step):
             out = np.empty((min(step, k - top), n), np.uint16)
             for at, bits in self._rows(piece, top, len(out)):
                 out[:, at : at + len(bits)] = bits.T

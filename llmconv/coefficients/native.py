@@ -1,7 +1,7 @@
 """The loops of llmconv.coefficients.loops in machine code: loops.c, which the machine's C compiler compiles once.
 
-The library is kept in the user's cache. It is used only where it gives the bits of NumPy's loops on a sample; else, and
-where there is no C compiler, NumPy's are used, which takes three times as long.
+The library is kept in the user's cache. It is used only where it gives the bits of NumPy's loops on a sample; one that
+is damaged is made anew. Where none can be had, NumPy's are used, which takes three times as long.
 """
 
 from __future__ import annotations
@@ -40,28 +40,24 @@ class Loops:
 @cache
 def fastest() -> Loops:
     """The fastest loops that this machine has; looked for once in a process."""
+    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16] + ".so"
+    kept = (place / "native" / name for place in dict.fromkeys((cache_dir(), per_user())))
+    found = next(filter(None, (checked(library) for library in kept if library.is_file())), None)
     try:
-        return _found() or Loops()
-    except (OSError, subprocess.SubprocessError, AttributeError):  # no cache, no compiler, no such function
+        return found or _made(cache_dir() / "native" / name) or Loops()
+    except (OSError, subprocess.SubprocessError):  # no compiler, one that fails, a cache that cannot be written
         return Loops()
 
 
-def _found() -> Loops | None:
-    """The library of a cache, or a new one, if it is right."""
-    name = hashlib.sha256(SOURCE.read_bytes() + " ".join(FLAGS).encode()).hexdigest()[:16] + ".so"
-    for place in dict.fromkeys((cache_dir(), per_user())):
-        if (kept := place / "native" / name).is_file():
-            return checked(kept)
-    return checked(_made(cache_dir() / "native" / name))
-
-
-def _made(library: Path) -> Path:
-    """Compile the library. OSError where there is no compiler, CalledProcessError where it fails."""
+def _made(library: Path) -> Loops | None:
+    """Compile the library, and keep it if it is right. OSError where there is no compiler, CalledProcessError where it
+    fails."""
     compiler = next(filter(None, map(shutil.which, COMPILERS)), None)
     if not compiler:
         raise FileNotFoundError("no C compiler")
     library.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(prefix="part.", suffix=".so", dir=library.parent)
+    os.close(handle)  # the linker makes another file of that name
     try:
         subprocess.run(
             [compiler, *FLAGS, str(SOURCE), "-o", part],
@@ -70,17 +66,22 @@ def _made(library: Path) -> Path:
             check=True,
             timeout=SECONDS,
         )
-        os.fsync(handle)
-        os.replace(part, library)
+        found = checked(Path(part))
+        if found:
+            with open(part, "rb") as made:
+                os.fsync(made.fileno())
+            os.replace(part, library)
+        return found
     finally:
-        os.close(handle)
         Path(part).unlink(missing_ok=True)
-    return library
 
 
 def checked(library: Path) -> Loops | None:
-    """The loops of a library; None where they differ from NumPy's on a sample."""
-    found = _bound(ctypes.CDLL(str(library)))
+    """The loops of a library; None where it cannot be loaded, or where they differ from NumPy's on a sample."""
+    try:
+        found = _bound(ctypes.CDLL(str(library)))
+    except (OSError, AttributeError):  # no library; one without these functions
+        return None
     return found if all(_same(found, values, n) for values, n in _sample()) else None
 
 

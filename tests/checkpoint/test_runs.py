@@ -34,31 +34,33 @@ def shards(tmp_path) -> Checkpoint:
 
 def test_runs_hold_every_tensor_once_and_lie_in_one_piece(shards, monkeypatch):
     monkeypatch.setattr(runs, "RUN", 1000)
-    of, found = runs.runs_of(shards)
+    found = shards.runs
     assert [run.name for run in found] == ["a.safetensors", *(f"a.safetensors.{i}" for i in (2, 3, 4)), "b.safetensors"]
-    assert sorted(of) == sorted(shards.tensors)
-    assert sorted(name for run in found for name in run.tensors) == sorted(set(of) - {"v"})
+    assert sorted(name for run in found for name in run.tensors) == sorted(shards.tensors) == sorted(shards.run_of)
     for run in found[:-1]:
         infos = [shards.info(name) for name in run.tensors]
         assert run.nbytes == sum(info.nbytes for info in infos) and (run.nbytes <= 1000 or len(infos) == 1)
         assert run.largest == max(info.nbytes for info in infos)
         assert all(one.offset + one.nbytes == next_.offset for one, next_ in pairwise(infos))
-        assert all(of[name] is run for name in run.tensors)
-    assert found[-1].tensors == () and of["v"] is found[-1]
+        assert not run.whole and all(shards.run_of[name] is run for name in run.tensors)
+    assert found[-1].whole and found[-1].tensors == ("v",)
 
 
 def test_a_file_with_an_announced_sha256_is_one_run(shards, monkeypatch):
     monkeypatch.setattr(runs, "RUN", 1000)
-    _, found = runs.runs_of(replace(shards, sha256={"a.safetensors": "00"}))
-    assert [(run.name, run.tensors) for run in found] == [("a.safetensors", ()), ("b.safetensors", ())]
+    found = replace(shards, sha256={"a.safetensors": "00"}).runs
+    assert [(run.name, len(run.tensors), run.whole) for run in found] == [
+        ("a.safetensors", 7, True),
+        ("b.safetensors", 1, True),
+    ]
 
 
 def test_digests_of_runs_are_those_of_the_whole_file(shards, monkeypatch, tmp_path):
     monkeypatch.setattr(runs, "RUN", 1000)
     told: dict[str, str] = {}
-    for number, run in enumerate(runs.runs_of(shards)[1]):
+    for number, run in enumerate(shards.runs):
         target = tmp_path / f"{number}.json"
-        digest_shard(str(shards.path), run.shard.name, list(run.tensors), 1, "", {"": str(target)})
+        digest_shard(str(shards.path), run.shard.name, [] if run.whole else list(run.tensors), 1, "", {"": str(target)})
         part = json.loads(target.read_text())
         assert not told.keys() & part.keys()
         told |= part
@@ -72,8 +74,8 @@ def test_a_net_picks_the_digests_of_its_own_tensors(checkpoint, monkeypatch, tmp
 
     monkeypatch.setattr(runs, "RUN", 1 << 16)
     made = planned(checkpoint("qwen2"))
-    of, found = made.checkpoint.runs
-    assert len(found) > 3
+    of = made.checkpoint.run_of
+    assert len(made.checkpoint.runs) > 3
     for net in made.nets:
         picks = reading(made, Layout(tmp_path), net.tensors)["picks"]
         assert sorted(name for _, names in picks for name in names) == sorted(net.tensors)

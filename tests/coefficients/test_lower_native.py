@@ -95,7 +95,9 @@ def wrong(path) -> None:
 @pytest.mark.parametrize(
     "spoil", [wrong, lambda path: path.write_bytes(b"no library"), lambda path: path.write_bytes(b"")]
 )
-def test_a_library_that_is_not_right_is_not_used(spoil, tmp_path, monkeypatch):
+@pytest.mark.parametrize("compiler", [True, False])
+def test_a_library_that_is_not_right_is_not_used(spoil, compiler, tmp_path, monkeypatch):
+    """It is made anew where that is possible."""
     native.fastest()
     (library,) = kept(tmp_path)
     native.fastest.cache_clear()
@@ -103,8 +105,14 @@ def test_a_library_that_is_not_right_is_not_used(spoil, tmp_path, monkeypatch):
         "LLMCONV_CACHE", str(tmp_path / "other")
     )  # what a process has opened once it does not open again
     (tmp_path / "other" / "native").mkdir(parents=True)
-    spoil(tmp_path / "other" / "native" / library)
-    assert native.fastest() == native.Loops()
+    spoil(spoilt := tmp_path / "other" / "native" / library)
+    before = spoilt.read_bytes()
+    if not compiler:
+        monkeypatch.setenv("PATH", "")
+    fast = native.fastest()
+    assert (fast.codes is not loops.codes) == (spoilt.read_bytes() != before) == compiler
+    assert all(native._same(fast, *one) for one in native._sample())
+    assert os.listdir(spoilt.parent) == [library]
 
 
 @pytest.mark.parametrize("how", ["no compiler", "a compiler that fails", "no cache"])
