@@ -3,12 +3,14 @@ disk, a clock, a second build. What was finished stays, what was not is done onc
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -101,12 +103,21 @@ def test_a_machine_that_was_cut_off_ends_its_compilers(networked, monkeypatch):
     wait_for(lambda: not site.compilers())
 
 
-def fill(site: ClusterSite, name: str) -> None:
-    """Fills the disk of a worker."""
+@contextlib.contextmanager
+def filled(site: ClusterSite, name: str) -> Iterator[None]:
+    """The disk of a worker is full, and stays so: what a task of it leaves is filled within milliseconds."""
     pid, path = site.machines.processes[name].pid, site.machines.root / name / "filler"
-    words = ["nsenter", "-t", str(pid), "-m", "dd", "if=/dev/zero", f"of={path}", "bs=4k"]
-    done = subprocess.run(words, capture_output=True, text=True)
-    assert "No space left" in done.stderr, done.stderr
+    step = 'while :; do dd if=/dev/zero of="$0" bs=4k oflag=append conv=notrunc; sleep 0.01; done'
+    words = ["nsenter", "-t", str(pid), "-m", "sh", "-c", step, str(path)]
+    log = site.machines.root / "filler.log"
+    with open(log, "wb") as file:
+        filler = subprocess.Popen(words, stderr=file)
+    try:
+        wait_for(lambda: "No space left" in log.read_text())
+        yield
+    finally:
+        filler.kill()
+        filler.wait()
 
 
 def test_a_disk_is_full(site, wanted, monkeypatch):
@@ -119,8 +130,8 @@ def test_a_disk_is_full(site, wanted, monkeypatch):
     wait_for(lambda: all("Starting established" in machines.log(name) for name in ("small", "one")))
     build = site.start()
     wait_for(lambda: len(site.compilers()) >= 2)
-    fill(site, "small")
-    output = ended(build)
+    with filled(site, "small"):
+        output = ended(build)
     assert output.count("is refused: its disk is full") == 1, output
     started = [event["name"] for event in told(site) if event["event"] == "TaskStarted"]
     assert len(started) <= len(TARGETS) + 2, f"it had few tasks in vain: {started}"
@@ -133,8 +144,8 @@ def test_all_disks_are_full(site):
     machines.scheduler()
     machines.worker("small", before=[*mounting(SMALL, machines.root / "small"), *hide])
     wait_for(lambda: "Starting established" in machines.log("small"))
-    fill(site, "small")
-    output = site.start().communicate(timeout=60)[0]
+    with filled(site, "small"):
+        output = site.start().communicate(timeout=60)[0]
     assert "has no worker that can be used" in output and "its disk is full" in output, output
 
 
