@@ -90,6 +90,7 @@ def keeping(asked: Request, made: Plan) -> list[Callable[[Any], None]]:
     """The listeners of a run that keep in its output directory what it is about, and what came of it."""
     from llmconv import report
     from llmconv.engine import events
+    from llmconv.report.aim import Aim
 
     def begin(event: Any) -> None:
         if isinstance(event, events.RunStarted):
@@ -97,7 +98,7 @@ def keeping(asked: Request, made: Plan) -> list[Callable[[Any], None]]:
             if made.tuning and made.tuning.record and not made.tuning.kept:  # it is the cache's so far
                 made.tuning.keep(asked.layout.tuned, shared=False)
 
-    return [begin, report.Writer(asked.layout, (asked, made))]
+    return [begin, report.Writer(asked.layout, Aim(asked, made))]
 
 
 def _download(asked: Request, made: Plan, say: Callable[[str], None]) -> None:

@@ -9,16 +9,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from llmconv import tasks
 from llmconv.bmodel.describe import describe
 from llmconv.engine import history
-from llmconv.engine.graph import load
 from llmconv.errors import ConvertError
 from llmconv.plan.plan import Plan
-from llmconv.plan.tuned import planned
-from llmconv.request import request
+from llmconv.report.aim import Aim
 from llmconv.request.output import Layout
-from llmconv.request.request import Request
 from llmconv.verify import record
 
 
@@ -44,6 +40,11 @@ class Facts:
     @property
     def last(self) -> history.Run:
         return self.runs[-1] if self.runs else history.Run(0.0)
+
+    @property
+    def device(self) -> Mapping[str, Any]:
+        """What the manifest tells a runtime; an earlier llmconv told nothing."""
+        return (self.manifest or {}).get("device") or {}
 
     @cached_property
     def built(self) -> history.Run:
@@ -106,12 +107,11 @@ class Facts:
         )
 
 
-def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Facts:
-    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. of:
-    what that run was to build; read from the directory and planned again where it is not given.
+def gather(out: Path, ending: Mapping[str, Any] | None = None, aim: Aim | None = None) -> Facts:
+    """The facts of an output directory. ending: the last event of its last run, which the log may not hold yet. aim: of
+    that run; read from the directory and planned again where it is not given.
     """
-    layout = Layout(out)
-    asked, made = of or _asked(out)
+    layout, aim = Layout(out), aim or Aim.read(out)
     runs = history.read(layout.state)
     if ending is not None and runs and runs[-1].finished is None:
         history.add(runs[-1], ending)
@@ -120,18 +120,8 @@ def gather(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request
         manifest = None
     verified = record.record(layout) if manifest else None
     bmodel = _described(out / manifest["bmodel"]) if manifest else None
-    given = asked.typed if asked else {}
-    return Facts(layout, given, made, manifest, bmodel, verified, tuple(runs), _dependencies(made))
-
-
-def _asked(out: Path) -> tuple[Request | None, Plan | None]:
-    """The request that an output directory was last built for, as far as it can still be read."""
-    asked = None
-    try:
-        asked = request.load(out)
-        return asked, planned(asked)
-    except (ConvertError, OSError):
-        return asked, None
+    given = aim.asked.typed if aim.asked else {}
+    return Facts(layout, given, aim.plan, manifest, bmodel, verified, tuple(runs), aim.deps)
 
 
 def _described(file: Path) -> dict[str, Any] | None:
@@ -139,15 +129,6 @@ def _described(file: Path) -> dict[str, Any] | None:
         return describe(file)
     except ConvertError:
         return None
-
-
-def _dependencies(made: Plan | None) -> dict[str, frozenset[str]]:
-    if made is None:
-        return {}
-    try:
-        return {name: frozenset(deps) for name, deps in load(tasks.graph(made), tasks.GOALS).order().items()}
-    except ConvertError:  # the compiler does not run any more
-        return {}
 
 
 def _json(path: Path) -> dict[str, Any] | None:

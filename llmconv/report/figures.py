@@ -175,7 +175,7 @@ def speed(facts: Facts) -> Html | None:
                 tag("div", id=name, class_="plot", role="img", aria_label="estimated milliseconds of each net"),
             )
         )
-    blocks += senses.estimates(facts.manifest, found)
+    blocks += senses.estimates(facts.device, found)
     return section(
         "latency",
         "Estimated latency" + (" (earlier build)" if facts.outdated else ""),
@@ -225,7 +225,7 @@ def verification(facts: Facts) -> Html | None:
         ]
         if lost
         else None,
-        senses.verified(verified),
+        senses.verified(verified, facts.device),
         _tokens(verified),
     )
 

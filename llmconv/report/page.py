@@ -6,23 +6,22 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from llmconv.plan.plan import Plan
 from llmconv.report import accuracy, figures, frame, latency, over_time, sections, sizes, timeline
+from llmconv.report.aim import Aim
 from llmconv.report.facts import Facts, gather
 from llmconv.report.html import data, join, tag
 from llmconv.request.output import Layout
-from llmconv.request.request import Request
 
 
-def write(out: Path, ending: Mapping[str, Any] | None = None, of: tuple[Request, Plan] | None = None) -> Path:
-    """Write the report of an output directory to its report.html. ending, of: as llmconv.report.write takes them."""
-    return frame.write(Layout(out).report, page(gather(out, ending, of)))
+def write(out: Path, ending: Mapping[str, Any] | None = None, aim: Aim | None = None) -> Path:
+    """Write the report of an output directory to its report.html. ending, aim: as llmconv.report.write takes them."""
+    return frame.write(Layout(out).report, page(gather(out, ending, aim)))
 
 
 def page(facts: Facts) -> str:
     """The whole page."""
     nets = [] if facts.outdated and facts.manifest else facts.nets
-    stored = sizes.coefficients(facts.layout, nets, facts.bmodel)
+    stored = sizes.coefficients(facts.layout, nets, facts.bmodel, facts.device)
     runs = timeline.chosen(facts.runs)
     main = timeline.main(runs)
     builds = [run for run in runs if not run.only("verify")]

@@ -145,7 +145,7 @@ def _input(facts: Facts) -> Iterator[tuple[str, object]]:
 
 def device(facts: Facts) -> Html | None:
     """What a runtime has to know, of the .bmodel that is there."""
-    known = facts.manifest.get("device") if facts.manifest else None  # a manifest of an earlier llmconv has none
+    known = facts.device
     if not known:
         return None
     told = tag("dl", [join(tag("dt", what), tag("dd", text)) for what, text in handover.rows(known)])

@@ -6,21 +6,21 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from llmconv.families import towers
-from llmconv.plan.handover import largest
+from llmconv.plan.handover import largest, towers_of
 from llmconv.report.html import Html, tag
 from llmconv.report.latency import Step
 from llmconv.report.parts import note
 from llmconv.verify.record import figure, worst_output
 
 
-def estimates(manifest: Mapping[str, Any], found: Mapping[str, Step]) -> Iterator[Html]:
-    """The largest launch of every tower: its time, and what it takes and gives. found: steps by name."""
-    for item, kinds in towers().items():
+def estimates(device: Mapping[str, Any], found: Mapping[str, Step]) -> Iterator[Html]:
+    """The largest launch of every tower: its time, and what it takes and gives. device: as in the manifest; found:
+    steps by name."""
+    for item, kinds in towers_of(device).items():
         step = found.get(item)
         if step is None:
             continue
-        known = (manifest.get("device") or {}).get(item)  # a manifest of an earlier llmconv has none
+        known = device.get(item)
         size, *counts = largest(known) if known else ["the largest size"]
         one = kinds[0].one
         time = "" if step.seconds is None else f": {1000 * step.seconds:.2f} ms"
@@ -30,9 +30,10 @@ def estimates(manifest: Mapping[str, Any], found: Mapping[str, Step]) -> Iterato
         yield tag("div", tag("h3", f"{one[0].upper()}{one[1:]} of {size}{time}"), note(". ".join(told), "."))
 
 
-def verified(record: Mapping[str, Any]) -> Html | None:
-    """The towers' nets among those that were verified: launches, and the worst output against the model's own maths."""
-    titles = {tower.net: tower.title for kinds in towers().values() for tower in kinds}
+def verified(record: Mapping[str, Any], device: Mapping[str, Any]) -> Html | None:
+    """The towers' nets among those that were verified: launches, and the worst output against the model's own maths.
+    device: as in the manifest."""
+    titles = {tower.net: tower.title for kinds in towers_of(device).values() for tower in kinds}
     rows = [_row(titles[net["name"]], net) for net in record["nets"] if net["name"] in titles]
     if not rows:
         return None

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from llmconv.families import towers
+from llmconv.plan.handover import towers_of
 from llmconv.request.output import Layout
 
 # The first that fits a weight's name says which part of a layer it belongs to; every family publishes names of this
@@ -44,10 +44,13 @@ class Coefficients:
         return 8 * self.total / self.weights if self.weights else None
 
 
-def coefficients(layout: Layout, nets: Iterable[Mapping[str, Any]], bmodel: Mapping[str, Any] | None) -> Coefficients:
-    """Of the finished nets of a build, each blob once. nets: as in manifest.json; bmodel: as from
+def coefficients(
+    layout: Layout, nets: Iterable[Mapping[str, Any]], bmodel: Mapping[str, Any] | None, device: Mapping[str, Any]
+) -> Coefficients:
+    """Of the finished nets of a build, each blob once. nets, device: as in manifest.json; bmodel: as from
     llmconv.bmodel.describe.
     """
+    kinds = KINDS | {tower.net: tower.title for towers in towers_of(device).values() for tower in towers}
     roles = _roles(bmodel)
     parts: Counter[tuple[str, str]] = Counter()
     weights, split = 0, set()
@@ -62,7 +65,7 @@ def coefficients(layout: Layout, nets: Iterable[Mapping[str, Any]], bmodel: Mapp
                 continue
             split.add(tensors)
         weights += _weights(exported)
-        parts.update(_pieces(net, exported) or _named(net, exported, roles.get(net["name"], {})))
+        parts.update(_pieces(net, exported, kinds) or _named(net, exported, kinds, roles.get(net["name"], {})))
     by_part: Counter[str] = Counter()
     for (part, _), count in parts.items():
         by_part[part] += count
@@ -97,9 +100,9 @@ def _weights(exported: Mapping[str, Any]) -> int:
     return count
 
 
-def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tuple[str, str]]:
+def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any], kinds: Mapping[str, str]) -> Counter[tuple[str, str]]:
     """Stored bytes by part and precision as llmconv.coefficients lays them out; empty where it does not know the layout
-    to the byte.
+    to the byte. kinds: parts by how the kinds of their nets begin.
     """
     from llmconv.coefficients.errors import NotCovered
     from llmconv.coefficients.layout import Mode, pieces
@@ -115,7 +118,7 @@ def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any]) -> Counter[tupl
             role = made.roles[piece.use]
             bits = role.bits if isinstance(role, Packed) else mode.bits
             precision = {"q": f"int{bits}", "scale": "scales", "zero": "zero points"}.get(piece.what, piece.dtype)
-            found[_part(net["kind"], role.weight), precision] += piece.stored
+            found[_part(net["kind"], kinds, role.weight), precision] += piece.stored
     except (NotCovered, KeyError, TypeError):
         return Counter()
     return found if sum(found.values()) == net["coefficient_bytes"] else Counter()
@@ -132,7 +135,9 @@ def _roles(bmodel: Mapping[str, Any] | None) -> dict[str, Counter[str]]:
     return found
 
 
-def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[str, int]) -> Counter[tuple[str, str]]:
+def _named(
+    net: Mapping[str, Any], exported: Mapping[str, Any], kinds: Mapping[str, str], roles: Mapping[str, int]
+) -> Counter[tuple[str, str]]:
     """Bytes by precision as far as the compiler's names tell it; all that is known of layouts that llmconv.coefficients
     does not cover.
     """
@@ -141,20 +146,17 @@ def _named(net: Mapping[str, Any], exported: Mapping[str, Any], roles: Mapping[s
     integers = f"int{mode[1]}" if mode[:2] in ("w4", "w8") else " and ".join(sorted(packed)) or "packed"
     half = "f16" if mode.endswith("f16") and not mode.endswith("bf16") else "bf16" if mode.endswith("bf16") else mode
     precisions = {"weight": integers, "scale": "scales", "zp": "zero points"}
-    found: Counter[tuple[str, str]] = Counter()
+    part, found = _part(net["kind"], kinds), Counter[tuple[str, str]]()
     for role, count in roles.items():
         quantised = role.startswith("tpu.A16MatMul.")
-        found[_part(net["kind"], ""), precisions.get(role.rpartition(".")[2], half) if quantised else half] += count
+        found[part, precisions.get(role.rpartition(".")[2], half) if quantised else half] += count
     return (
-        found
-        if sum(found.values()) == net["coefficient_bytes"]
-        else Counter({(_part(net["kind"], ""), mode): net["coefficient_bytes"]})
+        found if sum(found.values()) == net["coefficient_bytes"] else Counter({(part, mode): net["coefficient_bytes"]})
     )
 
 
-def _part(kind: str, name: str) -> str:
-    titles = {tower.net: tower.title for kinds in towers().values() for tower in kinds}
-    for known, part in (KINDS | titles).items():
+def _part(kind: str, kinds: Mapping[str, str], name: str = "") -> str:
+    for known, part in kinds.items():
         if kind.startswith(known):
             return part
     if not kind.startswith("block"):

@@ -101,7 +101,7 @@ def test_sizes_add_up_to_the_file(checkpoint, convert):
         ("llama", {"chip": "bm1688", "quantize": "w4f16"}),
     ):
         facts = gather(convert(checkpoint(model), seq=64, **options))
-        stored = sizes.coefficients(facts.layout, facts.nets, facts.bmodel)
+        stored = sizes.coefficients(facts.layout, facts.nets, facts.bmodel, facts.device)
         assert stored.total == facts.bmodel["coefficients"]["stored"]
         config = json.loads((checkpoint(model) / "config.json").read_text())
         wanted = (
@@ -292,9 +292,9 @@ def test_curves_know_every_kind_of_block():
 
 def test_layouts_that_are_not_known_are_itemised_by_precision(checkpoint, convert, monkeypatch):
     facts = gather(convert(checkpoint("qwen2"), seq=64, quantize="w4bf16"))
-    exact = sizes.coefficients(facts.layout, facts.nets, facts.bmodel)
-    monkeypatch.setattr(sizes, "_pieces", lambda net, exported: None)
-    told = sizes.coefficients(facts.layout, facts.nets, facts.bmodel)
+    exact = sizes.coefficients(facts.layout, facts.nets, facts.bmodel, facts.device)
+    monkeypatch.setattr(sizes, "_pieces", lambda *of: None)
+    told = sizes.coefficients(facts.layout, facts.nets, facts.bmodel, facts.device)
     assert (told.total, told.weights) == (exact.total, exact.weights)
     for precision in ("int4", "scales", "zero points"):
         assert (

@@ -25,7 +25,7 @@ def text(*content) -> str:
 
 def test_a_launch_of_each_tower():
     found = {"image": step("image", "vit", 0.00179), "sound": step("sound", "audio", 0.0007)}
-    told = text(*senses.estimates({"device": DEVICE}, found))
+    told = text(*senses.estimates(DEVICE, found))
     assert "An image of 128 x 64 pixels: 1.79 ms A launch of vit, 32 patches, 8 tokens." in told
     assert "A sound of 1 second: 0.70 ms A launch of audio, 100 frames, 13 tokens, 8 seconds of attention." in told
 
@@ -36,8 +36,8 @@ def test_a_launch_without_an_estimate_and_without_sizes():
 
 
 def test_a_model_that_neither_sees_nor_hears():
-    assert not list(senses.estimates({"device": DEVICE}, {}))
-    assert senses.verified({"nets": [net("block_0", 0.004)]}) is None
+    assert not list(senses.estimates(DEVICE, {}))
+    assert senses.verified({"nets": [net("block_0", 0.004)]}, DEVICE) is None
 
 
 def net(name: str, error: float | None, ok: bool = True) -> dict:
@@ -49,5 +49,5 @@ def net(name: str, error: float | None, ok: bool = True) -> dict:
     "error, ok, said", [(0.0087, True, "0.0087 0.0300 0.0092 right"), (None, False, "not finite 0.0300 0.0092 wrong")]
 )
 def test_how_right_a_tower_is(error, ok, said):
-    told = text(senses.verified({"nets": [net("block_0", 0.004), net("vit", error, ok)]}))
+    told = text(senses.verified({"nets": [net("block_0", 0.004), net("vit", error, ok)]}, DEVICE))
     assert f"Vision tower vit 4 {said}" in told and "block_0" not in told
