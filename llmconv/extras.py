@@ -6,7 +6,6 @@ import shlex
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
 from llmconv.errors import InputError
@@ -72,6 +71,8 @@ def absent(packages: tuple[str, ...]) -> str:
 
 
 def _with_version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # here: it takes longer than all that need no version
+
     try:
         return f"{package} {version(package)}"
     except PackageNotFoundError:  # a module without a distribution

@@ -71,7 +71,8 @@ def merge(nets: list[dict[str, str]], epoch: int, spends: list[str], out: Out, s
     for net in nets:
         known = json.loads(Path(net["facts"]).read_text(encoding="utf-8"))
         holder = Path(net["bare"]).parent / known["coefficients"] if known["coefficients"] else None
-        piece = Piece(holder, 0, known["coefficient_bytes"], known["coefficient_sha256"]) if holder else None
+        sums = [known[f"coefficient_{name}"] for name in ("bytes", "sha256", "xxh3")]
+        piece = Piece(holder, 0, *sums) if holder else None
         parts.append(Part(Path(net["bare"]), coefficients=piece))
     tools = obtain()
     kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]

@@ -12,7 +12,7 @@ from llmconv.checkpoint.made_up import can_make, listed, table
 from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
-from llmconv.plan.forms import alone, checks, parts
+from llmconv.plan.forms import alone, checks, sample
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
@@ -32,16 +32,16 @@ def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iter
 
 
 def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
-    texts, flags = parts(net, weight), alone(net.flags).to_dict()
-    names = sorted({name for text in texts for made in text.weights for name in recipe.names(made.recipe)})
+    text, flags = sample(net, weight), alone(net.flags).to_dict()
+    names = sorted({name for made in text.weights for name in recipe.names(made.recipe)})
     any_values = can_make(plan.checkpoint, names)
     tensors = listed(table(plan.checkpoint, names)) if any_values else {}
-    made = [text.to_json() for text in texts]
+    made = text.to_json()
     return task(
         weight.name,
         "llmconv.compile.check_linear:check_linear",
         {
-            "parts": made,
+            "sample": made,
             "model": "" if any_values else str(plan.checkpoint.path),
             "tensors": tensors,
             "flags": flags,
@@ -51,7 +51,7 @@ def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
         targets=[layout.check(weight.name)],
         file_dep=[layout.toolchain],
         **reading(plan, layout, [] if any_values else names),
-        key={"flags": flags, "parts": made, "tensors": tensors},
+        key={"flags": flags, "sample": made, "tensors": tensors},
         code=CODE,
         need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
         like="check",

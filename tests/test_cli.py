@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_128_hexdigest
 
 from llmconv.cli.main import convert_main, main
 from llmconv.queries.dry_run import KEYS
@@ -70,6 +72,10 @@ def test_doit_and_llmconv_drive_the_same_graph(checkpoint, llmconv_env, tmp_path
     assert [n["name"] for n in manifest["nets"]][:3] == ["embedding", "lm_head", "block_cache_0"]
     assert manifest["nets"][2]["inputs"][3] == {"name": "history_k", "shape": [1, 64, 2, 64], "dtype": "bf16"}
     assert all(n["cycles"] and n["coefficient_sha256"] for n in manifest["nets"])
+    for made in (n for n in manifest["nets"] if n["coefficients"] == f"{n['name']}.coeff"):
+        content = next((tmp_path / "a").rglob(made["coefficients"])).read_bytes()
+        assert made["coefficient_sha256"] == hashlib.sha256(content).hexdigest()
+        assert made["coefficient_xxh3"] == xxh3_128_hexdigest(content)
 
 
 @pytest.mark.compiler

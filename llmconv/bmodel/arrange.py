@@ -6,24 +6,30 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from xxhash import xxh3_128
 
 from llmconv.bmodel.flatbuffer import Encoder, find
 from llmconv.bmodel.schema import ALIGN, HEADER, MAGIC
 from llmconv.errors import ConvertError
+
+Hash = Any  # of hashlib, or one that works alike
 
 CHUNK = 4 << 20  # bytes that are copied at a time; a multiple of ALIGN, so that file systems can share blocks
 
 
 @dataclass(frozen=True)
 class Piece:
-    """A blob that lies in a file: `size` bytes at `offset`. `sha256` (hex) if it is known; it is checked when the blob
-    is read.
+    """A blob that lies in a file: `size` bytes at `offset`. sha256, xxh3 (128 bits): hexadecimal, if they are known.
+    The faster one of them is checked when the blob is read.
     """
 
     path: Path
     offset: int
     size: int
     sha256: str | None = None
+    xxh3: str = ""
 
     def chunks(self) -> Iterator[bytes]:
         """The bytes, a few MiB at a time."""
@@ -44,6 +50,7 @@ class Produced:
     size: int
     produce: Callable[[], Iterable[bytes | memoryview]]
     sha256: str | None = None
+    xxh3: str = ""
 
     def chunks(self) -> Iterable[bytes | memoryview]:
         """The bytes, as they are made."""
@@ -64,14 +71,22 @@ class Stored:
         """Zeros behind it."""
         return -self.blob.size % ALIGN
 
-    def check(self, size: int, digest: bytes) -> None:
-        """ConvertError when these are not the blob's."""
+    @property
+    def checksum(self) -> tuple[str, str]:
+        """Name and value (hex) of that by which it is checked."""
+        return ("XXH3", self.blob.xxh3) if self.blob.xxh3 else ("sha256", self.digest.hex())
+
+    def summing(self) -> Hash:
+        """Of no bytes yet, for `check`."""
+        return xxh3_128() if self.blob.xxh3 else hashlib.sha256()
+
+    def check(self, size: int, found: Hash) -> None:
+        """ConvertError when these are not the blob's. found: as of `summing`."""
         if size != self.blob.size:
             raise ConvertError(f"{self.where} is damaged", f"{self.blob.size} bytes are expected and there are {size}")
-        if digest != self.digest:
-            raise ConvertError(
-                f"{self.where} is damaged", f"its sha256 should be {self.digest.hex()} and is {digest.hex()}"
-            )
+        name, wanted = self.checksum
+        if found.hexdigest() != wanted:
+            raise ConvertError(f"{self.where} is damaged", f"its {name} should be {wanted} and is {found.hexdigest()}")
 
 
 @dataclass(frozen=True)

@@ -53,9 +53,8 @@ class Decoder:
         self._take(slots, slots_size, where)
         self._take(at, table_size, where)
         found = {}
-        for number, (name, kind) in enumerate(SCHEMA[table]):
-            slot = 4 + 2 * number
-            offset = self._unpack("<H", slots + slot, where)[0] if slot + 2 <= slots_size else 0
+        offsets = struct.unpack_from(f"<{(slots_size - 4) // 2}H", self.data, slots + 4) if slots_size > 5 else ()
+        for (name, kind), offset in zip(SCHEMA[table], offsets):
             if offset:
                 found[name] = self._value(kind, at + offset, f"{where}.{name}")
         for name in REQUIRED.get(table, ()):
@@ -65,7 +64,8 @@ class Decoder:
 
     def _value(self, kind: str, at: int, where: str):
         if kind in FIXED:
-            value = self._unpack(FIXED[kind].format, at, where)
+            fixed = FIXED[kind]
+            value = struct.unpack_from(fixed.format, self.data, self._take(at, fixed.size, where))
             return value[0] if kind in SCALARS else value
         target = self._offset(at, where)
         if kind == "str":

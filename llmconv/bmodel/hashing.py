@@ -1,4 +1,4 @@
-"""The sha256 of a whole file and of each of its blobs, while it is read or written once."""
+"""The sums of a whole file and of each of its blobs, while it is read or written once."""
 
 from __future__ import annotations
 
@@ -6,10 +6,41 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
-from llmconv.bmodel.arrange import CHUNK
+from xxhash import xxh3_128
+
+from llmconv.bmodel.arrange import CHUNK, Hash
 
 AHEAD = 2 * CHUNK  # bytes that wait to be hashed, at most
+
+
+@dataclass(frozen=True)
+class Sums:
+    """Of `size` bytes, hexadecimal: the sha256 names them, xxh3 (128 bits) finds damage in a tenth of the time; "" for
+    one that was not made. Two are equal when size and sha256 are."""
+
+    size: int
+    sha256: str
+    xxh3: str = field(default="", compare=False)
+
+
+class Summing:
+    """Makes the sums of bytes that come by."""
+
+    def __init__(self) -> None:
+        self._size, self._hashes = 0, (hashlib.sha256(), xxh3_128())
+
+    def update(self, part: bytes | memoryview) -> None:
+        """The next bytes (anything with a buffer)."""
+        self._size += memoryview(part).nbytes
+        for one in self._hashes:
+            one.update(part)
+
+    @property
+    def sums(self) -> Sums:
+        """Of all so far."""
+        return Sums(self._size, *(one.hexdigest() for one in self._hashes))
 
 
 class Hashing:
@@ -21,12 +52,12 @@ class Hashing:
         self._threads = ThreadPoolExecutor(1), ThreadPoolExecutor(1)
         self._hashing: deque[tuple[Future[None], int]] = deque()  # with the bytes that it holds
 
-    def add(self, chunk: bytes | memoryview, digest: hashlib._Hash | None = None) -> None:
+    def add(self, chunk: bytes | memoryview, digest: Hash | None = None) -> None:
         """The next chunk of the file (anything with a buffer), which is added to `digest` as well; not before `settle`
         for sure."""
-        for thread, sha256 in zip(self._threads, (self._whole, digest)):
-            if sha256 is not None:
-                self._hashing.append((thread.submit(sha256.update, chunk), memoryview(chunk).nbytes))
+        for thread, one in zip(self._threads, (self._whole, digest)):
+            if one is not None:
+                self._hashing.append((thread.submit(one.update, chunk), memoryview(chunk).nbytes))
         self.settle(AHEAD)
 
     def then(self, check: Callable[[], None]) -> None:

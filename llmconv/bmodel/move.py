@@ -4,7 +4,7 @@
       _begin       the unfinished result of an earlier attempt is taken up, or a new one gets its head
       _copy        blobs that stay where they are
       _pull        the others: the end of a file is copied to its place and synced, then the file is cut by it
-      _check       one pass over the result: every blob's sha256, and that of the whole
+      _check       one pass over the result: every blob's checksum, and the sha256 of the whole
 
 The place of every byte is known beforehand, so the length of a file says how much of it is still to be moved. A move
 that was killed at any point goes on with nothing else to read but the result's head, which has the sha256 of every
@@ -15,7 +15,6 @@ copied whole, and then this name of it is removed.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import stat
 from collections.abc import Collection, Iterator, Mapping
@@ -128,12 +127,12 @@ def _size(path: Path) -> int:
 
 def _copy(stored: Stored, to: int) -> None:
     """Write a blob to its place; ConvertError when it is not what it should be."""
-    found, size = hashlib.sha256(), 0
+    found, size = stored.summing(), 0
     for chunk in stored.blob.chunks():
         _write(to, chunk, stored.start + size)
         found.update(chunk)
         size += memoryview(chunk).nbytes
-    stored.check(size, found.digest())
+    stored.check(size, found)
 
 
 def _write(to: int, chunk: bytes | memoryview, place: int) -> None:
@@ -193,17 +192,18 @@ def _check(out: Path, laid: Arranged, sources: Mapping[Piece, Stored]) -> str:
         file.seek(len(laid.head))
         hashing.add(laid.head)
         for stored in laid.blobs:
-            found, left = hashlib.sha256(), stored.blob.size
+            found, left = stored.summing(), stored.blob.size
             while left and (chunk := file.read(min(left, CHUNK))):
                 hashing.add(chunk, found)
                 left -= len(chunk)
             zeros = file.read(stored.padding) if stored.padding else b""
             hashing.add(zeros)
             hashing.settle()
-            if left or found.digest() != stored.digest or zeros != bytes(stored.padding):
+            if left or found.hexdigest() != stored.checksum[1] or zeros != bytes(stored.padding):
                 damaged.append(stored)
         sha256 = hashing.sha256
     if damaged:
         spoiled = [stored.blob.path for stored in damaged if isinstance(stored.blob, Piece) and stored.blob in sources]
-        raise Spoiled(f"{damaged[0].where} is damaged", f"its sha256 should be {damaged[0].digest.hex()}", spoiled)
+        name, wanted = damaged[0].checksum
+        raise Spoiled(f"{damaged[0].where} is damaged", f"its {name} should be {wanted}", spoiled)
     return sha256

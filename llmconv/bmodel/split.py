@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-from dataclasses import dataclass
 from pathlib import Path
 
 from llmconv.bmodel.flatbuffer import find
+from llmconv.bmodel.hashing import Summing, Sums
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Piece, write
 from llmconv.errors import ConvertError, ToolError
@@ -16,36 +15,28 @@ from llmconv.errors import ConvertError, ToolError
 MISCOUNTED = 1 << 29
 
 
-@dataclass(frozen=True)
-class Split:
-    """The coefficients that were split off: size in bytes and sha256 (hex); 0 and "" for a net without any."""
-
-    size: int
-    sha256: str
-
-
-def split(path: Path, bare: Path, coefficients: Path, shared: Split | None = None) -> Split:
+def split(path: Path, bare: Path, coefficients: Path, shared: Sums | None = None) -> Sums:
     """Write the net of `path` without kernel module and coefficients to `bare`, and the coefficients to `coefficients`.
 
-    The kernel module is a file of the toolchain and the same in every net; `combine` puts both back. shared:
-    coefficients that are kept elsewhere: when the net's are the same, `coefficients` is left empty. Raises ConvertError
-    when the coefficients are not what their own check code says.
+    Returns their sums (without a sha256 for a net that has none). The kernel module is a file of the toolchain and the
+    same in every net; `combine` puts both back. shared: coefficients that are kept elsewhere: when the net's are the
+    same, `coefficients` is left empty. Raises ConvertError when they are not what their own check code says.
     """
     model = BModel.read(path)
     (net,) = model.nets
     (stage,) = net.stages
-    taken = Split(stage.coeff.size, stage.coeff_sha256 if stage.coeff.size else "")
+    taken = Sums(stage.coeff.size, stage.coeff_sha256 if stage.coeff.size else "")
     if taken == shared:
         coefficients.write_bytes(b"")
     else:
         found = _copy(Piece(path, stage.coeff.offset, stage.coeff.size), coefficients)
-        if taken.size and found != taken.sha256 and taken.size < MISCOUNTED:
+        if taken.size and found.sha256 != taken.sha256 and taken.size < MISCOUNTED:
             raise ConvertError(
                 f"the compiler's {path.name} is damaged",
-                f"its coefficients should have sha256 {taken.sha256} and have {found}",
+                f"its coefficients should have sha256 {taken.sha256} and have {found.sha256}",
                 "Run again.",
             )
-        taken = Split(taken.size, found if taken.size else "")
+        taken = found if taken.size else taken
         if taken == shared:
             coefficients.write_bytes(b"")
     for _, holder, key in find("Binary", "Model", model.tree):
@@ -81,11 +72,11 @@ def keep(path: Path, bare: Path, devices: int) -> list[int]:
     return held
 
 
-def _copy(blob: Piece, to: Path) -> str:
-    """Copy a blob to a file; returns its sha256."""
-    digest = hashlib.sha256()
+def _copy(blob: Piece, to: Path) -> Sums:
+    """Copy a blob to a file; returns its sums."""
+    summing = Summing()
     with to.open("wb") as file:
         for piece in blob.chunks():
             file.write(piece)
-            digest.update(piece)
-    return digest.hexdigest()
+            summing.update(piece)
+    return summing.sums

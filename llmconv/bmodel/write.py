@@ -7,7 +7,6 @@ content are stored once, and the sha256 of the whole comes with it. Same nets, s
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -185,7 +184,7 @@ def _filled(file: FileIO, laid: Arranged) -> str:
 
 def _copy(stored: Stored, file: FileIO, hashing: Hashing, flushing: Flushing) -> None:
     """Write a blob and its padding; ConvertError when it is not what it should be."""
-    blob, found, size = stored.blob, hashlib.sha256(), 0
+    blob, found, size = stored.blob, stored.summing(), 0
     piece = blob if isinstance(blob, Piece) else None
     with piece.path.open("rb") if piece else nullcontext() as source:
         for chunk in blob.chunks():
@@ -193,7 +192,7 @@ def _copy(stored: Stored, file: FileIO, hashing: Hashing, flushing: Flushing) ->
             _append(chunk, file, (source.fileno(), piece.offset + size) if piece and source else None)
             size += memoryview(chunk).nbytes
             flushing.wrote(memoryview(chunk).nbytes)
-    hashing.then(lambda: stored.check(size, found.digest()))
+    hashing.then(lambda: stored.check(size, found))
     hashing.add(bytes(stored.padding))
     _append(bytes(stored.padding), file)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -191,6 +191,12 @@ def _identity(file: Path) -> tuple[int, ...]:
 def read_header(file: Path) -> Iterator[TensorInfo]:
     """The tensors that a safetensors file declares. As the safetensors library has it, they fill the file one behind
     the other, without gaps or overlaps."""
+    return iter(_header(file, _identity(file)))
+
+
+@lru_cache(maxsize=512)  # files; a worker reads those of one model for every net
+def _header(file: Path, identity: tuple) -> tuple[TensorInfo, ...]:
+    """identity: of the file as it is now."""
 
     def bad(why: str) -> InputError:
         return InputError(f"{file} is not a whole safetensors file", why, "Download it again.")
@@ -218,7 +224,7 @@ def read_header(file: Path) -> Iterator[TensorInfo]:
         at += info.nbytes
     if at != size:
         raise bad(f"{size - at:,} bytes behind the last tensor are not part of it")
-    yield from found
+    return tuple(found)
 
 
 def _table(file: Path) -> tuple[dict[str, Any], int, int]:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
+from llmconv.bmodel.hashing import Summing, Sums
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.layout import Mode, Piece, fit, pieces, place
@@ -89,20 +90,20 @@ class Blob:
             digest.update(part)
         return digest.hexdigest()
 
-    def write(self, file: BinaryIO) -> str:
-        """Write the bytes at the position of a file that can be read too; returns their sha256. Raises what `parts`
+    def write(self, file: BinaryIO) -> Sums:
+        """Write the bytes at the position of a file that can be read too; returns their sums. Raises what `parts`
         does."""
-        digest = hashlib.sha256()
+        summing = Summing()
         for piece in self._in_order():
             if self._is_transposed(piece) and piece.nbytes > BLOCK:
                 for part in self._through(file, piece):
-                    digest.update(part)
+                    summing.update(part)
             else:
                 for part in self._stored(piece):
                     file.write(part)
-                    digest.update(part)
-        self.sha256 = digest.hexdigest()  # saves the property a pass of its own
-        return self.sha256
+                    summing.update(part)
+        self.sha256 = summing.sums.sha256  # saves the property a pass of its own
+        return summing.sums
 
     def parts(self) -> Iterator[memoryview]:
         """The bytes in order. Raises NotCovered, also midway, for values that the rules do not cover (not finite)."""

@@ -1,9 +1,9 @@
-"""Compare our coefficients for a linear with the compiler's, which gets the linear alone, in parts."""
+"""Compare our coefficients for a linear with the compiler's, which gets a sample of its columns alone."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from llmconv.toolchain.flags import CompileFlags
 
 
 def check_linear(
-    parts: Sequence[Mapping[str, Any]],
+    sample: Mapping[str, Any],
     model: str,
     tensors: Table,
     flags: Mapping[str, Any],
@@ -28,15 +28,14 @@ def check_linear(
 ) -> dict[str, Any]:
     """Compare our coefficients for a linear with the compiler's. Writes {why} to the target; "" when they are the same.
 
-    parts: Texts (llmconv.plan.forms.parts); model: the model directory; tensors: those that are made up instead; flags:
-    of the net that the linear is part of; place: a Workplace; all as JSON. out: the target by its name.
+    sample: a Text (llmconv.plan.forms.sample); model: the model directory; tensors: those that are made up instead;
+    flags: of the net that the linear is part of; place: a Workplace; all as JSON. out: the target by its name.
     """
     (target,) = out
-    texts = [Text.from_json(part) for part in parts]
     checkpoint = made_up(tensors) if tensors else Checkpoint.open(Path(model))
     compiler = Compiler(CompileFlags(**flags), checkpoint, Workplace.from_json(place))
     try:
-        why = _first_difference(texts, compiler)
+        why = _difference(Text.from_json(sample), compiler)
     except ToolError as failed:
         why = refused(failed)
     finally:
@@ -51,11 +50,8 @@ def difference(checks: Iterable[Path]) -> str:
     return next(filter(None, found), "")
 
 
-def _first_difference(parts: Sequence[Text], compiler: Compiler) -> str:
-    for i, part in enumerate(parts):
-        bare, theirs = compiler.scratch / f"part_{i}.bmodel", compiler.scratch / f"part_{i}.coeff"
-        made = split(compiler.run(f"part_{i}", part.mlir, part.weights), bare, theirs)
-        theirs.unlink()
-        if not equal(part, made, compiler, bare):
-            return f"our coefficients for {part.weights[0].name} differ from the compiler's"
-    return ""
+def _difference(sample: Text, compiler: Compiler) -> str:
+    bare, theirs = compiler.scratch / "sample.bmodel", compiler.scratch / "sample.coeff"
+    made = split(compiler.run("sample", sample.mlir, sample.weights), bare, theirs)
+    right = equal(sample, made, compiler, bare)
+    return "" if right else f"our coefficients for {sample.weights[0].name} differ from the compiler's"

@@ -64,10 +64,12 @@ class Compiler:
         """
         return self._run(name, mlir, weights, absent, signed)[0]
 
-    def program(self, name: str, text: Text, absent: Mapping[str, Absent]) -> tuple[Path, Iterator[tuple[int, bytes]]]:
-        """Compile a net of which some weights are absent, and leave their values out of the .bmodel too. Returns it,
-        and offset and bytes of the coefficients of the others."""
-        made, spared = self._run(name, text.mlir, text.weights, absent, values=False)
+    def program(
+        self, name: str, text: Text, absent: Mapping[str, Absent], signed: bool = False
+    ) -> tuple[Path, Iterator[tuple[int, bytes]]]:
+        """As `run`, of a net of which some weights are absent; the .bmodel has no values of any. Returns it, and offset
+        and bytes of the coefficients that are not absent."""
+        made, spared = self._run(name, text.mlir, text.weights, absent, signed, values=False)
         assert spared, "nets that lack weights go through codegen without them"
         return made, spared.present()
 

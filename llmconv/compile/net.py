@@ -28,20 +28,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmconv.bmodel.split import Split, keep, split
+from llmconv.bmodel.hashing import Sums
+from llmconv.bmodel.split import keep, split
 from llmconv.coefficients.blob import coefficients, stored_codes
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.roles import Packed
 from llmconv.compile import stand_ins, table_as_input
 from llmconv.compile.check_linear import difference
 from llmconv.compile.compiler import Compiler, refused
-from llmconv.compile.our_coefficients import our_coefficients
+from llmconv.compile.our_coefficients import equal_where, our_coefficients
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
 from llmconv.compile.stamp import stamp
 from llmconv.compile.without_weights import Absent, absent_codes
 from llmconv.errors import ToolError
-from llmconv.plan.decoder import IO_CONFIG
 from llmconv.plan.exported import Exported, Form, Text
+from llmconv.toolchain.flags import IO_CONFIG
 
 AS_IT_IS = "compiled as it is, because "
 ALL_WEIGHTS = "compiled with all its weights: "
@@ -205,8 +206,7 @@ class Build:
         """Write the program of a hollow net. Raises Refused when our coefficients around its linears are not right."""
         made, present = self.compiler.program(self.task.name, form.text, self._absent(form))
         split(made, self.targets.bare, self.targets.coefficients)
-        ours = our_coefficients(self.exported, self.compiler.checkpoint, self.task.flags, self.targets.bare)
-        if any(ours.at(offset) != stored for offset, stored in present):
+        if not equal_where(self.exported, present, self.compiler, self.targets.bare):
             raise Refused("our coefficients around its linears differ from the compiler's")
 
     def _with_our_coefficients(self, kind: str) -> Outcome:
@@ -215,18 +215,18 @@ class Build:
         own, theirs = f"{self.task.name}.coeff", self._owner()
         if theirs and theirs.form == kind and theirs.coefficient_bytes == blob.size:  # the same weights, the same form
             self.targets.coefficients.write_bytes(b"")
-            holder, sha256 = theirs.coefficients, theirs.coefficient_sha256
+            holder, sums = theirs.coefficients, theirs.sums
         elif self.task.tensors:  # nobody wants these
-            holder, sha256 = own, ""
+            holder, sums = own, Sums(blob.size, "")
         else:
             with self.targets.coefficients.open("w+b") as file:
-                holder, sha256 = own, blob.write(file)
-        return self._compiled(CHEAPER[kind], Split(blob.size, sha256), holder, kind, "equal")
+                holder, sums = own, blob.write(file)
+        return self._compiled(CHEAPER[kind], sums, holder, kind, "equal")
 
     def _split(self, raw: Path, kind: str, why: str) -> Outcome:
         """The outcome of a net that the compiler made with its coefficients."""
         theirs = self._owner()
-        shared = Split(theirs.coefficient_bytes, theirs.coefficient_sha256) if theirs else None
+        shared = theirs.sums if theirs else None
         taken = split(raw, self.targets.bare, self.targets.coefficients, shared)
         own = f"{self.task.name}.coeff" if taken.size else ""
         holder = theirs.coefficients if theirs and taken == shared else own
@@ -236,10 +236,11 @@ class Build:
         """The outcome of a net for several devices, which is one file: the parts share nothing with other nets."""
         held = keep(raw, self.targets.bare, self.task.flags.num_device)
         self.targets.coefficients.write_bytes(b"")
-        return self._compiled(why, Split(sum(held), ""), "", kind, "")
+        return self._compiled(why, Sums(sum(held), ""), "", kind, "")
 
-    def _compiled(self, why: str, taken: Split, holder: str, kind: str, check: str) -> Outcome:
-        return Outcome("compiled", why, self.compiler.cycles, taken.size, taken.sha256, holder, kind, check)
+    def _compiled(self, why: str, taken: Sums, holder: str, kind: str, check: str) -> Outcome:
+        cycles, xxh3 = self.compiler.cycles, taken.xxh3
+        return Outcome("compiled", why, cycles, taken.size, taken.sha256, holder, kind, check, xxh3)
 
     def _owner(self) -> Outcome | None:
         return self.task.owner.read() if self.task.owner else None

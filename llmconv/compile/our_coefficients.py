@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from llmconv.bmodel.hashing import Sums
 from llmconv.bmodel.read import BModel
-from llmconv.bmodel.split import Split
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.blob import Blob, coefficients
 from llmconv.coefficients.errors import NotCovered
@@ -33,7 +33,14 @@ def our_coefficients(
     return coefficients(net.weights, net.roles, checkpoint, flags, locations)
 
 
-def equal(text: Text, theirs: Split, compiler: Compiler, bare: Path) -> bool:
+def equal_where(net: Exported | Text, theirs: Iterable[tuple[int, bytes]], compiler: Compiler, bare: Path) -> bool:
+    """Whether our coefficients are the compiler's where these are known: offset and bytes. Raises NotCovered where
+    llmconv computes none."""
+    ours = our_coefficients(net, compiler.checkpoint, compiler.flags, bare)
+    return all(ours.at(offset) == stored for offset, stored in theirs)
+
+
+def equal(text: Text, theirs: Sums, compiler: Compiler, bare: Path) -> bool:
     """Whether our coefficients are those that the compiler made for `text`; False where llmconv computes none."""
     try:
         return our_coefficients(text, compiler.checkpoint, compiler.flags, bare).sha256 == theirs.sha256

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llmconv.bmodel.hashing import Sums
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.made_up import Table, listed, made_up
-from llmconv.plan.decoder import IO_CONFIG
-from llmconv.toolchain.flags import CompileFlags
+from llmconv.toolchain.flags import IO_CONFIG, CompileFlags
 
 
 class Refused(Exception):
@@ -55,10 +55,10 @@ class Outcome:
     """The facts of a finished net, for manifest.json and for the keys of dependent tasks.
 
     how: compiled or stamped. why: the reason, a clause. cycles: the compiler's estimate, None where it gives none.
-    coefficient_bytes, coefficient_sha256: size and digest (hex) of the coefficients. coefficients: the name of the file
-    that holds them; "" for a net without any, and for one whose .bmodel holds them. form: the cheaper form in which the
-    compiler got the net, "" as it is. check: "equal" when our coefficients for the net are the compiler's, "" when that
-    was not asked for, else what is different.
+    coefficient_bytes, coefficient_sha256, coefficient_xxh3: the Sums of the coefficients. coefficients: the name of the
+    file that holds them; "" for a net without any, and for one whose .bmodel holds them. form: the cheaper form in
+    which the compiler got the net, "" as it is. check: "equal" when our coefficients for the net are the compiler's, ""
+    when that was not asked for, else what is different.
     """
 
     how: str
@@ -69,6 +69,11 @@ class Outcome:
     coefficients: str
     form: str = ""
     check: str = ""
+    coefficient_xxh3: str = ""
+
+    @property
+    def sums(self) -> Sums:
+        return Sums(self.coefficient_bytes, self.coefficient_sha256, self.coefficient_xxh3)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

@@ -14,8 +14,7 @@ Where several devices share a block, the compiler lays out their parts, and gets
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from functools import partial
-from math import prod
+from dataclasses import replace
 from pathlib import Path
 
 from llmconv.bmodel.split import split
@@ -26,7 +25,7 @@ from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import Linear, Packed
 from llmconv.coefficients.rounding import widen
 from llmconv.compile.compiler import Compiler
-from llmconv.compile.our_coefficients import equal
+from llmconv.compile.our_coefficients import equal, equal_where
 from llmconv.compile.records import Refused
 from llmconv.compile.without_weights import Absent, absent_codes
 from llmconv.plan.exported import Exported, Text
@@ -34,20 +33,24 @@ from llmconv.plan.forms import alone, codes_apart
 from llmconv.top.graph import Weight
 from llmconv.top.rewrite import CODES
 
-_CHUNK = 8 << 20
-
 
 def program(net: str, packed: Text, compiler: Compiler, bare: Path) -> None:
     """Write the program of `packed`, the block with stand-ins, to `bare`.
 
     Raises Refused when the block has to be compiled as it is.
     """
-    kept, absent = _without_codes(packed) if codes_apart(compiler.flags) else (packed.weights, {})
     coefficients = compiler.scratch / "stand_ins.coeff"
     signed = compiler.flags.dynamic and Mode.of(compiler.flags).bits == 8
-    made = split(compiler.run(net, packed.mlir, kept, absent, signed), bare, coefficients)
+    if codes_apart(compiler.flags):
+        kept, absent = _without_codes(packed)
+        made, present = compiler.program(net, replace(packed, weights=kept), absent, signed)
+        split(made, bare, coefficients)
+        right = equal_where(packed, present, compiler, bare)
+    else:
+        made = split(compiler.run(net, packed.mlir, packed.weights, signed=signed), bare, coefficients)
+        right = equal(packed, made, compiler, bare)
     coefficients.unlink()
-    if not equal(packed, made, compiler, bare):
+    if not right:
         raise Refused("our coefficients around its linears differ from the compiler's")
 
 
@@ -66,7 +69,7 @@ def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absen
     absent: dict[str, Absent] = {}
     for weight in packed.weights:
         if weight.name in ops:
-            absent |= absent_codes(weight, ops[weight.name], partial(_zeros, prod(weight.shape)))
+            absent |= absent_codes(weight, ops[weight.name], tuple)  # a program needs no values
     return tuple(weight for weight in packed.weights if weight.name not in ops), absent
 
 
@@ -87,8 +90,3 @@ def _quantised(packed: Text, whole: Exported, checkpoint: Checkpoint, mode: Mode
             q, scale, zero = codes(roles[linear], weights, checkpoint, mode, weights[linear].shape[1])
             last, parts = linear, {"q": q, "scales": widen(scale, mode.half), "zeros": zero}
         yield Values(weight.name, weight.dtype, parts[part])
-
-
-def _zeros(count: int) -> Iterator[bytes]:
-    for first in range(0, count, _CHUNK):
-        yield bytes(min(_CHUNK, count - first))

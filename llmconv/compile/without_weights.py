@@ -150,12 +150,13 @@ class Lean:
             self._weights.unlink()
 
     def present(self) -> Iterator[tuple[int, bytes]]:
-        """Offset and bytes, with padding, of each of the net's coefficients that lowering had; after `put_back` without
-        values. The bytes are held: absent are the large ones."""
+        """Offset and bytes, with padding, of each of the net's coefficients that lowering had; once, after `put_back`
+        without values. The bytes are held: absent are the large ones."""
         (coefficients,) = self._left_out.values()
         for place in coefficients.places:
             if place.weight not in self._absent:
                 yield place.offset, b"".join(self._values([place]))
+        self._weights.unlink()
 
     def _values(self, places: Sequence[Place]) -> Iterator[bytes | memoryview]:
         with zipfile.ZipFile(self._weights) as weights:

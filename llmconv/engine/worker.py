@@ -6,6 +6,8 @@ process ends, however that came about, the whole group is killed. Imports little
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import faulthandler
 import json
 import os
@@ -22,9 +24,12 @@ from llmconv.engine.hands import Hands, lending
 from llmconv.engine.perform import Job, perform, resident
 from llmconv.engine.step import Step
 
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
+
 
 def main() -> None:
     """Serves until stdin ends. argv: [..., number of the lock file's descriptor]."""
+    _keep_memory()
     os.set_inheritable(int(sys.argv[-1]), False)  # the lock is held by this process alone, not by its compilers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
     requests, answers = _own_pipes()
@@ -43,6 +48,15 @@ def main() -> None:
         with lending(hands):
             result = perform(job, tell=lambda step, name=job.name: _answer(answers, _told(name, step)))
         _answer(answers, result | {"resident": resident()})
+
+
+def _keep_memory() -> None:
+    """Have glibc keep what arrays give back, as far as it may by itself: it else unmaps those of some MB at once, and
+    the kernel clears the pages of the next ones anew."""
+    with contextlib.suppress(OSError, AttributeError):  # of another C library
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_MMAP_THRESHOLD, 32 << 20)
+        mallopt(_TRIM_THRESHOLD, 64 << 20)
 
 
 def _told(name: str, step: Step) -> dict[str, Any]:

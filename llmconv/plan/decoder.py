@@ -13,10 +13,8 @@ from llmconv.blocks.spec import Spec
 from llmconv.chips import CHIPS
 from llmconv.plan.net import Net, flags_for, ios
 from llmconv.request.job import Job
-from llmconv.toolchain.flags import CompileFlags
+from llmconv.toolchain.flags import IO_CONFIG, CompileFlags
 from llmconv.top.graph import Graph
-
-IO_CONFIG = "io_alone_config.json"
 
 
 def decoder_nets(job: Job, spec: Spec) -> Iterator[Net]:

@@ -100,12 +100,12 @@ def compile_seconds(net: Net, form: str = "") -> float:
 
 
 def check_memory() -> int:
-    """Bytes of memory that checking a linear takes; one part has at most PART weights."""
+    """Bytes of memory that checking a linear takes."""
     return 150 * MB + int(2.6 * 4 * PART)
 
 
 def check_scratch() -> int:
-    """Bytes of disk that checking a linear takes: the weight file, the lowered weights, the .bmodel of a part."""
+    """Bytes of disk that checking a linear takes: the weight file, the lowered weights, the .bmodel."""
     return KERNEL + 4 * PART + 4 * PART
 
 

@@ -15,24 +15,27 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from math import prod
+from typing import TYPE_CHECKING
 
 from llmconv.checkpoint import recipe
 from llmconv.coefficients.layout import CODED as COLUMNS
 from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import Linear, Packed, Plain, Role
 from llmconv.plan.exported import Exported, Form, LeftOut, TableTexts, Text
-from llmconv.plan.net import Net
 from llmconv.toolchain.flags import CompileFlags
 from llmconv.top.graph import Graph, Weight
 from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
+
+if TYPE_CHECKING:  # those who compile one net need no plan
+    from llmconv.plan.net import Net
 
 OURS = ("apart", "packed", "hollow")  # whose coefficients are ours, not the compiler's
 # Weights of the smallest block for which packing is worth its checks. Four programs take as long without it at 4
 # million weights; in half precision, where the compiler has less to do, still longer with it at 15 million.
 LARGE, IN_HALF = 1 << 23, 8  # and how many times as many in half precision
 CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
-PART = 1 << 20  # weights that one check has the compiler quantise
+PART = 1 << 20  # weights that a check has the compiler quantise
 LEAN = 1 << 27  # bytes of the smallest weight file that codegen does without
 
 
@@ -125,24 +128,21 @@ def _text(net: Net, graph: Graph) -> Text:
     return Text(other.mlir, other.weights, other.roles)
 
 
-def parts(net: Net, weight: Weight) -> list[Text]:
-    """A linear alone: its first and its last columns, of at most PART weights each, which stand for those between.
-
-    A table gives one part, a sample of its rows; the other rows have the same layout.
+def sample(net: Net, weight: Weight) -> Text:
+    """A linear alone: its first and its last columns, about PART weights together, which stand for those between; of a
+    table the first rows, which are laid out as all are.
     """
     role = next(role for role in net.roles if role.weight == weight.name)
     if isinstance(role, Plain):
-        return [_text(net, table_alone(net.graph, weight.name, SAMPLE))]
+        return _text(net, table_alone(net.graph, weight.name, SAMPLE))
     mode = Mode.of(alone(net.flags))
     step = mode.lanes * mode.cores
     if isinstance(role, Packed):
         made, k, n = coded_alone, weight.shape[1] * 8 // role.bits, weight.shape[0]
     else:
         made, (k, n) = linear_alone, weight.shape
-    columns = max(1, PART // k // step) * step
-    starts = list(range(0, n, columns))
-    ends = sorted({starts[0], starts[-1]})
-    return [_text(net, made(net.graph, weight.name, first, min(first + columns, n))) for first in ends]
+    end = max(1, PART // k // 2 // step) * step
+    return _text(net, made(net.graph, weight.name, [(0, end), (n - end, n)] if n > 2 * end else [(0, n)]))
 
 
 def linears(net: Net) -> list[Weight]:

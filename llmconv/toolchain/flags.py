@@ -7,6 +7,7 @@ from typing import Any
 
 TPU_WEIGHTS = "tpu_weights.npz"  # the weights after lowering; pass options cannot hold spaces
 QTABLE = "qtable"  # the table of operations in other modes, beside the net
+IO_CONFIG = "io_alone_config.json"  # the addresses of a decode stage, which its further stages share
 _LATER = ("same_addr", "precision", "coded")  # no part of a key where they say nothing, as before there were any
 
 

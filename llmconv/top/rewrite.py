@@ -10,6 +10,7 @@ from llmconv.top.graph import Graph, Op, Value, Weight
 
 CODES = ".q"  # the suffix that turns the name of a linear's weight into that of its codes
 MakeWeight = Callable[[Graph, Weight, Mapping[str, Any]], Value]
+Spans = Sequence[tuple[int, int]]  # first and behind last
 MakeOp = Callable[[Graph, Op, Sequence[Value], Mapping[str, Any]], Any]
 
 
@@ -86,25 +87,35 @@ def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Gra
     return rewrite(graph, weight, op)
 
 
-def linear_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
-    """A net of the columns first..last of one linear, with weight [K, N], on one row."""
+def linear_alone(graph: Graph, weight: str, spans: Spans) -> Graph:
+    """A net of some columns of one linear, with weight [K, N], on one row."""
     found = graph.weights[weight]
     k, _ = found.shape
     rows = found.recipe[1] if found.recipe[0] == "transpose" else ("transpose", found.recipe)
-    part = replace(found, shape=(k, last - first), recipe=("transpose", ("rows", rows, first, last)))
+    part = replace(found, shape=(k, _count(spans)), recipe=("transpose", _cut(rows, spans)))
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
     return g.output(same_op(g, op, [g.input("x", (1, 1, k)), same_weight(g, part, {}), g.none], op.attrs))
 
 
-def coded_alone(graph: Graph, weight: str, first: int, last: int) -> Graph:
-    """A net of rows first..last of the named codes [N, K * bits / 8], with their scales and zero points, on one row."""
+def coded_alone(graph: Graph, weight: str, spans: Spans) -> Graph:
+    """A net of some rows of the named codes [N, K * bits / 8], with their scales and zero points, on one row."""
     op = next(op for op in graph.ops if op.kind == "A16MatMul" and op.operands[1].name == weight)
     g = Graph(graph.name)
     found = [graph.weights[value.name] for value in op.operands[1:4]]
-    cut = [replace(w, shape=(last - first, w.shape[1]), recipe=("rows", w.recipe, first, last)) for w in found]
+    cut = [replace(w, shape=(_count(spans), w.shape[1]), recipe=_cut(w.recipe, spans)) for w in found]
     parts = [same_weight(g, w, {}) for w in cut]
     return g.output(same_op(g, op, [g.input("x", (1, 1, op.operands[0].shape[-1])), *parts, g.none], op.attrs))
+
+
+def _count(spans: Spans) -> int:
+    return sum(last - first for first, last in spans)
+
+
+def _cut(rows: tuple, spans: Spans) -> tuple:
+    """The recipe of these rows, one span below the other."""
+    made = [("rows", rows, first, last) for first, last in spans]
+    return made[0] if len(made) == 1 else ("concat", *made)
 
 
 def table_alone(graph: Graph, weight: str, rows: int) -> Graph:

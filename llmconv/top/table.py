@@ -10,7 +10,8 @@ from llmconv.top.graph import Graph, Op, Value, Weight
 from llmconv.top.rewrite import rewrite, same_op, same_weight
 
 # Least rows of a sample. It omits a multiple of this, so that its number of rows has the table's remainders
-SAMPLE = 4096
+SAMPLE = 1024
+LARGE = 8192  # rows of the smallest table for which compiling without it is worth a sample
 
 
 def table(graph: Graph) -> Weight | None:
@@ -22,8 +23,8 @@ def table(graph: Graph) -> Weight | None:
 
 
 def is_table(weight: Weight) -> bool:
-    """Whether that is a table [V, H] of at least 2 SAMPLE rows, read from one tensor of the checkpoint."""
-    large = len(weight.shape) == 2 and weight.shape[0] >= 2 * SAMPLE and weight.recipe[0] == "tensor"
+    """Whether that is a table [V, H] of at least LARGE rows, read from one tensor of the checkpoint."""
+    large = len(weight.shape) == 2 and weight.shape[0] >= LARGE and weight.recipe[0] == "tensor"
     return large and weight.shape[0] != weight.shape[1]
 
 

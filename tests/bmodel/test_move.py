@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from xxhash import xxh3_128_hexdigest
 
 from llmconv.bmodel import copying
 from llmconv.bmodel import move as module
@@ -20,9 +21,11 @@ SIZES = {"a": 5 * STEP + 100, "b": 2 * STEP, "c": 5, "d": STEP - 4096}
 
 
 class Place:
-    """Coefficients in files of their own (`twin` has those of `a` again), a kernel that stays, and the result."""
+    """Coefficients in files of their own (`twin` has those of `a` again), a kernel that stays, and the result. xxh3:
+    whether it is known of them."""
 
-    def __init__(self, root: Path):
+    def __init__(self, root: Path, xxh3: bool = True):
+        self.xxh3 = xxh3
         self.root, self.out, self.finished = root, root / "unfinished", root / "result.bmodel"
         self.files = {name: root / name for name in (*SIZES, "twin")}
         self.made = {name: random.Random(name).randbytes(size) for name, size in SIZES.items()}
@@ -41,7 +44,8 @@ class Place:
 
     def model(self, version: str = "1") -> dict:
         def net(name: str) -> dict:
-            blob = Piece(self.files[name], 0, len(self.made[name]), sha256(self.made[name]))
+            made = self.made[name]
+            blob = Piece(self.files[name], 0, len(made), sha256(made), xxh3_128_hexdigest(made) if self.xxh3 else "")
             memory = {"binary_coeff": blob, "check_code": bytes(32)}
             return {"name": name, "parameter": [{"input_tensor": [], "output_tensor": [], "coeff_mem": memory}]}
 
@@ -182,11 +186,13 @@ def test_files_of_a_cache_are_never_cut(place: Place, how: str, monkeypatch: pyt
         assert {name: (place.root / f"cached {name}").read_bytes() for name in place.files} == place.made
 
 
-def test_damage_costs_one_file(place: Place):
+@pytest.mark.parametrize("checksum", ["XXH3", "sha256"])
+def test_damage_costs_one_file(checksum: str, tmp_path: Path):
+    place = Place(tmp_path, checksum == "XXH3")
     content = bytearray(place.made["b"])
     content[STEP] ^= 1
     place.files["b"].write_bytes(content)
-    with pytest.raises(Spoiled, match=r"binary_coeff is damaged: its sha256 should be") as caught:
+    with pytest.raises(Spoiled, match=f"binary_coeff is damaged: its {checksum} should be") as caught:
         place.move()
     assert caught.value.spoiled == [str(place.files["b"])]
     place.make("b")

@@ -7,6 +7,7 @@ import tracemalloc
 import numpy as np
 import pytest
 from lower_samples import checkpoint_of, linears, ours, packed, save
+from xxhash import xxh3_128_hexdigest
 
 from llmconv.coefficients import blob as coefficients
 from llmconv.coefficients.errors import NotCovered
@@ -37,7 +38,9 @@ def test_parts_write_and_digest_agree(tmp_path):
     g = linears((256, 200))
     blob = ours(g, checkpoint_of(g, tmp_path, "F16"), W4)
     data, file = b"".join(blob.parts()), io.BytesIO()
-    assert blob.sha256 == hashlib.sha256(data).hexdigest() == blob.write(file)
+    written = blob.write(file)
+    assert written.sha256 == blob.sha256 == hashlib.sha256(data).hexdigest()
+    assert written.size == len(data) and written.xxh3 == xxh3_128_hexdigest(data)
     assert file.getvalue() == data and len(data) == blob.size
 
 
@@ -79,7 +82,7 @@ def test_a_large_weight_is_transposed_in_its_file_and_read_once(case, tmp_path, 
     monkeypatch.setattr(type(checkpoint), "raw", lambda *of, **more: read.append(of[1:]) or raw(*of, **more))
     with (tmp_path / "coefficients").open("w+b") as file:
         file.write(b"before")
-        assert blob.write(file) == hashlib.sha256(whole).hexdigest()
+        assert blob.write(file).sha256 == hashlib.sha256(whole).hexdigest()
         file.write(b"after")
         file.seek(0)
         assert file.read() == b"before" + whole + b"after"
