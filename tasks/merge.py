@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from llmconv.bmodel.move import step
 from llmconv.engine import Need, task
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
@@ -73,7 +72,7 @@ def _merge(
     that may be moved."""
     epoch, files = timestamp(plan), {net.name: layout.net(net.name) for net in plan.nets}
     size = coefficient_bytes(nets)
-    moved = max(0, size - 2 * step(size)) if spends else 0
+    moved = _moved(size) if spends else 0
     return task(
         called["name"],
         "llmconv.tasks.actions:merge",
@@ -93,6 +92,13 @@ def _merge(
         unfinished=layout.unfinished if spends else "",
         doc=f"combine {len(nets)} nets to {target.name}",
     )
+
+
+def _moved(size: int) -> int:
+    """Bytes of a result that need no room beside its parts."""
+    from llmconv.bmodel.move import step  # here: most builds move nothing
+
+    return max(0, size - 2 * step(size))
 
 
 def _combination(plan: Plan, layout: Layout) -> dict:

@@ -94,7 +94,7 @@ def test_codes_that_lowering_does_not_see_make_the_same_program(
         Lean, "widen", lambda self, mlir: (widened.append("1xui8" in mlir.read_text()), widen(self, mlir))
     )
     for apart in (False, True):
-        monkeypatch.setattr(stand_ins, "codes_apart", lambda flags, apart=apart: apart and forms.codes_apart(flags))
+        monkeypatch.setattr(forms, "APART", 0 if apart else 1 << 40)
         bare, place = tmp_path / f"{apart}.bmodel", Workplace(tmp_path / f"apart_{apart}", tmp_path / "log")
         made_by = Compiler(net.flags, made.checkpoint, place)
         stand_ins.program(name, form.text, made_by, bare)

@@ -6,15 +6,13 @@ import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from xxhash import xxh3_128
 
 from llmconv.bmodel.flatbuffer import Encoder, find
 from llmconv.bmodel.schema import ALIGN, HEADER, MAGIC
+from llmconv.bmodel.sums import Hash
 from llmconv.errors import ConvertError
-
-Hash = Any  # of hashlib, or one that works alike
 
 CHUNK = 4 << 20  # bytes that are copied at a time; a multiple of ALIGN, so that file systems can share blocks
 

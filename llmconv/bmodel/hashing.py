@@ -6,41 +6,11 @@ import hashlib
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 
-from xxhash import xxh3_128
-
-from llmconv.bmodel.arrange import CHUNK, Hash
+from llmconv.bmodel.arrange import CHUNK
+from llmconv.bmodel.sums import Hash
 
 AHEAD = 2 * CHUNK  # bytes that wait to be hashed, at most
-
-
-@dataclass(frozen=True)
-class Sums:
-    """Of `size` bytes, hexadecimal: the sha256 names them, xxh3 (128 bits) finds damage in a tenth of the time; "" for
-    one that was not made. Two are equal when size and sha256 are."""
-
-    size: int
-    sha256: str
-    xxh3: str = field(default="", compare=False)
-
-
-class Summing:
-    """Makes the sums of bytes that come by."""
-
-    def __init__(self) -> None:
-        self._size, self._hashes = 0, (hashlib.sha256(), xxh3_128())
-
-    def update(self, part: bytes | memoryview) -> None:
-        """The next bytes (anything with a buffer)."""
-        self._size += memoryview(part).nbytes
-        for one in self._hashes:
-            one.update(part)
-
-    @property
-    def sums(self) -> Sums:
-        """Of all so far."""
-        return Sums(self._size, *(one.hexdigest() for one in self._hashes))
 
 
 class Hashing:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from llmconv.bmodel.flatbuffer import find
-from llmconv.bmodel.hashing import Summing, Sums
 from llmconv.bmodel.read import BModel
+from llmconv.bmodel.sums import Summing, Sums
 from llmconv.bmodel.write import Piece, write
 from llmconv.errors import ConvertError, ToolError
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property
 from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from llmconv.bmodel.hashing import Summing, Sums
+from llmconv.bmodel.sums import Summing, Sums
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.layout import Mode, Piece, fit, pieces, place
@@ -90,18 +90,17 @@ class Blob:
             digest.update(part)
         return digest.hexdigest()
 
-    def write(self, file: BinaryIO) -> Sums:
-        """Write the bytes at the position of a file that can be read too; returns their sums. Raises what `parts`
-        does."""
+    def write(self, file: BinaryIO, wrote: Callable[[int], None] = lambda size: None) -> Sums:
+        """Write the bytes at the position of a file that can be read too; returns their sums. wrote: hears how many
+        more bytes are final. Raises what `parts` does."""
         summing = Summing()
         for piece in self._in_order():
-            if self._is_transposed(piece) and piece.nbytes > BLOCK:
-                for part in self._through(file, piece):
-                    summing.update(part)
-            else:
-                for part in self._stored(piece):
+            through = self._is_transposed(piece) and piece.nbytes > BLOCK
+            for part in self._through(file, piece) if through else self._stored(piece):
+                if not through:
                     file.write(part)
-                    summing.update(part)
+                summing.update(part)
+                wrote(len(part))
         self.sha256 = summing.sums.sha256  # saves the property a pass of its own
         return summing.sums
 

@@ -28,15 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from llmconv.bmodel.hashing import Sums
 from llmconv.bmodel.split import keep, split
+from llmconv.bmodel.sums import Sums
 from llmconv.coefficients.blob import coefficients, stored_codes
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.roles import Packed
 from llmconv.compile import stand_ins, table_as_input
 from llmconv.compile.check_linear import difference
 from llmconv.compile.compiler import Compiler, refused
-from llmconv.compile.our_coefficients import equal_where, our_coefficients
+from llmconv.compile.our_coefficients import equal_where, our_coefficients, written
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
 from llmconv.compile.stamp import stamp
 from llmconv.compile.without_weights import Absent, absent_codes
@@ -219,8 +219,7 @@ class Build:
         elif self.task.tensors:  # nobody wants these
             holder, sums = own, Sums(blob.size, "")
         else:
-            with self.targets.coefficients.open("w+b") as file:
-                holder, sums = own, blob.write(file)
+            holder, sums = own, written(blob, self.targets.coefficients)
         return self._compiled(CHEAPER[kind], sums, holder, kind, "equal")
 
     def _split(self, raw: Path, kind: str, why: str) -> Outcome:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from llmconv.bmodel.hashing import Sums
+from llmconv.bmodel.flushing import Flushing
 from llmconv.bmodel.read import BModel
+from llmconv.bmodel.sums import Sums
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.blob import Blob, coefficients
 from llmconv.coefficients.errors import NotCovered
@@ -31,6 +32,12 @@ def our_coefficients(
     names = places or {}
     locations = [(names.get(entry.name, entry.name), entry.offset, entry.size) for entry in stage.locations]
     return coefficients(net.weights, net.roles, checkpoint, flags, locations)
+
+
+def written(blob: Blob, path: Path) -> Sums:
+    """Write coefficients to a file, which goes to the disk meanwhile. Raises NotCovered as `Blob.write` does."""
+    with path.open("w+b") as file, Flushing(file.fileno()) as flushing:
+        return blob.write(file, flushing.wrote)
 
 
 def equal_where(net: Exported | Text, theirs: Iterable[tuple[int, bytes]], compiler: Compiler, bare: Path) -> bool:

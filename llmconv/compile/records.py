@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from llmconv.bmodel.hashing import Sums
+from llmconv.bmodel.sums import Sums
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.made_up import Table, listed, made_up
 from llmconv.toolchain.flags import IO_CONFIG, CompileFlags

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 import time
 
-from llmconv.bmodel.hashing import Sums
+from llmconv.bmodel.sums import Sums
 from llmconv.bmodel.write import Part, combine
-from llmconv.compile.our_coefficients import our_coefficients
+from llmconv.compile.our_coefficients import our_coefficients, written
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
 from llmconv.plan.exported import Exported
 
@@ -40,5 +40,4 @@ def _coefficients(net: NetTask, template: NetFiles, known: Outcome, targets: Net
         targets.coefficients.write_bytes(b"")
         return shared.coefficients, shared.sums
     blob = our_coefficients(Exported.read(net.weights), net.checkpoint, net.flags, template.bare, net.places)
-    with targets.coefficients.open("w+b") as file:
-        return f"{net.name}.coeff", blob.write(file)
+    return f"{net.name}.coeff", written(blob, targets.coefficients)

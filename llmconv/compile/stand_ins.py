@@ -1,8 +1,8 @@
 """Compile a large quantised block without letting the compiler quantise it.
 
 The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. So it gets the block with stand-ins:
-linears that are quantised already, and that lack most of their codes (llmconv.compile.without_weights). The program is
-the same, and the coefficients are ours.
+linears that are quantised already, and that lack most of their codes where these are many
+(llmconv.compile.without_weights). The program is the same, and the coefficients are ours.
 
 Every build makes two checks. The compiler's coefficients for each linear have to be ours (llmconv.compile.check_linear:
 tasks of their own; one layer stands for all layers with linears of these sizes). Its coefficients for the block with
@@ -13,8 +13,9 @@ Where several devices share a block, the compiler lays out their parts, and gets
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from math import prod
 from pathlib import Path
 
 from llmconv.bmodel.split import split
@@ -41,8 +42,9 @@ def program(net: str, packed: Text, compiler: Compiler, bare: Path) -> None:
     """
     coefficients = compiler.scratch / "stand_ins.coeff"
     signed = compiler.flags.dynamic and Mode.of(compiler.flags).bits == 8
-    if codes_apart(compiler.flags):
-        kept, absent = _without_codes(packed)
+    codes = _codes(packed)
+    if codes_apart(compiler.flags, sum(prod(weight.shape) for weight in codes)):
+        kept, absent = _without(codes, packed)
         made, present = compiler.program(net, replace(packed, weights=kept), absent, signed)
         split(made, bare, coefficients)
         right = equal_where(packed, present, compiler, bare)
@@ -63,14 +65,19 @@ def over_devices(net: str, packed: Text, whole: Exported, compiler: Compiler) ->
     return compiler.run(net, packed.mlir, _quantised(packed, whole, compiler.checkpoint, mode))
 
 
-def _without_codes(packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absent]]:
-    """The weights of the block with stand-ins except its codes, and those codes by their names after lowering."""
-    ops = {role.weight: role.op for role in packed.roles if isinstance(role, Packed) and role.weight.endswith(CODES)}
+def _codes(packed: Text) -> list[Weight]:
+    """Those of the block with stand-ins, one byte an element."""
+    names = {role.weight for role in packed.roles if isinstance(role, Packed) and role.weight.endswith(CODES)}
+    return [weight for weight in packed.weights if weight.name in names]
+
+
+def _without(codes: Sequence[Weight], packed: Text) -> tuple[tuple[Weight, ...], Mapping[str, Absent]]:
+    """The other weights of the block with stand-ins, and its codes by their names after lowering."""
+    ops = {role.weight: role.op for role in packed.roles if isinstance(role, Packed)}
     absent: dict[str, Absent] = {}
-    for weight in packed.weights:
-        if weight.name in ops:
-            absent |= absent_codes(weight, ops[weight.name], tuple)  # a program needs no values
-    return tuple(weight for weight in packed.weights if weight.name not in ops), absent
+    for weight in codes:
+        absent |= absent_codes(weight, ops[weight.name], tuple)  # a program needs no values
+    return tuple(weight for weight in packed.weights if weight not in codes), absent
 
 
 def _quantised(packed: Text, whole: Exported, checkpoint: Checkpoint, mode: Mode) -> Iterator[Weight | Values]:

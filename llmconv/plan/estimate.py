@@ -45,9 +45,17 @@ def _quantised_bytes(net: Net, form: str = "") -> int:
     stored = sum(prod(w.shape) for w in net.weights if w.dtype == "ui8" and w.name not in absent)
     if form != "packed":
         return stored
-    count = sum(prod(weight.shape) for weight in linears(net))
-    codes = 0 if codes_apart(net.flags) else count * int(net.flags.mode[1]) // 8
-    return stored + codes + 5 * count // net.flags.q_group_size
+    codes = _codes_to_be(net)
+    return stored + (0 if codes_apart(net.flags, codes) else codes) + 5 * _linear_weights(net) // net.flags.q_group_size
+
+
+def _linear_weights(net: Net) -> int:
+    return sum(prod(weight.shape) for weight in linears(net))
+
+
+def _codes_to_be(net: Net) -> int:
+    """Bytes of the codes that a block in packed form has in place of its weights."""
+    return _linear_weights(net) * int(net.flags.mode[1]) // 8
 
 
 def compile_memory(net: Net, form: str = "") -> int:
@@ -60,7 +68,7 @@ def compile_memory(net: Net, form: str = "") -> int:
     shares = 2.6, 3, 4
     if (
         form == "hollow"
-        or (form == "packed" and codes_apart(net.flags))
+        or (form == "packed" and codes_apart(net.flags, _codes_to_be(net)))
         or lean(net.flags, 4 * floats + 2 * halves + codes)
     ):
         shares = (1.9, 1.1, 2.2) if net.flags.num_device == 1 else (1.9, 2.2, 3)

@@ -34,6 +34,7 @@ OURS = ("apart", "packed", "hollow")  # whose coefficients are ours, not the com
 # Weights of the smallest block for which packing is worth its checks. Four programs take as long without it at 4
 # million weights; in half precision, where the compiler has less to do, still longer with it at 15 million.
 LARGE, IN_HALF = 1 << 23, 8  # and how many times as many in half precision
+APART = 1 << 24  # bytes of a packed block's codes for which leaving them out is worth two more processes
 CODED = 1 << 29  # bytes of the codes of the smallest block for which leaving them out is
 PART = 1 << 20  # weights that a check has the compiler quantise
 LEAN = 1 << 27  # bytes of the smallest weight file that codegen does without
@@ -69,8 +70,13 @@ def alone(flags: CompileFlags) -> CompileFlags:
     return replace(flags, num_device=1, same_addr="", precision=(), coded=False)
 
 
-def codes_apart(flags: CompileFlags) -> bool:
-    """Whether a net is lowered without its codes; not where the compiler cuts them for devices or cores."""
+def codes_apart(flags: CompileFlags, size: int) -> bool:
+    """Whether a packed block is lowered without its codes, of `size` bytes."""
+    return _may_lack_codes(flags) and size >= APART
+
+
+def _may_lack_codes(flags: CompileFlags) -> bool:
+    """Not where the compiler cuts them for devices or cores."""
     return flags.num_device == flags.num_core == 1 and not flags.debug
 
 
@@ -160,7 +166,7 @@ def _is_linear(role: Role, weight: Weight) -> bool:
 def coded(net: Net) -> list[Weight]:
     """The codes [N, K * bits / 8] of a net's linears that the checkpoint has quantised; [] unless they are left out."""
     codes = sum(prod(weight.shape) for weight in net.weights if weight.dtype == "ui8")
-    if not codes_apart(net.flags) or codes < CODED:
+    if not _may_lack_codes(net.flags) or codes < CODED:
         return []
     return [net.graph.weights[role.weight] for role in net.roles if isinstance(role, Packed)]
 
