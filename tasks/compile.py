@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from llmconv.compile.records import NetFiles, NetTask, Workplace
@@ -21,7 +21,7 @@ from llmconv.plan.origins import Origin
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .shapes import CODE, OWNER, checks_of, head, made_by, pattern, reading, saves_addresses
+from .shapes import CODE, OWNER, before, checks_of, head, pattern, reading, saves_addresses
 
 # The facts of its program that a stamped net depends on: no other fact may rebuild it
 PROGRAM = ("check", "cycles", "coefficient_bytes", "coefficients")
@@ -31,11 +31,13 @@ TOLD = ("how", "why", "form")  # and those of a net that its program was compile
 def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
     """nets: all that are made, if not all of the plan."""
     yield head("compile", "stamp or compile every net")
-    for net in plan.nets if nets is None else nets:
-        yield _task(plan, layout, net)
+    chosen = plan.nets if nets is None else nets
+    names = {net.name for net in chosen}
+    for net in chosen:
+        yield _task(plan, layout, net, names)
 
 
-def _task(plan: Plan, layout: Layout, net: Net) -> dict:
+def _task(plan: Plan, layout: Layout, net: Net, made: Collection[str]) -> dict:
     origin, work = plan.origins[net.name], _work(plan, layout, net)
     others = {role: files for role, files in (("template", work.template), ("owner", work.owner)) if files}
     facts = {"template": (*PROGRAM, *TOLD) if origin.program else PROGRAM, "owner": OWNER}
@@ -49,7 +51,7 @@ def _task(plan: Plan, layout: Layout, net: Net) -> dict:
         targets=[*layout.net(net.name), *_saved(layout, net)],
         file_dep=[work.mlir, work.weights, layout.toolchain, *_made_before(work), *work.checks],
         picks=[*read["picks"], *((files.facts, facts[role]) for role, files in others.items())],
-        task_dep=[made_by(plan, origin.after)] if origin.after and not origin.program else [],
+        task_dep=[] if origin.program else before(plan, net, made),
         reads=read["reads"],
         carry=read["carry"],
         code=CODE if stamped or origin.members or origin.form in OURS else (),
@@ -98,4 +100,5 @@ def _need(net: Net, origin: Origin, stamped: bool) -> Need:
     if stamped:
         return Need(memory=stamp_memory(net), disk=disk, seconds=stamp_seconds(net))
     memory, scratch = compile_memory(net, origin.form), scratch_bytes(net, origin.form)
-    return Need(memory=memory, disk=disk, scratch=scratch, seconds=compile_seconds(net, origin.form))
+    seconds = compile_seconds(net, origin.form, origin.kernels == net.name)
+    return Need(memory=memory, disk=disk, scratch=scratch, seconds=seconds)

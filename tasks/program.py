@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 from llmconv.checkpoint.made_up import listed, table
@@ -13,7 +13,7 @@ from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .shapes import CODE, OWNER, checks_of, head, made_by, pattern
+from .shapes import CODE, OWNER, before, checks_of, head, pattern
 
 
 def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
@@ -21,30 +21,31 @@ def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iter
     apart = [net for net in (plan.nets if nets is None else nets) if plan.origins[net.name].program]
     if apart:
         yield head("program", "compile the program of each structure")
+    names = {net.name for net in (plan.nets if nets is None else nets)}
     for net in apart:
-        yield _task(plan, layout, net)
+        yield _task(plan, layout, net, names)
 
 
-def _task(plan: Plan, layout: Layout, net: Net) -> dict:
+def _task(plan: Plan, layout: Layout, net: Net, made: Collection[str]) -> dict:
     origin, work = plan.origins[net.name], _work(plan, layout, net)
     files = pattern(plan, layout, net.name)
-    before = [work.addresses] if work.addresses else []
+    first = [work.addresses] if work.addresses else []
     return task(
         net.name,
         "llmconv.compile.net:build_program",
         {"net": work.to_json()},
         basename="program",
         targets=[files.bare, files.facts, files.run, *([files.addresses] if files.addresses else [])],
-        file_dep=[work.mlir, work.weights, layout.toolchain, *before, *work.checks],
+        file_dep=[work.mlir, work.weights, layout.toolchain, *first, *work.checks],
         picks=[(work.owner.facts, OWNER)] if work.owner else [],
-        task_dep=[made_by(plan, origin.after)] if origin.after else [],
+        task_dep=before(plan, net, made),
         code=CODE,
         key={"flags": net.flags.to_dict(), "tensors": listed(work.tensors)},
         need=Need(
             memory=compile_memory(net, origin.form),
             disk=PROGRAM,
             scratch=scratch_bytes(net, origin.form),
-            seconds=compile_seconds(net, origin.form),
+            seconds=compile_seconds(net, origin.form, origin.kernels == net.name),
         ),
         phase="compile",
         like=f"compile {origin.structure}",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,13 @@ def reading(plan: Plan, layout: Layout, names: Sequence[str]) -> dict[str, Any]:
 def made_by(plan: Plan, net: str) -> str:
     """The task that runs the compiler for a net."""
     return f"{'program' if plan.origins[net].program else 'compile'}:{net}"
+
+
+def before(plan: Plan, net: Net, made: Collection[str]) -> list[str]:
+    """The tasks of which none may run beside the one that runs the compiler for a net. made: nets that are made."""
+    origin = plan.origins[net.name]
+    kernels = origin.kernels if origin.kernels in made else None
+    return [made_by(plan, other) for other in (origin.after, kernels) if other and other != net.name]
 
 
 def pattern(plan: Plan, layout: Layout, net: str) -> NetFiles:

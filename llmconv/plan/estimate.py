@@ -93,13 +93,13 @@ def net_bytes(net: Net, owner: bool) -> int:
     return PROGRAM + (0 if owner else net.coefficients)
 
 
-def compile_seconds(net: Net, form: str = "") -> float:
-    """CPU-seconds of a compile, with the attention kernels built already. Measured: 0.85 for 15M weights, 15 for 233M;
-    1.5 for 233M in packed form, most of it for our coefficients.
+def compile_seconds(net: Net, form: str = "", kernels: bool = False) -> float:
+    """CPU-seconds of a compile. Measured: 0.85 for 15M weights, 15 for 233M; 1.5 for 233M in packed form, most of it
+    for our coefficients. kernels: it is the first with its kernels, which take 1 to 2 s unless the cache has them.
     """
     floats, halves = weight_elements(net, "halved" if form == "hollow" else form)
     return (
-        0.3
+        (2.0 if kernels else 0.3)
         + 6e-8 * floats
         + 2e-8 * halves
         + 1.5e-8 * _quantised_bytes(net, form)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
@@ -16,6 +16,7 @@ from llmconv.plan.forms import OURS, coded, form_of, linears
 from llmconv.plan.net import Net
 
 LARGE = 64 << 20  # bytes of a table in half precision
+OWN_KERNELS = ("FAttention", "Insert")  # operations for whose sizes the compiler builds kernels (llmconv.toolchain.jit)
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,8 @@ class Origin:
     form: how the compiler gets it (llmconv.plan.forms), "" as it is.
     after: a net that is compiled before this one, because both have a large table: together they would need much memory
     and disk.
+    kernels: the first net that is compiled with the same kernels, which may be this one; None without any. The compiler
+    makes them for the first, and two at a time would make each of them twice.
     members: how many nets are stamped from this one.
     program: whether the compiler gets made-up weights (llmconv.checkpoint.made_up), so that the program is there before
     the checkpoint is read, and serves every checkpoint of this structure; this net is stamped from it like the others.
@@ -40,6 +43,7 @@ class Origin:
     linears: str | None = None
     form: str = ""
     after: str | None = None
+    kernels: str | None = None
     members: int = 0
     program: bool = False
     structure: str = ""
@@ -73,12 +77,14 @@ def origins(nets: Sequence[Net], checkpoint: Checkpoint, stamp: bool = True) -> 
         net.name for net in nets if stamp and _made_up(net, found[net.name], forms, members[net.name], checkpoint)
     }
     queue, alike = _queue(nets, forms), _alike(nets, forms)
+    kernels = _kernels([net for net in nets if found[net.name].template is None])
     return {
         name: replace(
             origin,
             linears=alike.get(name),
             form=forms.get(name, ""),
             after=after,
+            kernels=kernels.get(name),
             members=members[name],
             program=name in programs,
             structure=keys[name],
@@ -120,6 +126,22 @@ def _queue(nets: Sequence[Net], forms: Mapping[str, str]) -> list[str | None]:
         places.append(last if large else None)
         last = net.name if large else last
     return places
+
+
+def _kernels(nets: Iterable[Net]) -> dict[str, str]:
+    """For each net with operations that get a kernel of their own, the first one that has the same."""
+    firsts: dict[tuple, str] = {}
+    found = {}
+    for net in nets:
+        made = {
+            f"{op.kind} {[value.shape for value in op.operands]} {sorted(op.attrs.items())}"
+            for op in net.graph.ops
+            if op.kind in OWN_KERNELS
+        }
+        how = (net.flags.chip, net.flags.num_core, net.flags.mode, net.flags.dynamic, *sorted(made))
+        if made:
+            found[net.name] = firsts.setdefault(how, net.name)
+    return found
 
 
 def _coefficients(net: Net) -> str:
