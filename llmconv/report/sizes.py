@@ -50,7 +50,7 @@ def coefficients(
     """Of the finished nets of a build, each blob once. nets, device: as in manifest.json; bmodel: as from
     llmconv.bmodel.describe.
     """
-    kinds = KINDS | {tower.net: tower.title for towers in towers_of(device).values() for tower in towers}
+    kinds = parts_of(device)
     roles = _roles(bmodel)
     parts: Counter[tuple[str, str]] = Counter()
     weights, split = 0, set()
@@ -71,6 +71,11 @@ def coefficients(
         by_part[part] += count
     order = sorted(parts.items(), key=lambda item: (-by_part[item[0][0]], item[0][0], -item[1]))
     return Coefficients(dict(order), weights)
+
+
+def parts_of(device: Mapping[str, Any]) -> dict[str, str]:
+    """Parts that whole nets are, by how the nets' kinds begin. device: as in manifest.json."""
+    return KINDS | {tower.net: tower.title for towers in towers_of(device).values() for tower in towers}
 
 
 def _exported(layout: Layout, net: str) -> dict[str, Any]:
@@ -102,7 +107,7 @@ def _weights(exported: Mapping[str, Any]) -> int:
 
 def _pieces(net: Mapping[str, Any], exported: Mapping[str, Any], kinds: Mapping[str, str]) -> Counter[tuple[str, str]]:
     """Stored bytes by part and precision as llmconv.coefficients lays them out; empty where it does not know the layout
-    to the byte. kinds: parts by how the kinds of their nets begin.
+    to the byte. kinds: as of `parts_of`.
     """
     from llmconv.coefficients.errors import NotCovered
     from llmconv.coefficients.layout import Mode, pieces

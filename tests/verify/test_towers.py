@@ -208,7 +208,7 @@ def test_what_is_told_of_a_build(planned):
     assert summary.estimates(summary._estimated(manifest) | {"chip": "bm1688"}, device)[0] == (
         "a sound of 1.5 seconds in 1.00 ms"
     )
-    assert sizes._part("audio", "ear.weight") == "Ear"
+    assert sizes._part("audio", sizes.parts_of(device), "ear.weight") == "Ear"
 
 
 def test_a_prompt_of_sounds_and_an_image(planned):
