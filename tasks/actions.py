@@ -64,15 +64,15 @@ def merge(nets: list[dict[str, str]], epoch: int, spends: list[str], out: Out, s
     from llmconv.bmodel.move import Moving
     from llmconv.bmodel.read import BModel
     from llmconv.bmodel.write import Part, Piece, combine
+    from llmconv.compile.records import Outcome
     from llmconv.toolchain.fetch import obtain
 
     target, facts = out
     parts = []
     for net in nets:
-        known = json.loads(Path(net["facts"]).read_text(encoding="utf-8"))
-        holder = Path(net["bare"]).parent / known["coefficients"] if known["coefficients"] else None
-        sums = [known[f"coefficient_{name}"] for name in ("bytes", "sha256", "xxh3")]
-        piece = Piece(holder, 0, *sums) if holder else None
+        known = Outcome.from_json(json.loads(Path(net["facts"]).read_text(encoding="utf-8")))
+        holder, sums = Path(net["bare"]).parent / known.coefficients, known.sums
+        piece = Piece(holder, 0, sums.size, sums.sha256, sums.xxh3) if known.coefficients else None
         parts.append(Part(Path(net["bare"]), coefficients=piece))
     tools = obtain()
     kernel = tools.root / "lib" / BModel.read(parts[0].path).tree["kernel_module"]["file_name"]

@@ -48,7 +48,6 @@ class Produced:
     size: int
     produce: Callable[[], Iterable[bytes | memoryview]]
     sha256: str | None = None
-    xxh3: str = ""
 
     def chunks(self) -> Iterable[bytes | memoryview]:
         """The bytes, as they are made."""
@@ -72,19 +71,23 @@ class Stored:
     @property
     def checksum(self) -> tuple[str, str]:
         """Name and value (hex) of that by which it is checked."""
-        return ("XXH3", self.blob.xxh3) if self.blob.xxh3 else ("sha256", self.digest.hex())
+        xxh3 = self.blob.xxh3 if isinstance(self.blob, Piece) else ""
+        return ("XXH3", xxh3) if xxh3 else ("sha256", self.digest.hex())
 
     def summing(self) -> Hash:
         """Of no bytes yet, for `check`."""
-        return xxh3_128() if self.blob.xxh3 else hashlib.sha256()
+        return xxh3_128() if self.checksum[0] == "XXH3" else hashlib.sha256()
 
     def check(self, size: int, found: Hash) -> None:
         """ConvertError when these are not the blob's. found: as of `summing`."""
-        if size != self.blob.size:
-            raise ConvertError(f"{self.where} is damaged", f"{self.blob.size} bytes are expected and there are {size}")
         name, wanted = self.checksum
-        if found.hexdigest() != wanted:
-            raise ConvertError(f"{self.where} is damaged", f"its {name} should be {wanted} and is {found.hexdigest()}")
+        why = f"its {name} should be {wanted} and is {found.hexdigest()}" if found.hexdigest() != wanted else ""
+        if size != self.blob.size:
+            why = f"{self.blob.size} bytes are expected and there are {size}"
+        if why:
+            file = self.blob.path if isinstance(self.blob, Piece) and not self.blob.offset else None  # a task made it
+            cure = f"Delete {file} and run again: it is made anew." if file else ""
+            raise ConvertError(f"{self.where} is damaged", why, cure)
 
 
 @dataclass(frozen=True)

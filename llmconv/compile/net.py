@@ -36,7 +36,7 @@ from llmconv.coefficients.roles import Packed
 from llmconv.compile import stand_ins, table_as_input
 from llmconv.compile.check_linear import difference
 from llmconv.compile.compiler import Compiler, refused
-from llmconv.compile.our_coefficients import equal_where, our_coefficients, written
+from llmconv.compile.our_coefficients import our_coefficients, program_without, written
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
 from llmconv.compile.stamp import stamp
 from llmconv.compile.without_weights import Absent, absent_codes
@@ -175,7 +175,8 @@ class Build:
             stand_ins.program(self.task.name, form.text, self.compiler, self.targets.bare)
             return self._with_our_coefficients(form.kind)
         if form.kind == "hollow" and self.task.tensors:
-            self._hollow_program(form)
+            absent = self._absent(form)
+            program_without(absent, self.task.name, form.text, self.exported, self.compiler, self.targets.bare)
             return self._with_our_coefficients(form.kind)
         raw = self.compiler.run(self.task.name, form.text.mlir, form.text.weights, self._absent(form))
         kind = form.kind if form.kind in CHEAPER else ""
@@ -201,13 +202,6 @@ class Build:
                 kind = "x".join(map(str, (*weight.shape, flags.mode.lower())))
                 absent[weight.name] = Absent(kind, ours.parts)
         return absent
-
-    def _hollow_program(self, form: Form) -> None:
-        """Write the program of a hollow net. Raises Refused when our coefficients around its linears are not right."""
-        made, present = self.compiler.program(self.task.name, form.text, self._absent(form))
-        split(made, self.targets.bare, self.targets.coefficients)
-        if not equal_where(self.exported, present, self.compiler, self.targets.bare):
-            raise Refused("our coefficients around its linears differ from the compiler's")
 
     def _with_our_coefficients(self, kind: str) -> Outcome:
         """The outcome of a net whose program was made from a form without its coefficients."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from llmconv.bmodel.flushing import Flushing
 from llmconv.bmodel.read import BModel
+from llmconv.bmodel.split import split
 from llmconv.bmodel.sums import Sums
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.coefficients.blob import Blob, coefficients
 from llmconv.coefficients.errors import NotCovered
 from llmconv.compile.compiler import Compiler
+from llmconv.compile.records import Refused
+from llmconv.compile.without_weights import Absent
 from llmconv.plan.exported import Exported, Text
 from llmconv.toolchain.flags import CompileFlags
+
+DIFFERENT = "our coefficients around its linears differ from the compiler's"
 
 
 def our_coefficients(
@@ -40,11 +45,25 @@ def written(blob: Blob, path: Path) -> Sums:
         return blob.write(file, flushing.wrote)
 
 
-def equal_where(net: Exported | Text, theirs: Iterable[tuple[int, bytes]], compiler: Compiler, bare: Path) -> bool:
-    """Whether our coefficients are the compiler's where these are known: offset and bytes. Raises NotCovered where
-    llmconv computes none."""
-    ours = our_coefficients(net, compiler.checkpoint, compiler.flags, bare)
-    return all(ours.at(offset) == stored for offset, stored in theirs)
+def program_without(
+    absent: Mapping[str, Absent],
+    name: str,
+    text: Text,
+    whole: Exported | Text,
+    compiler: Compiler,
+    bare: Path,
+    signed: bool = False,
+) -> None:
+    """Write the program of `text`, a net that lacks some of the weights of `whole`, to `bare`; the rest as
+    Compiler.program takes it. Raises Refused when our coefficients for the others are not the compiler's, NotCovered
+    where llmconv computes none."""
+    made, present = compiler.program(name, text, absent, signed)
+    rest = compiler.scratch / "absent.coeff"
+    split(made, bare, rest)
+    rest.unlink()
+    ours = our_coefficients(whole, compiler.checkpoint, compiler.flags, bare)
+    if any(ours.at(offset) != stored for offset, stored in present):
+        raise Refused(DIFFERENT)
 
 
 def equal(text: Text, theirs: Sums, compiler: Compiler, bare: Path) -> bool:

@@ -26,7 +26,7 @@ from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import Linear, Packed
 from llmconv.coefficients.rounding import widen
 from llmconv.compile.compiler import Compiler
-from llmconv.compile.our_coefficients import equal, equal_where
+from llmconv.compile.our_coefficients import DIFFERENT, equal, program_without
 from llmconv.compile.records import Refused
 from llmconv.compile.without_weights import Absent, absent_codes
 from llmconv.plan.exported import Exported, Text
@@ -38,22 +38,19 @@ from llmconv.top.rewrite import CODES
 def program(net: str, packed: Text, compiler: Compiler, bare: Path) -> None:
     """Write the program of `packed`, the block with stand-ins, to `bare`.
 
-    Raises Refused when the block has to be compiled as it is.
+    Raises Refused or NotCovered when the block has to be compiled as it is.
     """
-    coefficients = compiler.scratch / "stand_ins.coeff"
     signed = compiler.flags.dynamic and Mode.of(compiler.flags).bits == 8
     codes = _codes(packed)
     if codes_apart(compiler.flags, sum(prod(weight.shape) for weight in codes)):
         kept, absent = _without(codes, packed)
-        made, present = compiler.program(net, replace(packed, weights=kept), absent, signed)
-        split(made, bare, coefficients)
-        right = equal_where(packed, present, compiler, bare)
-    else:
-        made = split(compiler.run(net, packed.mlir, packed.weights, signed=signed), bare, coefficients)
-        right = equal(packed, made, compiler, bare)
+        program_without(absent, net, replace(packed, weights=kept), packed, compiler, bare, signed)
+        return
+    coefficients = compiler.scratch / "stand_ins.coeff"
+    made = split(compiler.run(net, packed.mlir, packed.weights, signed=signed), bare, coefficients)
     coefficients.unlink()
-    if not right:
-        raise Refused("our coefficients around its linears differ from the compiler's")
+    if not equal(packed, made, compiler, bare):
+        raise Refused(DIFFERENT)
 
 
 def over_devices(net: str, packed: Text, whole: Exported, compiler: Compiler) -> Path:

@@ -16,6 +16,7 @@ from bmodels import described
 from sample_nets import CHIPS, Compile, embedding, linear, token
 
 from llmconv.bmodel import flushing
+from llmconv.bmodel.arrange import Piece
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.errors import ConvertError
@@ -166,8 +167,9 @@ def test_stamps_that_cannot_be(parts: dict[str, Path], tmp_path: Path):
         combine([Part(parts["a8"], "c", Produced(size, lambda: [b"12345"]))], out, 0)
     with pytest.raises(ConvertError, match="its sha256 should be 00"):
         combine([Part(parts["a8"], "c", Produced(size, lambda: [bytes(size)], "00" * 32))], out, 0)
-    with pytest.raises(ConvertError, match="its XXH3 should be 11"):
-        combine([Part(parts["a8"], "c", Produced(size, lambda: [bytes(size)], "00" * 32, "11" * 16))], out, 0)
+    (tmp_path / "c.coeff").write_bytes(bytes(size))
+    with pytest.raises(ConvertError, match=r"its XXH3 should be 11.*Delete .*c\.coeff and run again"):
+        combine([Part(parts["a8"], "c", Piece(tmp_path / "c.coeff", 0, size, "00" * 32, "11" * 16))], out, 0)
     combine([parts["a8"], parts["b"]], tmp_path / "two", 0)
     with pytest.raises(ConvertError, match="two cannot be stamped: it has 2 nets"):
         combine([Part(tmp_path / "two", "c")], out, 0)

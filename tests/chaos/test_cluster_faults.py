@@ -99,6 +99,7 @@ def test_a_machine_that_was_cut_off_ends_its_compilers(networked, monkeypatch):
     wait_for(lambda: "Removing worker" in machines.log("scheduler") or "Remove worker" in machines.log("scheduler"))
     build.kill()
     build.wait()
+    assert site.compilers(), "nobody could tell it yet"
     network.mend("one")
     wait_for(lambda: not site.compilers())
 
