@@ -8,14 +8,16 @@ content are stored once, and the sha256 of the whole comes with it. Same nets, s
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from io import FileIO
 from pathlib import Path
 
 from llmconv.bmodel.arrange import Arranged, Piece, Produced, Stored, arrange
-from llmconv.bmodel.copying import copied
+from llmconv.bmodel.copying import BLOCK, copied, shares
+from llmconv.bmodel.direct import Direct
 from llmconv.bmodel.flatbuffer import find
 from llmconv.bmodel.flushing import Flushing
 from llmconv.bmodel.hashing import Hashing
@@ -26,6 +28,9 @@ from llmconv.errors import ConvertError
 from llmconv.words import counted
 
 SHA256_BYTES = 32
+LARGE = 32 << 20  # bytes of a file that is written past the page cache
+
+Append = Callable[..., None]  # of a chunk, and of where it comes from, see _append
 
 
 @dataclass(frozen=True)
@@ -173,35 +178,56 @@ def write(out: Path, model: dict) -> str:
 
 def _filled(file: FileIO, laid: Arranged) -> str:
     """Write all of it; returns its sha256 (hex)."""
-    with Flushing(file.fileno()) as flushing, Hashing() as hashing:
-        file.truncate(laid.size)  # some file systems allot far more to a file that grows
+    file.truncate(laid.size)  # some file systems allot far more to a file that grows
+    with _appending(file, laid) as append, Hashing() as hashing:
         hashing.add(laid.head)
-        _append(laid.head, file)
+        append(laid.head)
         for stored in laid.blobs:
-            _copy(stored, file, hashing, flushing)
+            _copy(stored, append, hashing)
         return hashing.sha256
 
 
-def _copy(stored: Stored, file: FileIO, hashing: Hashing, flushing: Flushing) -> None:
+@contextmanager
+def _appending(file: FileIO, laid: Arranged) -> Iterator[Append]:
+    """How bytes are written behind those that are there."""
+    if laid.size >= LARGE and not _shares(file, laid):
+        with Direct(file.fileno()) as direct:
+            yield lambda chunk, source=None: direct.write(chunk)
+    else:
+        with Flushing(file.fileno()) as flushing:
+            yield partial(_append, file, flushing)
+
+
+def _shares(file: FileIO, laid: Arranged) -> bool:
+    """Whether the file can share blocks with the one that the largest blob lies in."""
+    piece = max((s.blob for s in laid.blobs if isinstance(s.blob, Piece)), key=lambda one: one.size, default=None)
+    if piece is None or piece.size < BLOCK:
+        return False
+    with piece.path.open("rb") as source:
+        return shares(source.fileno(), piece.offset, file.fileno())
+
+
+def _copy(stored: Stored, append: Append, hashing: Hashing) -> None:
     """Write a blob and its padding; ConvertError when it is not what it should be."""
     blob, found, size = stored.blob, stored.summing(), 0
     piece = blob if isinstance(blob, Piece) else None
     with piece.path.open("rb") if piece else nullcontext() as source:
         for chunk in blob.chunks():
             hashing.add(chunk, found)
-            _append(chunk, file, (source.fileno(), piece.offset + size) if piece and source else None)
+            append(chunk, (source.fileno(), piece.offset + size) if piece and source else None)
             size += memoryview(chunk).nbytes
-            flushing.wrote(memoryview(chunk).nbytes)
     hashing.then(lambda: stored.check(size, found))
     hashing.add(bytes(stored.padding))
-    _append(bytes(stored.padding), file)
+    append(bytes(stored.padding))
 
 
-def _append(chunk: bytes | memoryview, file: FileIO, source: tuple[int, int] | None = None) -> None:
+def _append(file: FileIO, flushing: Flushing, chunk: bytes | memoryview, source: tuple[int, int] | None = None) -> None:
     """Write a chunk (anything with a buffer). source: a file that holds it, and where: the kernel copies it then, or
     lets both files share its blocks."""
     left = memoryview(chunk).cast("B")
+    size = left.nbytes
     if source:
-        left = left[copied(*source, file.fileno(), None, left.nbytes) :]
+        left = left[copied(*source, file.fileno(), None, size) :]
     while left:
         left = left[file.write(left) :]
+    flushing.wrote(size)

@@ -1,10 +1,12 @@
 """Combining .bmodel files: equal to the vendor's own tool, in one pass, without holding a file in memory."""
 
 import errno
+import fcntl
 import hashlib
 import os
 import resource
 import signal
+import struct
 import time
 import tracemalloc
 from collections.abc import Callable, Iterator
@@ -15,8 +17,9 @@ import pytest
 from bmodels import described
 from sample_nets import CHIPS, Compile, embedding, linear, token
 
-from llmconv.bmodel import flushing
+from llmconv.bmodel import flushing, write
 from llmconv.bmodel.arrange import Piece
+from llmconv.bmodel.direct import Direct
 from llmconv.bmodel.read import BModel
 from llmconv.bmodel.write import Part, Produced, combine
 from llmconv.errors import ConvertError
@@ -239,8 +242,48 @@ def test_where_the_kernel_does_not_copy(
     assert other.read_bytes() == whole.read_bytes() and hashlib.sha256(other.read_bytes()).hexdigest() == sha256
 
 
-def test_disk_full(parts: dict[str, Path], tmp_path: Path):
+SHARING = [None, False, True]  # None: too small a file to ask
+
+
+@pytest.mark.parametrize("sharing", SHARING)
+def test_large_files(parts: dict[str, Path], sharing: bool | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """They go past the page cache, but where file systems share blocks: there the kernel copies."""
+    asked, copied, past = [], [], []
+
+    def clone(to: int, what: int, given: bytes) -> int:
+        assert what == 0x4020940D
+        source, offset, size, at = struct.unpack("=qQQQ", given)
+        asked.append((offset % 4096, size, at))
+        if not sharing:
+            raise OSError(errno.EOPNOTSUPP, os.strerror(errno.EOPNOTSUPP))
+        os.pwrite(to, os.pread(source, size, offset), at)
+        return 0
+
+    def copy(source: int, target: int, size: int, offset: int, place: None) -> int:
+        copied.append(size)
+        return os.write(target, os.pread(source, size, offset))
+
+    class Recorded(Direct):
+        def write(self, chunk: bytes | memoryview) -> None:
+            past.append(memoryview(chunk).nbytes)
+            super().write(chunk)
+
+    wanted = tmp_path / "wanted"
+    sha256 = combine([parts["a8"], parts["half"]], wanted, 0)
+    monkeypatch.setattr(write, "LARGE", 1 << 40 if sharing is None else 0)
+    monkeypatch.setattr(write, "Direct", Recorded)
+    monkeypatch.setattr(fcntl, "ioctl", clone)
+    monkeypatch.setattr(os, "copy_file_range", copy)
+    assert combine([parts["a8"], parts["half"]], tmp_path / "out", 0) == sha256
+    assert (tmp_path / "out").read_bytes() == wanted.read_bytes()
+    assert asked == ([] if sharing is None else [(0, 4096, 0)])
+    assert bool(copied) == (sharing is not False) and sum(past) == (wanted.stat().st_size if sharing is False else 0)
+
+
+@pytest.mark.parametrize("past_the_cache", [False, True])
+def test_disk_full(past_the_cache: bool, parts: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """As far as a limit on the file's size can stand for it."""
+    monkeypatch.setattr(write, "LARGE", 0 if past_the_cache else 1 << 40)
     out = tmp_path / "out"
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
