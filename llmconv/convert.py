@@ -22,6 +22,9 @@ from llmconv.plan.tuned import planned
 from llmconv.request import request
 from llmconv.request.request import Request
 
+# What the first tasks of a conversion call; nets that are only exported are not a worker's
+COMPILING = ("llmconv.compile.check_linear", "llmconv.compile.net")
+
 
 @dataclass(frozen=True)
 class Command:
@@ -47,10 +50,14 @@ def run(asked: Request, selected: Sequence[str] = (), command: Command = Command
 
     selected: names of tasks; default: all that the request asks for. Raises ConvertError when the run cannot start.
     """
-    from llmconv import tasks
+    from llmconv.engine.early import Early
 
-    made, status = settled(asked, planned(asked), lambda made: run_options(asked, made, command))
-    return status or engine.run(tasks.graph(made), selected or ["convert"], run_options(asked, made, command))
+    with Early(asked.run_options(), () if asked.job.only_mlir else COMPILING) as early:
+        from llmconv import tasks  # the workers start while this process imports and plans
+
+        made, status = settled(asked, planned(asked), lambda made: run_options(asked, made, command))
+        options = replace(run_options(asked, made, command), started=early.take)
+        return status or engine.run(tasks.graph(made), selected or ["convert"], options)
 
 
 def settled(

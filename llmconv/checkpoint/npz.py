@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +13,7 @@ from numpy.lib import format as npy
 
 from llmconv.checkpoint.files import Checkpoint
 from llmconv.checkpoint.recipe import evaluate, shape
+from llmconv.checkpoint.tensor import TensorInfo
 from llmconv.numeric import from_bf16, to_bf16, to_f16, without_denormals
 
 if TYPE_CHECKING:
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
 TYPES = {"f32": "<f4", "bf16": "<u2", "f16": "<u2", "ui8": "|u1"}
 CHUNK = 32 << 20  # bytes of source rows read at a time
 BLOCK = 128 << 20  # bytes of a transposed weight in memory
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a tensor."""
+
+    info: TensorInfo
+    first: int
+    last: int
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,11 @@ def half_rows(checkpoint: Checkpoint, name: str, half: str) -> Iterator[np.ndarr
 def _parts(recipe: tuple | list, checkpoint: Checkpoint, dtype: str) -> Iterator[np.ndarray]:
     turned = _turned_rows(recipe, checkpoint) if dtype in ("bf16", "f16") else None
     if turned:
-        yield from _turned(checkpoint, *turned, dtype)
+        yield from _turned(checkpoint, turned, dtype)
+    elif recipe[0] == "fill":
+        yield np.full(recipe[1], _computed(np.full(1, recipe[2], np.float32), "F32", dtype), TYPES[dtype])
     elif recipe[0] != "tensor":
-        values = evaluate(recipe, checkpoint)
-        yield _computed(values, "F32", dtype) if dtype in ("bf16", "f16") else values.astype(TYPES[dtype], copy=False)
+        yield _computed(evaluate(recipe, checkpoint), "F32", dtype)
     elif dtype in ("bf16", "f16"):
         yield from half_rows(checkpoint, recipe[1], dtype)
     else:
@@ -87,40 +98,60 @@ def _parts(recipe: tuple | list, checkpoint: Checkpoint, dtype: str) -> Iterator
             yield checkpoint.float32(recipe[1], rows)
 
 
-def _turned_rows(recipe: tuple | list, checkpoint: Checkpoint) -> tuple[str, int, int] | None:
-    """(tensor, first, last) where the recipe is the transpose of those rows of it, as most linears' are."""
+def _turned_rows(recipe: tuple | list, checkpoint: Checkpoint) -> list[Rows] | None:
+    """The rows of tensors of one width, one below the other, of which the recipe is the transpose, as most linears'
+    are."""
     if recipe[0] != "transpose":
         return None
-    kind, inner, *bounds = recipe[1]
-    if kind == "rows" and inner[0] == "tensor":
-        name, (first, last) = inner[1], bounds[:2]
-    elif kind == "tensor":
-        name, first, last = inner, 0, checkpoint.info(inner).shape[0]
-    else:
-        return None
-    info = checkpoint.info(name)
-    return (name, first, last) if len(info.shape) == 2 and info.dtype in ("BF16", "F16", "F32") else None
+    found = _rows(recipe[1], checkpoint, 0, shape(recipe, checkpoint)[-1])
+    plain = found and all(len(rows.info.shape) == 2 and rows.info.dtype in ("BF16", "F16", "F32") for rows in found)
+    return found if plain and len({rows.info.shape[1] for rows in found}) == 1 else None
 
 
-def _turned(checkpoint: Checkpoint, name: str, first: int, last: int, half: str) -> Iterator[np.ndarray]:
-    """The transpose of rows first..last of a tensor [N, K], by blocks of its rows.
+def _rows(recipe: tuple | list, checkpoint: Checkpoint, first: int, last: int) -> list[Rows]:
+    """The rows of tensors that some rows of a recipe are; none where they are anything else."""
+    kind, inner, *bounds = recipe
+    if kind == "tensor":
+        return [Rows(checkpoint.info(inner), first, last)]
+    if kind == "rows":
+        return _rows(inner, checkpoint, bounds[0] + first, bounds[0] + last)
+    if kind == "transpose" and inner[0] == "transpose":
+        return _rows(inner[1], checkpoint, first, last)
+    found: list[Rows] = []
+    for part in recipe[1:] if kind == "concat" else ():
+        size = shape(part, checkpoint)[0]
+        if first < size and last > 0:
+            rows = _rows(part, checkpoint, max(first, 0), min(last, size))
+            if not rows:
+                return []
+            found += rows
+        first, last = first - size, last - size
+    return found
 
-    A block is filled from few rows of the tensor at a time, which fit the processor's cache.
+
+def _turned(checkpoint: Checkpoint, parts: Sequence[Rows], half: str) -> Iterator[np.ndarray]:
+    """The transpose of rows of tensors [N, K], by blocks of its rows.
+
+    A block is filled from few rows of a tensor at a time, which fit the processor's cache.
     """
-    info = checkpoint.info(name)
-    width, count = info.shape[1], last - first
+    width, count = parts[0].info.shape[1], sum(part.last - part.first for part in parts)
     step, few = max(1, BLOCK // (2 * count)), max(64, (1 << 17) // width)
     for left in range(0, width, step):
-        block = np.empty((min(step, width - left), count), TYPES[half])
-        for top in range(first, last, few):
-            rows = checkpoint.raw(name, slice(top, min(top + few, last)))[:, left : left + step]
-            block[:, top - first : top - first + len(rows)] = _computed(rows, info.dtype, half).T
+        block, at = np.empty((min(step, width - left), count), TYPES[half]), 0
+        for part in parts:
+            for top in range(part.first, part.last, few):
+                rows = checkpoint.raw(part.info.name, slice(top, min(top + few, part.last)))[:, left : left + step]
+                block[:, at : at + len(rows)] = _computed(rows, part.info.dtype, half).T
+                at += len(rows)
         yield block
         del block  # one at a time
 
 
-def _computed(values: np.ndarray, stored: str, half: str) -> np.ndarray:
-    """Half precision bits of values of type `stored`, as the compiler rounds what is computed: no denormals in bf16."""
-    if half == "bf16":
+def _computed(values: np.ndarray, stored: str, dtype: str) -> np.ndarray:
+    """Values of type `stored` as `write` has them; in half precision their bits, as the compiler rounds what is
+    computed: no denormals in bf16."""
+    if dtype == "bf16":
         return without_denormals(values if stored == "BF16" else to_bf16(values))
+    if dtype != "f16":
+        return values.astype(TYPES[dtype], copy=False)
     return (values if stored == "F16" else to_f16(from_bf16(values) if stored == "BF16" else values)).view(np.uint16)

@@ -90,7 +90,7 @@ class Build:
             self.decider = Decider(self.state, self.options, self.graph)
             self.forecast = Forecast(self.graph, self.state.rows, self.decider.expected_memory)
             self.monitor = Monitor(self.graph, self.forecast, self.total, str(state_dir.parent))
-            pool = Pool(state_dir, lock.worker_fd, self.results, self.options.environment)
+            pool = Pool(state_dir, self.results, self.options.environment, self.options.started)
             self.crew = Crew(self.options, self.jobs, self.memory, pool, self.results)
             try:
                 self._start(lock)

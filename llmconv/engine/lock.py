@@ -12,6 +12,7 @@ from llmconv.engine import outputs
 from llmconv.errors import ConvertError, InputError
 
 PATIENCE = 0.5  # seconds that a holder that was just killed needs to disappear
+WORKERS_LOCK = "workers.lock"
 SCRATCH = "scratch"  # of compiles, whose links are theirs
 GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they need milliseconds
 
@@ -19,14 +20,14 @@ GRACE = 5.0  # seconds that the workers of a killed run get to disappear; they n
 class Lock:
     """Holds <state_dir>/lock. `unclean` says that the previous holder died without releasing it.
 
-    A second lock, workers.lock, is shared by this process and its workers and inherited through `worker_fd`. The next
-    run waits for it: a worker that outlives a killed main process by a moment cannot touch files under the next run.
+    A second lock, WORKERS_LOCK, is shared by this process and its workers. The next run waits for it: a worker that
+    outlives a killed main process by a moment cannot touch files under the next run.
     """
 
     def __init__(self, state_dir: Path):
         self._dir = state_dir
         self._fd = -1
-        self.worker_fd = -1
+        self._workers_fd = -1
         self.unclean = False
 
     def __enter__(self) -> Lock:
@@ -57,11 +58,11 @@ class Lock:
         return self
 
     def _wait_for_workers(self) -> None:
-        self.worker_fd = _open(self._dir / "workers.lock")
+        self._workers_fd = _open(self._dir / WORKERS_LOCK)
         end = time.monotonic() + GRACE
         while True:
             try:
-                fcntl.flock(self.worker_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                fcntl.flock(self._workers_fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except OSError:
                 if time.monotonic() > end:
@@ -70,11 +71,11 @@ class Lock:
                         try_="End it (see `fuser` or `lsof` of that file) and run the same command again.",
                     ) from None
                 time.sleep(0.02)
-        fcntl.flock(self.worker_fd, fcntl.LOCK_SH)
+        fcntl.flock(self._workers_fd, fcntl.LOCK_SH)
 
     def __exit__(self, *_: object) -> None:
         os.ftruncate(self._fd, 0)  # an empty file means that the run ended in order
-        os.close(self.worker_fd)
+        os.close(self._workers_fd)
         os.close(self._fd)
 
 

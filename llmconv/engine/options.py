@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import subprocess
+
     from llmconv.engine.homes import Home
 
 
@@ -44,7 +46,8 @@ class RunOptions:
     repeat: makes the command that repeats one task, shown with its failure. again: the command of the whole run, shown
     when it ended early. environment: variables that workers have besides those of this process. notes:
     told when the run starts. prepare: called before a build, and not by what only looks at one. listeners:
-    called with every event. cluster: where else tasks run; None: on this machine alone.
+    called with every event. cluster: where else tasks run; None: on this machine alone. started: gives a worker process
+    that waits already (llmconv.engine.early), or None.
     """
 
     state_dir: Path
@@ -67,3 +70,4 @@ class RunOptions:
     listeners: Sequence[Callable[[Any], None]] = ()
     homes: Sequence[Home] = ()
     cluster: ClusterOptions | None = None
+    started: Callable[[], subprocess.Popen[bytes] | None] = lambda: None

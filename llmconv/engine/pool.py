@@ -12,14 +12,17 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from llmconv.engine.hands import Part
+from llmconv.engine.lock import WORKERS_LOCK
 from llmconv.engine.perform import Job
 from llmconv.engine.step import Step
+
+Process = subprocess.Popen[bytes]
 
 HUGE = 1 << 30  # bytes: a worker that keeps more than this after a job is replaced, or idle workers eat the budget
 
@@ -27,6 +30,25 @@ HUGE = 1 << 30  # bytes: a worker that keeps more than this after a job is repla
 LITTLE_SPIN = {"OPENBLAS_THREAD_TIMEOUT": "4"}
 
 _START = "import sys; sys.path[:] = {path!r}; from llmconv.engine.worker import main; main()"
+
+
+def launch(environment: Mapping[str, str], modules: Sequence[str] = (), log: Path | None = None) -> Process:
+    """Start a worker process, which waits until a Worker says where it belongs.
+
+    environment: variables besides those of this process. modules: what it imports meanwhile. log: where it writes what
+    goes wrong until then.
+    """
+    program = _START.format(path=[path or os.getcwd() for path in sys.path])
+    with open(log or os.devnull, "ab") as output:
+        return subprocess.Popen(
+            [sys.executable, "-c", program, "llmconv-worker", ",".join(modules)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=output,
+            start_new_session=True,
+            # hash order must not find its way into outputs
+            env={**LITTLE_SPIN, **os.environ, **environment, "PYTHONHASHSEED": "0"},
+        )
 
 
 @dataclass(frozen=True)
@@ -63,29 +85,17 @@ class Death:
 
 
 class Worker:
-    """One worker process and the thread that listens to it."""
+    """One worker process and the thread that listens to it. lock: a file that the process holds a shared lock of."""
 
-    def __init__(
-        self, number: int, log: Path, lock_fd: int, results: queue.SimpleQueue[Any], environment: Mapping[str, str]
-    ):
+    def __init__(self, number: int, process: Process, lock: Path, log: Path, results: queue.SimpleQueue[Any]):
         self.number = number
         self.log = log
         self.job: str | None = None  # read and written by the main thread only
         self._results = results
-        program = _START.format(path=[path or os.getcwd() for path in sys.path])
-        with open(log, "ab") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-c", program, "llmconv-worker", str(lock_fd)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=output,
-                pass_fds=[lock_fd],
-                start_new_session=True,
-                # hash order must not find its way into outputs
-                env={**LITTLE_SPIN, **os.environ, **environment, "PYTHONHASHSEED": "0"},
-            )
-        assert self.process.stdin and self.process.stdout  # pipes, as asked for
-        self._jobs, self._answers = self.process.stdin, self.process.stdout
+        self.process = process
+        assert process.stdin and process.stdout  # pipes, as asked for
+        self._jobs, self._answers = process.stdin, process.stdout
+        self._write(json.dumps({"lock": str(lock), "log": str(log)}))
         self._listener = threading.Thread(target=self._listen, daemon=True)
         self._listener.start()
 
@@ -174,11 +184,17 @@ def _pidfd(pid: int) -> int:
 class Pool:
     """Starts workers as jobs come, and keeps them for the next. All methods are for the main thread."""
 
-    def __init__(self, state_dir: Path, lock_fd: int, results: queue.SimpleQueue[Any], environment: Mapping[str, str]):
+    def __init__(
+        self,
+        state_dir: Path,
+        results: queue.SimpleQueue[Any],
+        environment: Mapping[str, str],
+        started: Callable[[], Process | None] = lambda: None,
+    ):
+        """started: gives a process that waits already, or None."""
         self._environment = environment
-        self._dir = state_dir / "workers"
-        self._lock_fd = lock_fd
-        self._results = results
+        self._dir, self._lock = state_dir / "workers", state_dir / WORKERS_LOCK
+        self._results, self._started = results, started
         self._workers: list[Worker] = []
         self._leaving: list[Worker] = []  # take no more jobs and end by themselves
         shutil.rmtree(self._dir, ignore_errors=True)  # the logs of an earlier run
@@ -195,7 +211,9 @@ class Pool:
         taken = {worker.number for worker in self._workers}
         number = next(number for number in range(1, len(taken) + 2) if number not in taken)
         self._dir.mkdir(parents=True, exist_ok=True)
-        worker = Worker(number, self._dir / f"{number}.log", self._lock_fd, self._results, self._environment)
+        log = self._dir / f"{number}.log"
+        process = self._started() or launch(self._environment, log=log)
+        worker = Worker(number, process, self._lock, log, self._results)
         self._workers.append(worker)
         return worker
 

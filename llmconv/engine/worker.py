@@ -9,6 +9,8 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import faulthandler
+import fcntl
+import importlib
 import json
 import os
 import queue
@@ -28,11 +30,17 @@ _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # of malloc.h
 
 
 def main() -> None:
-    """Serves until stdin ends. argv: [..., number of the lock file's descriptor]."""
+    """Serves until stdin ends. argv: [..., names of modules to import at once, with commas between them]."""
     _keep_memory()
-    os.set_inheritable(int(sys.argv[-1]), False)  # the lock is held by this process alone, not by its compilers
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides what Ctrl-C means
     requests, answers = _own_pipes()
+    for name in filter(None, sys.argv[-1].split(",")):
+        with contextlib.suppress(Exception):  # the task that needs it fails, and says why
+            importlib.import_module(name)
+    place = requests.readline()
+    if not place:  # nobody needs this process
+        return
+    _settle(**json.loads(place))
     faulthandler.enable()
     jobs: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
     said: queue.SimpleQueue[dict[str, Any]] = queue.SimpleQueue()
@@ -57,6 +65,19 @@ def _keep_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
         mallopt(_MMAP_THRESHOLD, 32 << 20)
         mallopt(_TRIM_THRESHOLD, 64 << 20)
+
+
+def _settle(lock: str, log: str) -> None:
+    """Hold the lock, and write to the log. A lock that another has means that the main process is gone."""
+    held = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)  # open as long as this process: not inherited
+    try:
+        fcntl.flock(held, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.killpg(0, signal.SIGKILL)
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW, 0o644)
+    os.dup2(output, 2)
+    os.dup2(output, 1)
+    os.close(output)
 
 
 def _told(name: str, step: Step) -> dict[str, Any]:

@@ -138,6 +138,19 @@ def overlap(name, log, out, seconds=0.2):
     return write(name, log, name, out)
 
 
+_OPEN = """import os, sys
+print([os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")].count(sys.argv[1]))
+"""
+
+
+def locks(name, log, out, lock):
+    """Writes how often this process, and then a program that it runs, have the file open."""
+    here = [os.path.realpath(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd")].count(lock)
+    program = [sys.executable, "-c", _OPEN, lock]
+    there = subprocess.run(program, capture_output=True, text=True, check=True, close_fds=False).stdout.strip()
+    return write(name, log, f"{here} {there}", out)
+
+
 def usage(name, log, out):
     """Runs a program that takes 80 MB and some CPU time."""
     subprocess.run([sys.executable, "-c", "x = bytearray(80 << 20); sum(range(10**7))"], check=True)

@@ -21,8 +21,9 @@ from llmconv.engine.cluster.errand import Done, Errand, errand, to_json
 from llmconv.engine.cluster.sandbox import Sandbox
 from llmconv.engine.cluster.store import Store
 from llmconv.engine.failure import from_death, from_exception
+from llmconv.engine.lock import WORKERS_LOCK
 from llmconv.engine.perform import Job
-from llmconv.engine.pool import HUGE, Death, Result, Told, Worker
+from llmconv.engine.pool import HUGE, Death, Result, Told, Worker, launch
 
 if TYPE_CHECKING:
     from distributed import Worker as DaskWorker
@@ -56,7 +57,6 @@ class Host:
         place.mkdir(parents=True, exist_ok=True)
         self.store = Store(place / "files")
         self._lock = threading.Lock()
-        self._held = os.open(place / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         self._idle: list[Process] = []
         self._busy: dict[str, Process] = {}
         self._unwanted: set[str] = set()
@@ -139,7 +139,8 @@ class Host:
     def _new(self, environment: dict[str, str]) -> Process:
         self._count += 1
         said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        worker = Worker(self._count, self.place / f"{self._count}.log", self._held, said, environment)
+        log = self.place / f"{self._count}.log"
+        worker = Worker(self._count, launch(environment, log=log), self.place / WORKERS_LOCK, log, said)
         return Process(worker, said, environment)
 
     def _release(self, key: str, process: Process, answer: dict[str, Any]) -> None:
