@@ -1,19 +1,24 @@
 """Run one program to its end: output to a log, exit or signal, time, CPU and peak memory.
 
-The child stays in the caller's process group, so that a caller that kills its group takes the compiler along, and it
-asks the kernel to be killed when the caller dies, so that `kill -9` of the caller alone leaves nothing running.
+The child stays in the caller's process group, so that a caller that kills its group takes the compiler along. The
+kernel is asked to kill it when the caller dies, so that `kill -9` of the caller alone leaves nothing running. Where
+util-linux' setpriv is there, it asks for that: a child that asks itself begins as a copy of the caller, which takes a
+worker some milliseconds each time.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import select
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 _PR_SET_PDEATHSIG = 1
@@ -56,24 +61,26 @@ def run(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], log: P
 
     An exception in the caller (Ctrl-C) kills the child before it is passed on.
     """
-    parent = os.getpid()
+    parent, binding = os.getpid(), _binding()
 
     def bind_to_parent() -> None:
         _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
         if os.getppid() != parent:  # the parent died between fork and prctl
             os._exit(1)
 
+    if not shutil.which(argv[0], path=env.get("PATH")):  # setpriv would say so with an exit code
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(argv[0]))
     ours = _high_water("self")
     start = time.monotonic()
     with open(log, "ab" if append else "wb") as out:
         child = subprocess.Popen(
-            [str(a) for a in argv],
+            [*binding, *map(str, argv)],
             cwd=cwd,
             env=dict(env),
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            preexec_fn=bind_to_parent,
+            preexec_fn=None if binding else bind_to_parent,
         )
     try:
         peak, status, usage = _wait(child.pid)
@@ -92,6 +99,19 @@ def run(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], log: P
         cpu_seconds=usage.ru_utime + usage.ru_stime,
         peak_rss=counted if counted > ours * 1.05 else peak or counted,
     )
+
+
+@cache
+def _binding() -> tuple[str, ...]:
+    """What stands before a command that the kernel is to kill with its caller; () where it has to ask for that itself:
+    there is no setpriv, an old one, or that of busybox."""
+    program = shutil.which("setpriv")
+    words = (program, "--pdeathsig", "KILL", "--") if program else ()
+    try:
+        works = words and not subprocess.run([*words, "true"], capture_output=True, stdin=subprocess.DEVNULL).returncode
+    except OSError:
+        return ()
+    return words if works else ()
 
 
 def _wait(pid: int):

@@ -13,12 +13,23 @@ from processes import SOON, living, numbers, wait_for
 
 from llmconv.toolchain import process, shared_memory
 
+SETPRIV = process._binding()
+
+
+@pytest.fixture(params=["setpriv", "no setpriv"])
+def binding(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Both ways in which a child is bound to its caller."""
+    if request.param == "setpriv":
+        assert SETPRIV, "util-linux is a part of the systems that these tests run on"
+    monkeypatch.setattr(process, "_binding", lambda: SETPRIV if request.param == "setpriv" else ())
+    return request.param
+
 
 def _run(tmp_path: Path, *argv: str, **more) -> process.Outcome:
     return process.run(argv, cwd=tmp_path, env=os.environ, log=tmp_path / "log", **more)
 
 
-def test_exit_code_and_log(tmp_path: Path) -> None:
+def test_exit_code_and_log(binding: str, tmp_path: Path) -> None:
     ended = _run(tmp_path, "sh", "-c", "echo out; echo err >&2; exit 3")
     assert (ended.exit, ended.signal, ended.ok) == (3, None, False)
     assert ended.how() == "ended with exit code 3"
@@ -27,19 +38,19 @@ def test_exit_code_and_log(tmp_path: Path) -> None:
     assert (tmp_path / "log").read_text() == "out\nerr\nmore\n"
 
 
-def test_signal_is_named(tmp_path: Path) -> None:
+def test_signal_is_named(binding: str, tmp_path: Path) -> None:
     ended = _run(tmp_path, "sh", "-c", "kill -ABRT $$")
     assert (ended.exit, ended.signal) == (-1, signal.SIGABRT)
     assert ended.how() == "died of SIGABRT"
     assert process.signal_name(250) == "signal 250"
 
 
-def test_missing_program(tmp_path: Path) -> None:
+def test_missing_program(binding: str, tmp_path: Path) -> None:
     with pytest.raises(OSError):
         _run(tmp_path, str(tmp_path / "nothing"))
 
 
-def test_time_and_memory(tmp_path: Path) -> None:
+def test_time_and_memory(binding: str, tmp_path: Path) -> None:
     ended = _run(
         tmp_path,
         sys.executable,
@@ -52,17 +63,18 @@ def test_time_and_memory(tmp_path: Path) -> None:
     assert 150 << 20 < ended.peak_rss < 400 << 20
 
 
-def test_our_own_memory_is_not_the_childs(tmp_path: Path) -> None:
+def test_our_own_memory_is_not_the_childs(binding: str, tmp_path: Path) -> None:
     ballast = bytearray(b"1") * (300 << 20)
     ended = _run(tmp_path, "sleep", "0.3")
     assert ended.peak_rss < 100 << 20, "the child's peak must not be that of the fork of a big parent"
     assert ballast
 
 
-def test_child_dies_with_its_caller(tmp_path: Path) -> None:
+def test_child_dies_with_its_caller(binding: str, tmp_path: Path) -> None:
     """kill -9 of the caller alone leaves no compiler behind."""
     code = (
         "import sys, os; from pathlib import Path; from llmconv.toolchain import process\n"
+        f"process._binding = lambda: {process._binding()}\n"
         "process.run(['sh', '-c', 'echo $$ > pid; exec sleep 600'], cwd=Path(sys.argv[1]), env=os.environ, log=Path(sys.argv[1], 'log'))"
     )
     caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
@@ -73,7 +85,19 @@ def test_child_dies_with_its_caller(tmp_path: Path) -> None:
     wait_for(lambda: not living(pid), SOON)
 
 
-def test_interrupt_kills_the_child(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "no program", None])
+def test_a_setpriv_that_cannot_do_it(program: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Busybox's and old ones refuse the option; elsewhere there is none."""
+    if program:
+        (tmp_path / "setpriv").write_text(program)
+        (tmp_path / "setpriv").chmod(0o755)
+    for name in ("sh", "true"):
+        (tmp_path / name).symlink_to(f"/bin/{name}")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert process._binding.__wrapped__() == ()
+
+
+def test_interrupt_kills_the_child(binding: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(pid: int):
         raise KeyboardInterrupt
 
