@@ -23,7 +23,7 @@ from llmconv.request import request
 from llmconv.request.request import Request
 
 # What the first tasks of a conversion call; nets that are only exported are not a worker's
-COMPILING = ("llmconv.compile.check_linear", "llmconv.compile.net")
+COMPILING = ("llmconv.compile.check_linears", "llmconv.compile.net")
 
 
 @dataclass(frozen=True)

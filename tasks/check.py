@@ -1,6 +1,7 @@
-"""check:WEIGHT: compare our coefficients for a linear with the compiler's, where nets are packed or hollow.
+"""check:NET: compare our coefficients for a net's linears with the compiler's, where nets are packed or hollow.
 
-One layer is checked for all layers of the same sizes, with made-up values unless the checkpoint has quantised it.
+One net is checked for all whose linears have the same sizes, with made-up values unless the checkpoint has quantised
+them.
 """
 
 from __future__ import annotations
@@ -12,11 +13,10 @@ from llmconv.checkpoint.made_up import can_make, listed, table
 from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
-from llmconv.plan.forms import alone, checks, sample
+from llmconv.plan.forms import alone, checked, samples
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
-from llmconv.top.graph import Weight
 
 from .shapes import CODE, head, reading
 
@@ -27,33 +27,34 @@ def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iter
     firsts = [net for net in plan.nets if net.name in alike]
     if firsts:
         yield head("check", "hold our coefficients for linears against the compiler's")
-    for net, weight in checks(firsts).values():
-        yield _task(plan, layout, net, weight)
+    for net in firsts:
+        yield _task(plan, layout, net)
 
 
-def _task(plan: Plan, layout: Layout, net: Net, weight: Weight) -> dict:
-    text, flags = sample(net, weight), alone(net.flags).to_dict()
-    names = sorted({name for made in text.weights for name in recipe.names(made.recipe)})
+def _task(plan: Plan, layout: Layout, net: Net) -> dict:
+    texts, flags, weights = samples(net), alone(net.flags).to_dict(), checked(net)
+    names = sorted({name for text in texts for made in text.weights for name in recipe.names(made.recipe)})
     any_values = can_make(plan.checkpoint, names)
     tensors = listed(table(plan.checkpoint, names)) if any_values else {}
-    made = text.to_json()
+    made = [text.to_json() for text in texts]
+    apart = f"{net.name}.linears"  # the net's own scratch and log are its program's
     return task(
-        weight.name,
-        "llmconv.compile.check_linear:check_linear",
+        net.name,
+        "llmconv.compile.check_linears:check_linears",
         {
-            "sample": made,
+            "samples": made,
             "model": "" if any_values else str(plan.checkpoint.path),
             "tensors": tensors,
             "flags": flags,
-            "place": Workplace(layout.scratch(weight.name), layout.log(weight.name), plan.job.debug).to_json(),
+            "place": Workplace(layout.scratch(apart), layout.log(apart), plan.job.debug).to_json(),
         },
         basename="check",
-        targets=[layout.check(weight.name)],
+        targets=[layout.check(net.name)],
         file_dep=[layout.toolchain],
         **reading(plan, layout, [] if any_values else names),
-        key={"flags": flags, "sample": made, "tensors": tensors},
+        key={"flags": flags, "samples": made, "tensors": tensors},
         code=CODE,
-        need=Need(memory=check_memory(), scratch=check_scratch(), seconds=check_seconds(weight)),
+        need=Need(memory=check_memory(weights), scratch=check_scratch(weights), seconds=check_seconds(weights)),
         like="check",
-        doc=f"check {weight.name}",
+        doc=f"check the linears of {net.name}",
     )

@@ -21,7 +21,7 @@ from llmconv.plan.origins import Origin
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .shapes import CODE, OWNER, before, checks_of, head, pattern, reading, saves_addresses
+from .shapes import CODE, OWNER, before, check_of, head, pattern, reading, saves_addresses
 
 # The facts of its program that a stamped net depends on: no other fact may rebuild it
 PROGRAM = ("check", "cycles", "coefficient_bytes", "coefficients")
@@ -49,7 +49,13 @@ def _task(plan: Plan, layout: Layout, net: Net, made: Collection[str]) -> dict:
         {"net": work.to_json()},
         basename="compile",
         targets=[*layout.net(net.name), *_saved(layout, net)],
-        file_dep=[work.mlir, work.weights, layout.toolchain, *_made_before(work), *work.checks],
+        file_dep=[
+            work.mlir,
+            work.weights,
+            layout.toolchain,
+            *_made_before(work),
+            *([work.checks] if work.checks else []),
+        ],
         picks=[*read["picks"], *((files.facts, facts[role]) for role, files in others.items())],
         task_dep=[] if origin.program else before(plan, net, made),
         reads=read["reads"],
@@ -76,7 +82,7 @@ def _work(plan: Plan, layout: Layout, net: Net) -> NetTask:
         flags=net.flags,
         place=Workplace(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
         addresses=layout.addresses(net.stage_of) if net.stage_of else None,
-        checks=checks_of(plan, layout, net),
+        checks=check_of(plan, layout, net),
         template=pattern(plan, layout, net.name) if stamped else None,
         owner=NetFiles(*layout.net(origin.owner)) if origin.owner else None,
         places=dict(zip(plan.named[origin.template].numbered, net.numbered)) if origin.template else {},

@@ -13,7 +13,7 @@ from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
 
-from .shapes import CODE, OWNER, before, checks_of, head, pattern
+from .shapes import CODE, OWNER, before, check_of, head, pattern
 
 
 def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iterator[dict]:
@@ -36,7 +36,7 @@ def _task(plan: Plan, layout: Layout, net: Net, made: Collection[str]) -> dict:
         {"net": work.to_json()},
         basename="program",
         targets=[files.bare, files.facts, files.run, *([files.addresses] if files.addresses else [])],
-        file_dep=[work.mlir, work.weights, layout.toolchain, *first, *work.checks],
+        file_dep=[work.mlir, work.weights, layout.toolchain, *first, *([work.checks] if work.checks else [])],
         picks=[(work.owner.facts, OWNER)] if work.owner else [],
         task_dep=before(plan, net, made),
         code=CODE,
@@ -67,7 +67,7 @@ def _work(plan: Plan, layout: Layout, net: Net) -> NetTask:
         flags=net.flags,
         place=Workplace(layout.scratch(net.name), layout.log(net.name), plan.job.debug),
         addresses=first.addresses if first else None,
-        checks=checks_of(plan, layout, net),
+        checks=check_of(plan, layout, net),
         owner=owner,
         check=True,
         tensors=table(plan.checkpoint, net.tensors),

@@ -81,9 +81,7 @@ def saves_addresses(net: Net) -> bool:
     return bool(net.flags.address_assign) and not net.stage_of
 
 
-def checks_of(plan: Plan, layout: Layout, net: Net) -> tuple[Path, ...]:
-    """The results of the checks of a net's linears."""
-    from llmconv.plan.forms import checked
-
+def check_of(plan: Plan, layout: Layout, net: Net) -> Path | None:
+    """The result of the check of a net's linears, where there is one."""
     linears = plan.origins[net.name].linears
-    return tuple(layout.check(weight.name) for weight in checked(plan.named[linears])) if linears else ()
+    return layout.check(linears) if linears else None

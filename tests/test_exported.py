@@ -39,8 +39,7 @@ def test_what_is_exported(kind, options, checkpoint, tmp_path, monkeypatch):
         kinds |= {form.kind for form in exported.forms}
         assert Exported.from_json(through_json(exported.to_json())) == exported
         assert not forms.exported(net, stamp=False).forms
-        for weight in forms.checked(net) if forms.form_of(net) in ("packed", "hollow") else ():
-            sample = forms.sample(net, weight)
+        for sample in forms.samples(net) if forms.form_of(net) in ("packed", "hollow") else ():
             assert Text.from_json(through_json(sample.to_json())) == sample
     assert kind in kinds
 
@@ -52,9 +51,7 @@ def files(place: Path, name: str, *more: str) -> NetFiles:
 @pytest.mark.parametrize("stamped", [False, True])
 def test_what_a_compile_is_given(stamped, tmp_path):
     others = {"template": files(tmp_path, "first", "io.json"), "owner": files(tmp_path, "owner")} if stamped else {}
-    more = (
-        {"addresses": tmp_path / "io.json", "checks": (tmp_path / "q_proj",), "places": {"a": "b"}} if stamped else {}
-    )
+    more = {"addresses": tmp_path / "io.json", "checks": tmp_path / "block_0", "places": {"a": "b"}} if stamped else {}
     paths = {name: tmp_path / name for name in ("model", "mlir", "weights")}
     place, flags = Workplace(tmp_path / "scratch", tmp_path / "log", stamped), CompileFlags("bm1688", "W4BF16", 2)
     task = NetTask(

@@ -6,7 +6,7 @@
         compile_net
     build_program                with made-up weights (llmconv.checkpoint.made_up)
         compile_net
-          check_linear.difference    what the checks of its linears found
+          check_linears.difference   what the check of its linears found
           first_outcome              the first form of the net that the compiler takes
             Build.outcome              one form:
               table_as_input.program     apart: the net without its table
@@ -34,7 +34,7 @@ from llmconv.coefficients.blob import coefficients, stored_codes
 from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.roles import Packed
 from llmconv.compile import stand_ins, table_as_input
-from llmconv.compile.check_linear import difference
+from llmconv.compile.check_linears import difference
 from llmconv.compile.compiler import Compiler, refused
 from llmconv.compile.our_coefficients import our_coefficients, program_without, written
 from llmconv.compile.records import NetFiles, NetTask, Outcome, Refused, Took
@@ -49,12 +49,12 @@ ALL_WEIGHTS = "compiled with all its weights: "
 REFUSED = {"apart": ALL_WEIGHTS, "packed": ALL_WEIGHTS, "hollow": AS_IT_IS, "halved": AS_IT_IS}
 CHEAPER = {
     "apart": "compiled without its table; a sample of it showed that this gives the same",
-    "packed": "compiled as if quantised already; its linears, one by one, showed that our coefficients are right",
+    "packed": "compiled as if quantised already; samples of its linears showed that our coefficients are right",
     "hollow": (
-        "compiled without its linears, of which the compiler needs no values; one by one they showed that our "
+        "compiled without its linears, of which the compiler needs no values; samples of them showed that our "
         "coefficients are right"
     ),
-    "coded": "compiled from codes of ours, which its linears, one by one, showed to be right",
+    "coded": "compiled from codes of ours, which samples of its linears showed to be right",
 }
 
 
@@ -151,7 +151,7 @@ class Build:
     def forms(self, right: bool) -> list[Form]:
         """The forms to try, in order.
 
-        right: whether our coefficients for its linears passed their checks; if not, the compiler gets all weights.
+        right: whether our coefficients for its linears passed their check; if not, the compiler gets all weights.
         """
         mlir = self.task.mlir.read_text(encoding="utf-8")
         whole = Form("", Text(mlir, self.exported.weights, self.exported.roles))

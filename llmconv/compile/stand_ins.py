@@ -4,9 +4,9 @@ The compiler takes 20 s and 1.8 GB of memory to quantise a block of a 7B model. 
 linears that are quantised already, and that lack most of their codes where these are many
 (llmconv.compile.without_weights). The program is the same, and the coefficients are ours.
 
-Every build makes two checks. The compiler's coefficients for each linear have to be ours (llmconv.compile.check_linear:
-tasks of their own; one layer stands for all layers with linears of these sizes). Its coefficients for the block with
-stand-ins have to be ours too, which checks the layout, norms and biases.
+Every build makes two checks. The compiler's coefficients for each linear have to be ours
+(llmconv.compile.check_linears: a task of its own; one layer stands for all layers with linears of these sizes). Its
+coefficients for the block with stand-ins have to be ours too, which checks the layout, norms and biases.
 
 Where several devices share a block, the compiler lays out their parts, and gets our real codes.
 """

@@ -107,20 +107,20 @@ def compile_seconds(net: Net, form: str = "", kernels: bool = False) -> float:
     )
 
 
-def check_memory() -> int:
-    """Bytes of memory that checking a linear takes."""
-    return 150 * MB + int(2.6 * 4 * PART)
+def check_memory(weights: Sequence[Weight]) -> int:
+    """Bytes of memory that checking linears takes."""
+    return 150 * MB + int(2.6 * 4 * PART) * len(weights)
 
 
-def check_scratch() -> int:
-    """Bytes of disk that checking a linear takes: the weight file, the lowered weights, the .bmodel."""
-    return KERNEL + 4 * PART + 4 * PART
+def check_scratch(weights: Sequence[Weight]) -> int:
+    """Bytes of disk that checking linears takes: the weight file, the lowered weights, the .bmodel."""
+    return KERNEL + (4 * PART + 4 * PART) * len(weights)
 
 
-def check_seconds(weight: Weight) -> float:
-    """CPU-seconds of checking a linear: measured 0.08 to 0.13 for 0.8M to 1M weights, which is the most but for wide
-    ones."""
-    return 0.05 + 6e-8 * min(prod(weight.shape), PART)
+def check_seconds(weights: Sequence[Weight]) -> float:
+    """CPU-seconds of checking linears: measured 0.08 to 0.13 for one of 0.8M to 1M weights, which is the most but for
+    wide ones; others beside it take no compiler of their own."""
+    return 0.05 + sum(6e-8 * min(prod(weight.shape), PART) for weight in weights)
 
 
 def stamp_memory(net: Net) -> int:

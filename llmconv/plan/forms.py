@@ -12,7 +12,7 @@ hollow   of a large net in half precision: with linears without values (llmconv.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 from math import prod
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ from llmconv.coefficients.layout import Mode
 from llmconv.coefficients.roles import Linear, Packed, Plain, Role
 from llmconv.plan.exported import Exported, Form, LeftOut, TableTexts, Text
 from llmconv.toolchain.flags import CompileFlags
-from llmconv.top.graph import Graph, Weight
-from llmconv.top.rewrite import coded_alone, halved, linear_alone, packed, table_alone
+from llmconv.top.graph import Graph, Value, Weight
+from llmconv.top.rewrite import add_coded, add_linear, add_table, halved, packed
 from llmconv.top.table import SAMPLE, as_input, is_table, sampled, table
 
 if TYPE_CHECKING:  # those who compile one net need no plan
@@ -134,21 +134,33 @@ def _text(net: Net, graph: Graph) -> Text:
     return Text(other.mlir, other.weights, other.roles)
 
 
-def sample(net: Net, weight: Weight) -> Text:
-    """A linear alone: its first and its last columns, about PART weights together, which stand for those between; of a
-    table the first rows, which are laid out as all are.
+def samples(net: Net) -> list[Text]:
+    """The linears to check of a net, side by side: of each its first and its last columns, about PART weights together,
+    which stand for those between; of a table the first rows, which are laid out as all are. For several cores they are
+    nets of their own: the compiler gives memory of linears side by side away too early there
+    (llmconv.toolchain.memory_plan).
     """
+    weights = checked(net)
+    return [_sample(net, some) for some in ([[one] for one in weights] if net.flags.num_core > 1 else [weights])]
+
+
+def _sample(net: Net, weights: Sequence[Weight]) -> Text:
+    g = Graph(net.graph.name)
+    return _text(net, g.output(*(_sampled(g, net, weight) for weight in weights)))
+
+
+def _sampled(g: Graph, net: Net, weight: Weight) -> Value:
     role = next(role for role in net.roles if role.weight == weight.name)
     if isinstance(role, Plain):
-        return _text(net, table_alone(net.graph, weight.name, SAMPLE))
+        return add_table(g, net.graph, weight.name, SAMPLE)
     mode = Mode.of(alone(net.flags))
     step = mode.lanes * mode.cores
     if isinstance(role, Packed):
-        made, k, n = coded_alone, weight.shape[1] * 8 // role.bits, weight.shape[0]
+        add, k, n = add_coded, weight.shape[1] * 8 // role.bits, weight.shape[0]
     else:
-        made, (k, n) = linear_alone, weight.shape
+        add, (k, n) = add_linear, weight.shape
     end = max(1, PART // k // 2 // step) * step
-    return _text(net, made(net.graph, weight.name, [(0, end), (n - end, n)] if n > 2 * end else [(0, n)]))
+    return add(g, net.graph, weight.name, [(0, end), (n - end, n)] if n > 2 * end else [(0, n)])
 
 
 def linears(net: Net) -> list[Weight]:
@@ -169,15 +181,6 @@ def coded(net: Net) -> list[Weight]:
     if not _may_lack_codes(net.flags) or codes < CODED:
         return []
     return [net.graph.weights[role.weight] for role in net.roles if isinstance(role, Packed)]
-
-
-def checks(nets: Iterable[Net]) -> dict[str, tuple[Net, Weight]]:
-    """The linears to check in these nets, by their names; one that several nets have is checked in the first."""
-    found: dict[str, tuple[Net, Weight]] = {}
-    for net in nets:
-        for weight in checked(net):
-            found.setdefault(weight.name, (net, weight))
-    return found
 
 
 def checked(net: Net) -> list[Weight]:

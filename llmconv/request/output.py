@@ -116,9 +116,9 @@ class Layout:
         """Of the tensors of a run (llmconv.checkpoint.runs)."""
         return _below(self.out, f".llmconv/checkpoint/{run}.json")
 
-    def check(self, weight: str) -> Path:
-        """The result of a linear's check: whether our coefficients are right."""
-        return _below(self.out, f".llmconv/checks/{weight}.json")
+    def check(self, net: str) -> Path:
+        """The result of the check of a net's linears: whether our coefficients are right."""
+        return _below(self.out, f".llmconv/checks/{net}.json")
 
 
 @cache

@@ -87,25 +87,40 @@ def packed(graph: Graph, linears: Collection[str], bits: int, group: int) -> Gra
     return rewrite(graph, weight, op)
 
 
-def linear_alone(graph: Graph, weight: str, spans: Spans) -> Graph:
-    """A net of some columns of one linear, with weight [K, N], on one row."""
+def add_linear(g: Graph, graph: Graph, weight: str, spans: Spans) -> Value:
+    """Add some columns of one linear of `graph`, with weight [K, N], on one row of an input of its own."""
     found = graph.weights[weight]
     k, _ = found.shape
     rows = found.recipe[1] if found.recipe[0] == "transpose" else ("transpose", found.recipe)
     part = replace(found, shape=(k, _count(spans)), recipe=("transpose", _cut(rows, spans)))
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[1].name == weight)
-    g = Graph(graph.name)
-    return g.output(same_op(g, op, [g.input("x", (1, 1, k)), same_weight(g, part, {}), g.none], op.attrs))
+    return same_op(g, op, [_row(g, k), same_weight(g, part, {}), g.none], op.attrs)
 
 
-def coded_alone(graph: Graph, weight: str, spans: Spans) -> Graph:
-    """A net of some rows of the named codes [N, K * bits / 8], with their scales and zero points, on one row."""
+def add_coded(g: Graph, graph: Graph, weight: str, spans: Spans) -> Value:
+    """Add some rows of the named codes [N, K * bits / 8], with their scales and zero points, on one row of an input of
+    their own."""
     op = next(op for op in graph.ops if op.kind == "A16MatMul" and op.operands[1].name == weight)
-    g = Graph(graph.name)
     found = [graph.weights[value.name] for value in op.operands[1:4]]
     cut = [replace(w, shape=(_count(spans), w.shape[1]), recipe=_cut(w.recipe, spans)) for w in found]
     parts = [same_weight(g, w, {}) for w in cut]
-    return g.output(same_op(g, op, [g.input("x", (1, 1, op.operands[0].shape[-1])), *parts, g.none], op.attrs))
+    return same_op(g, op, [_row(g, op.operands[0].shape[-1]), *parts, g.none], op.attrs)
+
+
+def add_table(g: Graph, graph: Graph, weight: str, rows: int) -> Value:
+    """Add the first rows of the named table [V, H], times one row of an input of their own."""
+    found = graph.weights[weight]
+    part = replace(found, shape=(rows, found.shape[1]), recipe=("rows", found.recipe, 0, rows))
+    op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[0].name == weight)
+    return same_op(g, op, [same_weight(g, part, {}), _input(g, op.operands[1].shape), g.none], op.attrs)
+
+
+def _row(g: Graph, k: int) -> Value:
+    return _input(g, (1, 1, k))
+
+
+def _input(g: Graph, shape: Sequence[int]) -> Value:
+    return g.input(f"x{len(g.inputs)}", tuple(shape))
 
 
 def _count(spans: Spans) -> int:
@@ -116,12 +131,3 @@ def _cut(rows: tuple, spans: Spans) -> tuple:
     """The recipe of these rows, one span below the other."""
     made = [("rows", rows, first, last) for first, last in spans]
     return made[0] if len(made) == 1 else ("concat", *made)
-
-
-def table_alone(graph: Graph, weight: str, rows: int) -> Graph:
-    """A net of the first rows of the named table [V, H], times one row."""
-    found = graph.weights[weight]
-    part = replace(found, shape=(rows, found.shape[1]), recipe=("rows", found.recipe, 0, rows))
-    op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[0].name == weight)
-    g = Graph(graph.name)
-    return g.output(same_op(g, op, [same_weight(g, part, {}), g.input("x", op.operands[1].shape), g.none], op.attrs))

@@ -4,6 +4,7 @@ own integers change."""
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -73,7 +74,11 @@ def test_nets_compiled_without_their_codes_equal_those_compiled_with_them(case, 
     assert {n["name"] for n in nets(apart) if n["form"] == "hollow"} == {
         n["name"] for n in nets(apart) if n["layer"] in (0, 3)
     }
-    assert len(list((apart / ".llmconv" / "checks").iterdir())) == 4, (
+    (check,) = (apart / ".llmconv" / "checks").iterdir()
+    checked = {
+        re.search(r"layers\.(\d+)\..*?(\w+_proj)", one).groups() for one in json.loads(check.read_text())["weights"]
+    }
+    assert {layer for layer, _ in checked} == {"0"} and len(checked) == 4, (
         "q, k, up and down of one layer, which have other sizes, for all of them"
     )
 
