@@ -13,7 +13,7 @@ from llmconv.checkpoint.made_up import can_make, listed, table
 from llmconv.compile.records import Workplace
 from llmconv.engine import Need, task
 from llmconv.plan.estimate import check_memory, check_scratch, check_seconds
-from llmconv.plan.forms import alone, checked, samples
+from llmconv.plan.forms import alone, samples
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.request.output import Layout
@@ -32,7 +32,7 @@ def tasks(plan: Plan, layout: Layout, nets: Sequence[Net] | None = None) -> Iter
 
 
 def _task(plan: Plan, layout: Layout, net: Net) -> dict:
-    texts, flags, weights = samples(net), alone(net.flags).to_dict(), checked(net)
+    texts, flags = samples(net), alone(net.flags).to_dict()
     names = sorted({name for text in texts for made in text.weights for name in recipe.names(made.recipe)})
     any_values = can_make(plan.checkpoint, names)
     tensors = listed(table(plan.checkpoint, names)) if any_values else {}
@@ -54,7 +54,7 @@ def _task(plan: Plan, layout: Layout, net: Net) -> dict:
         **reading(plan, layout, [] if any_values else names),
         key={"flags": flags, "samples": made, "tensors": tensors},
         code=CODE,
-        need=Need(memory=check_memory(weights), scratch=check_scratch(weights), seconds=check_seconds(weights)),
+        need=Need(memory=check_memory(net), scratch=check_scratch(net), seconds=check_seconds(net)),
         like="check",
         doc=f"check the linears of {net.name}",
     )

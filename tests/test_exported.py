@@ -51,7 +51,7 @@ def files(place: Path, name: str, *more: str) -> NetFiles:
 @pytest.mark.parametrize("stamped", [False, True])
 def test_what_a_compile_is_given(stamped, tmp_path):
     others = {"template": files(tmp_path, "first", "io.json"), "owner": files(tmp_path, "owner")} if stamped else {}
-    more = {"addresses": tmp_path / "io.json", "checks": tmp_path / "block_0", "places": {"a": "b"}} if stamped else {}
+    more = {"addresses": tmp_path / "io.json", "linears": tmp_path / "block_0", "places": {"a": "b"}} if stamped else {}
     paths = {name: tmp_path / name for name in ("model", "mlir", "weights")}
     place, flags = Workplace(tmp_path / "scratch", tmp_path / "log", stamped), CompileFlags("bm1688", "W4BF16", 2)
     task = NetTask(

@@ -10,11 +10,15 @@ import struct
 import pytest
 from bmodels import content, patched
 from checkpoints import SPLIT, edit_tensors
+from plans import planned
 
+from llmconv import tasks
 from llmconv.bmodel.read import BModel
 from llmconv.coefficients.errors import NotCovered
 from llmconv.compile.net import first_outcome
 from llmconv.compile.records import Refused
+from llmconv.convert import COMPILING
+from llmconv.engine.graph import load
 from llmconv.errors import ToolError
 from llmconv.plan.exported import Form, Text
 
@@ -141,6 +145,17 @@ def test_blocks_compiled_with_stand_ins_equal_those_that_the_compiler_quantises(
     first = "gate_proj" if "LoRA" in case else "up_proj"  # whichever the graph has first
     sizes = {"q_proj", "k_proj", first, "down_proj"}  # o as q, v as k, and the other one
     assert sorted(name.split(".")[2] for name in checked) == sorted(sizes) and {name[0] for name in checked} == {"0"}
+
+
+PHASES = ("check", "compile")
+
+
+def test_workers_start_with_what_the_first_tasks_of_a_conversion_call(checkpoint, monkeypatch):
+    monkeypatch.setattr("llmconv.plan.forms.LARGE", 1)
+    made = planned(checkpoint("qwen2"), quantize="w4bf16")
+    nodes = load(tasks.graph(made), ["convert"]).nodes.values()
+    calls = {node.action.call.partition(":")[0] for node in nodes if node.action and node.action.phase in PHASES}
+    assert calls == set(COMPILING)
 
 
 HOLLOW = {

@@ -34,7 +34,7 @@ class Direct:
         self._used = 0  # bytes of the first buffer
         self._thread = ThreadPoolExecutor(1)
         self._writing: deque[Future[None]] = deque()
-        _past_cache(descriptor, bool(_DIRECT))
+        _past_cache(descriptor, True)
 
     def write(self, chunk: bytes | memoryview) -> None:
         """The next bytes (anything with a buffer)."""
@@ -61,17 +61,17 @@ class Direct:
         return self
 
     def __exit__(self, kind: object, *raised: object) -> None:
+        last, used = self._buffers[0], self._used
+        whole = used // BLOCK * BLOCK
         try:
             if kind is None:
-                whole = self._used // BLOCK * BLOCK
-                rest = bytes(self._buffers[0][whole : self._used])
                 self._send(whole)
                 self._wait(0)
-                _past_cache(self._descriptor, False)
-                _write(self._descriptor, memoryview(rest))
         finally:
             self._thread.shutdown()
             _past_cache(self._descriptor, False)
+        if kind is None:
+            _write(self._descriptor, last[whole:used])  # less than a block, at the end of a file that ends within one
 
 
 def _write(descriptor: int, left: memoryview) -> None:

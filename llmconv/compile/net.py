@@ -105,7 +105,7 @@ def compile_net(task: NetTask, targets: NetFiles, wrong: str = "") -> tuple[Outc
     """
     compiler = Compiler(task.flags, task.checkpoint, task.place, task.beside)
     try:
-        wrong = wrong or difference(task.checks)
+        wrong = wrong or difference(task.linears)
         if wrong and task.flags.coded:
             raise _no_other(task.name, wrong)
         build = Build(task, Exported.read(task.weights), compiler, targets)

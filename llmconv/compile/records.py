@@ -119,7 +119,7 @@ class NetTask:
 
     module: its name in the .bmodel. model: the model directory. tensors: of a program, those that are made up (without
     a model then). mlir, weights: the exported files. addresses: the file of addresses that a further decode stage must
-    use. checks: what check_linears wrote about its linears. template, owner: finished nets (llmconv.plan.origins), or
+    use. linears: what check_linears wrote about its linears. template, owner: finished nets (llmconv.plan.origins), or
     programs. places: names of the template that hold its layer's number -> this net's. check: compare our coefficients
     with the compiler's, because nets will be stamped from this one.
     """
@@ -132,7 +132,7 @@ class NetTask:
     flags: CompileFlags
     place: Workplace
     addresses: Path | None = None
-    checks: Path | None = None
+    linears: Path | None = None
     template: NetFiles | None = None
     owner: NetFiles | None = None
     places: Mapping[str, str] = field(default_factory=dict)
@@ -150,7 +150,7 @@ class NetTask:
         return {IO_CONFIG: self.addresses} if self.addresses else {}
 
     def to_json(self) -> dict[str, Any]:
-        named = ("model", "mlir", "weights", "addresses", "checks")
+        named = ("model", "mlir", "weights", "addresses", "linears")
         paths = {name: str(getattr(self, name) or "") for name in named}
         others = {role: _paths(files) for role, files in (("template", self.template), ("owner", self.owner))}
         return {
@@ -172,7 +172,7 @@ class NetTask:
         typed = {
             "flags": CompileFlags(**entry["flags"]),
             "place": Workplace.from_json(entry["place"]),
-            **{name: Path(entry[name]) if entry[name] else None for name in ("addresses", "checks")},
+            **{name: Path(entry[name]) if entry[name] else None for name in ("addresses", "linears")},
         }
         return cls(**{**entry, **paths, **others, **typed})
 

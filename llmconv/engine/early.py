@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
+from functools import partial
 
 from llmconv.engine import machine
 from llmconv.engine.options import RunOptions
@@ -20,8 +22,9 @@ class Early:
 
     def __init__(self, options: RunOptions, modules: Sequence[str]):
         useful = bool(modules) and not options.cluster and not options.state_dir.exists()
-        count = min(options.jobs or machine.cores(), MOST) if useful else 0
-        self._waiting = [launch(options.environment, modules) for _ in range(count)]
+        self._count = min(options.jobs or machine.cores(), MOST) if useful else 0
+        self._start = partial(launch, options.environment, modules)
+        self._waiting: list[Process] = []
 
     def take(self) -> Process | None:
         """A process that is still there, for a Worker; None: there is no more."""
@@ -33,6 +36,9 @@ class Early:
         return None
 
     def __enter__(self) -> Early:
+        with suppress(OSError):  # the run says so when it needs one
+            for _ in range(self._count):
+                self._waiting.append(self._start())
         return self
 
     def __exit__(self, *raised: object) -> None:

@@ -7,10 +7,9 @@ from math import prod
 
 from llmconv.checkpoint import recipe
 from llmconv.plan.devices import groups
-from llmconv.plan.forms import PART, coded, codes_apart, lean, linears
+from llmconv.plan.forms import PART, coded, codes_apart, lean, linears, together
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
-from llmconv.top.graph import Weight
 from llmconv.top.table import SAMPLE
 
 MB = 1 << 20
@@ -107,20 +106,20 @@ def compile_seconds(net: Net, form: str = "", kernels: bool = False) -> float:
     )
 
 
-def check_memory(weights: Sequence[Weight]) -> int:
-    """Bytes of memory that checking linears takes."""
-    return 150 * MB + int(2.6 * 4 * PART) * len(weights)
+def check_memory(net: Net) -> int:
+    """Bytes of memory that checking a net's linears takes."""
+    return 150 * MB + int(2.6 * 4 * PART) * max(map(len, together(net)))
 
 
-def check_scratch(weights: Sequence[Weight]) -> int:
-    """Bytes of disk that checking linears takes: the weight file, the lowered weights, the .bmodel."""
-    return KERNEL + (4 * PART + 4 * PART) * len(weights)
+def check_scratch(net: Net) -> int:
+    """Bytes of disk that checking a net's linears takes: the weight file, the lowered weights, the .bmodel."""
+    return KERNEL + (4 * PART + 4 * PART) * max(map(len, together(net)))
 
 
-def check_seconds(weights: Sequence[Weight]) -> float:
-    """CPU-seconds of checking linears: measured 0.08 to 0.13 for one of 0.8M to 1M weights, which is the most but for
-    wide ones; others beside it take no compiler of their own."""
-    return 0.05 + sum(6e-8 * min(prod(weight.shape), PART) for weight in weights)
+def check_seconds(net: Net) -> float:
+    """CPU-seconds of checking a net's linears: measured 0.08 to 0.13 for one alone, of 0.8M to 1M weights, which is the
+    most but for wide ones."""
+    return sum(0.05 + sum(6e-8 * min(prod(one.shape), PART) for one in weights) for weights in together(net))
 
 
 def stamp_memory(net: Net) -> int:

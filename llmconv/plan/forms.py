@@ -136,12 +136,16 @@ def _text(net: Net, graph: Graph) -> Text:
 
 def samples(net: Net) -> list[Text]:
     """The linears to check of a net, side by side: of each its first and its last columns, about PART weights together,
-    which stand for those between; of a table the first rows, which are laid out as all are. For several cores they are
-    nets of their own: the compiler gives memory of linears side by side away too early there
-    (llmconv.toolchain.memory_plan).
+    which stand for those between; of a table the first rows, which are laid out as all are.
     """
+    return [_sample(net, weights) for weights in together(net)]
+
+
+def together(net: Net) -> list[list[Weight]]:
+    """The linears to check of a net, by the nets in which they are compiled side by side. For several cores each is one
+    of its own: the compiler gives memory of several away too early there (llmconv.toolchain.memory_plan)."""
     weights = checked(net)
-    return [_sample(net, some) for some in ([[one] for one in weights] if net.flags.num_core > 1 else [weights])]
+    return [[one] for one in weights] if net.flags.num_core > 1 else [weights]
 
 
 def _sample(net: Net, weights: Sequence[Weight]) -> Text:

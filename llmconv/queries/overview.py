@@ -21,7 +21,6 @@ from llmconv.plan.estimate import (
     stamp_seconds,
 )
 from llmconv.plan.fit import changes, needed, room
-from llmconv.plan.forms import checked
 from llmconv.plan.net import Net
 from llmconv.plan.plan import Plan
 from llmconv.plan.reads import Reads, reads
@@ -180,7 +179,7 @@ def _before(made: Plan) -> Needs:
         for net, origin in ((net, found[net.name]) for net in made.nets)
     )
     firsts = (net for net in made.nets if found[net.name].linears == net.name)
-    return Needs(cpu_seconds=cpu + sum(check_seconds(checked(net)) for net in firsts))
+    return Needs(cpu_seconds=cpu + sum(map(check_seconds, firsts)))
 
 
 def _needs(made: Plan, outlook: engine.Outlook) -> Needs:

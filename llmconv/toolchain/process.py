@@ -105,13 +105,12 @@ def run(argv: Sequence[str | Path], *, cwd: Path, env: Mapping[str, str], log: P
 def _binding() -> tuple[str, ...]:
     """What stands before a command that the kernel is to kill with its caller; () where it has to ask for that itself:
     there is no setpriv, an old one, or that of busybox."""
-    program = shutil.which("setpriv")
-    words = (program, "--pdeathsig", "KILL", "--") if program else ()
+    words = (shutil.which("setpriv") or "", "--pdeathsig", "KILL", "--")
     try:
-        works = words and not subprocess.run([*words, "true"], capture_output=True, stdin=subprocess.DEVNULL).returncode
+        tried = subprocess.run([*words, "true"], capture_output=True, stdin=subprocess.DEVNULL)
     except OSError:
         return ()
-    return words if works else ()
+    return () if tried.returncode else words
 
 
 def _wait(pid: int):

@@ -94,7 +94,7 @@ def add_linear(g: Graph, graph: Graph, weight: str, spans: Spans) -> Value:
     rows = found.recipe[1] if found.recipe[0] == "transpose" else ("transpose", found.recipe)
     part = replace(found, shape=(k, _count(spans)), recipe=("transpose", _cut(rows, spans)))
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[1].name == weight)
-    return same_op(g, op, [_row(g, k), same_weight(g, part, {}), g.none], op.attrs)
+    return same_op(g, op, [_input(g, (1, 1, k)), same_weight(g, part, {}), g.none], op.attrs)
 
 
 def add_coded(g: Graph, graph: Graph, weight: str, spans: Spans) -> Value:
@@ -104,7 +104,7 @@ def add_coded(g: Graph, graph: Graph, weight: str, spans: Spans) -> Value:
     found = [graph.weights[value.name] for value in op.operands[1:4]]
     cut = [replace(w, shape=(_count(spans), w.shape[1]), recipe=_cut(w.recipe, spans)) for w in found]
     parts = [same_weight(g, w, {}) for w in cut]
-    return same_op(g, op, [_row(g, op.operands[0].shape[-1]), *parts, g.none], op.attrs)
+    return same_op(g, op, [_input(g, (1, 1, op.operands[0].shape[-1])), *parts, g.none], op.attrs)
 
 
 def add_table(g: Graph, graph: Graph, weight: str, rows: int) -> Value:
@@ -113,10 +113,6 @@ def add_table(g: Graph, graph: Graph, weight: str, rows: int) -> Value:
     part = replace(found, shape=(rows, found.shape[1]), recipe=("rows", found.recipe, 0, rows))
     op = next(op for op in graph.ops if op.kind == "MatMul" and op.operands[0].name == weight)
     return same_op(g, op, [same_weight(g, part, {}), _input(g, op.operands[1].shape), g.none], op.attrs)
-
-
-def _row(g: Graph, k: int) -> Value:
-    return _input(g, (1, 1, k))
 
 
 def _input(g: Graph, shape: Sequence[int]) -> Value:

@@ -79,10 +79,12 @@ def test_child_dies_with_its_caller(binding: str, tmp_path: Path) -> None:
     )
     caller = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], cwd=Path(__file__).parents[2])
     wait_for(lambda: numbers(tmp_path / "pid"))
+    assert all(map(living, numbers(tmp_path / "pid"))), "it is the caller's end that ends it"
     os.kill(caller.pid, signal.SIGKILL)
     caller.wait()
     (pid,) = numbers(tmp_path / "pid")
     wait_for(lambda: not living(pid), SOON)
+    assert not living(pid)
 
 
 @pytest.mark.parametrize("program", ["#!/bin/sh\nexit 1\n", "no program", None])
