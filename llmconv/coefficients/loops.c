@@ -13,7 +13,7 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-enum { PART = 256 }; /* codes that wait to be packed */
+enum { SOME = 16 }; /* pairs of values at a time: a number that compilers know makes vectors of them */
 
 INLINE float number(int32_t bits) {
     float value;
@@ -42,32 +42,59 @@ INLINE void extremes(const void *values, int half, long groups, long n, float *h
 }
 
 /* step is half a scale: of w / step, truncated, the integer part holds all that rounding half away needs. */
-INLINE void codes(const void *values, int half, long groups, long n, const float *step, const uint8_t *zero, int bits,
-                  int least, int most, uint8_t *out) {
+INLINE int32_t code(int32_t bits, float step, int32_t zero, int32_t least, int32_t most) {
     const float limit = 1024; /* beyond it the code is the same */
-    uint8_t part[PART];
-    for (long g = 0; g < groups; g++) {
-        const float half_scale = step[g];
-        const int32_t middle = zero[g];
-        for (long done = 0; done < n; done += PART) {
-            const long first = g * n + done, count = n - done < PART ? n - done : PART;
-            for (long i = 0; i < count; i++) {
-                float ratio = number(bits_of(values, half, first + i)) / half_scale;
-                ratio = ratio < -limit ? -limit : ratio;
-                ratio = ratio > limit ? limit : ratio;
-                int32_t code = (int32_t)ratio;
-                code = ((code + 1 + (code >> 31)) >> 1) + middle;
-                code = code < least ? least : code;
-                part[i] = (uint8_t)(code > most ? most : code);
-            }
-            if (bits == 4) {
-                for (long i = 0; i < count / 2; i++) *out++ = (uint8_t)(part[2 * i] | part[2 * i + 1] << 4);
-            } else {
-                memcpy(out, part, count);
-                out += count;
-            }
-        }
+    float ratio = number(bits) / step;
+    ratio = ratio < -limit ? -limit : ratio;
+    ratio = ratio > limit ? limit : ratio;
+    int32_t found = (int32_t)ratio;
+    found = ((found + 1 + (found >> 31)) >> 1) + zero;
+    found = found < least ? least : found;
+    return found > most ? most : found;
+}
+
+/* The first of a pair of values, or the second: a pair of bf16 is read as one number. */
+INLINE int32_t of_pair(const void *values, int half, long pair, int second) {
+    if (!half) return ((const int32_t *)values)[2 * pair + second];
+    uint32_t both;
+    memcpy(&both, (const uint16_t *)values + 2 * pair, sizeof both);
+    return (int32_t)(second ? both & 0xFFFF0000u : both << 16);
+}
+
+/* The codes of `count` pairs of one group. */
+INLINE void some(const void *values, int half, long pair, int count, float step, int32_t zero, int bits, int32_t least,
+                 int32_t most, uint8_t *out) {
+    uint32_t found[SOME];
+    for (int i = 0; i < count; i++) {
+        const int32_t first = code(of_pair(values, half, pair + i, 0), step, zero, least, most);
+        const int32_t second = code(of_pair(values, half, pair + i, 1), step, zero, least, most);
+        found[i] = ((uint32_t)first & 0xFF) | (uint32_t)second << bits;
     }
+    for (int i = 0; i < count; i++) {
+        const uint16_t both = (uint16_t)found[i];
+        memcpy(out + i * bits / 4, &both, bits / 4);
+    }
+}
+
+INLINE void codes(const void *values, int half, long groups, long n, const float *step, const uint8_t *zero, int bits,
+                  int32_t least, int32_t most, uint8_t *out) {
+    for (long g = 0; g < groups; g++) {
+        const long end = (g + 1) * n / 2;
+        long pair = g * n / 2;
+        for (; end - pair >= SOME; pair += SOME, out += SOME * bits / 4)
+            some(values, half, pair, SOME, step[g], zero[g], bits, least, most, out);
+        some(values, half, pair, (int)(end - pair), step[g], zero[g], bits, least, most, out);
+        out += (end - pair) * bits / 4;
+    }
+}
+
+/* One for each number of bits, which is a constant in it. A group has an even number of values. */
+INLINE void codes_of(const void *values, int half, long groups, long n, const float *step, const uint8_t *zero,
+                     int bits, int least, int most, uint8_t *out) {
+    if (bits == 4)
+        codes(values, half, groups, n, step, zero, 4, least, most, out);
+    else
+        codes(values, half, groups, n, step, zero, 8, least, most, out);
 }
 
 FASTEST void extremes_bf16(const void *values, long groups, long n, float *high, float *low) {
@@ -80,10 +107,10 @@ FASTEST void extremes_f32(const void *values, long groups, long n, float *high, 
 
 FASTEST void codes_bf16(const void *values, long groups, long n, const float *step, const uint8_t *zero, int bits,
                         int least, int most, uint8_t *out) {
-    codes(values, 1, groups, n, step, zero, bits, least, most, out);
+    codes_of(values, 1, groups, n, step, zero, bits, least, most, out);
 }
 
 FASTEST void codes_f32(const void *values, long groups, long n, const float *step, const uint8_t *zero, int bits,
                        int least, int most, uint8_t *out) {
-    codes(values, 0, groups, n, step, zero, bits, least, most, out);
+    codes_of(values, 0, groups, n, step, zero, bits, least, most, out);
 }
