@@ -10,17 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from llmconv import engine
 from llmconv.errors import ConvertError, InputError
 from llmconv.front import callable_module
 from llmconv.hub import Name
-from llmconv.plan.plan import Plan, plan
 from llmconv.plan.settle import check_config
-from llmconv.plan.tuned import planned
 from llmconv.request import request
 from llmconv.request.request import Request
+
+if TYPE_CHECKING:  # workers start before these are imported
+    from llmconv.plan.plan import Plan
 
 # What the first tasks of a conversion call; nets that are only exported are not a worker's
 COMPILING = ("llmconv.compile.check_linears", "llmconv.compile.net")
@@ -54,6 +55,7 @@ def run(asked: Request, selected: Sequence[str] = (), command: Command = Command
 
     with Early(asked.run_options(), () if asked.job.only_mlir else COMPILING) as early:
         from llmconv import tasks  # the workers start while this process imports and plans
+        from llmconv.plan.tuned import planned
 
         made, status = settled(asked, planned(asked), lambda made: run_options(asked, made, command))
         options = replace(run_options(asked, made, command), started=early.take)
@@ -68,6 +70,7 @@ def settled(
     Returns the exit code of that, with which a build does not begin unless it is 0."""
     if made.tuning is None or not made.tuning.outstanding:
         return made, 0
+    from llmconv.plan.tuned import planned
     from llmconv.tuning.tuning import tune
 
     status = tune(asked, made, options(made), listeners)
@@ -111,6 +114,7 @@ def keeping(asked: Request, made: Plan) -> list[Callable[[Any], None]]:
 def _download(asked: Request, made: Plan, say: Callable[[str], None]) -> None:
     """Bring the weights. ConvertError when they show that the plan, which was made from their headers, is not right."""
     from llmconv.hub import show, weights
+    from llmconv.plan.plan import plan
 
     repo, _, commit = asked.job.origin.partition("@")
     name = Name(repo, commit)

@@ -79,7 +79,7 @@ class Doit:
     def _jobs(self, variables: dict[str, str]) -> Iterator[dict]:
         """The tasks of a job file (jobs=FILE), and the task convert that needs every one of its conversions."""
         from llmconv.jobs.run import Jobs
-        from llmconv.report.summary import program
+        from llmconv.words import program
 
         build = {name: value for name, value in variables.items() if name != "jobs"}
         made = Jobs.open(Path(variables["jobs"]), build, f"{program('doit')} {shlex.join(sys.argv[1:])}")
@@ -118,7 +118,7 @@ class Doit:
     def _run_options(self) -> engine.RunOptions:
         import llmconv.convert as convert
         from llmconv.plan.tuned import planned
-        from llmconv.report.summary import program
+        from llmconv.words import program
 
         variables = _variables()
         if self._several is not None:

@@ -1,10 +1,15 @@
-"""The wording of sizes, times and counts, for consoles, queries and the report.
+"""The wording of sizes, times, counts and commands, for consoles, queries and the report.
 
 Bytes are told in decimal units everywhere (kB, MB, GB: 1000, 1000^2, 1000^3 bytes), as disks, downloads and the hub
 have them. Memory too: a board that is sold with 16 GB has 17.2.
 """
 
 from __future__ import annotations
+
+import os
+import shutil
+import sys
+from pathlib import Path
 
 
 def duration(seconds: float) -> str:
@@ -77,3 +82,12 @@ def counted(number: int, what: str) -> str:
     if number == 1:
         return f"1 {what}"
     return f"{number} {what}{'es' if what.endswith(('ch', 'x', 's')) else 's'}"
+
+
+def program(name: str) -> str:
+    """How a user can call one of our programs from here: its name if that is what the shell finds, else its path."""
+    own = Path(sys.executable).parent / name
+    found = shutil.which(name)
+    if not own.exists() or (found and os.path.realpath(found) == os.path.realpath(own)):
+        return name
+    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)

@@ -10,9 +10,9 @@ import pytest
 
 from llmconv.cli.main import main
 from llmconv.engine import events
-from llmconv.report.summary import Summary, program
+from llmconv.report.summary import Summary
 from llmconv.request.output import Layout
-from llmconv.words import count
+from llmconv.words import count, program
 
 
 def net(name: str, cycles: int | None, coefficients: str = "", size: int = 0, layer: int | None = None) -> dict:

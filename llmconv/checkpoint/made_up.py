@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Table = Mapping[str, tuple[str, tuple[int, ...]]]  # name of a tensor -> safetensors dtype, shape
 
 FLOATS = ("BF16", "F16", "F32", "F64")
-PERIOD = 1_000_003  # elements until values come again; a prime, so that the rows of a matrix differ
+PERIOD = 250_007  # elements until values come again; a prime, so that the rows of a matrix differ
 LAYER = re.compile(r"(?<=\.)\d+(?=\.)")  # its number in a tensor's name
 SPREAD = 0.02  # standard deviation, as that of trained weights
 

@@ -12,6 +12,7 @@ from typing import Any
 from llmconv.cli.show import answer, show
 from llmconv.errors import InputError
 from llmconv.request.options import OF_RUN, OPTIONS
+from llmconv.words import program
 
 # options of a conversion that `llmconv quality` takes
 QUALITY = (
@@ -34,7 +35,6 @@ def _given(args: argparse.Namespace) -> dict[str, Any]:
 
 def convert(args: argparse.Namespace) -> int:
     import llmconv.convert as convert
-    from llmconv.report.summary import program
 
     asked = convert.ask(_given(args))
     if asked.build.dry_run:
@@ -51,7 +51,6 @@ def convert(args: argparse.Namespace) -> int:
 
 def build(args: argparse.Namespace) -> int:
     from llmconv.jobs.run import Jobs
-    from llmconv.report.summary import program
 
     build = {name: value for name in OF_RUN if (value := getattr(args, name)) is not None}
     made = Jobs.open(args.file, build, f"{program('llmconv')} {shlex.join(args.argv)}")

@@ -130,9 +130,9 @@ def demo(place: Path) -> int:
     import llmconv.convert as convert
     from llmconv.cli.verify import verify
     from llmconv.extras import VERIFY, need
-    from llmconv.report.summary import program
     from llmconv.request.request import Request
     from llmconv.verify.settings import Settings
+    from llmconv.words import program
 
     need(VERIFY, "llmconv demo makes a checkpoint and verifies it")
     if place.exists() and not place.is_dir():

@@ -18,9 +18,8 @@ from llmconv.jobs.page import ENDING
 from llmconv.jobs.results import Results, columns
 from llmconv.jobs.together import together
 from llmconv.jobs.tuned import renew
-from llmconv.report.summary import program
 from llmconv.request.options import arguments
-from llmconv.words import size
+from llmconv.words import program, size
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import sys
 from collections import Counter
 from collections.abc import Mapping
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any
 
 from llmconv.engine import events
@@ -17,18 +13,9 @@ from llmconv.plan.handover import ITEMS, largest, towers_of
 from llmconv.report.latency import firsts
 from llmconv.request.output import Layout
 from llmconv.verify.record import closeness, record, worst_output
-from llmconv.words import count, duration, rate, size
+from llmconv.words import count, duration, program, rate, size
 
 SILENT = ("quiet", "none")  # ways to show a run without a word about success
-
-
-def program(name: str) -> str:
-    """How a user can call one of our programs from here: its name if that is what the shell finds, else its path."""
-    own = Path(sys.executable).parent / name
-    found = shutil.which(name)
-    if not own.exists() or (found and os.path.realpath(found) == os.path.realpath(own)):
-        return name
-    return os.path.relpath(own) if own.is_relative_to(Path.cwd()) else str(own)
 
 
 def coefficient_bytes(manifest: Mapping[str, Any]) -> int:
