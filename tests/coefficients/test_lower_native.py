@@ -3,6 +3,7 @@
 import os
 import subprocess
 from itertools import product
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -82,19 +83,29 @@ def test_quantising_is_the_same_without_it(monkeypatch):
         assert all(map(np.array_equal, one, quantize(values, scheme)))
 
 
-def wrong(path) -> None:
-    """A library with the right names and other results."""
-    source = native.SOURCE.read_text().replace("code + 1 + (code >> 31)", "code + 2 + (code >> 31)")
-    assert source != native.SOURCE.read_text()
-    file = path.with_suffix(".c")
-    file.write_text(source)
-    subprocess.run(["cc", *native.FLAGS, str(file), "-o", str(path)], check=True)
-    file.unlink()
+def other(right: str, wrong: str):
+    """Puts a library with the right names and other results where it is told."""
+
+    def put(path) -> None:
+        source = native.SOURCE.read_text().replace(right, wrong)
+        assert source != native.SOURCE.read_text()
+        file = path.with_suffix(".c")
+        file.write_text(source)
+        subprocess.run(["cc", *native.FLAGS, str(file), "-o", str(path)], check=True)
+        file.unlink()
+
+    return put
 
 
-@pytest.mark.parametrize(
-    "spoil", [wrong, lambda path: path.write_bytes(b"no library"), lambda path: path.write_bytes(b"")]
-)
+SPOILS = {
+    "rounds otherwise": other("found + 1 + (found >> 31)", "found + 2 + (found >> 31)"),
+    "pairs that are left over": other("(int)(end - pair), step[g], zero[g]", "(int)(end - pair), step[g], zero[g] + 1"),
+    "no library": lambda path: path.write_bytes(b"no library"),
+    "empty": lambda path: path.write_bytes(b""),
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILS.values(), ids=SPOILS)
 @pytest.mark.parametrize("compiler", [True, False])
 def test_a_library_that_is_not_right_is_not_used(spoil, compiler, tmp_path, monkeypatch):
     """It is made anew where that is possible."""
@@ -127,3 +138,9 @@ def test_where_it_cannot_be_made_numpys_loops_are_used(how, tmp_path, monkeypatc
         (tmp_path / "cache").write_text("a file")
     assert native.fastest() == native.Loops()
     assert how == "no cache" or not (tmp_path / "cache" / "native").exists() or kept(tmp_path) == []
+
+
+def test_the_names_that_clang_14_gives_are_found():
+    assert native._found(SimpleNamespace(**{"codes_f32.ifunc": 1}), "codes_f32") == 1
+    with pytest.raises(AttributeError):
+        native._found(SimpleNamespace(), "codes_f32")
