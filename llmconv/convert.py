@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llmconv import engine
@@ -81,7 +82,6 @@ def run_options(asked: Request, made: Plan, command: Command = Command()) -> eng
     """The engine's options for a request: what happens before the build, and who listens."""
     # here, because `ask` serves those that build nothing too
     from llmconv.report.summary import Summary
-    from llmconv.toolchain import doctor
 
     job, progress = asked.job, asked.build.progress
     told = [*asked.notes, *made.notes]
@@ -91,9 +91,16 @@ def run_options(asked: Request, made: Plan, command: Command = Command()) -> eng
         again=command.again,
         notes=told,
         prepare=(lambda: _download(asked, made, told.append)) if job.origin and not job.only_mlir else None,
-        preflight=lambda: doctor.preflight(job.out_dir),
+        preflight=lambda: _preflight(job.out_dir),
         listeners=[*keeping(asked, made), Summary(asked.layout, progress)],
     )
+
+
+def _preflight(out: Path) -> None:
+    """What a build that has something to do needs of this machine. Raises InputError where that is missing."""
+    from llmconv.toolchain import doctor
+
+    doctor.preflight(out)
 
 
 def keeping(asked: Request, made: Plan) -> list[Callable[[Any], None]]:

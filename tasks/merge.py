@@ -11,6 +11,7 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from llmconv.bmodel.step import step
 from llmconv.engine import Need, task
 from llmconv.plan.devices import configuration, groups
 from llmconv.plan.estimate import KERNEL, coefficient_bytes
@@ -96,8 +97,6 @@ def _merge(
 
 def _moved(size: int) -> int:
     """Bytes of a result that need no room beside its parts."""
-    from llmconv.bmodel.move import step  # here: most builds move nothing
-
     return max(0, size - 2 * step(size))
 
 

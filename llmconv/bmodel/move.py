@@ -24,11 +24,8 @@ from pathlib import Path
 from llmconv.bmodel.arrange import CHUNK, Arranged, Piece, Stored
 from llmconv.bmodel.copying import copy
 from llmconv.bmodel.hashing import Hashing
+from llmconv.bmodel.step import step
 from llmconv.errors import ConvertError
-
-LARGEST = 64 << 20  # bytes that are moved at a time, and are on the disk twice meanwhile
-SMALLEST = 4 << 20
-PARTS = 32  # of a smaller result
 
 
 @dataclass(frozen=True)
@@ -46,11 +43,6 @@ class Spoiled(ConvertError):
     def __init__(self, what: str, why: str, spoiled: Collection[Path]):
         super().__init__(what, why, "Run the same command again: what is missing is made anew.")
         self.spoiled = [str(path) for path in spoiled]
-
-
-def step(size: int) -> int:
-    """Bytes of a result of `size` bytes that are moved at a time."""
-    return min(LARGEST, max(SMALLEST, size // PARTS // SMALLEST * SMALLEST))
 
 
 def move(out: Path, laid: Arranged, moving: Moving) -> str:
