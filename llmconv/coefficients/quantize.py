@@ -47,8 +47,10 @@ def quantize(values: np.ndarray, scheme: Scheme) -> tuple[np.ndarray, np.ndarray
 
     Returns (packed uint8 [R, K * bits / 8], scale bits uint16 [R, G], zero points uint8 [R, G]). Packed at 4 bits: even
     inputs in the low nibbles; per channel: the int8 values' bits. Raises NotCovered for values that are not finite or
-    next to denormal.
+    next to denormal, and for groups of an odd number of inputs.
     """
+    if (scheme.group or values.shape[1]) % 2:  # loops take them by pairs
+        raise NotCovered("a group with an odd number of weights")
     loops = fastest()
     if values.dtype != np.uint16:
         values = np.asarray(values, np.float32)

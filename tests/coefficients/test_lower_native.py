@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from llmconv.coefficients import loops, native
+from llmconv.coefficients.errors import NotCovered
 from llmconv.coefficients.quantize import Scheme, quantize
 
 
@@ -81,6 +82,14 @@ def test_quantising_is_the_same_without_it(monkeypatch):
     monkeypatch.setattr("llmconv.coefficients.quantize.fastest", native.Loops)
     for one, scheme in zip(fast, schemes, strict=True):
         assert all(map(np.array_equal, one, quantize(values, scheme)))
+
+
+@pytest.mark.parametrize("group, width", [(0, 33), (3, 96)])
+@pytest.mark.parametrize("half", [False, True])
+def test_groups_of_odd_numbers_are_refused(group, width, half):
+    values = np.ones((2, width), np.uint16 if half else np.float32)
+    with pytest.raises(NotCovered, match="odd"):
+        quantize(values, Scheme(8, group, False, "bf16"))
 
 
 def other(right: str, wrong: str):
