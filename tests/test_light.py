@@ -124,3 +124,18 @@ def test_doctor_tells_what_is_absent_and_is_content(light):
 def test_what_is_absent_does_not_hide_what_is_missing():
     found = Machine([Check("make", False, "not found"), Check("extra hub", False, "not installed", lack=ABSENT)])
     assert not found.ready and "is there" not in text(found)
+
+
+def test_workers_need_not_wait_for_the_plans_modules():
+    """They start when options are settled, so what is imported for that has none of these (llmconv.convert.run)."""
+    program = "import sys, llmconv.cli.actions, llmconv.convert, llmconv.engine.early; print(*sys.modules)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    assert {"llmconv.convert", "llmconv.engine.early"} <= {*found}
+    late = {
+        "llmconv.tasks",
+        "llmconv.plan.plan",
+        "llmconv.plan.tuned",
+        "llmconv.report.summary",
+        "llmconv.engine.build",
+    }
+    assert not late & {*found}

@@ -1,5 +1,5 @@
 """The inner loops of quantisation in NumPy: what machine code of them (llmconv.coefficients.native) is held against,
-and what runs where there is none."""
+and what runs where there is none. A group has an even number of values."""
 
 from __future__ import annotations
 
